@@ -1,0 +1,194 @@
+"""The convolutional encoder and decoder of VQGAN (Esser et al., arXiv:2012.09841, appendix table 8).
+
+LlamaGen's VQ-16 (arXiv:2406.06525) is the same network under other names. With the defaults the encoder has
+29,298,176 parameters and the decoder 42,449,795, as published.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+
+class CNNEncoder(nn.Module):
+    """Images (b, in_channels, H, W) in [-1, 1] to a latent (b, dim, H / factor, W / factor).
+
+    Args:
+        channels: Channels at full resolution.
+        multipliers: Channels of each level, as multiples of ``channels``; every level but the last halves the grid.
+        num_blocks: Residual blocks in each level.
+        attention: Levels (0 is full resolution) whose blocks are followed by self-attention. The published
+            f16 model puts it where a 256-pixel image is 16 wide: level 4.
+        dim: Channels of the latent.
+        in_channels: Channels of the image.
+    """
+
+    def __init__(
+        self,
+        channels: int = 128,
+        multipliers: Sequence[int] = (1, 1, 2, 2, 4),
+        num_blocks: int = 2,
+        attention: Sequence[int] = (4,),
+        dim: int = 256,
+        in_channels: int = 3,
+    ):
+        super().__init__()
+        self.channels, self.multipliers, self.num_blocks = channels, tuple(multipliers), num_blocks
+        self.attention, self.dim, self.in_channels = _levels(attention, multipliers), dim, in_channels
+        self.factor = 2 ** (len(multipliers) - 1)
+
+        widths = [channels * m for m in multipliers]
+        last = len(widths) - 1
+        self.conv_in = nn.Conv2d(in_channels, channels, 3, padding=1)
+        self.levels = nn.ModuleList(
+            Level(before, width, num_blocks, i in self.attention, Downsample(width) if i < last else nn.Identity())
+            for i, (before, width) in enumerate(zip([channels, *widths], widths, strict=False))
+        )
+        self.mid = middle(widths[-1])
+        self.norm_out = group_norm(widths[-1])
+        self.conv_out = nn.Conv2d(widths[-1], dim, 3, padding=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        h = self.conv_in(images)
+        for level in self.levels:
+            h = level(h)
+        return self.conv_out(F.silu(self.norm_out(self.mid(h))))
+
+
+class CNNDecoder(nn.Module):
+    """A latent (b, dim, h, w) to images (b, out_channels, h * factor, w * factor), unbounded.
+
+    The arguments are the encoder's. ``levels`` runs from the smallest grid to full resolution, so ``levels[0]``
+    mirrors the encoder's last; each level has one block more than the encoder's.
+    """
+
+    def __init__(
+        self,
+        channels: int = 128,
+        multipliers: Sequence[int] = (1, 1, 2, 2, 4),
+        num_blocks: int = 2,
+        attention: Sequence[int] = (4,),
+        dim: int = 256,
+        out_channels: int = 3,
+    ):
+        super().__init__()
+        self.channels, self.multipliers, self.num_blocks = channels, tuple(multipliers), num_blocks
+        self.attention, self.dim, self.out_channels = _levels(attention, multipliers), dim, out_channels
+        self.factor = 2 ** (len(multipliers) - 1)
+
+        widths = [channels * m for m in multipliers]
+        last = len(widths) - 1
+        self.conv_in = nn.Conv2d(dim, widths[-1], 3, padding=1)
+        self.mid = middle(widths[-1])
+        self.levels = nn.ModuleList(
+            Level(
+                widths[min(i + 1, last)],
+                widths[i],
+                num_blocks + 1,
+                i in self.attention,
+                Upsample(widths[i]) if i else nn.Identity(),
+            )
+            for i in reversed(range(len(widths)))
+        )
+        self.norm_out = group_norm(channels * multipliers[0])
+        self.conv_out = nn.Conv2d(channels * multipliers[0], out_channels, 3, padding=1)
+
+    def forward(self, latent: Tensor) -> Tensor:
+        h = self.mid(self.conv_in(latent))
+        for level in self.levels:
+            h = level(h)
+        return self.conv_out(F.silu(self.norm_out(h)))
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """The weight on which the adaptive adversarial weight compares gradients."""
+        return self.conv_out.weight
+
+
+class Level(nn.Module):
+    """Residual blocks at one resolution, attention after each where asked for, then the change of resolution."""
+
+    def __init__(self, before: int, width: int, num_blocks: int, attention: bool, resample: nn.Module):
+        super().__init__()
+        self.blocks = nn.ModuleList(ResnetBlock(before if i == 0 else width, width) for i in range(num_blocks))
+        self.attentions = nn.ModuleList(AttentionBlock(width) if attention else nn.Identity() for _ in self.blocks)
+        self.resample = resample
+
+    def forward(self, h: Tensor) -> Tensor:
+        for block, attention in zip(self.blocks, self.attentions, strict=True):
+            h = attention(block(h))
+        return self.resample(h)
+
+
+class ResnetBlock(nn.Module):
+    def __init__(self, before: int, width: int):
+        super().__init__()
+        self.norm1 = group_norm(before)
+        self.conv1 = nn.Conv2d(before, width, 3, padding=1)
+        self.norm2 = group_norm(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
+        self.shortcut = nn.Conv2d(before, width, 1) if before != width else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(F.silu(self.norm2(h)))
+        return self.shortcut(x) + h
+
+
+class AttentionBlock(nn.Module):
+    """Single-head self-attention over all positions, scaled by width^-0.5."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.norm = group_norm(width)
+        self.q = nn.Conv2d(width, width, 1)
+        self.k = nn.Conv2d(width, width, 1)
+        self.v = nn.Conv2d(width, width, 1)
+        self.out = nn.Conv2d(width, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.norm(x)
+        q, k, v = (rearrange(project(h), "b c h w -> b 1 (h w) c") for project in (self.q, self.k, self.v))
+        h = F.scaled_dot_product_attention(q, k, v)
+        return x + self.out(rearrange(h, "b 1 (h w) c -> b c h w", h=x.shape[2]))
+
+
+class Downsample(nn.Module):
+    """Stride-2 convolution over a grid padded at the right and bottom only, as in every released VQGAN."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Module):
+    """Nearest-neighbour doubling and a convolution."""
+
+    def __init__(self, width: int):
+        super().__init__()
+        self.conv = nn.Conv2d(width, width, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+
+
+def middle(width: int) -> nn.Sequential:
+    """What both networks do on the smallest grid: residual, attention, residual."""
+    return nn.Sequential(ResnetBlock(width, width), AttentionBlock(width), ResnetBlock(width, width))
+
+
+def group_norm(width: int) -> nn.GroupNorm:
+    """32 groups (the most that divide a narrower ``width``), eps 1e-6."""
+    return nn.GroupNorm(math.gcd(32, width), width, eps=1e-6)
+
+
+def _levels(attention: Sequence[int], multipliers: Sequence[int]) -> tuple[int, ...]:
+    outside = [level for level in attention if not 0 <= level < len(multipliers)]
+    if outside:
+        raise ValueError(f"attention names the levels {outside}, but there are levels 0 to {len(multipliers) - 1}")
+    return tuple(attention)

@@ -1,0 +1,124 @@
+"""The tokenizer: encoder, quantization head and decoder, with the maps between them."""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from vistok.quantizers.base import Context, Quantized, Quantizer
+
+
+@dataclass(frozen=True)
+class PixelMap:
+    """From images in [-1, 1] to the pixels a network was trained on, and back: ``pixels = scale * images + shift``.
+
+    ``PixelMap(0.5, 0.5)`` is for networks that work in [0, 1].
+    """
+
+    scale: float = 1.0
+    shift: float = 0.0
+
+    def into(self, images: Tensor) -> Tensor:
+        return images if self == PixelMap() else images * self.scale + self.shift
+
+    def out(self, pixels: Tensor) -> Tensor:
+        return pixels if self == PixelMap() else (pixels - self.shift) / self.scale
+
+
+class Autoencoded(NamedTuple):
+    """What a tokenizer's forward returns."""
+
+    reconstruction: Tensor  # (b, c, H, W), unclamped
+    quantized: Quantized
+
+
+class Tokenizer(nn.Module):
+    """Images to codes and back.
+
+    Args:
+        encoder: Images (b, c, H, W) to (b, encoder.dim, h, w); has ``factor`` (pixels of a latent's side) and ``dim``.
+        quantizer: The quantization head.
+        decoder: (b, decoder.dim, h, w) to images; has ``dim`` and ``last_layer``.
+        to_latent: From ``encoder.dim`` to ``quantizer.dim`` channels (VQGAN's quant_conv); None where they agree.
+        from_latent: From ``quantizer.dim`` to ``decoder.dim`` channels (post_quant_conv); None where they agree.
+        pixels: The pixel range of encoder and decoder; images are in [-1, 1] everywhere else.
+    """
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        quantizer: Quantizer,
+        decoder: nn.Module,
+        to_latent: nn.Conv2d | None = None,
+        from_latent: nn.Conv2d | None = None,
+        pixels: PixelMap = PixelMap(),
+    ):
+        super().__init__()
+        _check_widths("to_latent", to_latent, "encoder.dim", encoder.dim, "quantizer.dim", quantizer.dim)
+        _check_widths("from_latent", from_latent, "quantizer.dim", quantizer.dim, "decoder.dim", decoder.dim)
+        if encoder.factor != decoder.factor:
+            raise ValueError(f"the encoder shrinks by {encoder.factor}, but the decoder enlarges by {decoder.factor}")
+        self.encoder = encoder
+        self.to_latent = to_latent or nn.Identity()
+        self.quantizer = quantizer
+        self.from_latent = from_latent or nn.Identity()
+        self.decoder = decoder
+        self.pixels = pixels
+
+    @property
+    def factor(self) -> int:
+        """Pixels along each side of a latent position."""
+        return self.encoder.factor
+
+    def forward(self, images: Tensor) -> Autoencoded:
+        """Images (b, c, H, W) in [-1, 1] to their reconstruction and codes, with gradients."""
+        quantized = self.quantize(images)
+        return Autoencoded(self.decode(quantized.latent), quantized)
+
+    def quantize(self, images: Tensor) -> Quantized:
+        """Images (b, c, H, W) in [-1, 1] to all that the head returns."""
+        return self.quantizer(self.encode(images), Context(images=images))
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Images (b, c, H, W) in [-1, 1] to the latent (b, d, h, w) before quantization."""
+        height, width = images.shape[-2:]
+        if height % self.factor or width % self.factor:
+            raise ValueError(f"image size {height}x{width} is not a multiple of the tokenizer's factor {self.factor}")
+        return self.to_latent(self.encoder(self.pixels.into(images)))
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """A quantized latent (b, d, h, w) to images (b, c, H, W), unclamped."""
+        return self.pixels.out(self.decoder(self.from_latent(latent)))
+
+    @torch.no_grad()
+    def tokenize(self, images: Tensor) -> Tensor:
+        """Images (b, c, H, W) in [-1, 1] to codes (b, k, h, w) int64."""
+        return self.quantize(images).codes
+
+    @torch.no_grad()
+    def detokenize(self, codes: Tensor) -> Tensor:
+        """Codes (b, k, h, w) to images (b, c, H, W), clamped to [-1, 1]."""
+        return self.decode(self.quantizer.lookup(codes)).clamp(-1, 1)
+
+    @torch.no_grad()
+    def fold(self) -> "Tokenizer":
+        """For inference: shares the networks, with the head folded into a plain table."""
+        return Tokenizer(
+            self.encoder,
+            self.quantizer.fold(),
+            self.decoder,
+            None if isinstance(self.to_latent, nn.Identity) else self.to_latent,
+            None if isinstance(self.from_latent, nn.Identity) else self.from_latent,
+            self.pixels,
+        ).train(self.training)
+
+
+def _check_widths(name: str, conv: nn.Conv2d | None, before: str, d_before: int, after: str, d_after: int) -> None:
+    if conv is None and d_before != d_after:
+        raise ValueError(f"{before} is {d_before} but {after} is {d_after}: {name} must map one to the other")
+    if conv is not None and (conv.in_channels, conv.out_channels) != (d_before, d_after):
+        raise ValueError(
+            f"{name} maps {conv.in_channels} to {conv.out_channels} channels, "
+            f"but {before} is {d_before} and {after} is {d_after}"
+        )
