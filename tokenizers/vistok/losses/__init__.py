@@ -1,0 +1,7 @@
+"""Training losses. An image loss is ``loss(reconstruction, images)`` and returns an unweighted scalar."""
+
+from vistok.losses.adversarial import Adversary
+from vistok.losses.patchgan import PatchGAN
+from vistok.losses.perceptual import LPIPS
+
+__all__ = ["LPIPS", "Adversary", "PatchGAN"]

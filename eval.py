@@ -1,0 +1,15 @@
+"""Score a tokenizer: ``python eval.py tokenizer=FOLDER data=folder data.root=DIR``; see ``configs/eval.yaml``."""
+
+import hydra
+from omegaconf import DictConfig
+
+from vistok import cli
+
+
+@hydra.main(version_base="1.3", config_path="configs", config_name="eval")
+def main(config: DictConfig) -> None:
+    cli.run(cli.evaluate, config)
+
+
+if __name__ == "__main__":
+    main()

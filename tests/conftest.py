@@ -1,0 +1,67 @@
+"""Golden values, and small tokenizers to test with."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from vistok import Tokenizer
+from vistok.backbones import CNNDecoder, CNNEncoder
+from vistok.quantizers import VectorQuantizer
+
+HERE = Path(__file__).parent
+SHARED = HERE.parent.parent / "shared"  # golden files too large for the repository, where there are any
+
+
+@pytest.fixture
+def golden() -> Callable[[str, str], dict[str, Tensor]]:
+    """``golden(file, group)``: the tensors of one group of a file in ``tests/golden``."""
+
+    def read(file: str, group: str) -> dict[str, Tensor]:
+        tensors = load_file(HERE / "golden" / f"{file}.safetensors")
+        return {key.removeprefix(f"{group}/"): t for key, t in tensors.items() if key.startswith(f"{group}/")}
+
+    return read
+
+
+@pytest.fixture
+def family() -> Callable[[str], tuple[dict[str, Tensor], dict[str, Tensor]]]:
+    """``family(name)``: the weights and the inputs and outputs of a whole published model."""
+
+    def read(name: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        path = SHARED / "golden" / f"{name}.safetensors"
+        if not path.is_file():
+            pytest.skip(f"the golden files of whole models are not in the repository, and {path} is not there")
+        return load_file(path), load_file(path.with_suffix(".io.safetensors"))
+
+    return read
+
+
+@pytest.fixture
+def make_tokenizer() -> Callable[..., Tokenizer]:
+    """``make_tokenizer(cosine=True, ...)``: a tiny f4 tokenizer with the vector quantizer's arguments."""
+
+    def make(codebook_size: int = 32, dim: int = 4, **arguments) -> Tokenizer:
+        torch.manual_seed(0)
+        size = {"channels": 8, "multipliers": (1, 2, 2), "num_blocks": 1, "attention": (2,), "dim": 16}
+        quantizer = VectorQuantizer(codebook_size, dim, **arguments)
+        nn.init.normal_(quantizer.table)
+        return Tokenizer(
+            CNNEncoder(**size), quantizer, CNNDecoder(**size), nn.Conv2d(16, dim, 1), nn.Conv2d(dim, 16, 1)
+        )
+
+    return make
+
+
+def close(actual: Tensor, expected: Tensor, tolerance: float = 2e-5) -> None:
+    """Within ``tolerance`` of the largest absolute value expected."""
+    bound = tolerance * float(expected.detach().abs().max())
+    torch.testing.assert_close(actual, expected.reshape(actual.shape), rtol=0, atol=bound)
+
+
+@pytest.fixture(name="close")
+def close_fixture() -> Callable[..., None]:
+    return close

@@ -1,0 +1,136 @@
+"""The vector quantizer against numbers worked by hand, the authors' own values and vector-quantize-pytorch."""
+
+import pytest
+import torch
+from einops import rearrange
+
+from vistok.quantizers import VectorQuantizer
+from vistok.quantizers.vq import smoothed
+
+
+def with_table(table, **arguments):
+    head = VectorQuantizer(len(table), table.shape[1], **arguments)
+    head.table.data.copy_(table)
+    return head
+
+
+def test_by_hand():
+    head = with_table(torch.tensor([[0.0, 0.0], [4.0, 0.0]]))
+    z = torch.tensor([[1.0, 0.0], [3.0, 2.0]]).T.reshape(1, 2, 1, 2)  # (1, 0) and (3, 2)
+    quantized = head(z)
+    assert quantized.codes.tolist() == [[[[0, 1]]]]
+    assert quantized.latent[0, :, 0].T.tolist() == [[0.0, 0.0], [4.0, 0.0]]
+    # squared errors 1 and 0, then 1 and 4: their mean over 4 numbers is 1.5
+    assert quantized.losses["commitment"].item() == pytest.approx(1.5)
+    assert quantized.losses["codebook"].item() == pytest.approx(1.5)
+
+
+def test_ema_update_by_hand():
+    head = with_table(torch.tensor([[0.0, 0.0], [4.0, 0.0]]), ema_decay=0.5).train()
+    head.ema_sums.copy_(head.table)
+    z = torch.tensor([[1.0, 1.0], [1.0, 3.0], [3.0, 0.0]]).T.reshape(1, 2, 1, 3)  # (1, 1), (1, 3), (3, 0)
+    head.update(head(z).stats)
+    counts = torch.tensor([1.5, 1.0])  # half of 1 + 2, half of 1 + 1
+    assert torch.equal(head.ema_counts, counts)
+    assert head.ema_sums.tolist() == [[1.0, 2.0], [3.5, 0.0]]  # half of (0, 0) + (2, 4), half of (4, 0) + (3, 0)
+    torch.testing.assert_close(head.table, head.ema_sums / counts[:, None], rtol=1e-4, atol=0)
+
+
+def test_smoothed_counts_by_hand():
+    torch.testing.assert_close(smoothed(torch.tensor([0.0, 2.0]), 1.0), torch.tensor([0.5, 1.5]))
+
+
+@pytest.mark.parametrize("group, commitment, codebook", [("taming_legacy", 1.0, 0.25), ("taming_fixed", 0.25, 1.0)])
+def test_taming(golden, close, group, commitment, codebook):
+    values = golden("vq", group)
+    head = with_table(values["codebook"])
+    _check(head, values, {"commitment": commitment, "codebook": codebook}, close)
+
+
+@pytest.mark.parametrize("group, cosine, entropy", [
+    ("llamagen_l2norm_ent0", True, 0.0),
+    ("llamagen_l2norm_enton", True, 0.1),
+    ("llamagen_plain_enton", False, 0.1),
+])  # fmt: skip
+def test_llamagen(golden, close, group, cosine, entropy):
+    values = golden("vq", group)
+    head = with_table(values["codebook"], cosine=cosine, entropy_temperature=0.01 if entropy else None)
+    weights = {"commitment": 0.25, "codebook": 1.0, "entropy": entropy}
+    losses = _check(head, values, weights, close)
+    close(0.25 * losses["commitment"], values["loss.commit"])
+    close(losses["codebook"], values["loss.vq"])
+    if entropy:
+        close(entropy * losses["entropy"], values["loss.entropy"])
+
+
+def _check(head, values, weights, close):
+    """Codes, latents, the loss and its gradients alone, and gradients with one from above."""
+    z = values["z"].requires_grad_()
+    quantized = head(z)
+    assert torch.equal(quantized.codes.reshape(values["codes"].shape), values["codes"])
+    close(quantized.latent, values["zq"])
+    loss = sum(weights[name] * term for name, term in quantized.losses.items())
+    close(loss, values["loss.total"])
+    bound = 5e-5 if "entropy" in quantized.losses else 2e-5
+    from_above = (values["up.zq"] * quantized.latent).sum()
+    for kind, total in (("gradloss", loss), ("grad", loss + from_above)):
+        of_z, of_table = torch.autograd.grad(total, (z, head.table), retain_graph=True)
+        close(of_z, values[f"{kind}.z"], bound)
+        close(of_table, values[f"{kind}.codebook"], bound)
+    return quantized.losses
+
+
+def test_taming_ema(golden, close):
+    values = golden("vq", "taming_ema")
+    head = with_table(values["before.weight"], ema_decay=0.99).train()
+    head.ema_counts.copy_(values["before.cluster_size"])
+    head.ema_sums.copy_(values["before.embed_avg"])
+    for step in ("1", "2"):
+        quantized = head(rearrange(values["z"], "n d -> 1 d 1 n"))
+        assert torch.equal(quantized.codes.flatten(), values[f"codes{step}"])
+        head.update(quantized.stats)
+        close(head.ema_counts, values[f"after{step}.cluster_size"])
+        close(head.ema_sums, values[f"after{step}.embed_avg"])
+        close(head.table, values[f"after{step}.weight"])
+
+
+@pytest.mark.parametrize("cosine", [False, True])
+def test_agrees_with_vector_quantize_pytorch(close, cosine):
+    theirs_module = pytest.importorskip("vector_quantize_pytorch")
+    torch.manual_seed(0)
+    theirs = theirs_module.VectorQuantize(
+        dim=8,
+        codebook_size=64,
+        use_cosine_sim=cosine,
+        ema_update=cosine,  # their cosine codebook cannot be learned by gradient
+        learnable_codebook=not cosine,
+        rotation_trick=False,
+        commitment_weight=0.25,
+        commitment_use_cross_entropy_loss=False,
+    )
+    ours = with_table(theirs.codebook.detach(), cosine=cosine)
+    z = torch.randn(2, 50, 8)
+    expected, codes, _ = theirs.eval()(z)
+    _, _, loss = theirs.train()(z, freeze_codebook=True)
+    quantized = ours(rearrange(z, "b n d -> b d 1 n"))
+    close(0.25 * quantized.losses["commitment"], loss)
+    assert torch.equal(quantized.codes[:, 0, 0], codes)
+    close(rearrange(quantized.latent, "b d 1 n -> b n d"), expected)
+
+
+def test_entropy_is_low_for_sure_and_even_choices():
+    table = torch.eye(4)
+    head = with_table(table, entropy_temperature=0.01)
+    even = rearrange(table, "n d -> 1 d 1 n")
+    assert head(even).losses["entropy"].item() == pytest.approx(-torch.tensor(4.0).log().item(), abs=1e-3)
+    one_code = even[..., :1].expand(1, 4, 1, 4)
+    assert head(one_code).losses["entropy"].item() == pytest.approx(0.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("arguments, message", [
+    ({"codebook_size": 1}, "codebook_size must be at least 2, not 1"),
+    ({"codebook_size": 8, "ema_decay": 1.5}, "ema_decay must be in"),
+])  # fmt: skip
+def test_wrong_arguments(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        VectorQuantizer(dim=4, **arguments)

@@ -1,0 +1,231 @@
+"""What a run shows and keeps besides its numbers: progress, pictures, checkpoints."""
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+from torch import Tensor
+
+from vistok.distributed import sum_over_ranks
+from vistok.metrics import CodebookUsage, to_uint8
+from vistok.pictures import codebook_plot, reconstruction_grid
+
+
+class CodebookMonitor(pl.Callback):
+    """Logs ``train/usage``, ``train/perplexity`` and the ``train/tokens`` they were counted over.
+
+    Args:
+        every: Updates in a window.
+    """
+
+    def __init__(self, every: int):
+        self.every = every
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.window = CodebookUsage(pl_module.tokenizer.quantizer.codebook_sizes).to(pl_module.device)
+
+    def on_train_batch_end(self, trainer, pl_module, outputs: dict[str, Tensor], batch: Tensor, batch_idx: int) -> None:
+        self.window.update(outputs["codes"])
+        if pl_module.batches % (self.every * pl_module.accumulate) == 0:
+            pl_module.log_dict({f"train/{name}": value.float() for name, value in self.window.compute().items()})
+            self.window.reset()
+
+
+class ProgressLine(pl.Callback):
+    """A live bar with losses, PSNR, codebook usage, perplexity and time left; plain lines where there is no terminal.
+
+    Args:
+        every: Updates between refreshes of the numbers, which cost a wait for the GPU.
+        console: Where to write; None is standard output.
+    """
+
+    def __init__(self, every: int, console: Console | None = None):
+        self.every, self.console = every, console or Console()
+        self.live: Live | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        self.bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("updates ·"),
+            TimeElapsedColumn(),
+            TextColumn("·"),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            console=self.console,
+            expand=True,
+        )
+        total = pl_module.schedule.updates
+        self.task = self.bar.add_task("training", total=total, completed=pl_module.updates)
+        self.training, self.validation = Text(""), Text("")
+        if self.console.is_terminal:
+            self.live = Live(Group(self.bar, self.training, self.validation), console=self.console)
+            self.live.start()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        if not trainer.is_global_zero:
+            return
+        if self.live:
+            self.bar.update(self.task, completed=pl_module.updates, description="training")
+        if pl_module.batches % (self.every * pl_module.accumulate) == 0:
+            self.training.plain = numbers("train", trainer.callback_metrics)
+            if not self.live:
+                done = f"{pl_module.updates}/{pl_module.schedule.updates}"
+                self.console.print(f"update {done}  {self.training.plain}", highlight=False)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.live:
+            self.bar.update(self.task, description="validating")
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.is_global_zero and trainer.state.fn == "fit":
+            self.validation.plain = numbers("val", trainer.callback_metrics)
+            if not self.live:
+                self.console.print(self.validation.plain, highlight=False)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._stop()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        if self.live:
+            self.live.stop()
+            self.live = None
+
+
+def numbers(prefix: str, metrics: dict[str, Tensor]) -> str:
+    """The metrics of ``train/`` or ``val/`` in one line."""
+    parts = []
+    for key, value in metrics.items():
+        group, _, name = key.partition("/")
+        if group != prefix or name.endswith(("_step", "_epoch", "images")):
+            continue
+        value = float(value)
+        if name.startswith("usage"):
+            text = f"{value:.0%}"
+        elif name == "tokens":
+            text = f"{value:,.0f}"
+        elif name.startswith("psnr"):
+            text = f"{value:.2f} dB"
+        else:
+            text = f"{value:.4g}"
+        parts.append(f"{name} {text}")
+    return f"{prefix}: " + " · ".join(parts) if parts else ""
+
+
+class Pictures(pl.Callback):
+    """Writes ``reconstructions.png`` and ``codebook.png`` at every validation, and hands them to the loggers.
+
+    The images shown are spread evenly over the validation set, the same ones every time.
+
+    Args:
+        folder: Where to.
+        columns: Images shown.
+    """
+
+    def __init__(self, folder: Path, columns: int = 8):
+        self.folder, self.columns = folder, columns
+        self.pairs: list[tuple[Tensor, Tensor]] = []  # original and reconstruction, uint8
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.pairs = []
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: dict[str, Tensor], batch: Tensor, index: int
+    ) -> None:
+        loader = trainer.val_dataloaders
+        total = len(loader.sampler)
+        shown = {i * total // self.columns for i in range(min(self.columns, total))}
+        first = index * loader.batch_size
+        chosen = [i - first for i in sorted(shown) if first <= i < first + len(batch)]
+        self.pairs += zip(to_uint8(batch[chosen]), to_uint8(outputs["reconstruction"][chosen]), strict=True)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        counts = [sum_over_ranks(counts.clone()) for counts in pl_module.metrics.usage.counts]
+        if not trainer.is_global_zero or not self.pairs:
+            return
+        images, reconstructions = (torch.stack(side) for side in zip(*self.pairs, strict=True))
+        metrics = trainer.callback_metrics
+        caption = f"after {pl_module.updates:,} updates: PSNR {metrics['val/psnr']:.2f} dB over the validation images"
+        pictures = {
+            "reconstructions": reconstruction_grid(images, reconstructions, caption),
+            "codebook": codebook_plot(counts),
+        }
+        for name, picture in pictures.items():
+            picture.save(self.folder / f"{name}.png")
+        for logger in trainer.loggers:
+            step = trainer.fit_loop.epoch_loop._batches_that_stepped
+            if isinstance(logger, WandbLogger):
+                for name, picture in pictures.items():
+                    logger.log_image(name, [picture], step=step)
+                _log_histograms(logger, counts, step)
+            elif isinstance(logger, TensorBoardLogger):
+                for name, picture in pictures.items():
+                    logger.experiment.add_image(name, np.asarray(picture), step, dataformats="HWC")
+
+
+def _log_histograms(logger: WandbLogger, counts: list[Tensor], step: int) -> None:
+    import wandb
+
+    for i, of_codebook in enumerate(counts):
+        histogram = np.histogram(np.log10(of_codebook.cpu().numpy() + 1.0), bins=64)
+        logger.experiment.log({f"codebook_{i}/log10_counts": wandb.Histogram(np_histogram=histogram)}, commit=False)
+
+
+class Interrupted(Exception):
+    """Training was interrupted and what it had learned is saved."""
+
+
+class LastCheckpoint(pl.Callback):
+    """Keeps ``last.ckpt``: written after every validation, and when Ctrl-C is pressed.
+
+    The first Ctrl-C lets the batch finish, saves and raises ``Interrupted``; a second one quits at once.
+
+    Args:
+        path: Where to.
+    """
+
+    def __init__(self, path: Path):
+        self.path, self.asked = path, False
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.former = signal.signal(signal.SIGINT, self._ask)
+
+    def _ask(self, *_: Any) -> None:
+        self.asked = True
+        signal.signal(signal.SIGINT, self.former)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        at_boundary = pl_module.batches % pl_module.accumulate == 0
+        if at_boundary and self._everyone_agrees(trainer, pl_module):
+            trainer.save_checkpoint(self.path)
+            raise Interrupted
+
+    def _everyone_agrees(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> bool:
+        """With several ranks the question costs a message, so it is asked at logging intervals only."""
+        if trainer.world_size == 1:
+            return self.asked
+        if pl_module.batches % trainer.log_every_n_steps:
+            return False
+        return trainer.strategy.reduce_boolean_decision(self.asked, all=False)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.state.fn == "fit":
+            trainer.save_checkpoint(self.path)
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        if stage == "fit" and hasattr(self, "former"):
+            signal.signal(signal.SIGINT, self.former)

@@ -1,0 +1,431 @@
+"""What ``train.py`` and ``eval.py`` do with their config: check, build, run, report."""
+
+import hashlib
+import json
+import os
+import platform
+import sys
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig, OmegaConf
+
+if TYPE_CHECKING:
+    import pytorch_lightning as pl
+    from torch import nn
+
+    from vistok.data import ImageDataModule
+    from vistok.metrics import ReconstructionMetrics
+    from vistok.tokenizer import Tokenizer
+    from vistok.training import LitTokenizer
+
+INTERRUPTED = 130  # exit status, as a shell reports Ctrl-C
+
+
+def run(action: Callable[..., Any], *arguments: Any) -> None:
+    """Do ``train`` or ``evaluate``; what the user got wrong ends in one message, not a traceback.
+
+    ``HYDRA_FULL_ERROR=1`` in the environment shows the traceback, as for Hydra's own errors.
+    """
+    from hydra.errors import InstantiationException
+
+    from vistok.weights import WeightsUnavailable
+
+    try:
+        action(*arguments)
+    except (ValueError, FileNotFoundError, WeightsUnavailable, InstantiationException) as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        sys.exit(f"error: {_cause(error)}
+(HYDRA_FULL_ERROR=1 shows where)")
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What a constructor raised, where Hydra's ``instantiate`` wrapped it."""
+    from hydra.errors import InstantiationException
+
+    return error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
+
+
+def train(config: DictConfig, overrides: list[str]) -> dict[str, float]:
+    """Train, validate and export as ``configs/train.yaml`` says.
+
+    Args:
+        config: The composed config.
+        overrides: The words of the command line, for the advice on resuming.
+
+    Returns:
+        The metrics of the last validation, by name.
+
+    Raises:
+        ValueError: The config does not make sense, or does not fit the data or the checkpoint: before any long work.
+    """
+    _check_config(config)
+    import pytorch_lightning as pl
+
+    from vistok.callbacks import Interrupted
+
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+    data, lit = build(config)
+    if config.ckpt:
+        check_checkpoint(lit, Path(config.ckpt))
+    folder = run_folder(config)
+    config = OmegaConf.merge(config, {"run_dir": str(folder)})
+    trainer = _trainer(config, folder)
+    if trainer.is_global_zero:
+        _open_run(config, folder, lit, data)
+    started = time.monotonic()
+    try:
+        trainer.fit(lit, datamodule=data, ckpt_path=config.ckpt, weights_only=True)
+    except Interrupted:
+        if trainer.is_global_zero:
+            _say_how_to_resume(folder, lit, overrides)
+        sys.exit(INTERRUPTED)
+    metrics = {
+        name.removeprefix("val/"): value.item()
+        for name, value in trainer.callback_metrics.items()
+        if name.startswith("val/")
+    }
+    if trainer.is_global_zero:
+        _close_run(folder, lit, data, metrics, time.monotonic() - started)
+    return metrics
+
+
+def build(config: DictConfig) -> tuple["ImageDataModule", "LitTokenizer"]:
+    """The data and the module to train, from a config; wrong arguments raise ValueError."""
+    from vistok.training import LitTokenizer
+
+    data, tokenizer = instantiate(config.data), instantiate(config.tokenizer)
+    if data.image_size % tokenizer.factor:
+        raise ValueError(f"image_size={data.image_size} is not a multiple of the tokenizer's factor {tokenizer.factor}")
+    lit = LitTokenizer(
+        tokenizer=tokenizer,
+        **instantiate(config.loss),
+        optimizer=instantiate(config.optimizer),
+        schedule=instantiate(config.schedule),
+        ema_decay=config.ema_decay,
+        clip=config.clip,
+        accumulate=config.accumulate,
+    )
+    return data, lit
+
+
+def instantiate(node: DictConfig) -> Any:
+    """Hydra's ``instantiate``, with plain dicts and lists for arguments. For our own YAML only, never for a file."""
+    import hydra.utils
+
+    return hydra.utils.instantiate(node, _convert_="all")
+
+
+def evaluate(config: DictConfig) -> dict[str, Any]:
+    """Score a tokenizer on a set of images as ``configs/eval.yaml`` says; prints a table and writes JSON.
+
+    Returns:
+        What the JSON holds.
+
+    Raises:
+        ValueError: The config does not make sense, or does not fit the tokenizer.
+        FileNotFoundError: There is no tokenizer.
+    """
+    _refuse_missing(config)
+    import torch
+    from rich.console import Console
+    from rich.progress import track
+
+    from vistok.data.transforms import to_float
+    from vistok.export.hub import load
+
+    console = Console()
+    output = Path(config.output)
+    if output.exists():
+        raise ValueError(f"output={output} exists already and is not overwritten")
+    tokenizer = load(config.tokenizer)
+    data = instantiate(config.data)
+    if data.image_size % tokenizer.factor:
+        raise ValueError(f"image_size={data.image_size} is not a multiple of the tokenizer's factor {tokenizer.factor}")
+    metrics, unavailable = _metrics(config, tokenizer)
+    for name, reason in unavailable.items():
+        console.print(f"[yellow]{name} is unavailable:[/] {reason}", highlight=False)
+
+    device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    tokenizer, metrics = tokenizer.to(device), metrics.to(device)
+    codes = None
+    with torch.inference_mode():
+        for batch in track(data.test_dataloader(), description="evaluating", console=console, transient=True):
+            images = to_float(batch.to(device))
+            reconstruction, quantized = tokenizer(images)
+            codes = quantized.codes
+            metrics.update(images, reconstruction, codes)
+    values = {name: value.item() for name, value in metrics.compute().items()}
+    positions, sizes = codes[0, 0].numel(), tokenizer.quantizer.codebook_sizes
+    values["tokens_per_image"] = positions * len(sizes)
+    values["bits_per_image"] = positions * sum(torch.tensor(sizes, dtype=torch.float64).log2()).item()
+    report = {
+        "metrics": values,
+        "unavailable": unavailable,
+        "tokenizer": str(config.tokenizer),
+        "data": {
+            "source": data.about,
+            "images": len(data.test),
+            "image_size": data.image_size,
+            "sha256_of_names": hashlib.sha256("\n".join(data.test.names()).encode()).hexdigest(),
+        },
+        "dtype": "float32",
+        "device": str(device),
+        "versions": versions(),
+    }
+    write_json(report, output)
+    console.print(metrics_table(values, f"{config.tokenizer} on {data.about}", unavailable))
+    console.print(f"written to {output}", highlight=False)
+    return report
+
+
+def _metrics(config: DictConfig, tokenizer: "Tokenizer") -> tuple["ReconstructionMetrics", dict[str, str]]:
+    """The metrics that can be had, and why the others cannot."""
+    from hydra.errors import InstantiationException
+
+    from vistok.metrics import ReconstructionMetrics
+    from vistok.weights import WeightsUnavailable
+
+    networks: dict[str, nn.Module | None] = {}
+    unavailable = {}
+    for part, metric in (("lpips", "lpips"), ("network", "rfid")):
+        try:
+            networks[part] = instantiate(config[part])
+        except InstantiationException as error:
+            if not isinstance(_cause(error), WeightsUnavailable):
+                raise
+            unavailable[metric] = str(_cause(error))
+    return ReconstructionMetrics(tokenizer.quantizer.codebook_sizes, tokenizer.factor, **networks), unavailable
+
+
+def _check_config(config: DictConfig) -> None:
+    """What can be seen to be wrong from the config alone."""
+    _refuse_missing(config)
+    if config.weights == "random" and not config.debug:
+        raise ValueError("weights=random trains on meaningless losses: it is for trainer=debug only")
+    if "16" in str(config.trainer.precision) and "bf16" not in str(config.trainer.precision):
+        raise ValueError(f"trainer.precision={config.trainer.precision} is not supported: use bf16-mixed or 32-true")
+    for name in ("updates", "batch_size", "accumulate", "val_every", "log_every"):
+        if config[name] < 1:
+            raise ValueError(f"{name} must be at least 1, not {config[name]}")
+
+
+def _refuse_missing(config: DictConfig) -> None:
+    missing = OmegaConf.missing_keys(config)
+    if missing:
+        raise ValueError(f"missing on the command line: {' '.join(f'{key}=...' for key in sorted(missing))}")
+
+
+def run_folder(config: DictConfig) -> Path:
+    """The folder of this run: made by rank 0, which alone writes to it; never one that holds another run.
+
+    A run that goes on from a checkpoint of its own folder stays there.
+    """
+    from pytorch_lightning.utilities import rank_zero_only
+
+    checkpoint = Path(config.ckpt) if config.ckpt else None
+    own = checkpoint.parent.parent if checkpoint and checkpoint.parent.name == "checkpoints" else None
+    if config.run_dir is None and own:
+        return own
+    run = Path(config.run_dir or Path("runs") / config.name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+    if rank_zero_only.rank != 0 or (own and run.resolve() == own.resolve()):
+        return run
+    if config.run_dir is None:  # two runs may start in the same second
+        first, n = run, 1
+        while run.exists():
+            n += 1
+            run = first.with_name(f"{first.name}_{n}")
+    elif run.exists() and (not run.is_dir() or any(run.iterdir())):
+        raise ValueError(f"run_dir={run} exists already and is not overwritten; continue it with ckpt=")
+    run.mkdir(parents=True, exist_ok=True)
+    return run
+
+
+def check_checkpoint(lit: "LitTokenizer", path: Path) -> None:
+    """Refuse a checkpoint that is not there, is done already, or does not fit: before any data is read.
+
+    Raises:
+        ValueError: The message names the keys and shapes that differ.
+    """
+    import torch
+
+    if not path.is_file():
+        raise ValueError(f"ckpt={path} is not a file")
+    checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    if checkpoint["updates"] >= lit.schedule.updates:
+        raise ValueError(f"ckpt={path} has made all of its updates: {checkpoint['updates']}; raise updates= to go on")
+    here = {key: tuple(value.shape) for key, value in lit.saved(lit.state_dict()).items()}
+    there = {key: tuple(value.shape) for key, value in checkpoint["state_dict"].items()}
+    differences = [f"  {key}: only in the config's model, {here[key]}" for key in here if key not in there]
+    differences += [f"  {key}: only in the checkpoint, {there[key]}" for key in there if key not in here]
+    differences += [
+        f"  {key}: {there[key]} in the checkpoint, {here[key]} here"
+        for key in here
+        if key in there and here[key] != there[key]
+    ]
+    if differences:
+        more = f"\n  and {len(differences) - 10} more" if len(differences) > 10 else ""
+        raise ValueError(f"ckpt={path} does not fit the config:\n" + "\n".join(differences[:10]) + more)
+
+
+def _trainer(config: DictConfig, run: Path) -> "pl.Trainer":
+    import pytorch_lightning as pl
+    from pytorch_lightning.loggers import CSVLogger
+
+    from vistok.callbacks import CodebookMonitor, LastCheckpoint, Pictures, ProgressLine
+
+    _quiet_lightning()
+    loggers = [CSVLogger(run, name="", version="", flush_logs_every_n_steps=1)]
+    if config.logger:
+        loggers.append(instantiate(config.logger))
+    return pl.Trainer(
+        **OmegaConf.to_container(config.trainer, resolve=True),
+        logger=loggers,
+        callbacks=[
+            CodebookMonitor(config.log_every),
+            ProgressLine(config.log_every),
+            Pictures(run),
+            LastCheckpoint(run / "checkpoints" / "last.ckpt"),
+        ],
+        max_epochs=-1,  # the module stops the trainer after its updates
+        val_check_interval=config.val_every * config.accumulate,
+        check_val_every_n_epoch=None,
+        log_every_n_steps=config.log_every * config.accumulate,
+        num_sanity_val_steps=0,
+        enable_checkpointing=False,  # LastCheckpoint counts updates, not optimizer steps
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,  # ours know their rank
+    )
+
+
+def _open_run(config: DictConfig, run: Path, lit: "LitTokenizer", data: "ImageDataModule") -> None:
+    """Make the folder's first contents and say what is about to happen."""
+    from rich.console import Console
+
+    (run / "checkpoints").mkdir(parents=True, exist_ok=True)
+    _set_aside(run / "metrics.csv")
+    OmegaConf.save(config, run / "config.yaml", resolve=True)
+    parts = {"encoder": lit.tokenizer.encoder, "quantizer": lit.tokenizer.quantizer, "decoder": lit.tokenizer.decoder}
+    if lit.adversary:
+        parts["adversary"] = lit.adversary
+    sizes = ", ".join(f"{name} {sum(p.numel() for p in part.parameters()):,}" for name, part in parts.items())
+    console = Console()
+    console.print(f"[bold]run folder[/]  {run}", highlight=False)
+    console.print(f"[bold]data[/]        {data.about}: {len(data.train):,} to train on, {len(data.val):,} held out")
+    console.print(f"[bold]parameters[/]  {sizes}", highlight=False)
+    if lit.adversary and lit.adversary.start >= lit.schedule.updates:
+        console.print(
+            f"[yellow]the discriminator starts at update {lit.adversary.start:,}, after the run's last[/]",
+            highlight=False,
+        )
+
+
+def _close_run(
+    run: Path, lit: "LitTokenizer", data: "ImageDataModule", metrics: dict[str, float], seconds: float
+) -> None:
+    """Write ``metrics.json``, export, and print what came out and what to do with it."""
+    from rich.console import Console
+
+    from vistok.export.hub import save
+
+    report = {
+        "metrics": metrics,
+        "updates": lit.updates,
+        "seconds": round(seconds, 1),
+        "data": data.about,
+        "versions": versions(),
+    }
+    write_json(report, run / "metrics.json")
+    save(lit.evaluated, run / "tokenizer", about=report)
+    console = Console()
+    if lit.updates < lit.schedule.updates:
+        console.print(f"[yellow]stopped after {lit.updates:,} of {lit.schedule.updates:,} updates[/]", highlight=False)
+    console.print(metrics_table(metrics, f"{data.about}, after {lit.updates:,} updates and {seconds:.0f} s"))
+    exported = run / "tokenizer"
+    console.print(
+        f"\n[bold]pictures[/]  {run / 'reconstructions.png'}\n          {run / 'codebook.png'}\n\n"
+        f"[bold]evaluate[/]  python eval.py tokenizer={exported} data=folder data.root=DIR\n"
+        f'[bold]load[/]      python -c "import vistok; print(vistok.load(\'{exported}\').factor)"',
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def _say_how_to_resume(run: Path, lit: "LitTokenizer", overrides: list[str]) -> None:
+    from rich.console import Console
+
+    again = [word for word in overrides if not word.startswith(("ckpt=", "run_dir="))]
+    command = " ".join(["python train.py", *again, f"ckpt={run / 'checkpoints' / 'last.ckpt'}"])
+    console = Console()
+    console.print(f"\ninterrupted after {lit.updates:,} updates; everything is saved. To go on:", highlight=False)
+    console.print(f"  {command}", highlight=False, soft_wrap=True)
+
+
+def metrics_table(metrics: dict[str, float], title: str, unavailable: dict[str, str] | None = None) -> Any:
+    """A rich table of metrics with their units."""
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", show_header=False)
+    for name, value in metrics.items():
+        table.add_row(name.replace("_", " "), *_with_unit(name, value))
+    for name in unavailable or {}:
+        table.add_row(name, "unavailable", "")
+    return table
+
+
+def _with_unit(name: str, value: float) -> tuple[str, str]:
+    if name.startswith("psnr"):
+        return f"{value:.2f}", "dB"
+    if name.startswith("usage"):
+        return f"{100 * value:.1f}", "% of codewords"
+    if name.startswith("bits"):
+        return f"{value:,.0f}", "bits"
+    if value == int(value):
+        return f"{value:,.0f}", ""
+    return f"{value:.4g}", ""
+
+
+def versions() -> dict[str, str]:
+    """What a number depends on besides data and weights."""
+    import torch
+
+    from vistok import __version__
+
+    return {"vistok": __version__, "torch": torch.__version__, "python": platform.python_version()}
+
+
+def write_json(content: dict[str, Any], path: Path) -> None:
+    """Write JSON that any reader accepts: a number that is not finite becomes null."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and value - value != 0 else value
+
+
+def _set_aside(path: Path) -> None:
+    """Rename a file that a resumed run would begin anew: ``metrics.csv`` becomes ``metrics_1.csv``."""
+    n = 1
+    while path.exists():
+        earlier = path.with_name(f"{path.stem}_{n}{path.suffix}")
+        if not earlier.exists():
+            path.rename(earlier)
+        n += 1
+
+
+def _quiet_lightning() -> None:
+    """Lightning's hints that do not apply: the loaders and the folder are as they should be."""
+    import logging
+    import warnings
+
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    for message in (".*does not have many workers.*", ".*Experiment logs directory.*", ".*is not empty.*"):
+        warnings.filterwarnings("ignore", message=message)

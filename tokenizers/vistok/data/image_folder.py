@@ -1,0 +1,137 @@
+"""Images from a folder."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from vistok.data.module import ImageDataModule
+from vistok.data.transforms import ADMCrop, CenterCrop, Flip, RandomCrop, ResizeShortSide, Transform, to_uint8
+
+
+class ImageFiles:
+    """Image files as a data set: RGB, transformed, uint8.
+
+    Args:
+        root: Folder that ``files`` are relative to.
+        files: Relative paths.
+        transforms: Applied in order.
+        seed: Random choices for an image depend on (seed, epoch, index) only.
+    """
+
+    def __init__(self, root: Path, files: Sequence[str], transforms: Sequence[Transform], seed: int = 0):
+        self.root, self.files, self.transforms, self.seed = root, list(files), list(transforms), seed
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, key: tuple[int, int]) -> Tensor:
+        epoch, index = key
+        path = self.root / self.files[index]
+        try:
+            with Image.open(path) as opened:
+                image = opened.convert("RGB")
+        except (OSError, SyntaxError) as error:  # Pillow's PNG reader raises SyntaxError for broken files
+            raise ValueError(f"cannot read the image {path}: {error}") from error
+        rng = np.random.default_rng((self.seed, epoch, index))
+        for transform in self.transforms:
+            image = transform(image, rng)
+        return to_uint8(image)
+
+    def names(self) -> list[str]:
+        return self.files
+
+
+def folder(
+    root: str,
+    image_size: int,
+    batch_size: int,
+    crop: str = "center",
+    resize: int | None = None,
+    crop_fractions: Sequence[float] = (0.8, 1.0),
+    flip: bool = False,
+    val_count: int = 0,
+    num_workers: int = 0,
+    seed: int = 0,
+) -> ImageDataModule:
+    """All images below a folder, in any format that Pillow reads.
+
+    With subfolders ``train`` and ``val`` in ``root`` these are the split, and evaluation scores ``val``. Else
+    ``val_count`` images, drawn by ``seed``, are held out for validation, and evaluation scores all images.
+
+    Args:
+        root: The folder.
+        image_size: Height and width of the crops, pixels.
+        batch_size: Images in a batch of each process.
+        crop: For training: ``random`` (a random place after ``resize``), ``adm`` (ADM's random scale and place, as
+            LlamaGen) or ``center``. Validation and evaluation use ADM's centre crop, or the centre if ``resize`` is 0.
+        resize: Short side before a ``random`` or ``center`` crop; None means ``image_size``, 0 leaves the size alone.
+        crop_fractions: Smallest and largest share of the short side that an ``adm`` crop covers.
+        flip: Mirror every other training image.
+        val_count: Images held out where ``root`` has no split of its own; 0 holds out a twentieth, at most 1,000.
+        num_workers: Processes that decode images.
+        seed: Of the held-out choice, the order and the augmentation.
+
+    Raises:
+        ValueError: There is no such folder, it has no images, or one is smaller than the crop.
+    """
+    path = Path(root).expanduser()
+    crops = {
+        "random": [ResizeShortSide(resize or image_size)] * (resize != 0) + [RandomCrop(image_size)],
+        "adm": [ADMCrop(image_size, *crop_fractions, random=True)],
+        "center": [ResizeShortSide(resize or image_size)] * (resize != 0) + [CenterCrop(image_size)],
+    }
+    if crop not in crops:
+        raise ValueError(f"data.crop must be one of {', '.join(crops)}, not {crop!r}")
+    if resize and resize < image_size:
+        raise ValueError(f"data.resize={resize} is smaller than the crop of {image_size} pixels")
+    if not path.is_dir():
+        raise ValueError(f"data.root={root} is not a folder")
+    has_split = (path / "train").is_dir() and (path / "val").is_dir()
+    if has_split:
+        train, val = list_images(path, "train"), list_images(path, "val")
+        test = val
+    else:
+        test = list_images(path)
+        count = val_count or min(1000, max(1, len(test) // 20))
+        if val_count >= len(test) > 0:
+            raise ValueError(f"data.val_count={val_count} leaves nothing of {len(test)} images to train on")
+        held_out = set(np.random.default_rng(seed).permutation(len(test))[:count].tolist())
+        train = [name for i, name in enumerate(test) if i not in held_out]
+        val = [name for i, name in enumerate(test) if i in held_out]
+    for part, files in (("train", train), ("val", val)) if has_split else (("", test),):
+        if not files:
+            raise ValueError(f"data.root={root}: no images found in {path / part}")
+    if resize == 0:
+        _refuse_small(path, {*train, *val, *test}, image_size)
+
+    center = [CenterCrop(image_size)] if resize == 0 else [ADMCrop(image_size)]
+    return ImageDataModule(
+        train=ImageFiles(path, train, crops[crop] + [Flip()] * flip, seed),
+        val=ImageFiles(path, val, center),
+        test=ImageFiles(path, test, center),
+        image_size=image_size,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        seed=seed,
+        about=str(path),
+    )
+
+
+def list_images(root: Path, subfolder: str = "") -> list[str]:
+    """Image files below ``root / subfolder`` by their extension, relative to ``root``, sorted."""
+    known = {extension for extension, name in Image.registered_extensions().items() if name in Image.OPEN}
+    files = (path for path in (root / subfolder).rglob("*") if path.suffix.lower() in known and path.is_file())
+    return sorted(path.relative_to(root).as_posix() for path in files)
+
+
+def _refuse_small(root: Path, files: set[str], size: int) -> None:
+    for name in sorted(files):
+        with Image.open(root / name) as image:  # reads the header only
+            if min(image.size) < size:
+                raise ValueError(
+                    f"{root / name} has {image.width}x{image.height} pixels, smaller than the crop of {size}; "
+                    "leave data.resize unset to enlarge such images"
+                )

@@ -1,0 +1,116 @@
+"""Photos that scikit-image ships, so that everything runs with no download."""
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from vistok.data.module import ImageDataModule
+from vistok.data.transforms import ResizeShortSide, to_uint8
+
+TRAIN = ("chelsea", "rocket", "hubble_deep_field", "motorcycle_left", "motorcycle_right", "retina", "ihc")
+HELD_OUT = ("coffee", "astronaut")
+SHORT_SIDE = 128  # of the held-out photos, pixels; larger for crops that would not fit
+
+
+def sample(
+    image_size: int = 64, batch_size: int = 32, epoch_length: int = 4096, num_workers: int = 0, seed: int = 0
+) -> ImageDataModule:
+    """Crops of seven colour photos to train on, and of two others, coffee and astronaut, to validate on.
+
+    Training crops have random scale, place and mirroring. The held-out ones are fixed: both photos at a short side of
+    128 pixels (or ``image_size``, if that is more), cut every quarter of a crop.
+
+    Args:
+        image_size: Height and width of the crops, at most 300 pixels.
+        batch_size: Images in a batch of each process.
+        epoch_length: Crops that count as one epoch.
+        num_workers: Processes that cut crops.
+        seed: Of the crops.
+    """
+    smallest = min(min(photo(name).size) for name in TRAIN)
+    if image_size > smallest:
+        raise ValueError(f"data=sample has photos of {smallest} pixels and up: image_size={image_size} does not fit")
+    held_out = FixedCrops(HELD_OUT, image_size)
+    return ImageDataModule(
+        train=RandomCrops(TRAIN, image_size, epoch_length, seed),
+        val=held_out,
+        test=held_out,
+        image_size=image_size,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        seed=seed,
+        about=f"photos of scikit-image: {', '.join(HELD_OUT)} held out",
+    )
+
+
+def photo(name: str) -> Image.Image:
+    """One of the photos in RGB; ``name`` is a function of ``skimage.data``, or the file behind it."""
+    from skimage import data
+
+    special = {
+        "motorcycle_left": lambda: data.stereo_motorcycle()[0],
+        "motorcycle_right": lambda: data.stereo_motorcycle()[1],
+        "ihc": data.immunohistochemistry,
+    }
+    read = special.get(name) or getattr(data, name)
+    return Image.fromarray(read())
+
+
+class RandomCrops:
+    """Squares of random scale and place from photos held in memory, half of them mirrored.
+
+    Args:
+        photos: Names of photos; each is as likely as the others.
+        size: Height and width, pixels.
+        length: Crops in an epoch.
+        seed: A crop depends on (seed, epoch, index) only.
+    """
+
+    def __init__(self, photos: tuple[str, ...], size: int, length: int, seed: int = 0):
+        self.photos = [photo(name) for name in photos]
+        self.size, self.length, self.seed = size, length, seed
+
+    def __len__(self) -> int:
+        return self.length
+
+    def __getitem__(self, key: tuple[int, int]) -> Tensor:
+        rng = np.random.default_rng((self.seed, *key))
+        image = self.photos[rng.integers(len(self.photos))]
+        short = min(image.size)
+        side = min(short, self.size * float(np.exp(rng.uniform(0, np.log(4)))))  # pixels of the photo in the crop
+        left, top = (rng.uniform(0, length - side) for length in image.size)
+        box = (left, top, left + side, top + side)
+        crop = image.resize((self.size, self.size), Image.Resampling.BICUBIC, box=box)
+        pixels = to_uint8(crop)
+        return pixels.flip(-1) if rng.random() < 0.5 else pixels
+
+    def names(self) -> list[str]:
+        return [f"random crop {i}" for i in range(self.length)]
+
+
+class FixedCrops:
+    """All squares of photos on a grid of a quarter of their size.
+
+    Args:
+        photos: Names of photos.
+        size: Height and width, pixels.
+    """
+
+    def __init__(self, photos: tuple[str, ...], size: int):
+        self.crops, self._names = [], []
+        rng = np.random.default_rng(0)  # resizing draws nothing from it
+        for name in photos:
+            pixels = to_uint8(ResizeShortSide(max(SHORT_SIDE, size))(photo(name), rng))
+            for top in range(0, pixels.shape[1] - size + 1, max(1, size // 4)):
+                for left in range(0, pixels.shape[2] - size + 1, max(1, size // 4)):
+                    self.crops.append(pixels[:, top : top + size, left : left + size].clone())
+                    self._names.append(f"{name} {left},{top}")
+
+    def __len__(self) -> int:
+        return len(self.crops)
+
+    def __getitem__(self, key: tuple[int, int]) -> Tensor:
+        return self.crops[key[1]]
+
+    def names(self) -> list[str]:
+        return self._names

@@ -1,0 +1,88 @@
+"""From a Pillow image to the uint8 crop that a batch is made of. Random choices come from the generator given."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+Transform = Callable[[Image.Image, np.random.Generator], Image.Image]
+
+
+class ResizeShortSide:
+    """Resize so that the short side has ``size`` pixels; bicubic, antialiased as Pillow does."""
+
+    def __init__(self, size: int):
+        self.size = size
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        scale = self.size / min(image.size)
+        size = tuple(max(self.size, round(side * scale)) for side in image.size)
+        return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
+
+
+class ADMCrop:
+    """Resize and crop as ADM does (arXiv:2105.05233, code): halve with a box filter while at least twice too large,
+    then bicubic to the final scale.
+
+    Args:
+        size: Pixels of the square crop.
+        min_fraction: The short side is drawn so that the crop covers at least this share of it; 1 for no choice.
+        max_fraction: And at most this share.
+        random: Draw the scale and place of the crop; else the full short side and its centre.
+    """
+
+    def __init__(self, size: int, min_fraction: float = 1.0, max_fraction: float = 1.0, random: bool = False):
+        if not 0 < min_fraction <= max_fraction <= 1:
+            raise ValueError(f"crop fractions must be 0 < min <= max <= 1, not {min_fraction} and {max_fraction}")
+        self.size, self.random = size, random
+        self.smallest, self.largest = int(np.ceil(size / max_fraction)), int(np.ceil(size / min_fraction))
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        short = int(rng.integers(self.smallest, self.largest + 1)) if self.random else self.size
+        while min(image.size) >= 2 * short:
+            image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+        scale = short / min(image.size)
+        image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+        return (RandomCrop if self.random else CenterCrop)(self.size)(image, rng)
+
+
+class RandomCrop:
+    """A square of ``size`` pixels anywhere in the image."""
+
+    def __init__(self, size: int):
+        self.size = size
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        left = int(rng.integers(image.width - self.size + 1))
+        top = int(rng.integers(image.height - self.size + 1))
+        return image.crop((left, top, left + self.size, top + self.size))
+
+
+class CenterCrop:
+    """The square of ``size`` pixels in the middle."""
+
+    def __init__(self, size: int):
+        self.size = size
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        left, top = (image.width - self.size) // 2, (image.height - self.size) // 2
+        return image.crop((left, top, left + self.size, top + self.size))
+
+
+class Flip:
+    """Left and right exchanged, for every other image."""
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        return ImageOps.mirror(image) if rng.random() < 0.5 else image
+
+
+def to_uint8(image: Image.Image) -> Tensor:
+    """A Pillow image as (3, H, W) uint8."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
+
+
+def to_float(images: Tensor) -> Tensor:
+    """(b, 3, H, W) uint8 to [-1, 1]: 0 is -1 and 255 is 1."""
+    return images.float() / 127.5 - 1

@@ -1,0 +1,18 @@
+"""Sums and means over ranks; on a single process they change nothing."""
+
+import torch.distributed as dist
+from torch import Tensor
+
+
+def sum_over_ranks(tensor: Tensor) -> Tensor:
+    """The sum over all ranks, on each of them; ``tensor`` itself is overwritten."""
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(tensor)
+    return tensor
+
+
+def mean_over_ranks(tensor: Tensor) -> Tensor:
+    """The mean over all ranks, on each of them; ``tensor`` itself is overwritten."""
+    if dist.is_available() and dist.is_initialized():
+        sum_over_ranks(tensor).div_(dist.get_world_size())
+    return tensor

@@ -1,0 +1,36 @@
+"""A moving average of the tokenizer's weights, for validation and export."""
+
+import copy
+
+import torch
+from torch import nn
+
+
+class AveragedTokenizer(nn.Module):
+    """A second tokenizer whose parameters follow the first one's: ``average ← d · average + (1 - d) · parameter``.
+
+    It is a module beside the trained one and nothing is swapped: it moves between devices, is saved and resumed with
+    the rest, and no checkpoint can catch it half-way. Only trained parameters are averaged; buffers (codebooks learned
+    by statistics, their counts) and frozen parameters are copied.
+
+    Args:
+        tokenizer: The tokenizer to follow; copied.
+        decay: d, in [0, 1).
+    """
+
+    def __init__(self, tokenizer: nn.Module, decay: float):
+        super().__init__()
+        if not 0 <= decay < 1:
+            raise ValueError(f"the decay of averaged weights must be in [0, 1), not {decay}")
+        self.decay = decay
+        self.tokenizer = copy.deepcopy(tokenizer).requires_grad_(False)
+
+    @torch.no_grad()
+    def update(self, tokenizer: nn.Module) -> None:
+        """Follow ``tokenizer`` by one update."""
+        trained, frozen = [], []
+        for average, parameter in zip(self.tokenizer.parameters(), tokenizer.parameters(), strict=True):
+            (trained if parameter.requires_grad else frozen).append((average, parameter))
+        torch._foreach_lerp_([a for a, _ in trained], [p for _, p in trained], 1 - self.decay)
+        for copied, original in (*frozen, *zip(self.tokenizer.buffers(), tokenizer.buffers(), strict=True)):
+            copied.copy_(original)

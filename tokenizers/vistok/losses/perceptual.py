@@ -1,0 +1,82 @@
+"""LPIPS, the perceptual distance (Zhang et al., arXiv:1801.03924), from the authors' package ``lpips``."""
+
+import contextlib
+import io
+import warnings
+from typing_extensions import Self
+
+import torch
+from torch import Tensor, nn
+
+from vistok.weights import downloading
+
+
+class LPIPS(nn.Module):
+    """Mean LPIPS v0.1 of images (b, 3, H, W) in [-1, 1]; frozen, and always in evaluation mode.
+
+    The linear heads contain dropout, which a parent's ``train()`` would switch on: ``train`` is ignored here.
+
+    Args:
+        net: The trunk: ``vgg`` (the usual training loss), ``alex`` (the usual metric) or ``squeeze``.
+        weights: ``pretrained`` (torchvision's ImageNet trunk, downloaded at first use), ``random`` (for debugging: the
+            number means nothing), or the path of torchvision's state dict of the trunk.
+
+    Raises:
+        WeightsUnavailable: The trunk is not in torch's cache and cannot be downloaded.
+        ValueError: An unknown ``net``, or a file that does not fit it.
+    """
+
+    def __init__(self, net: str = "vgg", weights: str = "pretrained"):
+        super().__init__()
+        if net not in ("vgg", "alex", "squeeze"):
+            raise ValueError(f"net must be vgg, alex or squeeze, not {net!r}")
+        self.net, self.weights = net, weights
+        self.distance = _pretrained(net) if weights == "pretrained" else _untrained(net)
+        if weights not in ("pretrained", "random"):
+            _load_trunk(self.distance.net, net, weights)
+        self.requires_grad_(False).train(False)
+
+    def train(self, mode: bool = True) -> Self:
+        return super().train(False)
+
+    def forward(self, reconstruction: Tensor, images: Tensor) -> Tensor:
+        return self.distance(reconstruction, images).mean()
+
+
+def _pretrained(net: str) -> nn.Module:
+    trunk = {"vgg": "VGG-16", "alex": "AlexNet", "squeeze": "SqueezeNet 1.1"}[net]
+    with downloading(
+        f"LPIPS's {trunk} trunk",
+        "put torchvision's file into torch's cache (TORCH_HOME/hub/checkpoints) or pass its path as `weights`",
+    ):
+        return _quietly(net, pnet_rand=False)
+
+
+def _untrained(net: str) -> nn.Module:
+    return _quietly(net, pnet_rand=True)
+
+
+def _quietly(net: str, **arguments) -> nn.Module:
+    """The package's network, without the lines it prints and torchvision's warnings on old argument names."""
+    import lpips
+
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=UserWarning, module="torchvision")
+        return lpips.LPIPS(net=net, verbose=False, **arguments)
+
+
+def _load_trunk(trunk: nn.Module, net: str, path: str) -> None:
+    """Copy torchvision's ``features.{i}.*``; the package keeps each layer's number i inside its slices."""
+    source = {
+        key.removeprefix("features."): tensor
+        for key, tensor in torch.load(path, weights_only=True, map_location="cpu").items()
+        if key.startswith("features.")
+    }
+    # slice3.10.weight is layer 10; squeezenet's fire modules have names below it
+    own = {name.split(".", 1)[1]: parameter for name, parameter in trunk.named_parameters()}
+    missing = [key for key in own if key not in source or source[key].shape != own[key].shape]
+    if missing:
+        raise ValueError(f"{path} does not fit the {net} trunk: features.{missing[0]} is missing or of another shape")
+    with torch.no_grad():
+        for key, parameter in own.items():
+            parameter.copy_(source[key])

@@ -1,0 +1,230 @@
+"""Frozen networks that a Fréchet distance compares images by: uint8 (b, 3, H, W) to float32 features (b, d)."""
+
+import hashlib
+import io
+import pickle
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from vistok.weights import downloading
+
+INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # its release's file
+
+
+class FeatureNetwork(nn.Module):
+    """Frozen, and in evaluation mode whatever its parent does.
+
+    Attributes:
+        name: What a number made with these features is called after.
+        dim: Features d of an image.
+    """
+
+    name: str
+    dim: int
+
+    def train(self, mode: bool = True) -> "FeatureNetwork":
+        return super().train(False)
+
+    def _freeze(self) -> None:
+        self.eval().requires_grad_(False)
+
+
+class Inception(FeatureNetwork):
+    """The Inception of FID (TensorFlow, 2015-12-05) as torch-fidelity ports it: "inception-v3-compat", pool features.
+
+    It resizes images to 299 pixels itself, as TensorFlow 1 did.
+
+    Args:
+        weights: A file with its state dict; None downloads torch-fidelity's. A file other than theirs is a different
+            network: it takes its hash into ``name``, and no number made with it is called FID.
+
+    Attributes:
+        official: Whether these are the weights that define FID.
+
+    Raises:
+        WeightsUnavailable: The download failed.
+        ValueError: The file does not fit.
+    """
+
+    dim = 2048
+
+    def __init__(self, weights: str | Path | None = None):
+        super().__init__()
+        from torch_fidelity import feature_extractor_inceptionv3 as fidelity
+
+        if weights is None:
+            with downloading("torch-fidelity's Inception", f"get {fidelity.URL_INCEPTION_V3} and give its path"):
+                state = torch.hub.load_state_dict_from_url(
+                    fidelity.URL_INCEPTION_V3, map_location="cpu", progress=False, check_hash=True, weights_only=True
+                )
+            digest = INCEPTION_SHA256
+        else:
+            state = _read(weights)
+            digest = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
+        file = io.BytesIO()  # torch-fidelity unpickles the file it is given, so it is given one of plain tensors
+        torch.save(state, file)
+        file.seek(0)
+        try:
+            with _fixed_seed():
+                self.network = fidelity.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], file)
+        except RuntimeError as error:
+            raise ValueError(f"{weights} does not hold torch-fidelity's Inception: {error}") from error
+        self.official = digest == INCEPTION_SHA256
+        self.name = "inception" if self.official else f"inception_{digest[:8]}"
+        self._freeze()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(images)[0]
+
+
+class TimmFeatures(FeatureNetwork):
+    """A timm model without its classifier, on images resized to its input (bicubic, antialiased, not cropped).
+
+    Args:
+        model: Its name in timm.
+        weights: ``pretrained`` downloads timm's, ``random`` takes the same random ones every time, anything else is
+            the path of a state dict in timm's layout.
+
+    Raises:
+        WeightsUnavailable: The download failed. Without a network huggingface_hub first retries for most of a minute;
+            ``HF_HUB_OFFLINE=1`` spares that.
+        ValueError: timm has no such model or weights, or the file does not fit.
+    """
+
+    def __init__(self, model: str, weights: str | Path = "pretrained"):
+        super().__init__()
+        try:
+            import timm
+        except ImportError as error:
+            raise ImportError("TimmFeatures needs timm: pip install 'vistok[timm]'") from error
+
+        if not timm.is_model(model):
+            raise ValueError(f"timm has no model {model!r}")
+        with _fixed_seed(), downloading(f"timm's weights of {model}", "give the path of a file with them"):
+            try:
+                self.network = timm.create_model(model, pretrained=weights == "pretrained", num_classes=0)
+            except RuntimeError as error:  # no such tag, or no weights for this model
+                raise ValueError(f"timm cannot make {model!r} with weights={weights!r}: {error}") from error
+        if weights not in ("pretrained", "random"):
+            classifiers = self.network.pretrained_cfg.get("classifier") or ()
+            classifiers = (classifiers,) if isinstance(classifiers, str) else classifiers
+            dropped = tuple(f"{name}." for name in classifiers)
+            _load(self.network, {k: v for k, v in _read(weights).items() if not k.startswith(dropped)}, weights)
+        settings = timm.data.resolve_model_data_config(self.network)
+        self.preprocess = Preprocess(settings["input_size"][1:], settings["mean"], settings["std"])
+        self._freeze()
+        self.name = _name(model, weights)
+        self.dim = _width(self)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(self.preprocess(images))
+
+
+class TorchvisionFeatures(FeatureNetwork):
+    """The ``features`` of a torchvision convnet, averaged over positions.
+
+    Images are resized to the size of its ImageNet evaluation (bicubic, antialiased, not cropped).
+
+    Args:
+        model: Its name in torchvision: AlexNet, VGG, SqueezeNet, DenseNet, MobileNet, EfficientNet and ConvNeXt have
+            ``features``.
+        weights: ``pretrained`` downloads torchvision's, ``random`` takes the same random ones every time, anything
+            else is the path of a state dict in torchvision's layout, of which ``features.*`` is read.
+
+    Raises:
+        WeightsUnavailable: The download failed.
+        ValueError: torchvision has no such convnet, or the file does not fit.
+    """
+
+    def __init__(self, model: str, weights: str | Path = "pretrained"):
+        super().__init__()
+        from torchvision import models
+
+        if model not in models.list_models(module=models):
+            raise ValueError(f"torchvision has no classifier {model!r}")
+        published = models.get_model_weights(model).DEFAULT
+        with _fixed_seed(), downloading(f"torchvision's weights of {model}", "give the path of a file with them"):
+            network = models.get_model(model, weights=published if weights == "pretrained" else None, progress=False)
+        parts = dict(network.named_children())
+        if not {"features", "classifier"} <= parts.keys():
+            raise ValueError(f"torchvision's {model} is no convnet with `features`; TimmFeatures may have it")
+        self.network = parts["features"]
+        if weights not in ("pretrained", "random"):
+            state = {k.removeprefix("features."): v for k, v in _read(weights).items() if k.startswith("features.")}
+            _load(self.network, state, weights)
+        settings = published.transforms()
+        self.preprocess = Preprocess((settings.crop_size[0],) * 2, settings.mean, settings.std)
+        self._freeze()
+        self.name = _name(model, weights)
+        self.dim = _width(self)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.network(self.preprocess(images)).mean((2, 3))
+
+
+class Preprocess(nn.Module):
+    """uint8 (b, 3, H, W) to what ImageNet networks expect, with the resize in float so that nothing is rounded.
+
+    Args:
+        size: Height and width to resize to.
+        mean: Of each channel, on a scale of 0 to 1.
+        std: Of each channel.
+    """
+
+    def __init__(self, size: Sequence[int], mean: Sequence[float], std: Sequence[float]):
+        super().__init__()
+        self.size = tuple(size)
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        resized = F.interpolate(images.float(), self.size, mode="bicubic", antialias=True).clamp(0, 255)
+        return (resized / 255 - self.mean) / self.std
+
+
+@contextmanager
+def _fixed_seed() -> Iterator[None]:
+    """Random weights are the same every time, and the caller's random numbers go on as if none had been drawn."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+def _name(model: str, weights: str | Path) -> str:
+    return f"{model}_random" if weights == "random" else model
+
+
+@torch.no_grad()
+def _width(network: FeatureNetwork) -> int:
+    return network(torch.zeros(1, 3, 32, 32, dtype=torch.uint8)).shape[1]
+
+
+def _read(path: str | Path) -> dict[str, Tensor]:
+    """The state dict in a ``.safetensors`` file, or in a file of torch's, from which nothing but tensors is unpickled."""
+    try:
+        if Path(path).suffix == ".safetensors":
+            state = safetensors.torch.load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, SafetensorError) as error:
+        raise ValueError(f"{path} is not a file of plain tensors: {error}") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{path} is not a state dict: names and their tensors")
+    return state
+
+
+def _load(network: nn.Module, state: dict[str, Tensor], path: str | Path) -> None:
+    """Load weights stored in any precision; ``ValueError`` names the keys that are missing or too many."""
+    try:
+        missing, unexpected = network.load_state_dict(state, strict=False)
+    except RuntimeError as error:  # shapes
+        raise ValueError(f"{path} does not fit: {error}") from error
+    if missing or unexpected:
+        raise ValueError(f"{path} does not fit: missing keys {missing}, unexpected keys {unexpected}")

@@ -1,0 +1,46 @@
+"""Learning rates as a factor for each update."""
+
+import math
+from dataclasses import dataclass
+
+DECAYS = ("constant", "linear", "cosine")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Linear warm-up, a plateau, then decay: a function of the update that multiplies the learning rate.
+
+    Attributes:
+        updates: Length of the whole schedule; later updates keep the last factor.
+        decay: ``constant``, ``linear`` or ``cosine`` (half a period).
+        warmup: Updates of linear warm-up from ``start`` to 1.
+        start: Factor from which the warm-up rises, reaching 1 at its last update.
+        hold: Share of the updates after the warm-up that stay at 1 before the decay (0.3 in FVQ, arXiv:2509.10140).
+        final: Factor at the end of the decay.
+    """
+
+    updates: int
+    decay: str = "constant"
+    warmup: int = 0
+    start: float = 0.0
+    hold: float = 0.0
+    final: float = 0.0
+
+    def __post_init__(self):
+        if self.decay not in DECAYS:
+            raise ValueError(f"decay must be one of {', '.join(DECAYS)}, not {self.decay!r}")
+        if not 0 <= self.warmup <= self.updates:
+            raise ValueError(f"warmup must be between 0 and the {self.updates} updates, not {self.warmup}")
+        if not 0 <= self.hold <= 1:
+            raise ValueError(f"hold is a share of the updates, in [0, 1], not {self.hold}")
+
+    def __call__(self, update: int) -> float:
+        """The factor for ``update``, counted from 0."""
+        if update < self.warmup:
+            return self.start + (1 - self.start) * (update + 1) / self.warmup
+        if self.decay == "constant":
+            return 1.0
+        plateau = self.warmup + self.hold * (self.updates - self.warmup)
+        progress = min(1.0, max(0.0, (update - plateau) / max(1.0, self.updates - plateau)))
+        left = 1 - progress if self.decay == "linear" else (1 + math.cos(math.pi * progress)) / 2
+        return self.final + (1 - self.final) * left

@@ -1,0 +1,224 @@
+"""The training and validation steps of a tokenizer."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from vistok.distributed import sum_over_ranks
+from vistok.ema import AveragedTokenizer
+from vistok.losses.adversarial import Adversary, adaptive_weight
+from vistok.metrics import ReconstructionMetrics
+from vistok.schedules import Schedule
+from vistok.tokenizer import Tokenizer
+
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
+
+
+class LitTokenizer(pl.LightningModule):
+    """Trains a tokenizer on batches of images (b, c, H, W) in [-1, 1].
+
+    One update is one step of the generator's optimizer (tokenizer, and losses that have parameters), one of the
+    discriminator's once the adversary has started, and one ``quantizer.update``. Lightning's ``global_step`` counts
+    the optimizers' steps; ``updates`` is what schedules, start steps and logs mean.
+
+    Args:
+        tokenizer: What is trained.
+        image_losses: Losses ``loss(reconstruction, images)`` by name.
+        weights: The weight of every term, by name: the head's, the image and latent losses', and with an
+            adversary ``adversarial`` and ``discriminator``.
+        optimizer: From parameters to the optimizer of the generator; also the discriminator's unless that is given.
+        schedule: Factor of both learning rates, for each update.
+        adversary: Discriminator and its losses; None trains without.
+        latent_losses: Losses ``loss(latent, images)`` by name.
+        discriminator_optimizer: From parameters to the discriminator's optimizer.
+        ema_decay: Validate and export an average of the weights with this decay; None uses the weights themselves.
+        clip: Largest gradient norm, for each of the two optimizers; None leaves gradients as they are.
+        accumulate: Batches in one update.
+
+    Raises:
+        ValueError: A term without a weight, or a weight without a term.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        image_losses: Mapping[str, nn.Module],
+        weights: Mapping[str, float],
+        optimizer: MakeOptimizer,
+        schedule: Schedule,
+        adversary: Adversary | None = None,
+        latent_losses: Mapping[str, nn.Module] | None = None,
+        discriminator_optimizer: MakeOptimizer | None = None,
+        ema_decay: float | None = None,
+        clip: float | None = None,
+        accumulate: int = 1,
+    ):
+        super().__init__()
+        self.automatic_optimization = False  # two optimizers
+        self.strict_loading = False  # frozen losses are not saved; cli checks the keys beforehand
+        self.tokenizer = tokenizer
+        self.image_losses = nn.ModuleDict(image_losses)
+        self.latent_losses = nn.ModuleDict(latent_losses or {})
+        self.adversary = adversary
+        self.weights = dict(weights)
+        self.make_optimizer = optimizer
+        self.make_discriminator_optimizer = discriminator_optimizer or optimizer
+        self.schedule, self.clip, self.accumulate = schedule, clip, accumulate
+        self.average = None if ema_decay is None else AveragedTokenizer(tokenizer, ema_decay)
+        self.metrics = ReconstructionMetrics(tokenizer.quantizer.codebook_sizes, tokenizer.factor)
+        self.updates = 0
+        self.batches = 0
+        self._stats: dict[str, Tensor] = {}  # of the head, over the batches of this update
+        self._folded: list[Tokenizer] = []  # what validation runs; in a list, so that it is no child
+
+        terms = {*tokenizer.quantizer.loss_names, *self.image_losses, *self.latent_losses}
+        terms |= {"adversarial", "discriminator"} if adversary else set()
+        if terms != set(self.weights):
+            raise ValueError(
+                "every loss term needs a weight and every weight a term: "
+                f"without a weight: {sorted(terms - set(self.weights)) or 'none'}; "
+                f"without a term: {sorted(set(self.weights) - terms) or 'none'}"
+            )
+
+    @property
+    def evaluated(self) -> Tokenizer:
+        """The tokenizer that is validated and exported."""
+        return self.tokenizer if self.average is None else self.average.tokenizer
+
+    def configure_optimizers(self) -> tuple[list[Optimizer], list[LambdaLR]]:
+        generator = [
+            parameter
+            for part in (self.tokenizer, self.image_losses, self.latent_losses)
+            for parameter in part.parameters()
+            if parameter.requires_grad
+        ]
+        optimizers = [self.make_optimizer(generator)]
+        if self.adversary:
+            optimizers.append(self.make_discriminator_optimizer(self.adversary.parameters()))
+        return optimizers, [LambdaLR(optimizer, self.schedule) for optimizer in optimizers]
+
+    def training_step(self, images: Tensor, batch_idx: int) -> dict[str, Tensor]:
+        generator, *discriminator = self._each(self.optimizers())
+        adversarial = self.adversary is not None and self.updates >= self.adversary.start
+        last_batch = (self.batches + 1) % self.accumulate == 0
+
+        reconstruction, quantized = self.tokenizer(images)
+        terms = dict(quantized.losses)
+        terms |= {name: loss(reconstruction, images) for name, loss in self.image_losses.items()}
+        terms |= {name: loss(quantized.latent, images) for name, loss in self.latent_losses.items()}
+        scales = {}
+        if adversarial:
+            self.adversary.requires_grad_(False)
+            terms["adversarial"] = self.adversary.generator_loss(reconstruction)
+            if self.adversary.adaptive:
+                scales["adversarial"] = self._adaptive_weight(terms)
+        self._descend(generator, weighted_sum(terms, self.weights, scales), last_batch)
+        if adversarial:
+            self.adversary.requires_grad_(True)
+            terms["discriminator"] = self.adversary.discriminator_loss(reconstruction, images)
+            self._descend(discriminator[0], self.weights["discriminator"] * terms["discriminator"], last_batch)
+        self._gather(quantized.stats)
+        self.batches += 1
+        if last_batch:
+            self._finish_update()
+
+        if self.batches % self.trainer.log_every_n_steps == 0:
+            logs = {name: term.detach() for name, term in terms.items()}
+            logs |= {f"{name}_scale": scale for name, scale in scales.items()}
+            logs["psnr"] = psnr(reconstruction.detach(), images)
+            logs["lr"] = generator.param_groups[0]["lr"]
+            self.log_dict({f"train/{name}": value for name, value in logs.items()})
+            self.log("updates", float(self.updates))
+        return {"codes": quantized.codes}
+
+    def _adaptive_weight(self, terms: dict[str, Tensor]) -> Tensor:
+        image_loss = weighted_sum({name: terms[name] for name in self.image_losses}, self.weights)
+        last_layer = self.tokenizer.decoder.last_layer
+        return adaptive_weight(image_loss, terms["adversarial"], last_layer, self.adversary.max_weight)
+
+    def _descend(self, optimizer: Optimizer, loss: Tensor, step: bool) -> None:
+        self.manual_backward(loss / self.accumulate)
+        if step:
+            if self.clip is not None:
+                self.clip_gradients(optimizer, self.clip, "norm")
+            optimizer.step()
+            optimizer.zero_grad()
+
+    def _gather(self, stats: dict[str, Tensor] | None) -> None:
+        for name, value in (stats or {}).items():
+            self._stats[name] = self._stats[name] + value if name in self._stats else value
+
+    def _finish_update(self) -> None:
+        if self._stats:
+            self.tokenizer.quantizer.update({name: sum_over_ranks(value) for name, value in self._stats.items()})
+            self._stats = {}
+        if self.average is not None:
+            self.average.update(self.tokenizer)
+        for scheduler in self._each(self.lr_schedulers()):
+            scheduler.step()
+        self.updates += 1
+        if self.updates >= self.schedule.updates:
+            self.trainer.should_stop = True
+
+    @staticmethod
+    def _each(one_or_several: Any) -> list:
+        """Lightning gives one optimizer or scheduler bare, and several in a list."""
+        return one_or_several if isinstance(one_or_several, list) else [one_or_several]
+
+    def on_validation_start(self) -> None:
+        self._folded = [self.evaluated.fold()]
+        self.metrics.reset()
+
+    def validation_step(self, images: Tensor, batch_idx: int) -> dict[str, Tensor]:
+        reconstruction, quantized = self._folded[0](images)
+        self.metrics.update(images, reconstruction, quantized.codes)
+        losses = {f"val/{name}": loss(reconstruction, images) for name, loss in self.image_losses.items()}
+        self.log_dict(losses, on_epoch=True, sync_dist=True, batch_size=len(images))
+        return {"reconstruction": reconstruction, "codes": quantized.codes}
+
+    def on_validation_epoch_end(self) -> None:
+        self.log_dict({f"val/{name}": value.float() for name, value in self.metrics.compute().items()})
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["updates"], checkpoint["batches"] = self.updates, self.batches
+        checkpoint["state_dict"] = self.saved(checkpoint["state_dict"])
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.updates, self.batches = checkpoint["updates"], checkpoint["batches"]
+
+    def saved(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The part of a state dict that checkpoints hold: not the frozen networks of losses, nor metrics."""
+        losses = {"image_losses": self.image_losses, "latent_losses": self.latent_losses}
+        left_out = [
+            f"{group}.{name}."
+            for group, members in losses.items()
+            for name, loss in members.items()
+            if not any(parameter.requires_grad for parameter in loss.parameters())
+        ]
+        return {key: value for key, value in state.items() if not key.startswith(("metrics.", *left_out))}
+
+
+def weighted_sum(
+    terms: Mapping[str, Tensor], weights: Mapping[str, float], scales: Mapping[str, Tensor] | None = None
+) -> Tensor:
+    """The loss. A term without a weight raises KeyError; a weight of 0 logs the term without training on it.
+
+    Args:
+        terms: Unweighted scalars.
+        weights: A weight for each of them.
+        scales: Further factors, as tensors, for some of them.
+    """
+    scales = scales or {}
+    return sum(weights[name] * scales.get(name, 1.0) * term for name, term in terms.items() if weights[name])
+
+
+@torch.no_grad()
+def psnr(reconstruction: Tensor, images: Tensor) -> Tensor:
+    """Mean over images of the peak signal-to-noise ratio in dB; both (b, c, H, W), the peak 2 of [-1, 1]."""
+    error = (reconstruction.float().clamp(-1, 1) - images).square().mean(dim=(1, 2, 3))
+    return (10 * (4 / error.clamp(min=1e-10)).log10()).mean()
