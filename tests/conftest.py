@@ -3,12 +3,16 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import hydra
+import numpy as np
 import pytest
 import torch
+from omegaconf import DictConfig
+from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from vistok import Tokenizer
+from vistok import Tokenizer, cli
 from vistok.backbones import CNNDecoder, CNNEncoder
 from vistok.quantizers import VectorQuantizer
 
@@ -65,3 +69,50 @@ def close(actual: Tensor, expected: Tensor, tolerance: float = 2e-5) -> None:
 @pytest.fixture(name="close")
 def close_fixture() -> Callable[..., None]:
     return close
+
+
+def compose(name: str, *overrides: str) -> DictConfig:
+    """A config as ``train.py`` (``train``) or ``eval.py`` (``eval``) would compose it."""
+    with hydra.initialize_config_dir(str(HERE.parent / "configs"), version_base="1.3"):
+        return hydra.compose(name, overrides=list(overrides))
+
+
+TINY = ["trainer=debug", "backbone.encoder.channels=8", "quantizer.codebook_size=16", "latent_dim=4", "image_size=32"]
+
+
+def train(run_dir: Path, *overrides: str) -> Path:
+    """Train a tiny tokenizer for two updates, unless overridden; the run folder."""
+    overrides = (*TINY, *overrides, f"run_dir={run_dir}")
+    cli.train(compose("train", *overrides), list(overrides))
+    return run_dir
+
+
+@pytest.fixture(name="compose")
+def compose_fixture() -> Callable[..., DictConfig]:
+    return compose
+
+
+@pytest.fixture(name="train")
+def train_fixture() -> Callable[..., Path]:
+    return train
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory) -> Path:
+    """The folder of a tiny finished run; not to be changed."""
+    return train(tmp_path_factory.mktemp("trained") / "run")
+
+
+@pytest.fixture
+def photos(tmp_path) -> Path:
+    """A folder of twelve small pictures, some in a subfolder, and a file that is none."""
+    root = tmp_path / "photos"
+    (root / "more").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        height, width = (40, 56) if i % 2 else (64, 48)
+        pixels = np.kron(rng.integers(0, 256, (height // 8, width // 8, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+        name = f"more/{i:02d}.jpg" if i % 3 == 0 else f"{i:02d}.png"
+        Image.fromarray(pixels).save(root / name)
+    (root / "notes.txt").write_text("not an image")
+    return root

@@ -82,7 +82,7 @@ class ProgressLine(pl.Callback):
             self.training.plain = numbers("train", trainer.callback_metrics)
             if not self.live:
                 done = f"{pl_module.updates}/{pl_module.schedule.updates}"
-                self.console.print(f"update {done}  {self.training.plain}", highlight=False)
+                self.console.print(f"update {done}  {self.training.plain}", highlight=False, soft_wrap=True)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.live:
@@ -92,7 +92,7 @@ class ProgressLine(pl.Callback):
         if trainer.is_global_zero and trainer.state.fn == "fit":
             self.validation.plain = numbers("val", trainer.callback_metrics)
             if not self.live:
-                self.console.print(self.validation.plain, highlight=False)
+                self.console.print(self.validation.plain, highlight=False, soft_wrap=True)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._stop()
@@ -211,7 +211,7 @@ class LastCheckpoint(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         at_boundary = pl_module.batches % pl_module.accumulate == 0
         if at_boundary and self._everyone_agrees(trainer, pl_module):
-            trainer.save_checkpoint(self.path)
+            trainer.save_checkpoint(self.path, weights_only=False)
             raise Interrupted
 
     def _everyone_agrees(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> bool:
@@ -224,7 +224,7 @@ class LastCheckpoint(pl.Callback):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn == "fit":
-            trainer.save_checkpoint(self.path)
+            trainer.save_checkpoint(self.path, weights_only=False)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage == "fit" and hasattr(self, "former"):

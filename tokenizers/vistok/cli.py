@@ -39,8 +39,7 @@ def run(action: Callable[..., Any], *arguments: Any) -> None:
     except (ValueError, FileNotFoundError, WeightsUnavailable, InstantiationException) as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        sys.exit(f"error: {_cause(error)}
-(HYDRA_FULL_ERROR=1 shows where)")
+        sys.exit(f"error: {_cause(error)}\n(HYDRA_FULL_ERROR=1 shows where)")
 
 
 def _cause(error: BaseException) -> BaseException:
@@ -178,7 +177,8 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         "versions": versions(),
     }
     write_json(report, output)
-    console.print(metrics_table(values, f"{config.tokenizer} on {data.about}", unavailable))
+    console.print(f"{config.tokenizer} on {data.about}", highlight=False, soft_wrap=True)
+    console.print(metrics_table(values, unavailable))
     console.print(f"written to {output}", highlight=False)
     return report
 
@@ -315,9 +315,13 @@ def _open_run(config: DictConfig, run: Path, lit: "LitTokenizer", data: "ImageDa
         parts["adversary"] = lit.adversary
     sizes = ", ".join(f"{name} {sum(p.numel() for p in part.parameters()):,}" for name, part in parts.items())
     console = Console()
-    console.print(f"[bold]run folder[/]  {run}", highlight=False)
-    console.print(f"[bold]data[/]        {data.about}: {len(data.train):,} to train on, {len(data.val):,} held out")
-    console.print(f"[bold]parameters[/]  {sizes}", highlight=False)
+    console.print(f"[bold]run folder[/]  {run}", highlight=False, soft_wrap=True)
+    console.print(
+        f"[bold]data[/]        {data.about}: {len(data.train):,} images to train on, {len(data.val):,} held out",
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print(f"[bold]parameters[/]  {sizes}", highlight=False, soft_wrap=True)
     if lit.adversary and lit.adversary.start >= lit.schedule.updates:
         console.print(
             f"[yellow]the discriminator starts at update {lit.adversary.start:,}, after the run's last[/]",
@@ -345,7 +349,8 @@ def _close_run(
     console = Console()
     if lit.updates < lit.schedule.updates:
         console.print(f"[yellow]stopped after {lit.updates:,} of {lit.schedule.updates:,} updates[/]", highlight=False)
-    console.print(metrics_table(metrics, f"{data.about}, after {lit.updates:,} updates and {seconds:.0f} s"))
+    console.print(f"\nafter {lit.updates:,} updates and {seconds:.0f} s, on the held-out images:", highlight=False)
+    console.print(metrics_table(metrics))
     exported = run / "tokenizer"
     console.print(
         f"\n[bold]pictures[/]  {run / 'reconstructions.png'}\n          {run / 'codebook.png'}\n\n"
@@ -366,11 +371,11 @@ def _say_how_to_resume(run: Path, lit: "LitTokenizer", overrides: list[str]) -> 
     console.print(f"  {command}", highlight=False, soft_wrap=True)
 
 
-def metrics_table(metrics: dict[str, float], title: str, unavailable: dict[str, str] | None = None) -> Any:
+def metrics_table(metrics: dict[str, float], unavailable: dict[str, str] | None = None) -> Any:
     """A rich table of metrics with their units."""
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", show_header=False)
+    table = Table(show_header=False)
     for name, value in metrics.items():
         table.add_row(name.replace("_", " "), *_with_unit(name, value))
     for name in unavailable or {}:
@@ -427,5 +432,5 @@ def _quiet_lightning() -> None:
     import warnings
 
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
-    for message in (".*does not have many workers.*", ".*Experiment logs directory.*", ".*is not empty.*"):
+    for message in (".*does not have many workers.*", ".*Experiment logs directory.*", ".*LeafSpec.*"):
         warnings.filterwarnings("ignore", message=message)

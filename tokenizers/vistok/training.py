@@ -4,15 +4,13 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from vistok.distributed import sum_over_ranks
 from vistok.ema import AveragedTokenizer
 from vistok.losses.adversarial import Adversary, adaptive_weight
-from vistok.metrics import ReconstructionMetrics
+from vistok.metrics import ReconstructionMetrics, psnr, to_uint8
 from vistok.schedules import Schedule
 from vistok.tokenizer import Tokenizer
 
@@ -90,7 +88,7 @@ class LitTokenizer(pl.LightningModule):
         """The tokenizer that is validated and exported."""
         return self.tokenizer if self.average is None else self.average.tokenizer
 
-    def configure_optimizers(self) -> tuple[list[Optimizer], list[LambdaLR]]:
+    def configure_optimizers(self) -> list[Optimizer]:
         generator = [
             parameter
             for part in (self.tokenizer, self.image_losses, self.latent_losses)
@@ -100,10 +98,14 @@ class LitTokenizer(pl.LightningModule):
         optimizers = [self.make_optimizer(generator)]
         if self.adversary:
             optimizers.append(self.make_discriminator_optimizer(self.adversary.parameters()))
-        return optimizers, [LambdaLR(optimizer, self.schedule) for optimizer in optimizers]
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["initial_lr"] = group["lr"]
+        return optimizers
 
     def training_step(self, images: Tensor, batch_idx: int) -> dict[str, Tensor]:
-        generator, *discriminator = self._each(self.optimizers())
+        optimizers = self.optimizers()  # bare if it is one
+        generator, *discriminator = optimizers if isinstance(optimizers, list) else [optimizers]
         adversarial = self.adversary is not None and self.updates >= self.adversary.start
         last_batch = (self.batches + 1) % self.accumulate == 0
 
@@ -130,7 +132,7 @@ class LitTokenizer(pl.LightningModule):
         if self.batches % self.trainer.log_every_n_steps == 0:
             logs = {name: term.detach() for name, term in terms.items()}
             logs |= {f"{name}_scale": scale for name, scale in scales.items()}
-            logs["psnr"] = psnr(reconstruction.detach(), images)
+            logs["psnr"] = psnr(to_uint8(reconstruction.detach()), to_uint8(images)).mean()
             logs["lr"] = generator.param_groups[0]["lr"]
             self.log_dict({f"train/{name}": value for name, value in logs.items()})
             self.log("updates", float(self.updates))
@@ -144,6 +146,8 @@ class LitTokenizer(pl.LightningModule):
     def _descend(self, optimizer: Optimizer, loss: Tensor, step: bool) -> None:
         self.manual_backward(loss / self.accumulate)
         if step:
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * self.schedule(self.updates)
             if self.clip is not None:
                 self.clip_gradients(optimizer, self.clip, "norm")
             optimizer.step()
@@ -159,16 +163,9 @@ class LitTokenizer(pl.LightningModule):
             self._stats = {}
         if self.average is not None:
             self.average.update(self.tokenizer)
-        for scheduler in self._each(self.lr_schedulers()):
-            scheduler.step()
         self.updates += 1
         if self.updates >= self.schedule.updates:
             self.trainer.should_stop = True
-
-    @staticmethod
-    def _each(one_or_several: Any) -> list:
-        """Lightning gives one optimizer or scheduler bare, and several in a list."""
-        return one_or_several if isinstance(one_or_several, list) else [one_or_several]
 
     def on_validation_start(self) -> None:
         self._folded = [self.evaluated.fold()]
@@ -215,10 +212,3 @@ def weighted_sum(
     """
     scales = scales or {}
     return sum(weights[name] * scales.get(name, 1.0) * term for name, term in terms.items() if weights[name])
-
-
-@torch.no_grad()
-def psnr(reconstruction: Tensor, images: Tensor) -> Tensor:
-    """Mean over images of the peak signal-to-noise ratio in dB; both (b, c, H, W), the peak 2 of [-1, 1]."""
-    error = (reconstruction.float().clamp(-1, 1) - images).square().mean(dim=(1, 2, 3))
-    return (10 * (4 / error.clamp(min=1e-10)).log10()).mean()

@@ -39,7 +39,7 @@ def sample(
         batch_size=batch_size,
         num_workers=num_workers,
         seed=seed,
-        about=f"photos of scikit-image: {', '.join(HELD_OUT)} held out",
+        about=f"photos that come with scikit-image, {' and '.join(HELD_OUT)} held out",
     )
 
 

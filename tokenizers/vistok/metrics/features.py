@@ -136,7 +136,8 @@ class TorchvisionFeatures(FeatureNetwork):
         model: Its name in torchvision: AlexNet, VGG, SqueezeNet, DenseNet, MobileNet, EfficientNet and ConvNeXt have
             ``features``.
         weights: ``pretrained`` downloads torchvision's, ``random`` takes the same random ones every time, anything
-            else is the path of a state dict in torchvision's layout, of which ``features.*`` is read.
+            else is the path of a state dict in torchvision's layout, of which ``features.*`` is read; MobileNetV2 also
+            in the older layout with flat blocks.
 
     Raises:
         WeightsUnavailable: The download failed.
@@ -158,7 +159,7 @@ class TorchvisionFeatures(FeatureNetwork):
         self.network = parts["features"]
         if weights not in ("pretrained", "random"):
             state = {k.removeprefix("features."): v for k, v in _read(weights).items() if k.startswith("features.")}
-            _load(self.network, state, weights)
+            _load(self.network, _nest(state) if model == "mobilenet_v2" else state, weights)
         settings = published.transforms()
         self.preprocess = Preprocess((settings.crop_size[0],) * 2, settings.mean, settings.std)
         self._freeze()
@@ -218,6 +219,26 @@ def _read(path: str | Path) -> dict[str, Tensor]:
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path} is not a state dict: names and their tensors")
     return state
+
+
+def _nest(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """MobileNetV2 whose blocks are flat (``1.conv.3.weight``) to torchvision's layout, where conv and norm are nested.
+
+    The layers are the same; a state dict in torchvision's layout is returned as it is.
+    """
+    without_expansion = {"0": "0.0", "1": "0.1", "3": "1", "4": "2"}
+    with_expansion = {"0": "0.0", "1": "0.1", "3": "1.0", "4": "1.1", "6": "2", "7": "3"}
+    if "1.conv.4.weight" not in state:
+        return state
+    nested = {}
+    for key, value in state.items():
+        block, _, rest = key.partition(".conv.")
+        if rest:
+            layer, _, parameter = rest.partition(".")
+            table = with_expansion if f"{block}.conv.7.weight" in state else without_expansion
+            key = f"{block}.conv.{table.get(layer, layer)}.{parameter}"
+        nested[key] = value
+    return nested
 
 
 def _load(network: nn.Module, state: dict[str, Tensor], path: str | Path) -> None:

@@ -1,0 +1,153 @@
+"""Which images come when, and how they are cut."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from vistok.data import folder, sample
+from vistok.data.sampler import EndlessSampler, StrideSampler
+from vistok.data.transforms import ADMCrop, CenterCrop, ResizeShortSide, to_float, to_uint8
+
+
+def take(sampler, n):
+    return list(itertools.islice(sampler, n))
+
+
+def test_each_epoch_has_every_image_once_in_its_own_order():
+    pairs = take(EndlessSampler(10, batch_size=4, seed=1), 30)
+    epochs = [[index for epoch, index in pairs if epoch == e] for e in range(3)]
+    assert all(sorted(order) == list(range(10)) for order in epochs)
+    assert epochs[0] != epochs[1] != epochs[2]
+    assert pairs == take(EndlessSampler(10, batch_size=4, seed=1), 30)
+    assert pairs != take(EndlessSampler(10, batch_size=4, seed=2), 30)
+
+
+def test_ranks_share_the_global_batch():
+    one = take(EndlessSampler(10, batch_size=6), 24)
+    ranks = [take(EndlessSampler(10, batch_size=3, rank=r, world_size=2), 12) for r in (0, 1)]
+    for batch in range(4):
+        of_both = [*ranks[0][3 * batch : 3 * batch + 3], *ranks[1][3 * batch : 3 * batch + 3]]
+        assert of_both == one[6 * batch : 6 * batch + 6]
+
+
+def test_resuming_goes_on_where_it_stopped():
+    assert take(EndlessSampler(10, batch_size=4, start=3), 8) == take(EndlessSampler(10, batch_size=4), 20)[12:]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 7])
+def test_evaluation_sees_each_image_once(world_size):
+    seen = [index for rank in range(world_size) for _, index in StrideSampler(5, rank, world_size)]
+    assert sorted(seen) == list(range(5))
+
+
+def test_grey_levels_survive():
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, 2)
+    pixels = to_uint8(Image.fromarray(levels))
+    assert pixels.shape == (3, 16, 16) and torch.equal(pixels[0].flatten(), torch.arange(256, dtype=torch.uint8))
+    floats = to_float(pixels)
+    assert floats.min() == -1 and floats.max() == 1
+
+
+@pytest.mark.parametrize("size", [(500, 375), (333, 1000), (64, 65), (40, 40)])
+def test_adm_crop_against_its_definition(size):
+    """Halve while twice too large, then bicubic, then the centre."""
+    rng = np.random.default_rng(0)
+    image = Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), dtype=np.uint8))
+    expected = image
+    while min(expected.size) >= 128:
+        expected = expected.resize((expected.size[0] // 2, expected.size[1] // 2), resample=Image.BOX)
+    scale = 64 / min(expected.size)
+    expected = expected.resize((round(expected.size[0] * scale), round(expected.size[1] * scale)), Image.BICUBIC)
+    pixels = np.array(expected)
+    top, left = (pixels.shape[0] - 64) // 2, (pixels.shape[1] - 64) // 2
+    assert np.array_equal(np.array(ADMCrop(64)(image, rng)), pixels[top : top + 64, left : left + 64])
+
+
+def test_random_adm_crops_vary_in_scale_and_place():
+    image = Image.fromarray(np.linspace(0, 255, 200 * 300 * 3).reshape(200, 300, 3).astype(np.uint8))
+    crop = ADMCrop(64, 0.8, 1.0, random=True)
+    crops = [np.array(crop(image, np.random.default_rng(i))) for i in range(8)]
+    assert all(c.shape == (64, 64, 3) for c in crops)
+    assert len({c.tobytes() for c in crops}) == 8
+    assert np.array_equal(crops[0], np.array(crop(image, np.random.default_rng(0))))
+
+
+def test_resize_and_crop():
+    image = Image.new("RGB", (300, 200))
+    assert ResizeShortSide(50)(image, None).size == (75, 50)
+    assert CenterCrop(64)(image, None).size == (64, 64)
+
+
+def test_folder_finds_images_everywhere_and_splits_the_same_way(photos):
+    data = folder(str(photos), image_size=32, batch_size=4, val_count=3)
+    assert len(data.test) == 12 and len(data.train) == 9 and len(data.val) == 3
+    assert data.test.names() == sorted(data.test.names()) and "more/00.jpg" in data.test.names()
+    assert set(data.train.names()) | set(data.val.names()) == set(data.test.names())
+    again = folder(str(photos), image_size=32, batch_size=4, val_count=3)
+    assert again.val.names() == data.val.names()
+
+
+def test_folder_with_a_split_of_its_own(photos):
+    (photos / "train").mkdir()
+    (photos / "val").mkdir()
+    for path in sorted(photos.glob("*.png")):
+        path.rename(photos / ("val" if path.stem < "03" else "train") / path.name)
+    data = folder(str(photos), image_size=32, batch_size=2)
+    assert all(name.startswith("train/") for name in data.train.names())
+    assert all(name.startswith("val/") for name in data.val.names()) and data.test.names() == data.val.names()
+
+
+def test_batches(photos):
+    data = folder(str(photos), image_size=32, batch_size=5)
+    batches = list(data.test_dataloader())
+    assert [len(batch) for batch in batches] == [5, 5, 2]
+    assert batches[0].dtype == torch.uint8 and batches[0].shape[1:] == (3, 32, 32)
+
+
+def test_augmentation_depends_on_seed_epoch_and_index_only(photos):
+    def item(seed, epoch, index):
+        return folder(str(photos), 32, 1, crop="adm", flip=True, seed=seed, val_count=1).train[epoch, index]
+
+    assert torch.equal(item(0, 0, 3), item(0, 0, 3))
+    assert not torch.equal(item(0, 0, 3), item(0, 1, 3))
+
+
+@pytest.mark.parametrize("arguments, message", [
+    ({"resize": 0, "image_size": 64}, r"(?s)has 56x40 pixels, smaller than the crop of 64"),
+    ({"crop": "five"}, "data.crop must be one of random, adm, center, not 'five'"),
+    ({"resize": 16}, "data.resize=16 is smaller than the crop of 32"),
+    ({"val_count": 12}, "data.val_count=12 leaves nothing of 12 images"),
+])  # fmt: skip
+def test_folder_arguments_that_do_not_fit(photos, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        folder(str(photos), **{"image_size": 32, "batch_size": 2} | arguments)
+
+
+def test_folders_without_images(tmp_path):
+    with pytest.raises(ValueError, match="is not a folder"):
+        folder(str(tmp_path / "nowhere"), 32, 2)
+    with pytest.raises(ValueError, match="no images found in"):
+        folder(str(tmp_path), 32, 2)
+
+
+def test_a_broken_image_is_named(photos):
+    (photos / "zz.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    data = folder(str(photos), 32, 2)
+    with pytest.raises(ValueError, match=r"cannot read the image .*zz\.png"):
+        data.test[0, data.test.names().index("zz.png")]
+
+
+def test_sample_photos():
+    data = sample(image_size=64, batch_size=2)
+    assert len(data.val) == 70  # 9 x 5 places in coffee at 192x128, 5 x 5 in astronaut
+    assert data.val[0, 0].shape == (3, 64, 64) and data.val[0, 0].dtype == torch.uint8
+    assert torch.equal(data.train[3, 5], data.train[3, 5]) and not torch.equal(data.train[3, 5], data.train[4, 5])
+    assert {name.split()[0] for name in data.val.names()} == {"coffee", "astronaut"}
+
+
+def test_sample_photos_are_not_larger_than_they_are():
+    with pytest.raises(ValueError, match="photos of 300 pixels and up: image_size=512 does not fit"):
+        sample(image_size=512, batch_size=2)

@@ -1,0 +1,210 @@
+import sys
+import urllib.error
+from pathlib import Path
+
+import huggingface_hub.constants
+import numpy as np
+import pytest
+import safetensors.torch
+import timm
+import torch
+import torch_fidelity
+import torchvision
+from PIL import Image
+from torch import nn
+
+from vistok.metrics import FrechetDistance, Inception, TimmFeatures, TorchvisionFeatures, features
+from vistok.weights import WeightsUnavailable
+
+MOBILENET = Path(__file__).resolve().parents[3] / "shared" / "weights" / "mobilenetv2-imagenet1k-features.pt"
+needs_mobilenet = pytest.mark.skipif(not MOBILENET.is_file(), reason=f"{MOBILENET} is not there")
+
+
+def pictures(count: int, height: int = 48, width: int = 48) -> torch.Tensor:
+    """Smooth uint8 images, which the kernels of a resize must agree on."""
+    coarse = torch.rand(count, 3, 6, 6)
+    return (nn.functional.interpolate(coarse, (height, width), mode="bilinear") * 255).to(torch.uint8)
+
+
+def resized_by_pillow(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """One image (3, H, W) resized in Pillow's float mode, which rounds nothing."""
+    channels = [Image.fromarray(channel.numpy().astype(np.float32)) for channel in image]
+    return torch.stack([torch.from_numpy(np.array(c.resize(size[::-1], Image.Resampling.BICUBIC))) for c in channels])
+
+
+class TensorImages(torch.utils.data.TensorDataset):
+    """A data set whose items are images, not tuples of one."""
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return super().__getitem__(index)[0]
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    def refuse(*_, **__):
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", refuse)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 40), (300, 260)])  # enlarged, and shrunk
+def test_preprocessing_is_pillows_bicubic_resize(height, width):
+    images = pictures(1, height, width)
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    expected = resized_by_pillow(images[0], (224, 200)).clamp(0, 255) / 255
+    expected = (expected - torch.tensor(mean).view(3, 1, 1)) / torch.tensor(std).view(3, 1, 1)
+    actual = features.Preprocess((224, 200), mean, std)(images)[0]
+    torch.testing.assert_close(actual, expected, rtol=0, atol=1e-4)
+
+
+def test_networks_prepare_images_as_their_library_says():
+    settings = timm.data.resolve_model_data_config(timm.create_model("mobilenetv3_small_050"))
+    ours = TimmFeatures("mobilenetv3_small_050", "random").preprocess
+    assert ours.size == settings["input_size"][1:] == (224, 224)
+    assert (ours.mean.flatten().tolist(), ours.std.flatten().tolist()) == (
+        pytest.approx(settings["mean"]),
+        pytest.approx(settings["std"]),
+    )
+    settings = torchvision.models.get_model_weights("efficientnet_b0").DEFAULT.transforms()
+    ours = TorchvisionFeatures("mobilenet_v2", "random").preprocess
+    assert (ours.size, ours.mean.flatten().tolist()) == ((224, 224), pytest.approx(settings.mean))
+
+
+@pytest.mark.parametrize(
+    ("network", "model", "dim"), [(TimmFeatures, "mobilenetv3_small_050", 1024), (TorchvisionFeatures, "alexnet", 256)]
+)
+def test_random_networks(network, model, dim):
+    state = torch.get_rng_state()
+    made = network(model, "random")
+    assert torch.equal(torch.get_rng_state(), state)
+    assert (made.name, made.dim) == (f"{model}_random", dim)
+    images = pictures(2)
+    actual = made(images)
+    assert (actual.shape, actual.dtype) == ((2, dim), torch.float32)
+    torch.manual_seed(7)
+    assert torch.equal(network(model, "random")(images), actual)  # the same weights every time
+
+
+def test_networks_stay_frozen_and_in_evaluation():
+    parent = nn.Sequential(TimmFeatures("mobilenetv3_small_050", "random")).train()
+    assert not any(module.training for module in parent[0].modules())
+    assert not any(parameter.requires_grad for parameter in parent.parameters())
+
+
+def test_timm_weights_from_files(tmp_path):
+    model = timm.create_model("mobilenetv3_small_050")  # with its classifier, which is left out
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    safetensors.torch.save_file(model.state_dict(), tmp_path / "weights.safetensors")
+    images = pictures(2)
+    made = TimmFeatures("mobilenetv3_small_050", tmp_path / "weights.pt")
+    expected = model.eval().forward_head(model.forward_features(made.preprocess(images)), pre_logits=True)
+    torch.testing.assert_close(made(images), expected)
+    assert torch.equal(made(images), TimmFeatures("mobilenetv3_small_050", tmp_path / "weights.safetensors")(images))
+    assert made.name == "mobilenetv3_small_050"
+
+
+def test_torchvision_weights_from_a_file(tmp_path):
+    model = torchvision.models.mobilenet_v2().eval()
+    torch.save(model.state_dict(), tmp_path / "weights.pt")
+    made = TorchvisionFeatures("mobilenet_v2", tmp_path / "weights.pt")
+    images = pictures(2)
+    torch.testing.assert_close(made(images), model.features(made.preprocess(images)).mean((2, 3)))
+    assert made.name == "mobilenet_v2"
+
+
+@needs_mobilenet
+def test_mobilenet_with_flat_blocks_keeps_the_order_of_its_layers():
+    made = TorchvisionFeatures("mobilenet_v2", MOBILENET)
+    stored = torch.load(MOBILENET, weights_only=True).values()
+    for ours, theirs in zip(made.network.state_dict().values(), stored, strict=True):
+        assert torch.equal(ours, theirs.to(ours.dtype))
+    assert (made.name, made.dim) == ("mobilenet_v2", 1280)
+
+
+@needs_mobilenet
+def test_mobilenet_sees_what_an_image_is_of():
+    from skimage import data
+
+    photos = [data.chelsea(), data.rocket(), data.coffee()]
+    halves = [half for photo in photos for half in np.array_split(photo[:, : photo.shape[1] // 2 * 2], 2, axis=1)]
+    made = TorchvisionFeatures("mobilenet_v2", MOBILENET)
+    found = torch.cat([made(torch.from_numpy(half.copy()).permute(2, 0, 1)[None]) for half in halves])
+    similarity = nn.functional.cosine_similarity(found[:, None], found[None], dim=2).fill_diagonal_(-1)
+    assert similarity.argmax(1).tolist() == [1, 0, 3, 2, 5, 4]
+
+
+def test_files_that_do_not_fit(tmp_path):
+    state = {f"features.{k}": v for k, v in torchvision.models.mobilenet_v2().features.state_dict().items()}
+    state["features.99.bias"] = state.pop("features.18.1.bias")
+    torch.save(state, tmp_path / "keys.pt")
+    with pytest.raises(ValueError, match=r"missing keys \['18.1.bias'\], unexpected keys \['99.bias'\]"):
+        TorchvisionFeatures("mobilenet_v2", tmp_path / "keys.pt")
+    torch.save({"model": state}, tmp_path / "nested.pt")
+    with pytest.raises(ValueError, match="not a state dict"):
+        TorchvisionFeatures("mobilenet_v2", tmp_path / "nested.pt")
+    torch.save(nn.Linear(2, 2), tmp_path / "module.pt")
+    with pytest.raises(ValueError, match="not a file of plain tensors"):
+        TimmFeatures("mobilenetv3_small_050", tmp_path / "module.pt")
+    with pytest.raises(FileNotFoundError):
+        TimmFeatures("mobilenetv3_small_050", tmp_path / "missing.pt")
+
+
+def test_unknown_models():
+    with pytest.raises(ValueError, match="timm has no model 'resnet1'"):
+        TimmFeatures("resnet1")
+    with pytest.raises(ValueError, match="timm cannot make 'resnet18.untagged'"):
+        TimmFeatures("resnet18.untagged")
+    with pytest.raises(ValueError, match="torchvision has no classifier 'resnet1'"):
+        TorchvisionFeatures("resnet1")
+    with pytest.raises(ValueError, match="no convnet with `features`"):
+        TorchvisionFeatures("resnet18", "random")
+
+
+def test_failed_downloads_say_what_to_do(offline):
+    with pytest.raises(WeightsUnavailable, match="torch-fidelity's Inception"):
+        Inception()
+    with pytest.raises(WeightsUnavailable, match="torchvision's weights of alexnet"):
+        TorchvisionFeatures("alexnet")
+    with pytest.raises(WeightsUnavailable, match="timm's weights of mobilenetv3_small_050"):
+        TimmFeatures("mobilenetv3_small_050")
+
+
+def test_missing_timm_names_the_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(ImportError, match=r"pip install 'vistok\[timm\]'"):
+        TimmFeatures("resnet18", "random")
+
+
+def test_inception_makes_torch_fidelitys_fid(inception_weights):
+    network = Inception(inception_weights)
+    images, reconstruction = pictures(6), pictures(6)
+    metric = FrechetDistance(network)
+    metric.update(images, reconstruction)
+    theirs = torch_fidelity.calculate_metrics(
+        input1=TensorImages(images),
+        input2=TensorImages(reconstruction),
+        fid=True,
+        cuda=False,
+        cache=False,
+        verbose=False,
+        feature_extractor_weights_path=str(inception_weights),
+    )
+    assert metric.compute().item() == pytest.approx(theirs["frechet_inception_distance"], rel=1e-4)
+
+
+def test_only_the_official_inception_makes_an_fid(inception_weights, monkeypatch):
+    network = Inception(inception_weights)
+    digest = features.hashlib.sha256(inception_weights.read_bytes()).hexdigest()
+    assert (network.dim, network.name) == (2048, f"inception_{digest[:8]}")
+    assert FrechetDistance(network).name == f"frechet_inception_{digest[:8]}"
+    monkeypatch.setattr(features, "INCEPTION_SHA256", digest)
+    assert FrechetDistance(Inception(inception_weights)).name == "rfid"
+
+
+def test_inception_from_a_file_that_does_not_fit(tmp_path):
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "weights.pt")
+    with pytest.raises(ValueError, match="does not hold torch-fidelity's Inception"):
+        Inception(tmp_path / "weights.pt")

@@ -1,0 +1,145 @@
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from torch import Tensor, nn
+from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
+
+from vistok.metrics import FrechetDistance, frechet_distance
+
+
+class Pixels(nn.Module):
+    """Features that are linear in the pixels."""
+
+    name = "pixels"
+
+    def __init__(self, dim: int = 12):
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, images: Tensor) -> Tensor:
+        return images.flatten(1)[:, : self.dim].float() / 255
+
+
+def gaussian(features: Tensor) -> tuple[Tensor, Tensor]:
+    features = features.double()
+    return features.mean(0), torch.cov(features.T)
+
+
+def by_sqrtm(mean1, cov1, mean2, cov2) -> float:
+    root = scipy.linalg.sqrtm((cov1 @ cov2).numpy()).real
+    return ((mean1 - mean2).square().sum() + cov1.trace() + cov2.trace()).item() - 2 * np.trace(root)
+
+
+@pytest.fixture
+def pairs():
+    images = torch.randint(256, (50, 3, 4, 4), dtype=torch.uint8)
+    return images, (images // 3 + torch.randint(80, images.shape)).to(torch.uint8)
+
+
+def test_diagonal_gaussians_by_hand():
+    # |(3, 4)|² + (√4 - √1)² + (√9 - √16)² = 25 + 1 + 1
+    distance = frechet_distance(
+        torch.zeros(2), torch.tensor([4.0, 9.0]).diag(), torch.tensor([3.0, 4.0]), torch.tensor([1.0, 16.0]).diag()
+    )
+    assert distance.dtype == torch.float64
+    assert distance.item() == pytest.approx(27, rel=1e-12)
+
+
+def test_correlated_gaussians_against_sqrtm():
+    statistics = (*gaussian(torch.randn(200, 20) @ torch.randn(20, 20)), *gaussian(torch.randn(150, 20) + 0.5))
+    assert frechet_distance(*statistics).item() == pytest.approx(by_sqrtm(*statistics), rel=1e-9)
+
+
+def test_singular_covariances_by_hand():
+    # Variance 4 along (1, 0) and along (1, 1)/√2: the root's trace is 4 |cos 45°|
+    cov1 = torch.tensor([[4.0, 0.0], [0.0, 0.0]])
+    cov2 = torch.tensor([[2.0, 2.0], [2.0, 2.0]])
+    distance = frechet_distance(torch.zeros(2), cov1, torch.zeros(2), cov2)
+    assert distance.item() == pytest.approx(8 - 8 * 0.5**0.5, rel=1e-12)
+    constant = torch.zeros(2, 2)
+    assert frechet_distance(torch.zeros(2), constant, torch.ones(2), constant).item() == 2
+
+
+def test_fewer_images_than_features_is_exact():
+    x, y = torch.randn(10, 64, dtype=torch.float64), torch.randn(10, 64, dtype=torch.float64) * 1.5
+    centred = [(features - features.mean(0)) / 3 for features in (x, y)]  # (n - 1)^½
+    # the root's trace is the nuclear norm of the centred features' product
+    expected = sum(c.square().sum() for c in centred) - 2 * torch.linalg.svdvals(centred[0] @ centred[1].T).sum()
+    expected += (x.mean(0) - y.mean(0)).square().sum()
+    assert frechet_distance(*gaussian(x), *gaussian(y)).item() == pytest.approx(expected.item(), rel=1e-12)
+
+
+def test_streaming_equals_one_shot_and_torch_fidelity(pairs):
+    images, reconstruction = pairs
+    metric = FrechetDistance(Pixels())
+    for batch in range(0, 50, 7):
+        metric.update(images[batch : batch + 7], reconstruction[batch : batch + 7])
+    features = [Pixels()(side) for side in pairs]
+    assert metric.compute().dtype == torch.float64
+    assert metric.compute().item() == pytest.approx(
+        frechet_distance(*gaussian(features[0]), *gaussian(features[1])).item(), rel=1e-10
+    )
+    theirs = fid_statistics_to_metric(*(fid_features_to_statistics(f.double()) for f in features), verbose=False)
+    assert metric.compute().item() == pytest.approx(theirs["frechet_inception_distance"], rel=1e-8)
+
+
+def test_ranks_add_up(pairs):
+    whole, first, second = (FrechetDistance(Pixels()) for _ in range(3))
+    whole.update(*pairs)
+    first.update(*(side[:31] for side in pairs))
+    second.update(*(side[31:] for side in pairs))
+    first.merge_state(second)
+    assert first.compute().item() == pytest.approx(whole.compute().item(), rel=1e-12)
+
+
+def test_large_means_lose_no_digits():
+    class Shifted(Pixels):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images) + 1000
+
+    images = torch.randint(256, (64, 3, 4, 4), dtype=torch.uint8)
+    metric = FrechetDistance(Shifted())
+    metric.update(images, images.flip(0) // 2)
+    shifted = [Shifted()(side) for side in (images, images.flip(0) // 2)]
+    expected = frechet_distance(*gaussian(shifted[0]), *gaussian(shifted[1]))
+    assert metric.compute().item() == pytest.approx(expected.item(), rel=1e-7)
+
+
+def test_a_set_is_at_no_distance_from_itself(pairs):
+    for dim in (12, 48):  # regular, and nearly as many features as images
+        metric = FrechetDistance(Pixels(dim))
+        metric.update(pairs[0], pairs[0].flip(0))
+        assert abs(metric.compute().item()) < 1e-10
+
+
+def test_state_does_not_grow_with_images(pairs):
+    metric = FrechetDistance(Pixels())
+    sizes = []
+    for _ in range(2):
+        metric.update(*pairs)
+        sizes.append(sum(state.numel() for state in metric.metric_state.values()))
+    assert sizes == [2 * (12 * 12 + 12) + 1] * 2
+
+
+def test_one_image_is_too_few(pairs):
+    metric = FrechetDistance(Pixels())
+    metric.update(pairs[0][:1], pairs[1][:1])
+    with pytest.raises(ValueError, match="at least 2 images, not 1"):
+        metric.compute()
+
+
+def test_only_inception_makes_an_fid():
+    assert FrechetDistance(Pixels()).name == "frechet_pixels"
+
+
+def test_autocast_does_not_reach_the_network(pairs):
+    class Projected(Pixels):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images) @ torch.eye(self.dim)
+
+    plain, autocast = FrechetDistance(Projected()), FrechetDistance(Projected())
+    plain.update(*pairs)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        autocast.update(*pairs)
+    assert torch.equal(plain.products, autocast.products)

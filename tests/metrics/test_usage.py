@@ -1,0 +1,73 @@
+import pytest
+import torch
+
+from vistok.metrics import CodebookUsage
+
+
+def test_a_histogram_worked_by_hand():
+    usage = CodebookUsage([4])
+    usage.update(torch.tensor([0, 0, 0, 0, 1, 1, 2, 2]).view(1, 1, 2, 4))
+    values = usage.compute()
+    assert values.keys() == {"usage", "perplexity", "tokens"}
+    assert values["usage"] == 3 / 4
+    # entropy of (1/2, 1/4, 1/4) is 1.5 bits
+    assert values["perplexity"].item() == pytest.approx(2**1.5, rel=1e-12)
+    assert values["tokens"] == 8
+    assert [counts.tolist() for counts in usage.counts] == [[4, 2, 2, 0]]
+
+
+def test_uniform_use_is_full_perplexity_and_one_codeword_is_one():
+    usage = CodebookUsage([64])
+    usage.update(torch.arange(64).repeat(3).view(3, 1, 8, 8))
+    assert usage.compute()["perplexity"].item() == pytest.approx(64, rel=1e-12)
+    assert usage.compute()["usage"] == 1
+    usage.reset()
+    usage.update(torch.full((2, 1, 1, 32), 5))
+    assert usage.compute()["perplexity"] == 1
+    assert usage.compute()["usage"] == 1 / 64
+
+
+def test_each_codebook_is_counted_in_its_own_size():
+    usage = CodebookUsage([2, 5])
+    codes = torch.stack([torch.tensor([[0, 0], [0, 1]]), torch.tensor([[4, 4], [3, 3]])])[None]
+    usage.update(codes)
+    values = usage.compute()
+    assert values.keys() == {"usage_0", "perplexity_0", "usage_1", "perplexity_1", "tokens"}
+    assert [counts.tolist() for counts in usage.counts] == [[3, 1], [0, 0, 0, 2, 2]]
+    assert (values["usage_0"], values["usage_1"]) == (1, 2 / 5)
+    assert values["perplexity_1"].item() == pytest.approx(2, rel=1e-12)
+    assert values["tokens"] == 4
+
+
+def test_updates_and_ranks_add_up():
+    codes = torch.randint(16, (6, 2, 1, 9))  # 1-D tokens
+    whole, first, second = (CodebookUsage([16, 16]) for _ in range(3))
+    whole.update(codes)
+    first.update(codes[:2])
+    second.update(codes[2:3])
+    second.update(codes[3:])
+    first.merge_state(second)
+    assert torch.equal(first.hits, whole.hits)
+    assert first.compute() == whole.compute()
+
+
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
+def test_nothing_seen_is_zero():
+    assert {name: value.item() for name, value in CodebookUsage([8]).compute().items()} == {
+        "usage": 0,
+        "perplexity": 0,
+        "tokens": 0,
+    }
+
+
+def test_counts_go_on_beyond_float32():
+    usage = CodebookUsage([2])
+    usage.update(torch.zeros(1, 1, 1, 1, dtype=torch.int64))
+    usage.hits += 2**40
+    usage.update(torch.zeros(1, 1, 1, 1, dtype=torch.int64))
+    assert usage.counts[0].tolist() == [2**40 + 2, 2**40]
+
+
+def test_codes_of_another_number_of_codebooks_are_refused():
+    with pytest.raises(ValueError, match="codes of 1 codebooks, but there are 2"):
+        CodebookUsage([4, 4]).update(torch.zeros(1, 1, 2, 2, dtype=torch.int64))

@@ -1,0 +1,72 @@
+"""The tokenizer: its maps between pixels, latents and codes."""
+
+import pytest
+import torch
+from torch import nn
+
+from vistok import PixelMap, Tokenizer
+from vistok.backbones import CNNDecoder, CNNEncoder
+from vistok.quantizers import VectorQuantizer
+
+SIZE = {"channels": 8, "multipliers": (1, 2), "num_blocks": 1, "attention": (), "dim": 16}
+
+
+@pytest.mark.parametrize("height, width", [(32, 32), (16, 40), (8, 4)])
+def test_codes_are_the_whole_image(make_tokenizer, height, width):
+    tokenizer = make_tokenizer().eval()
+    images = torch.rand(2, 3, height, width) * 2 - 1
+    codes = tokenizer.tokenize(images)
+    assert codes.shape == (2, 1, height // 4, width // 4)
+    reconstruction, quantized = tokenizer(images)
+    assert torch.equal(codes, quantized.codes)
+    torch.testing.assert_close(tokenizer.detokenize(codes), reconstruction.clamp(-1, 1), rtol=0, atol=1e-4)
+
+
+def test_detokenize_clamps_and_decode_does_not(make_tokenizer):
+    tokenizer = make_tokenizer().eval()
+    nn.init.constant_(tokenizer.decoder.conv_out.bias, 5.0)
+    codes = torch.zeros(1, 1, 2, 2, dtype=torch.int64)
+    assert tokenizer.detokenize(codes).max() == 1
+    assert tokenizer.decode(tokenizer.quantizer.lookup(codes)).max() > 1
+
+
+@pytest.mark.parametrize("cosine", [False, True])
+def test_fold_shares_the_networks_and_keeps_the_codes(make_tokenizer, cosine):
+    tokenizer = make_tokenizer(cosine=cosine).eval()
+    folded = tokenizer.fold()
+    images = torch.rand(2, 3, 16, 16) * 2 - 1
+    assert folded is not tokenizer and folded.encoder is tokenizer.encoder and not folded.training
+    assert torch.equal(folded.tokenize(images), tokenizer.tokenize(images))
+    assert torch.equal(folded(images).reconstruction, tokenizer(images).reconstruction)
+
+
+def test_pixel_map():
+    """A network of [0, 1] sees the images there, and its output comes back to [-1, 1]."""
+    tokenizer = Tokenizer(CNNEncoder(**SIZE), VectorQuantizer(8, 16), CNNDecoder(**SIZE), pixels=PixelMap(0.5, 0.5))
+    seen = []
+    tokenizer.encoder.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
+    images = torch.tensor([-1.0, 0.0, 1.0, 1.0]).reshape(1, 1, 2, 2).expand(2, 3, 2, 2)
+    tokenizer.encode(images)
+    assert seen[0][0, 0].flatten().tolist() == [0.0, 0.5, 1.0, 1.0]
+    latent = torch.randn(2, 16, 2, 2)
+    torch.testing.assert_close(tokenizer.decode(latent), tokenizer.decoder(latent) * 2 - 1)
+
+
+def test_a_size_that_the_factor_does_not_divide(make_tokenizer):
+    with pytest.raises(ValueError, match="image size 30x32 is not a multiple of the tokenizer's factor 4"):
+        make_tokenizer().tokenize(torch.zeros(1, 3, 30, 32))
+
+
+@pytest.mark.parametrize("maps, message", [
+    ((None, nn.Conv2d(8, 16, 1)), "encoder.dim is 16 but quantizer.dim is 8: to_latent must map"),
+    ((nn.Conv2d(16, 8, 1), None), "quantizer.dim is 8 but decoder.dim is 16: from_latent must map"),
+    ((nn.Conv2d(12, 8, 1), nn.Conv2d(8, 16, 1)), "to_latent maps 12 to 8 channels, but encoder.dim is 16"),
+])  # fmt: skip
+def test_widths_that_disagree(maps, message):
+    with pytest.raises(ValueError, match=message):
+        Tokenizer(CNNEncoder(**SIZE), VectorQuantizer(8, 8), CNNDecoder(**SIZE), *maps)
+
+
+def test_factors_that_disagree():
+    with pytest.raises(ValueError, match="the encoder shrinks by 2, but the decoder enlarges by 4"):
+        Tokenizer(CNNEncoder(**SIZE), VectorQuantizer(8, 16), CNNDecoder(**SIZE | {"multipliers": (1, 1, 1)}))

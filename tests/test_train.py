@@ -1,0 +1,215 @@
+"""``train.py``: a run from beginning to end, what it leaves, and how it refuses."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from PIL import Image
+
+import vistok
+from vistok import cli
+from vistok.data import sample
+
+ROOT = Path(__file__).parent.parent
+
+
+def python(*words, cwd, **environment):
+    """Run a script of the repository in another folder."""
+    return subprocess.run(
+        [sys.executable, *map(str, words)],
+        cwd=cwd,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "tokenizers"), **environment},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_what_a_run_leaves(trained):
+    assert {path.name for path in trained.iterdir()} == {
+        "checkpoints",
+        "codebook.png",
+        "config.yaml",
+        "metrics.csv",
+        "metrics.json",
+        "reconstructions.png",
+        "tokenizer",
+    }
+    with Image.open(trained / "reconstructions.png") as grid:
+        assert grid.width > 8 * 128 and grid.height > 2 * 128
+    report = json.loads((trained / "metrics.json").read_text())
+    assert report["updates"] == 2 and 0 < report["metrics"]["psnr"] < report["metrics"]["psnr_block_mean"]
+    assert report["metrics"]["tokens"] == report["metrics"]["images"] * 16  # 4 x 4 codes of each
+    rows = list(csv.DictReader((trained / "metrics.csv").open()))
+    assert [row["updates"] for row in rows if row["train/l1"]] == ["1.0", "2.0"]
+    assert rows[-1]["val/psnr"] and "run_dir: " + str(trained) in (trained / "config.yaml").read_text()
+
+
+def test_the_exported_tokenizer_is_the_trained_one(trained):
+    checkpoint = torch.load(trained / "checkpoints" / "last.ckpt", weights_only=True)
+    _, lit = cli.build(OmegaConf.load(trained / "config.yaml"))
+    lit.load_state_dict(checkpoint["state_dict"], strict=False)
+    images = torch.rand(2, 3, 32, 48) * 2 - 1
+    loaded, original = vistok.load(trained / "tokenizer"), lit.evaluated.eval()
+    codes = original.tokenize(images)
+    assert torch.equal(loaded.tokenize(images), codes)
+    assert torch.equal(loaded.detokenize(codes), original.detokenize(codes))
+
+
+@pytest.mark.parametrize("overrides", [[], ["ema_decay=0.9", "quantizer=vq_ema", "accumulate=2"]])
+def test_a_resumed_run_ends_as_one_without_a_break(train, tmp_path, overrides):
+    overrides = [*overrides, "schedule.decay=constant"]
+    whole = train(tmp_path / "whole", *overrides, "updates=4")
+    part = train(tmp_path / "part", *overrides, "updates=2")
+    train(part, *overrides, "updates=4", f"ckpt={part}/checkpoints/last.ckpt")
+    states = [torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (whole, part)]
+    assert states[0]["updates"] == states[1]["updates"] == 4
+    for name, tensor in states[0]["state_dict"].items():
+        assert torch.equal(states[1]["state_dict"][name], tensor), name
+    images = torch.rand(1, 3, 32, 32) * 2 - 1
+    assert torch.equal(vistok.load(whole).tokenize(images), vistok.load(part).tokenize(images))
+    assert (part / "metrics.csv").is_file() and (part / "metrics_1.csv").is_file()  # nothing is lost
+
+
+@pytest.mark.parametrize("overrides, message", [
+    (["data=folder"], r"missing on the command line: data.root=..."),
+    (["data=folder", "data.root=/nowhere"], "data.root=/nowhere is not a folder"),
+    (["image_size=30"], "image_size=30 is not a multiple of the tokenizer's factor 8"),
+    (["loss.weights.l1=null", "+loss.weights.l2=1"], "without a term"),
+    (["debug=false"], "weights=random trains on meaningless losses"),
+    (["trainer.precision=16-mixed"], "trainer.precision=16-mixed is not supported"),
+    (["updates=0"], "updates must be at least 1, not 0"),
+    (["backbone.decoder.dim=64"], "from_latent maps"),
+    (["tokenizer.to_latent=null"], "to_latent must map one to the other"),
+    (["ckpt=nothing.ckpt"], "ckpt=nothing.ckpt is not a file"),
+])  # fmt: skip
+def test_what_makes_no_sense_is_refused_before_work(train, tmp_path, overrides, message):
+    with pytest.raises(Exception) as refused:
+        train(tmp_path / "run", *overrides)
+    assert re.search(message, str(cli._cause(refused.value)))
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_folder_is_never_overwritten(train, trained):
+    before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
+    with pytest.raises(ValueError, match="exists already and is not overwritten"):
+        train(trained)
+    assert before == {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
+
+
+def test_a_checkpoint_that_does_not_fit_names_keys_and_shapes(train, trained, tmp_path):
+    checkpoint = f"ckpt={trained}/checkpoints/last.ckpt"
+    with pytest.raises(ValueError) as refused:
+        train(tmp_path / "run", checkpoint, "updates=4", "quantizer.codebook_size=8", "loss=l1")
+    text = str(refused.value)
+    assert re.search(r"tokenizer.quantizer.table: \(16, 4\) in the checkpoint, \(8, 4\) here", text)
+    assert "adversary.discriminator.layers.0.weight: only in the checkpoint" in text
+    with pytest.raises(ValueError, match="has made all of its updates: 2"):
+        train(tmp_path / "run", checkpoint)
+
+
+def test_the_command_line(tmp_path):
+    """In a folder of its own: messages instead of tracebacks, and runs that never share a folder."""
+    tiny = ["trainer=debug", "backbone.encoder.channels=8", "image_size=32", "quantizer.codebook_size=16"]
+    refused = python(ROOT / "train.py", "data=folder", "data.root=nowhere", cwd=tmp_path)
+    assert refused.returncode == 1 and "error: data.root=nowhere is not a folder" in refused.stderr
+    assert "Traceback" not in refused.stderr and not list(tmp_path.iterdir())
+
+    done = python(ROOT / "train.py", *tiny, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "psnr block mean" in done.stdout and "python eval.py tokenizer=runs/sample/" in done.stdout
+    (run,) = (tmp_path / "runs" / "sample").iterdir()
+    assert (run / "tokenizer" / "model.safetensors").is_file()
+    assert {path.name for path in tmp_path.iterdir()} == {"runs"}
+
+    scored = python(ROOT / "eval.py", f"tokenizer={run}/tokenizer", "data=sample", "image_size=32", cwd=tmp_path)
+    assert scored.returncode == 0, scored.stderr
+    (report,) = (tmp_path / "evaluations").glob("*.json")
+    assert json.loads(report.read_text())["metrics"]["bits_per_image"] == 16 * 4
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
+    words = ["trainer=debug", "backbone.encoder.channels=8", "image_size=32", "updates=2000", "val_every=2000"]
+    run = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "train.py"), *words, f"run_dir={run}", "log_every=1"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT / "tokenizers"), "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith("update 5/"):
+            process.send_signal(signal.SIGINT)
+            break
+    rest, _ = process.communicate(timeout=120)
+    assert process.returncode == cli.INTERRUPTED, "".join(lines) + rest
+    assert f"ckpt={run}/checkpoints/last.ckpt" in rest and "Traceback" not in rest
+    saved = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert 5 <= saved["updates"] < 2000
+    command = re.search(r"python train.py (.*)", rest)[1].split()
+    command = [word for word in command if not word.startswith("updates=")]
+    resumed = python(ROOT / "train.py", *command, f"updates={saved['updates'] + 2}", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert json.loads((run / "metrics.json").read_text())["updates"] == saved["updates"] + 2
+
+
+@pytest.mark.slow
+def test_two_processes_share_one_run_folder(tmp_path):
+    """Under torchrun on the CPU: the ranks agree on a folder, and on the weights they end with."""
+    done = python(
+        *("-m", "torch.distributed.run", "--nproc-per-node=2", ROOT / "train.py", "trainer=ddp"),
+        *("trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true", "updates=3", "schedule.warmup=0"),
+        *("adversarial_start=1", "image_size=32", "batch_size=2", "backbone.encoder.channels=8", "val_every=3"),
+        *("log_every=1", "quantizer=vq_ema"),
+        cwd=tmp_path,
+        OMP_NUM_THREADS="1",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    (run,) = (tmp_path / "runs" / "sample").iterdir()
+    metrics = json.loads((run / "metrics.json").read_text())["metrics"]
+    assert metrics["images"] == len(sample(32, batch_size=1).val)
+    assert metrics["tokens"] == metrics["images"] * 16
+
+
+def test_tensorboard_gets_pictures(train, tmp_path):
+    pytest.importorskip("tensorboard")
+    run = train(tmp_path / "run", "logger=tensorboard")
+    (events,) = (run / "tensorboard").glob("events.*")
+    content = events.read_bytes()
+    assert b"reconstructions" in content and b"codebook" in content and b"val/psnr" in content
+
+
+@pytest.mark.slow
+def test_wandb_offline_gets_pictures_and_histograms(tmp_path):
+    words = ["trainer=debug", "backbone.encoder.channels=8", "image_size=32", "logger=wandb", "logger.offline=true"]
+    done = python(ROOT / "train.py", *words, "run_dir=run", cwd=tmp_path, WANDB_SILENT="true", HOME=str(tmp_path))
+    assert done.returncode == 0, done.stdout + done.stderr
+    (offline,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
+    pictures = {path.name.split("_")[0] for path in (offline / "files" / "media" / "images").iterdir()}
+    assert pictures == {"reconstructions", "codebook"}
+    assert b"log10_counts" in next(offline.glob("*.wandb")).read_bytes()
+
+
+def test_time_limit_ends_a_run_properly(train, tmp_path, capsys):
+    run = train(tmp_path / "run", "updates=100000", "val_every=100000", "trainer.max_time=00:00:00:01")
+    report = json.loads((run / "metrics.json").read_text())
+    assert 0 < report["updates"] < 100000 and "psnr" in report["metrics"]
+    assert "stopped after" in capsys.readouterr().out
+
+
+def test_help_lists_the_groups(tmp_path):
+    shown = python(ROOT / "train.py", "--help", cwd=tmp_path)
+    assert shown.returncode == 0 and "quantizer: vq, vq_cosine, vq_ema" in shown.stdout

@@ -1,0 +1,193 @@
+"""The training step: what it optimizes, and when."""
+
+from functools import partial
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from vistok.data import sample
+from vistok.losses import Adversary, PatchGAN
+from vistok.schedules import Schedule
+from vistok.training import LitTokenizer, weighted_sum
+
+WEIGHTS = {"l1": 1.0, "commitment": 0.25, "codebook": 1.0}
+GAN_WEIGHTS = WEIGHTS | {"adversarial": 0.1, "discriminator": 1.0}
+
+
+def lit(make_tokenizer, weights=WEIGHTS, updates=2, optimizer=None, **arguments):
+    head = {"ema_decay": 0.9} if "codebook" not in weights else {}
+    return LitTokenizer(
+        make_tokenizer(**head),
+        {"l1": nn.L1Loss()},
+        weights,
+        optimizer or partial(torch.optim.Adam, lr=1e-3),
+        Schedule(updates),
+        **arguments,
+    )
+
+
+def adversary(**arguments):
+    torch.manual_seed(0)
+    return Adversary(PatchGAN(channels=4, num_layers=1), **arguments)
+
+
+def fit(module, batch_size=4, **arguments):
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=-1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        limit_val_batches=0,
+        log_every_n_steps=1,
+        **arguments,
+    )
+    trainer.fit(module, datamodule=sample(image_size=32, batch_size=batch_size))
+    return trainer
+
+
+def changed(module, action):
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    action()
+    return {name for name, tensor in module.state_dict().items() if not torch.equal(tensor, before[name])}
+
+
+def test_weighted_sum():
+    terms = {"a": torch.tensor(2.0), "b": torch.tensor(float("nan")), "c": torch.tensor(3.0)}
+    assert weighted_sum(terms, {"a": 0.5, "b": 0.0, "c": 1.0}, {"c": torch.tensor(10.0)}) == 31
+    with pytest.raises(KeyError):
+        weighted_sum(terms, {"a": 1.0})
+
+
+@pytest.mark.parametrize("weights, message", [
+    ({"l1": 1.0, "commitment": 0.25}, r"without a weight: \['codebook'\]; without a term: none"),
+    (WEIGHTS | {"lpips": 1.0}, r"without a weight: none; without a term: \['lpips'\]"),
+])  # fmt: skip
+def test_terms_and_weights_must_match(make_tokenizer, weights, message):
+    with pytest.raises(ValueError, match=message):
+        LitTokenizer(make_tokenizer(), {"l1": nn.L1Loss()}, weights, torch.optim.Adam, Schedule(1))
+
+
+def test_it_stops_after_its_updates(make_tokenizer):
+    module = lit(make_tokenizer, updates=3)
+    fit(module)
+    assert module.updates == module.batches == 3
+
+
+def test_without_an_adversary_all_of_the_tokenizer_learns(make_tokenizer):
+    module = lit(make_tokenizer)
+    moved = changed(module.tokenizer, lambda: fit(module))
+    assert moved == set(module.tokenizer.state_dict())
+
+
+def test_the_adversary_waits_for_its_start(make_tokenizer):
+    module = lit(make_tokenizer, GAN_WEIGHTS, updates=2, adversary=adversary(start=2))
+    assert not changed(module.adversary, lambda: fit(module))
+    module = lit(make_tokenizer, GAN_WEIGHTS, updates=3, adversary=adversary(start=2, adaptive=True))
+    trainer = None
+
+    def run():
+        nonlocal trainer
+        trainer = fit(module)
+
+    assert "discriminator.layers.0.weight" in changed(module.adversary, run)
+    assert {"train/adversarial", "train/discriminator", "train/adversarial_scale"} <= set(trainer.callback_metrics)
+
+
+def test_the_generators_pass_leaves_no_gradient_in_the_discriminator(make_tokenizer):
+    """With a weight of 0 the discriminator must stay as it is, however hard the generator pulls."""
+    weights = GAN_WEIGHTS | {"adversarial": 10.0, "discriminator": 0.0}
+    module = lit(make_tokenizer, weights, adversary=adversary(), optimizer=partial(torch.optim.SGD, lr=0.1))
+    moved = changed(module.adversary, lambda: fit(module))
+    assert not {name for name in moved if name.endswith((".weight", ".bias"))}
+
+
+def test_accumulating_two_batches_is_one_of_both(make_tokenizer):
+    whole = lit(make_tokenizer, updates=1, optimizer=partial(torch.optim.SGD, lr=0.1))
+    fit(whole, batch_size=8)
+    halves = lit(make_tokenizer, updates=1, accumulate=2, optimizer=partial(torch.optim.SGD, lr=0.1))
+    fit(halves, batch_size=4)
+    assert (halves.updates, halves.batches) == (1, 2)
+    for name, tensor in whole.tokenizer.state_dict().items():
+        torch.testing.assert_close(halves.tokenizer.state_dict()[name], tensor, rtol=1e-4, atol=1e-6)
+
+
+def test_accumulated_statistics_are_one_update_of_the_codebook(make_tokenizer):
+    weights = {"l1": 1.0, "commitment": 0.25}
+    whole, halves = lit(make_tokenizer, weights, updates=1), lit(make_tokenizer, weights, updates=1, accumulate=2)
+    fit(whole, batch_size=8)
+    fit(halves, batch_size=4)
+    torch.testing.assert_close(halves.tokenizer.quantizer.ema_counts, whole.tokenizer.quantizer.ema_counts)
+    torch.testing.assert_close(halves.tokenizer.quantizer.table, whole.tokenizer.quantizer.table)
+
+
+def test_clipping_bounds_the_step(make_tokenizer):
+    module = lit(make_tokenizer, updates=1, clip=1e-3, optimizer=partial(torch.optim.SGD, lr=1.0))
+    before = nn.utils.parameters_to_vector(module.tokenizer.parameters()).clone()
+    fit(module)
+    step = nn.utils.parameters_to_vector(module.tokenizer.parameters()) - before
+    assert step.norm().item() == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_the_schedule_counts_updates(make_tokenizer):
+    rates = []
+
+    class Recorder(torch.optim.SGD):
+        def step(self, closure=None):
+            rates.append(self.param_groups[0]["lr"])
+            return super().step(closure)
+
+    module = LitTokenizer(
+        make_tokenizer(),
+        {"l1": nn.L1Loss()},
+        WEIGHTS,
+        partial(Recorder, lr=1.0),
+        Schedule(4, decay="linear"),
+        accumulate=2,
+    )
+    fit(module)
+    assert rates == [1.0, 0.75, 0.5, 0.25]
+
+
+def test_averaged_weights_are_what_is_evaluated(make_tokenizer):
+    module = lit(make_tokenizer, updates=2, ema_decay=0.5)
+    first = module.tokenizer.encoder.conv_in.weight.detach().clone()
+    seen = []
+    module.average.register_forward_pre_hook(lambda *_: None)
+    update = module.average.update
+    module.average.update = lambda t: (seen.append(t.encoder.conv_in.weight.detach().clone()), update(t))
+    fit(module)
+    expected = 0.5 * (0.5 * first + 0.5 * seen[0]) + 0.5 * seen[1]
+    torch.testing.assert_close(module.evaluated.encoder.conv_in.weight, expected)
+
+
+def test_bfloat16_autocast_trains_with_finite_numbers(make_tokenizer):
+    module = lit(make_tokenizer, GAN_WEIGHTS, adversary=adversary(adaptive=True))
+    trainer = fit(module, precision="bf16-mixed")
+    assert all(torch.isfinite(value) for value in trainer.callback_metrics.values())
+    assert all(torch.isfinite(parameter).all() for parameter in module.parameters())
+
+
+def test_frozen_losses_are_not_saved(make_tokenizer):
+    class Frozen(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.network = nn.Linear(3, 3).requires_grad_(False)
+
+        def forward(self, reconstruction, images):
+            return (reconstruction - images).abs().mean()
+
+    class Learned(Frozen):
+        def __init__(self):
+            super().__init__()
+            self.network.requires_grad_(True)
+
+    losses = {"frozen": Frozen(), "learned": Learned()}
+    weights = {"frozen": 1.0, "learned": 1.0, "commitment": 1.0, "codebook": 1.0}
+    module = LitTokenizer(make_tokenizer(), losses, weights, torch.optim.Adam, Schedule(1))
+    groups = {key.rsplit(".", 2)[0] for key in module.saved(module.state_dict()) if key.startswith("image_losses.")}
+    assert groups == {"image_losses.learned"}
