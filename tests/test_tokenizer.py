@@ -22,6 +22,14 @@ def test_codes_are_the_whole_image(make_tokenizer, height, width):
     torch.testing.assert_close(tokenizer.detokenize(codes), reconstruction.clamp(-1, 1), rtol=0, atol=1e-4)
 
 
+def test_patches():
+    size = SIZE | {"patch": 4}
+    tokenizer = Tokenizer(CNNEncoder(**size), VectorQuantizer(8, 16), CNNDecoder(**size)).eval()
+    images = torch.rand(1, 3, 16, 24) * 2 - 1
+    assert tokenizer.factor == 8 and tokenizer.tokenize(images).shape == (1, 1, 2, 3)
+    assert tokenizer(images).reconstruction.shape == images.shape
+
+
 def test_detokenize_clamps_and_decode_does_not(make_tokenizer):
     tokenizer = make_tokenizer().eval()
     nn.init.constant_(tokenizer.decoder.conv_out.bias, 5.0)

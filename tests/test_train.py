@@ -87,7 +87,7 @@ def test_a_resumed_run_ends_as_one_without_a_break(train, tmp_path, overrides):
     (["debug=false"], "weights=random trains on meaningless losses"),
     (["trainer.precision=16-mixed"], "trainer.precision=16-mixed is not supported"),
     (["updates=0"], "updates must be at least 1, not 0"),
-    (["backbone.decoder.dim=64"], "from_latent maps"),
+    (["tokenizer.from_latent.out_channels=64"], "from_latent maps 4 to 64 channels"),
     (["tokenizer.to_latent=null"], "to_latent must map one to the other"),
     (["ckpt=nothing.ckpt"], "ckpt=nothing.ckpt is not a file"),
 ])  # fmt: skip
@@ -171,7 +171,13 @@ def test_two_processes_share_one_run_folder(tmp_path):
     """Under torchrun on the CPU: the ranks agree on a folder, and on the weights they end with."""
     done = python(
         *("-m", "torch.distributed.run", "--nproc-per-node=2", ROOT / "train.py", "trainer=ddp"),
-        *("trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true", "updates=3", "schedule.warmup=0"),
+        *(
+            "trainer.accelerator=cpu",
+            "trainer.devices=2",
+            "trainer.precision=32-true",
+            "updates=3",
+            "schedule.warmup=0",
+        ),
         *("adversarial_start=1", "image_size=32", "batch_size=2", "backbone.encoder.channels=8", "val_every=3"),
         *("log_every=1", "quantizer=vq_ema"),
         cwd=tmp_path,

@@ -6,6 +6,15 @@ from torch import nn
 from torch_fidelity import feature_extractor_inceptionv3 as fidelity
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """Networks of many small layers spend most of their time waiting for the other thread on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="session")
 def inception_weights(tmp_path_factory):
     """A state dict of torch-fidelity's Inception: initialised after He, so that a signal passes through all layers."""

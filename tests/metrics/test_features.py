@@ -1,3 +1,4 @@
+import shutil
 import sys
 import urllib.error
 from pathlib import Path
@@ -8,10 +9,11 @@ import pytest
 import safetensors.torch
 import timm
 import torch
-import torch_fidelity
 import torchvision
 from PIL import Image
 from torch import nn
+from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+from torch_fidelity.utils import create_feature_extractor
 
 from vistok.metrics import FrechetDistance, Inception, TimmFeatures, TorchvisionFeatures, features
 from vistok.weights import WeightsUnavailable
@@ -30,13 +32,6 @@ def resized_by_pillow(image: torch.Tensor, size: tuple[int, int]) -> torch.Tenso
     """One image (3, H, W) resized in Pillow's float mode, which rounds nothing."""
     channels = [Image.fromarray(channel.numpy().astype(np.float32)) for channel in image]
     return torch.stack([torch.from_numpy(np.array(c.resize(size[::-1], Image.Resampling.BICUBIC))) for c in channels])
-
-
-class TensorImages(torch.utils.data.TensorDataset):
-    """A data set whose items are images, not tuples of one."""
-
-    def __getitem__(self, index: int) -> torch.Tensor:
-        return super().__getitem__(index)[0]
 
 
 @pytest.fixture
@@ -178,21 +173,18 @@ def test_missing_timm_names_the_extra(monkeypatch):
         TimmFeatures("resnet18", "random")
 
 
-def test_inception_makes_torch_fidelitys_fid(inception_weights):
-    network = Inception(inception_weights)
-    images, reconstruction = pictures(6), pictures(6)
-    metric = FrechetDistance(network)
-    metric.update(images, reconstruction)
-    theirs = torch_fidelity.calculate_metrics(
-        input1=TensorImages(images),
-        input2=TensorImages(reconstruction),
-        fid=True,
+def test_inception_has_torch_fidelitys_features(inception_weights):
+    theirs = create_feature_extractor(
+        "inception-v3-compat",
+        [FeatureExtractorInceptionV3.get_default_feature_layer_for_metric("fid")],
         cuda=False,
-        cache=False,
-        verbose=False,
         feature_extractor_weights_path=str(inception_weights),
     )
-    assert metric.compute().item() == pytest.approx(theirs["frechet_inception_distance"], rel=1e-4)
+    images = pictures(3)
+    (expected,) = theirs(images)
+    actual = Inception(inception_weights)(images)
+    assert actual.std(0).mean() > 0.01  # not all alike
+    assert torch.equal(actual, expected)
 
 
 def test_only_the_official_inception_makes_an_fid(inception_weights, monkeypatch):
@@ -202,6 +194,17 @@ def test_only_the_official_inception_makes_an_fid(inception_weights, monkeypatch
     assert FrechetDistance(network).name == f"frechet_inception_{digest[:8]}"
     monkeypatch.setattr(features, "INCEPTION_SHA256", digest)
     assert FrechetDistance(Inception(inception_weights)).name == "rfid"
+
+
+def test_the_download_is_checked_and_official(inception_weights, monkeypatch, tmp_path):
+    def download(url: str, path: str, hash_prefix: str, **_) -> None:
+        assert features.INCEPTION_SHA256.startswith(hash_prefix)
+        shutil.copy(inception_weights, path)
+
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    network = Inception()
+    assert (network.name, FrechetDistance(network).name) == ("inception", "rfid")
 
 
 def test_inception_from_a_file_that_does_not_fit(tmp_path):

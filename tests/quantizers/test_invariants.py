@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from vistok.export import hub
 from vistok.kernels import nearest_code
 from vistok.quantizers import VectorQuantizer
 
@@ -10,6 +11,7 @@ HEADS = {
     "vq": lambda: VectorQuantizer(32, 8),
     "vq_cosine": lambda: VectorQuantizer(32, 8, cosine=True),
     "vq_ema": lambda: VectorQuantizer(32, 8, ema_decay=0.9),
+    "vq_restart": lambda: VectorQuantizer(32, 8, ema_decay=0.9, restart=0.1),
     "vq_entropy": lambda: VectorQuantizer(32, 8, cosine=True, entropy_temperature=0.1),
 }
 
@@ -105,7 +107,7 @@ def test_folding_keeps_codes_and_latents(head):
 
 
 def test_state_dict_round_trip(head):
-    other = type(head)(32, 8, head.cosine, head.ema_decay, head.entropy_temperature)
+    other = hub.build(hub.describe(head))
     other.load_state_dict(head.state_dict())
     z = torch.randn(2, 8, 4, 4)
     assert torch.equal(other(z).codes, head(z).codes)

@@ -5,7 +5,7 @@ import torch
 from einops import rearrange
 
 from vistok.quantizers import VectorQuantizer
-from vistok.quantizers.vq import smoothed
+from vistok.quantizers.vq import smoothed, split
 
 
 def with_table(table, **arguments):
@@ -38,6 +38,36 @@ def test_ema_update_by_hand():
 
 def test_smoothed_counts_by_hand():
     torch.testing.assert_close(smoothed(torch.tensor([0.0, 2.0]), 1.0), torch.tensor([0.5, 1.5]))
+
+
+def test_split_by_hand():
+    table = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0], [5.0, 5.0]])
+    counts = torch.tensor([8.0, 0.1, 4.0, 0.0])
+    table, counts = split(table, counts, dead=counts < 1)
+    # the first dead one joins the most popular, a hundredth of the way back; the second the next
+    torch.testing.assert_close(table, torch.tensor([[0.0, 0.0], [0.1, 0.0], [0.0, 10.0], [0.05, 9.95]]))
+    assert counts.tolist() == [4.0, 4.0, 2.0, 2.0]
+
+
+def test_split_with_more_dead_than_alive():
+    table, counts = torch.arange(5.0)[:, None], torch.tensor([0.0, 0.0, 6.0, 0.0, 0.0])
+    table, counts = split(table, counts, dead=counts < 1)
+    torch.testing.assert_close(table[:, 0], torch.tensor([1.98, 1.0, 2.0, 3.0, 4.0]))
+    assert counts.tolist() == [3.0, 0.0, 3.0, 0.0, 0.0]
+
+
+def test_restart_revives_a_collapsed_codebook():
+    torch.manual_seed(0)
+    data = torch.randn(1, 4, 64, 64)
+    used = {}
+    for restart in (None, 0.1):
+        head = VectorQuantizer(64, 4, ema_decay=0.9, restart=restart).train()
+        head.table.add_(10)  # all far away on one side: a few codewords win everything
+        head.ema_sums.copy_(head.table)
+        for _ in range(60):
+            head.update(head(data).stats)
+        used[restart] = len(head(data).codes.unique())
+    assert used[None] < 16 and used[0.1] == 64
 
 
 @pytest.mark.parametrize("group, commitment, codebook", [("taming_legacy", 1.0, 0.25), ("taming_fixed", 0.25, 1.0)])
@@ -130,6 +160,7 @@ def test_entropy_is_low_for_sure_and_even_choices():
 @pytest.mark.parametrize("arguments, message", [
     ({"codebook_size": 1}, "codebook_size must be at least 2, not 1"),
     ({"codebook_size": 8, "ema_decay": 1.5}, "ema_decay must be in"),
+    ({"codebook_size": 8, "restart": 0.1}, "restart=0.1 needs ema_decay"),
 ])  # fmt: skip
 def test_wrong_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):

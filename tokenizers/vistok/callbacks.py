@@ -147,7 +147,7 @@ class Pictures(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: dict[str, Tensor], batch: Tensor, index: int
     ) -> None:
         loader = trainer.val_dataloaders
-        total = len(loader.sampler)
+        total = min(len(loader.sampler), trainer.num_val_batches[0] * loader.batch_size)
         shown = {i * total // self.columns for i in range(min(self.columns, total))}
         first = index * loader.batch_size
         chosen = [i - first for i in sorted(shown) if first <= i < first + len(batch)]

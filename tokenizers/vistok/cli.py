@@ -260,13 +260,13 @@ def check_checkpoint(lit: "LitTokenizer", path: Path) -> None:
         raise ValueError(f"ckpt={path} has made all of its updates: {checkpoint['updates']}; raise updates= to go on")
     here = {key: tuple(value.shape) for key, value in lit.saved(lit.state_dict()).items()}
     there = {key: tuple(value.shape) for key, value in checkpoint["state_dict"].items()}
-    differences = [f"  {key}: only in the config's model, {here[key]}" for key in here if key not in there]
-    differences += [f"  {key}: only in the checkpoint, {there[key]}" for key in there if key not in here]
-    differences += [
+    differences = [
         f"  {key}: {there[key]} in the checkpoint, {here[key]} here"
         for key in here
         if key in there and here[key] != there[key]
     ]
+    differences += [f"  {key}: only in the config's model, {here[key]}" for key in here if key not in there]
+    differences += [f"  {key}: only in the checkpoint, {there[key]}" for key in there if key not in here]
     if differences:
         more = f"\n  and {len(differences) - 10} more" if len(differences) > 10 else ""
         raise ValueError(f"ckpt={path} does not fit the config:\n" + "\n".join(differences[:10]) + more)
@@ -355,7 +355,7 @@ def _close_run(
     console.print(
         f"\n[bold]pictures[/]  {run / 'reconstructions.png'}\n          {run / 'codebook.png'}\n\n"
         f"[bold]evaluate[/]  python eval.py tokenizer={exported} data=folder data.root=DIR\n"
-        f'[bold]load[/]      python -c "import vistok; print(vistok.load(\'{exported}\').factor)"',
+        f"[bold]load[/]      python -c \"import vistok; print(vistok.load('{exported}').factor)\"",
         highlight=False,
         soft_wrap=True,
     )

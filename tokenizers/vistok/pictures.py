@@ -22,9 +22,7 @@ def reconstruction_grid(images: Tensor, reconstructions: Tensor, caption: str) -
     n, _, height, width = images.shape
     factor = max(1, CELL // width)
     cell_width, cell_height = width * factor, height * factor
-    canvas = Image.new(
-        "RGB", (n * (cell_width + GAP) + GAP, 2 * (CAPTION + cell_height + GAP)), color=(255, 255, 255)
-    )
+    canvas = Image.new("RGB", (n * (cell_width + GAP) + GAP, 2 * (CAPTION + cell_height + GAP)), color=(255, 255, 255))
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=16)
     for row, (text, pictures) in enumerate((("originals", images), (caption, reconstructions))):
         top = row * (CAPTION + cell_height + GAP)

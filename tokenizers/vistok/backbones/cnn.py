@@ -23,6 +23,8 @@ class CNNEncoder(nn.Module):
             f16 model puts it where a 256-pixel image is 16 wide: level 4.
         dim: Channels of the latent.
         in_channels: Channels of the image.
+        patch: Side of the square of pixels that the first convolution sees as one position. 1 is VQGAN; more skips
+            the levels of high resolution, where most of the time goes.
     """
 
     def __init__(
@@ -33,15 +35,16 @@ class CNNEncoder(nn.Module):
         attention: Sequence[int] = (4,),
         dim: int = 256,
         in_channels: int = 3,
+        patch: int = 1,
     ):
         super().__init__()
         self.channels, self.multipliers, self.num_blocks = channels, tuple(multipliers), num_blocks
         self.attention, self.dim, self.in_channels = _levels(attention, multipliers), dim, in_channels
-        self.factor = 2 ** (len(multipliers) - 1)
+        self.patch, self.factor = patch, patch * 2 ** (len(multipliers) - 1)
 
         widths = [channels * m for m in multipliers]
         last = len(widths) - 1
-        self.conv_in = nn.Conv2d(in_channels, channels, 3, padding=1)
+        self.conv_in = nn.Conv2d(in_channels * patch**2, channels, 3, padding=1)
         self.levels = nn.ModuleList(
             Level(before, width, num_blocks, i in self.attention, Downsample(width) if i < last else nn.Identity())
             for i, (before, width) in enumerate(zip([channels, *widths], widths, strict=False))
@@ -51,7 +54,7 @@ class CNNEncoder(nn.Module):
         self.conv_out = nn.Conv2d(widths[-1], dim, 3, padding=1)
 
     def forward(self, images: Tensor) -> Tensor:
-        h = self.conv_in(images)
+        h = self.conv_in(F.pixel_unshuffle(images, self.patch))
         for level in self.levels:
             h = level(h)
         return self.conv_out(F.silu(self.norm_out(self.mid(h))))
@@ -72,11 +75,12 @@ class CNNDecoder(nn.Module):
         attention: Sequence[int] = (4,),
         dim: int = 256,
         out_channels: int = 3,
+        patch: int = 1,
     ):
         super().__init__()
         self.channels, self.multipliers, self.num_blocks = channels, tuple(multipliers), num_blocks
         self.attention, self.dim, self.out_channels = _levels(attention, multipliers), dim, out_channels
-        self.factor = 2 ** (len(multipliers) - 1)
+        self.patch, self.factor = patch, patch * 2 ** (len(multipliers) - 1)
 
         widths = [channels * m for m in multipliers]
         last = len(widths) - 1
@@ -93,13 +97,13 @@ class CNNDecoder(nn.Module):
             for i in reversed(range(len(widths)))
         )
         self.norm_out = group_norm(channels * multipliers[0])
-        self.conv_out = nn.Conv2d(channels * multipliers[0], out_channels, 3, padding=1)
+        self.conv_out = nn.Conv2d(channels * multipliers[0], out_channels * patch**2, 3, padding=1)
 
     def forward(self, latent: Tensor) -> Tensor:
         h = self.mid(self.conv_in(latent))
         for level in self.levels:
             h = level(h)
-        return self.conv_out(F.silu(self.norm_out(h)))
+        return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(h))), self.patch)
 
     @property
     def last_layer(self) -> nn.Parameter:

@@ -21,9 +21,7 @@ class EndlessSampler(Sampler[tuple[int, int]]):
         start: Batches (of each rank) that are over already: resuming goes on after them.
     """
 
-    def __init__(
-        self, length: int, batch_size: int, seed: int = 0, rank: int = 0, world_size: int = 1, start: int = 0
-    ):
+    def __init__(self, length: int, batch_size: int, seed: int = 0, rank: int = 0, world_size: int = 1, start: int = 0):
         self.length, self.batch_size, self.seed = length, batch_size, seed
         self.rank, self.world_size, self.start = rank, world_size, start
 

@@ -208,7 +208,7 @@ def _width(network: FeatureNetwork) -> int:
 
 
 def _read(path: str | Path) -> dict[str, Tensor]:
-    """The state dict in a ``.safetensors`` file, or in a file of torch's, from which nothing but tensors is unpickled."""
+    """The state dict in a ``.safetensors`` file, or in one of torch's, from which nothing but tensors is unpickled."""
     try:
         if Path(path).suffix == ".safetensors":
             state = safetensors.torch.load_file(path)

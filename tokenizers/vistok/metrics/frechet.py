@@ -15,7 +15,7 @@ class FrechetDistance(Metric):
     the value is exact, but far above what more images would give.
 
     Args:
-        network: uint8 images (b, 3, H, W) to features (b, d), with ``name`` and ``dim``, as in ``vistok.metrics.features``.
+        network: uint8 images (b, 3, H, W) to features (b, d), with ``name`` and ``dim``; see ``features.py``.
     """
 
     full_state_update = False
@@ -42,9 +42,9 @@ class FrechetDistance(Metric):
         for side, pixels in enumerate((images, reconstruction)):
             with torch.autocast(pixels.device.type, enabled=False):
                 features = self.network(pixels).double()
-            # Not shifted by a first batch's mean, which would differ between ranks. Products of float32 values are exact
-            # in float64, so the covariance is off by 1e-15 of its largest entry with MobileNetV2's features (means of
-            # one deviation) and by 1e-9 where means are 10⁴ deviations: measured against long double.
+            # Not shifted by a first batch's mean, which would differ between ranks. Products of float32 values are
+            # exact in float64, so the covariance is off by 1e-15 of its largest entry with MobileNetV2's features
+            # (means of one deviation), by 1e-9 where means are 10⁴ deviations: measured against long double.
             self.totals[side] += features.sum(0)
             self.products[side].addmm_(features.T, features)
         self.count += len(images)

@@ -102,9 +102,7 @@ def entropy(z: Tensor, codebook: Tensor, temperature: float) -> Tensor:
     """
     vectors = rearrange(z, "b d h w -> (b h w) d")
     rows = max(1, 2**22 // len(codebook))
-    sums = [
-        checkpoint(_entropy_sums, part, codebook, temperature, use_reentrant=False) for part in vectors.split(rows)
-    ]
+    sums = [checkpoint(_entropy_sums, part, codebook, temperature, use_reentrant=False) for part in vectors.split(rows)]
     mean_entropy = sum(own for own, _ in sums) / len(vectors)
     mean = sum(total for _, total in sums) / len(vectors)
     return mean_entropy + (mean * (mean + 1e-5).log()).sum()
