@@ -3,10 +3,10 @@
 import contextlib
 import io
 import warnings
-from typing_extensions import Self
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from vistok.weights import downloading
 
