@@ -9,7 +9,8 @@ from PIL import Image
 
 from vistok.data import folder, sample
 from vistok.data.sampler import EndlessSampler, StrideSampler
-from vistok.data.transforms import ADMCrop, CenterCrop, ResizeShortSide, to_float, to_uint8
+from vistok.data.transforms import ADMCrop, CenterCrop, ResizeShortSide, to_tensor
+from vistok.pixels import to_float
 
 
 def take(sampler, n):
@@ -45,7 +46,7 @@ def test_evaluation_sees_each_image_once(world_size):
 
 def test_grey_levels_survive():
     levels = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, 2)
-    pixels = to_uint8(Image.fromarray(levels))
+    pixels = to_tensor(Image.fromarray(levels))
     assert pixels.shape == (3, 16, 16) and torch.equal(pixels[0].flatten(), torch.arange(256, dtype=torch.uint8))
     floats = to_float(pixels)
     assert floats.min() == -1 and floats.max() == 1

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
 import vistok
-from vistok.metrics import ReconstructionMetrics, block_mean, psnr, to_uint8
+from vistok.metrics import ReconstructionMetrics, block_mean, psnr
+from vistok.pixels import to_uint8
 
 
 class Corners(nn.Module):

@@ -1,8 +1,9 @@
 """vistok: discrete visual tokenizers, any quantization head on any backbone."""
 
 from vistok.export.hub import load
+from vistok.pixels import PixelMap
 from vistok.quantizers.base import Quantized
-from vistok.tokenizer import PixelMap, Tokenizer
+from vistok.tokenizer import Tokenizer
 
 __all__ = ["PixelMap", "Quantized", "Tokenizer", "load"]
 __version__ = "0.1.0"

@@ -15,8 +15,9 @@ from rich.text import Text
 from torch import Tensor
 
 from vistok.distributed import sum_over_ranks
-from vistok.metrics import CodebookUsage, to_uint8
+from vistok.metrics import CodebookUsage
 from vistok.pictures import codebook_plot, reconstruction_grid
+from vistok.pixels import to_uint8
 
 
 class CodebookMonitor(pl.Callback):

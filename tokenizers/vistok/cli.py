@@ -134,8 +134,8 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     from rich.console import Console
     from rich.progress import track
 
-    from vistok.data.transforms import to_float
     from vistok.export.hub import load
+    from vistok.pixels import to_float
 
     console = Console()
     output = Path(config.output)

@@ -1,29 +1,12 @@
 """The tokenizer: encoder, quantization head and decoder, with the maps between them."""
 
-from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from vistok.pixels import PixelMap
 from vistok.quantizers.base import Context, Quantized, Quantizer
-
-
-@dataclass(frozen=True)
-class PixelMap:
-    """From images in [-1, 1] to the pixels a network was trained on, and back: ``pixels = scale * images + shift``.
-
-    ``PixelMap(0.5, 0.5)`` is for networks that work in [0, 1].
-    """
-
-    scale: float = 1.0
-    shift: float = 0.0
-
-    def into(self, images: Tensor) -> Tensor:
-        return images if self == PixelMap() else images * self.scale + self.shift
-
-    def out(self, pixels: Tensor) -> Tensor:
-        return pixels if self == PixelMap() else (pixels - self.shift) / self.scale
 
 
 class Autoencoded(NamedTuple):

@@ -10,7 +10,8 @@ from torch.optim import Optimizer
 from vistok.distributed import sum_over_ranks
 from vistok.ema import AveragedTokenizer
 from vistok.losses.adversarial import Adversary, adaptive_weight
-from vistok.metrics import ReconstructionMetrics, psnr, to_uint8
+from vistok.metrics import ReconstructionMetrics, psnr
+from vistok.pixels import to_uint8
 from vistok.schedules import Schedule
 from vistok.tokenizer import Tokenizer
 

@@ -8,7 +8,7 @@ from PIL import Image
 from torch import Tensor
 
 from vistok.data.module import ImageDataModule
-from vistok.data.transforms import ADMCrop, CenterCrop, Flip, RandomCrop, ResizeShortSide, Transform, to_uint8
+from vistok.data.transforms import ADMCrop, CenterCrop, Flip, RandomCrop, ResizeShortSide, Transform, to_tensor
 
 
 class ImageFiles:
@@ -38,7 +38,7 @@ class ImageFiles:
         rng = np.random.default_rng((self.seed, epoch, index))
         for transform in self.transforms:
             image = transform(image, rng)
-        return to_uint8(image)
+        return to_tensor(image)
 
     def names(self) -> list[str]:
         return self.files

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from vistok.data.sampler import EndlessSampler, StrideSampler
-from vistok.data.transforms import to_float
+from vistok.pixels import to_float
 
 
 class Images(Protocol):

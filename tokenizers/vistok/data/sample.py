@@ -5,7 +5,7 @@ from PIL import Image
 from torch import Tensor
 
 from vistok.data.module import ImageDataModule
-from vistok.data.transforms import ResizeShortSide, to_uint8
+from vistok.data.transforms import ResizeShortSide, to_tensor
 
 TRAIN = ("chelsea", "rocket", "hubble_deep_field", "motorcycle_left", "motorcycle_right", "retina", "ihc")
 HELD_OUT = ("coffee", "astronaut")
@@ -81,7 +81,7 @@ class RandomCrops:
         left, top = (rng.uniform(0, length - side) for length in image.size)
         box = (left, top, left + side, top + side)
         crop = image.resize((self.size, self.size), Image.Resampling.BICUBIC, box=box)
-        pixels = to_uint8(crop)
+        pixels = to_tensor(crop)
         return pixels.flip(-1) if rng.random() < 0.5 else pixels
 
     def names(self) -> list[str]:
@@ -100,7 +100,7 @@ class FixedCrops:
         self.crops, self._names = [], []
         rng = np.random.default_rng(0)  # resizing draws nothing from it
         for name in photos:
-            pixels = to_uint8(ResizeShortSide(max(SHORT_SIDE, size))(photo(name), rng))
+            pixels = to_tensor(ResizeShortSide(max(SHORT_SIDE, size))(photo(name), rng))
             for top in range(0, pixels.shape[1] - size + 1, max(1, size // 4)):
                 for left in range(0, pixels.shape[2] - size + 1, max(1, size // 4)):
                     self.crops.append(pixels[:, top : top + size, left : left + size].clone())

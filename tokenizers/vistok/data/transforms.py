@@ -78,11 +78,6 @@ class Flip:
         return ImageOps.mirror(image) if rng.random() < 0.5 else image
 
 
-def to_uint8(image: Image.Image) -> Tensor:
+def to_tensor(image: Image.Image) -> Tensor:
     """A Pillow image as (3, H, W) uint8."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()
-
-
-def to_float(images: Tensor) -> Tensor:
-    """(b, 3, H, W) uint8 to [-1, 1]: 0 is -1 and 255 is 1."""
-    return images.float() / 127.5 - 1

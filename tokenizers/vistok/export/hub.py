@@ -13,8 +13,9 @@ from safetensors import SafetensorError
 from torch import nn
 
 from vistok.backbones import CNNDecoder, CNNEncoder
+from vistok.pixels import PixelMap
 from vistok.quantizers import VectorQuantizer
-from vistok.tokenizer import PixelMap, Tokenizer
+from vistok.tokenizer import Tokenizer
 
 FORMAT = 1
 CONFIG, WEIGHTS = "config.json", "model.safetensors"

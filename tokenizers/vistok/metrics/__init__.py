@@ -2,7 +2,7 @@
 
 from vistok.metrics.features import Inception, TimmFeatures, TorchvisionFeatures
 from vistok.metrics.frechet import FrechetDistance, frechet_distance
-from vistok.metrics.reconstruction import ReconstructionMetrics, block_mean, psnr, to_uint8
+from vistok.metrics.reconstruction import ReconstructionMetrics, block_mean, psnr
 from vistok.metrics.usage import CodebookUsage
 
 __all__ = [
@@ -15,5 +15,4 @@ __all__ = [
     "block_mean",
     "frechet_distance",
     "psnr",
-    "to_uint8",
 ]

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torchmetrics import MeanMetric, Metric, SumMetric
 from torchmetrics.functional.image import structural_similarity_index_measure
 
-from vistok.data.transforms import to_float
 from vistok.metrics.frechet import FrechetDistance
 from vistok.metrics.usage import CodebookUsage
+from vistok.pixels import to_float, to_uint8
 
 SSIM_WINDOW = 11
 
@@ -104,11 +104,6 @@ class ReconstructionMetrics(nn.Module):
         for part in self.modules():
             if isinstance(part, Metric):
                 part.reset()
-
-
-def to_uint8(images: Tensor) -> Tensor:
-    """[-1, 1] to the nearest of 256 levels, clamped; the inverse of u / 127.5 - 1 for all of them."""
-    return ((images.float().clamp(-1, 1) + 1) * 127.5 + 0.5).floor().to(torch.uint8)
 
 
 def psnr(reconstruction: Tensor, images: Tensor, highest: float = 100.0) -> Tensor:
