@@ -65,7 +65,7 @@ def test_lpips_of_a_local_file(compose, trained, photos, tmp_path):
     from torchvision.models import squeezenet1_1
 
     torch.save(squeezenet1_1(weights=None).state_dict(), tmp_path / "weights.pt")
-    words = ["network=null", "lpips.net=squeeze", f"lpips.weights={tmp_path}/weights.pt", f"data.root={photos}"]
+    words = ["network=none", "lpips.net=squeeze", f"lpips.weights={tmp_path}/weights.pt", f"data.root={photos}"]
     report = evaluate(compose, trained, tmp_path, *words)
     assert report["metrics"]["lpips"] > 0 and not report["unavailable"]
 
@@ -77,7 +77,7 @@ def test_lpips_of_a_local_file(compose, trained, photos, tmp_path):
     ([], "ValueError", "missing on the command line: data.root=..."),
 ])  # fmt: skip
 def test_what_makes_no_sense_is_refused(compose, trained, tmp_path, overrides, error, message):
-    words = [f"tokenizer={trained}", f"output={tmp_path}/report.json", "lpips=null", "network=null", *overrides]
+    words = [f"tokenizer={trained}", f"output={tmp_path}/report.json", "lpips=null", "network=none", *overrides]
     with pytest.raises(Exception) as refused:
         cli.evaluate(compose("eval", *words))
     cause = cli._cause(refused.value)

@@ -5,7 +5,7 @@ import torch
 from einops import rearrange
 
 from vistok.quantizers import VectorQuantizer
-from vistok.quantizers.vq import smoothed, split
+from vistok.quantizers.vq import smoothed
 
 
 def with_table(table, **arguments):
@@ -40,20 +40,30 @@ def test_smoothed_counts_by_hand():
     torch.testing.assert_close(smoothed(torch.tensor([0.0, 2.0]), 1.0), torch.tensor([0.5, 1.5]))
 
 
-def test_split_by_hand():
-    table = torch.tensor([[0.0, 0.0], [10.0, 0.0], [0.0, 10.0], [5.0, 5.0]])
-    counts = torch.tensor([8.0, 0.1, 4.0, 0.0])
-    table, counts = split(table, counts, dead=counts < 1)
-    # the first dead one joins the most popular, a hundredth of the way back; the second the next
-    torch.testing.assert_close(table, torch.tensor([[0.0, 0.0], [0.1, 0.0], [0.0, 10.0], [0.05, 9.95]]))
-    assert counts.tolist() == [4.0, 4.0, 2.0, 2.0]
+def test_restart_by_hand():
+    head = with_table(torch.tensor([[0.0, 0.0], [4.0, 0.0]]), ema_decay=0.5, restart=0.5)
+    head.ema_counts.fill_(1.0)
+    head.ema_sums.copy_(head.table)
+    stats = {
+        "counts": torch.tensor([3.0, 0.0]),
+        "sums": torch.tensor([[3.0, 6.0], [0.0, 0.0]]),
+        "samples": torch.tensor([[7.0, 7.0], [9.0, 9.0]]),
+    }
+    head.update(stats)
+    # counts 2 and 0.5, even 1.25: below half of that, the second codeword moves onto its sample
+    assert head.ema_counts.tolist() == [2.0, 1.25]
+    torch.testing.assert_close(head.table, torch.tensor([[0.75, 1.5], [9.0, 9.0]]), rtol=1e-4, atol=0)
 
 
-def test_split_with_more_dead_than_alive():
-    table, counts = torch.arange(5.0)[:, None], torch.tensor([0.0, 0.0, 6.0, 0.0, 0.0])
-    table, counts = split(table, counts, dead=counts < 1)
-    torch.testing.assert_close(table[:, 0], torch.tensor([1.98, 1.0, 2.0, 3.0, 4.0]))
-    assert counts.tolist() == [3.0, 0.0, 3.0, 0.0, 0.0]
+def test_a_codebook_with_restarts_begins_as_a_sample_of_the_data():
+    torch.manual_seed(0)
+    head = VectorQuantizer(8, 4, ema_decay=0.9, restart=0.1).train()
+    z = torch.randn(1, 4, 16, 16) + 5
+    stats = head(z).stats
+    head.update(stats)
+    moved = stats["counts"] == 0
+    torch.testing.assert_close(head.table[moved], stats["samples"][moved], rtol=1e-3, atol=0)
+    assert moved.any() and all((z[0].flatten(1).T == row).all(1).any() for row in stats["samples"])
 
 
 def test_restart_revives_a_collapsed_codebook():

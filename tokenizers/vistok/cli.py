@@ -145,6 +145,8 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     data = instantiate(config.data)
     if data.image_size % tokenizer.factor:
         raise ValueError(f"image_size={data.image_size} is not a multiple of the tokenizer's factor {tokenizer.factor}")
+    if config.network and len(data.test) < 2:
+        raise ValueError("a Fréchet distance needs at least 2 images; network=none leaves it out")
     metrics, unavailable = _metrics(config, tokenizer)
     for name, reason in unavailable.items():
         console.print(f"[yellow]{name} is unavailable:[/] {reason}", highlight=False)
@@ -192,9 +194,10 @@ def _metrics(config: DictConfig, tokenizer: "Tokenizer") -> tuple["Reconstructio
 
     networks: dict[str, nn.Module | None] = {}
     unavailable = {}
-    for part, metric in (("lpips", "lpips"), ("network", "rfid")):
+    model = config.network.get("model") if config.network else None
+    for part, metric in (("lpips", "lpips"), ("network", f"frechet_{model}" if model else "rfid")):
         try:
-            networks[part] = instantiate(config[part])
+            networks[part] = instantiate(config[part]) if config[part] else None
         except InstantiationException as error:
             if not isinstance(_cause(error), WeightsUnavailable):
                 raise
@@ -310,10 +313,12 @@ def _open_run(config: DictConfig, run: Path, lit: "LitTokenizer", data: "ImageDa
     (run / "checkpoints").mkdir(parents=True, exist_ok=True)
     _set_aside(run / "metrics.csv")
     OmegaConf.save(config, run / "config.yaml", resolve=True)
-    parts = {"encoder": lit.tokenizer.encoder, "quantizer": lit.tokenizer.quantizer, "decoder": lit.tokenizer.decoder}
+    head = lit.tokenizer.quantizer
+    parts = {"encoder": lit.tokenizer.encoder, "quantizer": head, "decoder": lit.tokenizer.decoder}
     if lit.adversary:
         parts["adversary"] = lit.adversary
     sizes = ", ".join(f"{name} {sum(p.numel() for p in part.parameters()):,}" for name, part in parts.items())
+    codewords = " + ".join(f"{size:,}" for size in head.codebook_sizes)
     console = Console()
     console.print(f"[bold]run folder[/]  {run}", highlight=False, soft_wrap=True)
     console.print(
@@ -322,6 +327,12 @@ def _open_run(config: DictConfig, run: Path, lit: "LitTokenizer", data: "ImageDa
         soft_wrap=True,
     )
     console.print(f"[bold]parameters[/]  {sizes}", highlight=False, soft_wrap=True)
+    console.print(
+        f"[bold]codes[/]       {codewords} codewords of {head.dim} channels, one for each {lit.tokenizer.factor} x "
+        f"{lit.tokenizer.factor} pixels",
+        highlight=False,
+        soft_wrap=True,
+    )
     if lit.adversary and lit.adversary.start >= lit.schedule.updates:
         console.print(
             f"[yellow]the discriminator starts at update {lit.adversary.start:,}, after the run's last[/]",

@@ -43,9 +43,9 @@ class Tokenizer(nn.Module):
         if encoder.factor != decoder.factor:
             raise ValueError(f"the encoder shrinks by {encoder.factor}, but the decoder enlarges by {decoder.factor}")
         self.encoder = encoder
-        self.to_latent = to_latent or nn.Identity()
+        self.to_latent = nn.Identity() if to_latent is None else to_latent
         self.quantizer = quantizer
-        self.from_latent = from_latent or nn.Identity()
+        self.from_latent = nn.Identity() if from_latent is None else from_latent
         self.decoder = decoder
         self.pixels = pixels
 

@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from vistok.distributed import sum_over_ranks
+from vistok.distributed import from_rank_zero, sum_over_ranks
 from vistok.ema import AveragedTokenizer
 from vistok.losses.adversarial import Adversary, adaptive_weight
 from vistok.metrics import ReconstructionMetrics, psnr
@@ -156,11 +156,16 @@ class LitTokenizer(pl.LightningModule):
 
     def _gather(self, stats: dict[str, Tensor] | None) -> None:
         for name, value in (stats or {}).items():
-            self._stats[name] = self._stats[name] + value if name in self._stats else value
+            add = name in self._stats and name != "samples"
+            self._stats[name] = self._stats[name] + value if add else value
 
     def _finish_update(self) -> None:
         if self._stats:
-            self.tokenizer.quantizer.update({name: sum_over_ranks(value) for name, value in self._stats.items()})
+            merged = {
+                name: from_rank_zero(value) if name == "samples" else sum_over_ranks(value)
+                for name, value in self._stats.items()
+            }
+            self.tokenizer.quantizer.update(merged)
             self._stats = {}
         if self.average is not None:
             self.average.update(self.tokenizer)

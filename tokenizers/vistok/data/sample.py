@@ -17,7 +17,7 @@ def sample(
 ) -> ImageDataModule:
     """Crops of seven colour photos to train on, and of two others, coffee and astronaut, to validate on.
 
-    Training crops have random scale, place and mirroring. The held-out ones are fixed: both photos at a short side of
+    A training crop covers a quarter to all of its photo's short side, at a random place, half of them mirrored. The held-out ones are fixed: both photos at a short side of
     128 pixels (or ``image_size``, if that is more), cut every quarter of a crop.
 
     Args:
@@ -67,7 +67,9 @@ class RandomCrops:
     """
 
     def __init__(self, photos: tuple[str, ...], size: int, length: int, seed: int = 0):
-        self.photos = [photo(name) for name in photos]
+        full = [photo(name) for name in photos]
+        resize = ResizeShortSide(min(4 * size, *(min(image.size) for image in full)))
+        self.photos = [resize(image, np.random.default_rng(0)) for image in full]  # it draws nothing
         self.size, self.length, self.seed = size, length, seed
 
     def __len__(self) -> int:
@@ -77,7 +79,7 @@ class RandomCrops:
         rng = np.random.default_rng((self.seed, *key))
         image = self.photos[rng.integers(len(self.photos))]
         short = min(image.size)
-        side = min(short, self.size * float(np.exp(rng.uniform(0, np.log(4)))))  # pixels of the photo in the crop
+        side = short * 4 ** -rng.random()  # a quarter to all of the short side
         left, top = (rng.uniform(0, length - side) for length in image.size)
         box = (left, top, left + side, top + side)
         crop = image.resize((self.size, self.size), Image.Resampling.BICUBIC, box=box)

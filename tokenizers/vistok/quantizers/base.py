@@ -20,7 +20,7 @@ class Quantized(NamedTuple):
     codes: Tensor  # (b, k, h, w) int64
     losses: dict[str, Tensor]  # unweighted scalars, named as they are weighted and logged
     keep: Tensor | None = None  # (b, h, w) bool, positions that become tokens; None keeps all
-    stats: dict[str, Tensor] | None = None  # what update() needs: counts and sums, added over micro-batches and ranks
+    stats: dict[str, Tensor] | None = None  # what update() needs: counts, sums, samples; detached
 
 
 class Context(NamedTuple):
@@ -55,7 +55,7 @@ class Quantizer(nn.Module, ABC):
 
     @abstractmethod
     def update(self, stats: dict[str, Tensor]) -> None:
-        """Learn from statistics summed over one optimizer update and all ranks."""
+        """Learn from the statistics of one optimizer update: ``samples`` of rank 0, all else summed over ranks."""
 
     @abstractmethod
     def fold(self) -> "Quantizer":

@@ -19,8 +19,9 @@ class VectorQuantizer(Quantizer):
             normalised latent, as in LlamaGen.
         ema_decay: Learn the codebook as moving averages of the vectors that chose each codeword (VQ-VAE, appendix
             A.1) with this decay, instead of by gradient; there is then no ``codebook`` loss.
-        restart: With ``ema_decay``: a codeword chosen less than this share of an even count is dead, and moves next to
-            one that is chosen often (see ``split``). None leaves dead codewords where they are.
+        restart: With ``ema_decay``: a codeword whose moving count is below this share of an even count is dead, and
+            moves onto a random vector of the batch (as in RQ-VAE, arXiv:2203.01941, whose limit is a count of 1). All
+            are dead at first, so the codebook begins as a sample of the data. None leaves dead codewords alone.
         entropy_temperature: Adds the ``entropy`` loss at this temperature; None leaves it out.
     """
 
@@ -54,7 +55,7 @@ class VectorQuantizer(Quantizer):
             self.table = nn.Parameter(table)
         else:
             self.register_buffer("table", table)
-            self.register_buffer("ema_counts", torch.ones(codebook_size))
+            self.register_buffer("ema_counts", torch.full((codebook_size,), 1.0 if restart is None else 0.0))
             self.register_buffer("ema_sums", table.clone())
 
     @base.in_float32
@@ -80,19 +81,22 @@ class VectorQuantizer(Quantizer):
             return None
         vectors = rearrange(z, "b d h w -> (b h w) d")
         sums = torch.zeros_like(self.table).index_add_(0, codes.flatten(), vectors)
-        return {"counts": base.count(codes, self.codebook_size), "sums": sums}
+        stats = {"counts": base.count(codes, self.codebook_size), "sums": sums}
+        if self.restart is not None:
+            stats["samples"] = vectors[torch.randint(len(vectors), (self.codebook_size,), device=z.device)]
+        return stats
 
     @torch.no_grad()
     def update(self, stats: dict[str, Tensor]) -> None:
         """Moving averages of counts and sums, counts smoothed after Laplace (arXiv:1711.00937, Eq. 6-8)."""
         self.ema_counts.lerp_(stats["counts"], 1 - self.ema_decay)
         self.ema_sums.lerp_(stats["sums"], 1 - self.ema_decay)
-        self.table.copy_(self.ema_sums / smoothed(self.ema_counts)[:, None])
         if self.restart is not None:
-            table, counts = split(self.table, self.ema_counts, self.ema_counts < self.restart * self.ema_counts.mean())
-            self.table.copy_(table)
-            self.ema_counts.copy_(counts)
-            self.ema_sums.copy_(table * counts[:, None])
+            even = self.ema_counts.mean()
+            dead = self.ema_counts < self.restart * even
+            self.ema_sums.copy_(torch.where(dead[:, None], even * stats["samples"], self.ema_sums))
+            self.ema_counts.copy_(torch.where(dead, even, self.ema_counts))
+        self.table.copy_(self.ema_sums / smoothed(self.ema_counts)[:, None])
 
     def fold(self) -> "VectorQuantizer":
         # For unit codewords the nearest by L2 is the nearest by angle, whatever the length of z.
@@ -105,30 +109,3 @@ def smoothed(counts: Tensor, epsilon: float = 1e-5) -> Tensor:
     """Counts (n,) after Laplace: none is zero, and their sum stays."""
     total = counts.sum()
     return (counts + epsilon) / (total + len(counts) * epsilon) * total
-
-
-def split(table: Tensor, counts: Tensor, dead: Tensor, nudge: float = 0.01) -> tuple[Tensor, Tensor]:
-    """Give each dead codeword half of a popular one's share (as Linde, Buzo and Gray split codewords, 1980).
-
-    The most popular takes the first dead codeword beside itself, the next the second, and so on. A dead codeword lands
-    a ``nudge`` of the way back to where it was, so that the two differ and no random number is drawn: every rank does
-    the same.
-
-    Args:
-        table: Codewords (n, d).
-        counts: How often each was chosen (n,).
-        dead: Which ones move (n,) bool.
-        nudge: Share of the way.
-
-    Returns:
-        The new table (n, d) and counts (n,).
-    """
-    order = counts.masked_fill(dead, -1).argsort(descending=True)
-    turn = dead.cumsum(0) - 1  # of each dead codeword: 0, 1, ...
-    alive = (~dead).sum()
-    moves = dead & (turn < alive)  # with more dead than alive the rest wait for the next update
-    source = torch.where(moves, order[turn.clamp(min=0)], torch.arange(len(table), device=table.device))
-    halved = torch.zeros_like(dead).index_put_((source,), moves, accumulate=True)
-    table = torch.where(moves[:, None], table[source].lerp(table, nudge), table)
-    counts = torch.where(moves, counts[source] / 2, torch.where(halved, counts / 2, counts))
-    return table, counts
