@@ -49,7 +49,7 @@ def test_what_a_run_leaves(trained):
     assert report["updates"] == 2 and 0 < report["metrics"]["psnr"] < report["metrics"]["psnr_block_mean"]
     assert report["metrics"]["tokens"] == report["metrics"]["images"] * 16  # 4 x 4 codes of each
     rows = list(csv.DictReader((trained / "metrics.csv").open()))
-    assert [row["updates"] for row in rows if row["train/l1"]] == ["1.0", "2.0"]
+    assert [row["updates"] for row in rows if row["train/l2"]] == ["1.0", "2.0"]
     assert rows[-1]["val/psnr"] and "run_dir: " + str(trained) in (trained / "config.yaml").read_text()
 
 
@@ -83,11 +83,11 @@ def test_a_resumed_run_ends_as_one_without_a_break(train, tmp_path, overrides):
     (["data=folder"], r"missing on the command line: data.root=..."),
     (["data=folder", "data.root=/nowhere"], "data.root=/nowhere is not a folder"),
     (["image_size=30"], "image_size=30 is not a multiple of the tokenizer's factor 8"),
-    (["loss.weights.l1=null", "+loss.weights.l2=1"], "without a term"),
+    (["~loss.weights.l2", "+loss.weights.l1=1"], r"without a weight: \['l2'\]; without a term: \['l1'\]"),
     (["debug=false"], "weights=random trains on meaningless losses"),
     (["trainer.precision=16-mixed"], "trainer.precision=16-mixed is not supported"),
     (["updates=0"], "updates must be at least 1, not 0"),
-    (["tokenizer.from_latent.out_channels=64"], "from_latent maps 4 to 64 channels"),
+    (["tokenizer.from_latent.out_channels=48"], "from_latent maps 4 to 48 channels"),
     (["tokenizer.to_latent=null"], "to_latent must map one to the other"),
     (["ckpt=nothing.ckpt"], "ckpt=nothing.ckpt is not a file"),
 ])  # fmt: skip

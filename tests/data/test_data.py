@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from vistok.data import folder, sample
+from vistok.data.sample import recolored, turned
 from vistok.data.sampler import EndlessSampler, StrideSampler
 from vistok.data.transforms import ADMCrop, CenterCrop, ResizeShortSide, to_tensor
 from vistok.pixels import to_float
@@ -152,3 +153,16 @@ def test_sample_photos():
 def test_sample_photos_are_not_larger_than_they_are():
     with pytest.raises(ValueError, match="photos of 300 pixels and up: image_size=512 does not fit"):
         sample(image_size=512, batch_size=2)
+
+
+def test_orientations():
+    square = torch.arange(12, dtype=torch.uint8).reshape(3, 2, 2)
+    seen = {tuple(turned(square, np.random.default_rng(i)).flatten().tolist()) for i in range(100)}
+    assert len(seen) == 8 and all(sorted(pixels) == list(range(12)) for pixels in seen)
+
+
+def test_recolouring_is_one_increasing_map_for_each_channel():
+    levels = torch.arange(256, dtype=torch.uint8).reshape(1, 16, 16).expand(3, 16, 16)
+    changed = recolored(levels, np.random.default_rng(0)).flatten(1).long()
+    assert (changed.diff(dim=1) >= 0).all() and len({tuple(channel.tolist()) for channel in changed}) == 3
+    assert (changed[:, 127] - 127).abs().max() <= 20

@@ -63,7 +63,7 @@ def test_a_codebook_with_restarts_begins_as_a_sample_of_the_data():
     head.update(stats)
     moved = stats["counts"] == 0
     torch.testing.assert_close(head.table[moved], stats["samples"][moved], rtol=1e-3, atol=0)
-    assert moved.any() and all((z[0].flatten(1).T == row).all(1).any() for row in stats["samples"])
+    assert moved.any() and all((row == z[0].flatten(1).T).all(1).any() for row in stats["samples"])
 
 
 def test_restart_revives_a_collapsed_codebook():

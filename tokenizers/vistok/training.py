@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -73,6 +74,7 @@ class LitTokenizer(pl.LightningModule):
         self.updates = 0
         self.batches = 0
         self._stats: dict[str, Tensor] = {}  # of the head, over the batches of this update
+        self._random_state: Tensor | None = None  # of a resumed run, until its first batch
         self._folded: list[Tokenizer] = []  # what validation runs; in a list, so that it is no child
 
         terms = {*tokenizer.quantizer.loss_names, *self.image_losses, *self.latent_losses}
@@ -103,6 +105,11 @@ class LitTokenizer(pl.LightningModule):
             for group in optimizer.param_groups:
                 group["initial_lr"] = group["lr"]
         return optimizers
+
+    def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
+        if self._random_state is not None:  # only now: making the loaders draws numbers too
+            torch.set_rng_state(self._random_state)
+            self._random_state = None
 
     def training_step(self, images: Tensor, batch_idx: int) -> dict[str, Tensor]:
         optimizers = self.optimizers()  # bare if it is one
@@ -189,10 +196,12 @@ class LitTokenizer(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["updates"], checkpoint["batches"] = self.updates, self.batches
+        checkpoint["random_state"] = torch.get_rng_state()
         checkpoint["state_dict"] = self.saved(checkpoint["state_dict"])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.updates, self.batches = checkpoint["updates"], checkpoint["batches"]
+        self._random_state = checkpoint["random_state"]
 
     def saved(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The part of a state dict that checkpoints hold: not the frozen networks of losses, nor metrics."""
