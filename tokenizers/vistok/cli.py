@@ -443,5 +443,10 @@ def _quiet_lightning() -> None:
     import warnings
 
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
-    for message in (".*does not have many workers.*", ".*Experiment logs directory.*", ".*LeafSpec.*"):
+    for message in (
+        ".*does not have many workers.*",
+        ".*Experiment logs directory.*",
+        ".*LeafSpec.*",
+        ".*in eval mode at the start of training.*",  # LPIPS is meant to be
+    ):
         warnings.filterwarnings("ignore", message=message)
