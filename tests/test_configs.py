@@ -41,6 +41,13 @@ def test_every_trainer_and_logger_composes(compose, trainer, logger):
     assert config.debug == (trainer == "debug")
 
 
+@pytest.mark.parametrize("network, data", itertools.product(choices("network"), choices("data")))
+def test_every_evaluation_composes(compose, network, data):
+    config = compose("eval", f"network={network}", f"data={data}", "tokenizer=x", *["data.root=y"][: data == "folder"])
+    OmegaConf.resolve(config)
+    assert bool(config.network) == (network != "none")
+
+
 @pytest.mark.parametrize("experiment", choices("experiment"))
 def test_every_experiment_composes(compose, experiment):
     config = compose("train", f"experiment={experiment}", "data=folder", "data.root=x", "trainer=gpu")

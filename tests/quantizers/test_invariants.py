@@ -106,6 +106,12 @@ def test_folding_keeps_codes_and_latents(head):
     torch.testing.assert_close(folded(z).latent, head(z).latent, rtol=0, atol=0)
 
 
+def test_folding_draws_no_random_number(head):
+    before = torch.get_rng_state()
+    head.fold()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 def test_state_dict_round_trip(head):
     other = hub.build(hub.describe(head))
     other.load_state_dict(head.state_dict())

@@ -1,6 +1,7 @@
 """What a run shows and keeps besides its numbers: progress, pictures, checkpoints."""
 
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +46,13 @@ class ProgressLine(pl.Callback):
 
     Args:
         every: Updates between refreshes of the numbers, which cost a wait for the GPU.
-        console: Where to write; None is standard output.
+        pause: Least seconds between two plain lines.
     """
 
-    def __init__(self, every: int, console: Console | None = None):
-        self.every, self.console = every, console or Console()
+    def __init__(self, every: int, pause: float = 10.0):
+        self.every, self.pause, self.console = every, pause, Console()
         self.live: Live | None = None
+        self.last_line = float("-inf")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if not trainer.is_global_zero:
@@ -81,7 +83,8 @@ class ProgressLine(pl.Callback):
             self.bar.update(self.task, completed=pl_module.updates, description="training")
         if pl_module.batches % (self.every * pl_module.accumulate) == 0:
             self.training.plain = numbers("train", trainer.callback_metrics)
-            if not self.live:
+            if not self.live and time.monotonic() >= self.last_line + self.pause:
+                self.last_line = time.monotonic()
                 done = f"{pl_module.updates}/{pl_module.schedule.updates}"
                 self.console.print(f"update {done}  {self.training.plain}", highlight=False, soft_wrap=True)
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import pickle
 import platform
 import sys
 import time
@@ -258,7 +259,12 @@ def check_checkpoint(lit: "LitTokenizer", path: Path) -> None:
 
     if not path.is_file():
         raise ValueError(f"ckpt={path} is not a file")
-    checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    try:
+        checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
+        raise ValueError(f"ckpt={path} cannot be read as a checkpoint: {error}") from error
+    if not isinstance(checkpoint, dict) or not {"updates", "batches", "state_dict"} <= set(checkpoint):
+        raise ValueError(f"ckpt={path} is not a checkpoint of a run of train.py")
     if checkpoint["updates"] >= lit.schedule.updates:
         raise ValueError(f"ckpt={path} has made all of its updates: {checkpoint['updates']}; raise updates= to go on")
     here = {key: tuple(value.shape) for key, value in lit.saved(lit.state_dict()).items()}

@@ -100,7 +100,8 @@ class VectorQuantizer(Quantizer):
 
     def fold(self) -> "VectorQuantizer":
         # For unit codewords the nearest by L2 is the nearest by angle, whatever the length of z.
-        plain = VectorQuantizer(self.codebook_size, self.dim).to(self.table.device).eval()
+        with torch.random.fork_rng(devices=[]):  # validating often must not change what training draws
+            plain = VectorQuantizer(self.codebook_size, self.dim).to(self.table.device).eval()
         plain.table.requires_grad_(False).copy_(self.codebook())
         return plain
 
