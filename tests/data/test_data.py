@@ -70,7 +70,7 @@ def test_adm_crop_against_its_definition(size):
 
 def test_random_adm_crops_vary_in_scale_and_place():
     image = Image.fromarray(np.linspace(0, 255, 200 * 300 * 3).reshape(200, 300, 3).astype(np.uint8))
-    crop = ADMCrop(64, 0.8, 1.0, random=True)
+    crop = ADMCrop(64, 0.8, random=True)
     crops = [np.array(crop(image, np.random.default_rng(i))) for i in range(8)]
     assert all(c.shape == (64, 64, 3) for c in crops)
     assert len({c.tobytes() for c in crops}) == 8

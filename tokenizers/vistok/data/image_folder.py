@@ -50,7 +50,7 @@ def folder(
     batch_size: int,
     crop: str = "center",
     resize: int | None = None,
-    crop_fractions: Sequence[float] = (0.8, 1.0),
+    min_crop: float = 0.8,
     flip: bool = False,
     val_count: int = 0,
     num_workers: int = 0,
@@ -68,7 +68,7 @@ def folder(
         crop: For training: ``random`` (a random place after ``resize``), ``adm`` (ADM's random scale and place, as
             LlamaGen) or ``center``. Validation and evaluation use ADM's centre crop, or the centre if ``resize`` is 0.
         resize: Short side before a ``random`` or ``center`` crop; None means ``image_size``, 0 leaves the size alone.
-        crop_fractions: Smallest and largest share of the short side that an ``adm`` crop covers.
+        min_crop: Least share of the short side that an ``adm`` crop covers.
         flip: Mirror every other training image.
         val_count: Images held out where ``root`` has no split of its own; 0 holds out a twentieth, at most 1,000.
         num_workers: Processes that decode images.
@@ -80,7 +80,7 @@ def folder(
     path = Path(root).expanduser()
     crops = {
         "random": [ResizeShortSide(resize or image_size)] * (resize != 0) + [RandomCrop(image_size)],
-        "adm": [ADMCrop(image_size, *crop_fractions, random=True)],
+        "adm": [ADMCrop(image_size, min_crop, random=True)],
         "center": [ResizeShortSide(resize or image_size)] * (resize != 0) + [CenterCrop(image_size)],
     }
     if crop not in crops:

@@ -28,19 +28,18 @@ class ADMCrop:
 
     Args:
         size: Pixels of the square crop.
-        min_fraction: The short side is drawn so that the crop covers at least this share of it; 1 for no choice.
-        max_fraction: And at most this share.
-        random: Draw the scale and place of the crop; else the full short side and its centre.
+        min_fraction: Least share of the short side that a random crop covers, in (0, 1]; at most it covers all of it.
+        random: Draw the scale and place of the crop; else it covers all of the short side, at the centre.
     """
 
-    def __init__(self, size: int, min_fraction: float = 1.0, max_fraction: float = 1.0, random: bool = False):
-        if not 0 < min_fraction <= max_fraction <= 1:
-            raise ValueError(f"crop fractions must be 0 < min <= max <= 1, not {min_fraction} and {max_fraction}")
+    def __init__(self, size: int, min_fraction: float = 1.0, random: bool = False):
+        if not 0 < min_fraction <= 1:
+            raise ValueError(f"the least share that a crop covers must be in (0, 1], not {min_fraction}")
         self.size, self.random = size, random
-        self.smallest, self.largest = int(np.ceil(size / max_fraction)), int(np.ceil(size / min_fraction))
+        self.largest = int(np.ceil(size / min_fraction))  # short side of which the crop is that share
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
-        short = int(rng.integers(self.smallest, self.largest + 1)) if self.random else self.size
+        short = int(rng.integers(self.size, self.largest + 1)) if self.random else self.size
         while min(image.size) >= 2 * short:
             image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
         scale = short / min(image.size)
