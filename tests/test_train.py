@@ -98,6 +98,13 @@ def test_what_makes_no_sense_is_refused_before_work(train, tmp_path, overrides, 
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_gpu_that_is_not_there(train, tmp_path):
+    with pytest.raises(ValueError, match="trainer.accelerator=gpu, but torch sees no GPU"):
+        train(tmp_path / "run", "trainer.accelerator=gpu")
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_run_folder_is_never_overwritten(train, trained):
     before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
     with pytest.raises(ValueError, match="exists already and is not overwritten"):

@@ -68,6 +68,7 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, float]:
 
     from vistok.callbacks import Interrupted
 
+    _check_hardware(config)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     data, lit = build(config)
     if config.ckpt:
@@ -216,6 +217,13 @@ def _check_config(config: DictConfig) -> None:
     for name in ("updates", "batch_size", "accumulate", "val_every", "log_every"):
         if config[name] < 1:
             raise ValueError(f"{name} must be at least 1, not {config[name]}")
+
+
+def _check_hardware(config: DictConfig) -> None:
+    import torch
+
+    if config.trainer.accelerator == "gpu" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
+        raise ValueError("trainer.accelerator=gpu, but torch sees no GPU; trainer=cpu runs without one")
 
 
 def _refuse_missing(config: DictConfig) -> None:
