@@ -15,10 +15,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 from torch import Tensor
 
-from vistok.distributed import sum_over_ranks
 from vistok.metrics import CodebookUsage
 from vistok.pictures import codebook_plot, reconstruction_grid
 from vistok.pixels import to_uint8
+from vistok.ranks import sum_over_ranks
 
 
 class CodebookMonitor(pl.Callback):

@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import platform
+import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -390,7 +391,7 @@ def _say_how_to_resume(run: Path, lit: "LitTokenizer", overrides: list[str]) -> 
     from rich.console import Console
 
     again = [word for word in overrides if not word.startswith(("ckpt=", "run_dir="))]
-    command = " ".join(["python train.py", *again, f"ckpt={run / 'checkpoints' / 'last.ckpt'}"])
+    command = shlex.join(["python", "train.py", *again, f"ckpt={run / 'checkpoints' / 'last.ckpt'}"])
     console = Console()
     console.print(f"\ninterrupted after {lit.updates:,} updates; everything is saved. To go on:", highlight=False)
     console.print(f"  {command}", highlight=False, soft_wrap=True)

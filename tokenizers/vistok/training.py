@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from vistok.distributed import from_rank_zero, sum_over_ranks
 from vistok.ema import AveragedTokenizer
 from vistok.losses.adversarial import Adversary, adaptive_weight
 from vistok.metrics import ReconstructionMetrics, psnr
 from vistok.pixels import to_uint8
+from vistok.ranks import from_rank_zero, sum_over_ranks
 from vistok.schedules import Schedule
 from vistok.tokenizer import Tokenizer
 

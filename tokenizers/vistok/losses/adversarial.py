@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vistok.distributed import mean_over_ranks
+from vistok.ranks import mean_over_ranks
 
 
 def hinge(real: Tensor, fake: Tensor) -> Tensor:
