@@ -7,7 +7,7 @@ import torch
 from torchvision.models import mobilenet_v2
 
 import vistok
-from vistok import cli
+from vistok import cli, reports
 from vistok.metrics import psnr
 from vistok.pixels import to_float, to_uint8
 
@@ -93,5 +93,5 @@ def test_a_report_is_not_overwritten(compose, trained, photos, tmp_path):
 
 
 def test_json_has_no_numbers_that_json_has_not(tmp_path):
-    cli.write_json({"a": float("nan"), "b": {"c": float("inf"), "d": 1.5}}, tmp_path / "x" / "y.json")
+    reports.write_json({"a": float("nan"), "b": {"c": float("inf"), "d": 1.5}}, tmp_path / "x" / "y.json")
     assert json.loads((tmp_path / "x" / "y.json").read_text()) == {"a": None, "b": {"c": None, "d": 1.5}}

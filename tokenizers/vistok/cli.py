@@ -1,11 +1,8 @@
 """What ``train.py`` and ``eval.py`` do with their config: check, build, run, report."""
 
 import hashlib
-import json
 import os
 import pickle
-import platform
-import shlex
 import sys
 import time
 from collections.abc import Callable
@@ -67,6 +64,7 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, float]:
     _check_config(config)
     import pytorch_lightning as pl
 
+    from vistok import reports
     from vistok.callbacks import Interrupted
 
     _check_hardware(config)
@@ -78,13 +76,13 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, float]:
     config = OmegaConf.merge(config, {"run_dir": str(folder)})
     trainer = _trainer(config, folder)
     if trainer.is_global_zero:
-        _open_run(config, folder, lit, data)
+        reports.open_run(config, folder, lit, data)
     started = time.monotonic()
     try:
         trainer.fit(lit, datamodule=data, ckpt_path=config.ckpt, weights_only=True)
     except Interrupted:
         if trainer.is_global_zero:
-            _say_how_to_resume(folder, lit, overrides)
+            reports.say_how_to_resume(folder, lit, overrides)
         sys.exit(INTERRUPTED)
     metrics = {
         name.removeprefix("val/"): value.item()
@@ -92,7 +90,7 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, float]:
         if name.startswith("val/")
     }
     if trainer.is_global_zero:
-        _close_run(folder, lit, data, metrics, time.monotonic() - started)
+        reports.close_run(folder, lit, data, metrics, time.monotonic() - started)
     return metrics
 
 
@@ -137,6 +135,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     from rich.console import Console
     from rich.progress import track
 
+    from vistok import reports
     from vistok.export.hub import load
     from vistok.pixels import to_float
 
@@ -179,11 +178,11 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         },
         "dtype": "float32",
         "device": str(device),
-        "versions": versions(),
+        "versions": reports.versions(),
     }
-    write_json(report, output)
+    reports.write_json(report, output)
     console.print(f"{config.tokenizer} on {data.about}", highlight=False, soft_wrap=True)
-    console.print(metrics_table(values, unavailable))
+    console.print(reports.metrics_table(values, unavailable))
     console.print(f"written to {output}", highlight=False)
     return report
 
@@ -319,137 +318,6 @@ def _trainer(config: DictConfig, run: Path) -> "pl.Trainer":
         enable_model_summary=False,
         use_distributed_sampler=False,  # ours know their rank
     )
-
-
-def _open_run(config: DictConfig, run: Path, lit: "LitTokenizer", data: "ImageDataModule") -> None:
-    """Make the folder's first contents and say what is about to happen."""
-    from rich.console import Console
-
-    (run / "checkpoints").mkdir(parents=True, exist_ok=True)
-    _set_aside(run / "metrics.csv")
-    OmegaConf.save(config, run / "config.yaml", resolve=True)
-    head = lit.tokenizer.quantizer
-    parts = {"encoder": lit.tokenizer.encoder, "quantizer": head, "decoder": lit.tokenizer.decoder}
-    if lit.adversary:
-        parts["adversary"] = lit.adversary
-    sizes = ", ".join(f"{name} {sum(p.numel() for p in part.parameters()):,}" for name, part in parts.items())
-    codewords = " + ".join(f"{size:,}" for size in head.codebook_sizes)
-    console = Console()
-    console.print(f"[bold]run folder[/]  {run}", highlight=False, soft_wrap=True)
-    console.print(
-        f"[bold]data[/]        {data.about}: {len(data.train):,} images to train on, {len(data.val):,} held out",
-        highlight=False,
-        soft_wrap=True,
-    )
-    console.print(f"[bold]parameters[/]  {sizes}", highlight=False, soft_wrap=True)
-    console.print(
-        f"[bold]codes[/]       {codewords} codewords of {head.dim} channels, one for each {lit.tokenizer.factor} x "
-        f"{lit.tokenizer.factor} pixels",
-        highlight=False,
-        soft_wrap=True,
-    )
-    if lit.adversary and lit.adversary.start >= lit.schedule.updates:
-        console.print(
-            f"[yellow]the discriminator starts at update {lit.adversary.start:,}, after the run's last[/]",
-            highlight=False,
-        )
-
-
-def _close_run(
-    run: Path, lit: "LitTokenizer", data: "ImageDataModule", metrics: dict[str, float], seconds: float
-) -> None:
-    """Write ``metrics.json``, export, and print what came out and what to do with it."""
-    from rich.console import Console
-
-    from vistok.export.hub import save
-
-    report = {
-        "metrics": metrics,
-        "updates": lit.updates,
-        "seconds": round(seconds, 1),
-        "data": data.about,
-        "versions": versions(),
-    }
-    write_json(report, run / "metrics.json")
-    save(lit.evaluated, run / "tokenizer", about=report)
-    console = Console()
-    if lit.updates < lit.schedule.updates:
-        console.print(f"[yellow]stopped after {lit.updates:,} of {lit.schedule.updates:,} updates[/]", highlight=False)
-    console.print(f"\nafter {lit.updates:,} updates and {seconds:.0f} s, on the held-out images:", highlight=False)
-    console.print(metrics_table(metrics))
-    exported = run / "tokenizer"
-    console.print(
-        f"\n[bold]pictures[/]  {run / 'reconstructions.png'}\n          {run / 'codebook.png'}\n\n"
-        f"[bold]evaluate[/]  python eval.py tokenizer={exported} data=folder data.root=DIR\n"
-        f"[bold]load[/]      python -c \"import vistok; print(vistok.load('{exported}').factor)\"",
-        highlight=False,
-        soft_wrap=True,
-    )
-
-
-def _say_how_to_resume(run: Path, lit: "LitTokenizer", overrides: list[str]) -> None:
-    from rich.console import Console
-
-    again = [word for word in overrides if not word.startswith(("ckpt=", "run_dir="))]
-    command = shlex.join(["python", "train.py", *again, f"ckpt={run / 'checkpoints' / 'last.ckpt'}"])
-    console = Console()
-    console.print(f"\ninterrupted after {lit.updates:,} updates; everything is saved. To go on:", highlight=False)
-    console.print(f"  {command}", highlight=False, soft_wrap=True)
-
-
-def metrics_table(metrics: dict[str, float], unavailable: dict[str, str] | None = None) -> Any:
-    """A rich table of metrics with their units."""
-    from rich.table import Table
-
-    table = Table(show_header=False)
-    for name, value in metrics.items():
-        table.add_row(name.replace("_", " "), *_with_unit(name, value))
-    for name in unavailable or {}:
-        table.add_row(name, "unavailable", "")
-    return table
-
-
-def _with_unit(name: str, value: float) -> tuple[str, str]:
-    if name.startswith("psnr"):
-        return f"{value:.2f}", "dB"
-    if name.startswith("usage"):
-        return f"{100 * value:.1f}", "% of codewords"
-    if name.startswith("bits"):
-        return f"{value:,.0f}", "bits"
-    if value == int(value):
-        return f"{value:,.0f}", ""
-    return f"{value:.4g}", ""
-
-
-def versions() -> dict[str, str]:
-    """What a number depends on besides data and weights."""
-    import torch
-
-    from vistok import __version__
-
-    return {"vistok": __version__, "torch": torch.__version__, "python": platform.python_version()}
-
-
-def write_json(content: dict[str, Any], path: Path) -> None:
-    """Write JSON that any reader accepts: a number that is not finite becomes null."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(_finite(content), indent=2, allow_nan=False) + "\n")
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(inner) for key, inner in value.items()}
-    return None if isinstance(value, float) and value - value != 0 else value
-
-
-def _set_aside(path: Path) -> None:
-    """Rename a file that a resumed run would begin anew: ``metrics.csv`` becomes ``metrics_1.csv``."""
-    n = 1
-    while path.exists():
-        earlier = path.with_name(f"{path.stem}_{n}{path.suffix}")
-        if not earlier.exists():
-            path.rename(earlier)
-        n += 1
 
 
 def _quiet_lightning() -> None:

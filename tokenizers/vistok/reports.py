@@ -1,0 +1,136 @@
+"""What a run writes and prints about itself: at its beginning, at its end, and when it is interrupted."""
+
+import json
+import platform
+import shlex
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from vistok import __version__
+from vistok.data import ImageDataModule
+from vistok.export.hub import save
+from vistok.training import LitTokenizer
+
+
+def open_run(config: DictConfig, run: Path, lit: LitTokenizer, data: ImageDataModule) -> None:
+    """Make the folder's first contents and say what is about to happen."""
+    (run / "checkpoints").mkdir(parents=True, exist_ok=True)
+    _set_aside(run / "metrics.csv")
+    OmegaConf.save(config, run / "config.yaml", resolve=True)
+    head = lit.tokenizer.quantizer
+    parts = {"encoder": lit.tokenizer.encoder, "quantizer": head, "decoder": lit.tokenizer.decoder}
+    if lit.adversary:
+        parts["adversary"] = lit.adversary
+    sizes = ", ".join(f"{name} {sum(p.numel() for p in part.parameters()):,}" for name, part in parts.items())
+    codewords = " + ".join(f"{size:,}" for size in head.codebook_sizes)
+    console = Console()
+    console.print(f"[bold]run folder[/]  {run}", highlight=False, soft_wrap=True)
+    console.print(
+        f"[bold]data[/]        {data.about}: {len(data.train):,} images to train on, {len(data.val):,} held out",
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print(f"[bold]parameters[/]  {sizes}", highlight=False, soft_wrap=True)
+    console.print(
+        f"[bold]codes[/]       {codewords} codewords of {head.dim} channels, one for each {lit.tokenizer.factor} x "
+        f"{lit.tokenizer.factor} pixels",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if lit.adversary and lit.adversary.start >= lit.schedule.updates:
+        console.print(
+            f"[yellow]the discriminator starts at update {lit.adversary.start:,}, after the run's last[/]",
+            highlight=False,
+        )
+
+
+def close_run(run: Path, lit: LitTokenizer, data: ImageDataModule, metrics: dict[str, float], seconds: float) -> None:
+    """Write ``metrics.json``, export, and print what came out and what to do with it."""
+    report = finite(
+        {
+            "metrics": metrics,
+            "updates": lit.updates,
+            "seconds": round(seconds, 1),
+            "data": data.about,
+            "versions": versions(),
+        }
+    )
+    write_json(report, run / "metrics.json")
+    save(lit.evaluated, run / "tokenizer", about=report)
+    console = Console()
+    if lit.updates < lit.schedule.updates:
+        console.print(f"[yellow]stopped after {lit.updates:,} of {lit.schedule.updates:,} updates[/]", highlight=False)
+    console.print(f"\nafter {lit.updates:,} updates and {seconds:.0f} s, on the held-out images:", highlight=False)
+    console.print(metrics_table(metrics))
+    exported = run / "tokenizer"
+    console.print(
+        f"\n[bold]pictures[/]  {run / 'reconstructions.png'}\n          {run / 'codebook.png'}\n\n"
+        f"[bold]evaluate[/]  python eval.py tokenizer={exported} data=folder data.root=DIR\n"
+        f"[bold]load[/]      python -c \"import vistok; print(vistok.load('{exported}').factor)\"",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def say_how_to_resume(run: Path, lit: LitTokenizer, overrides: list[str]) -> None:
+    """Print the command that goes on with an interrupted run; ``overrides`` are the words it was started with."""
+    again = [word for word in overrides if not word.startswith(("ckpt=", "run_dir="))]
+    command = shlex.join(["python", "train.py", *again, f"ckpt={run / 'checkpoints' / 'last.ckpt'}"])
+    console = Console()
+    console.print(f"\ninterrupted after {lit.updates:,} updates; everything is saved. To go on:", highlight=False)
+    console.print(f"  {command}", highlight=False, soft_wrap=True)
+
+
+def metrics_table(metrics: dict[str, float], unavailable: dict[str, str] | None = None) -> Table:
+    """A rich table of metrics with their units."""
+    table = Table(show_header=False)
+    for name, value in metrics.items():
+        table.add_row(name.replace("_", " "), *_with_unit(name, value))
+    for name in unavailable or {}:
+        table.add_row(name, "unavailable", "")
+    return table
+
+
+def _with_unit(name: str, value: float) -> tuple[str, str]:
+    if name.startswith("psnr"):
+        return f"{value:.2f}", "dB"
+    if name.startswith("usage"):
+        return f"{100 * value:.1f}", "% of codewords"
+    if name.startswith("bits"):
+        return f"{value:,.0f}", "bits"
+    if float(value).is_integer():
+        return f"{value:,.0f}", ""
+    return f"{value:.4g}", ""
+
+
+def versions() -> dict[str, str]:
+    """What a number depends on besides data and weights."""
+    return {"vistok": __version__, "torch": torch.__version__, "python": platform.python_version()}
+
+
+def write_json(content: dict[str, Any], path: Path) -> None:
+    """Write JSON that any reader accepts: a number that is not finite becomes null."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(finite(content), indent=2, allow_nan=False) + "\n")
+
+
+def finite(value: Any) -> Any:
+    """The same content with None for every number that is not finite, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    return None if isinstance(value, float) and value - value != 0 else value
+
+
+def _set_aside(path: Path) -> None:
+    """Rename a file that a resumed run would begin anew: ``metrics.csv`` becomes ``metrics_1.csv``."""
+    n = 1
+    while path.exists():
+        earlier = path.with_name(f"{path.stem}_{n}{path.suffix}")
+        if not earlier.exists():
+            path.rename(earlier)
+        n += 1
