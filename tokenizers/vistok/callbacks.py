@@ -22,21 +22,14 @@ from vistok.ranks import sum_over_ranks
 
 
 class CodebookMonitor(pl.Callback):
-    """Logs ``train/usage``, ``train/perplexity`` and the ``train/tokens`` they were counted over.
-
-    Args:
-        every: Updates in a window.
-    """
-
-    def __init__(self, every: int):
-        self.every = every
+    """Logs ``train/usage``, ``train/perplexity`` and the ``train/tokens`` of each logging interval."""
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.window = CodebookUsage(pl_module.tokenizer.quantizer.codebook_sizes).to(pl_module.device)
 
     def on_train_batch_end(self, trainer, pl_module, outputs: dict[str, Tensor], batch: Tensor, batch_idx: int) -> None:
         self.window.update(outputs["codes"])
-        if pl_module.batches % (self.every * pl_module.accumulate) == 0:
+        if pl_module.batches % trainer.log_every_n_steps == 0:
             pl_module.log_dict({f"train/{name}": value.float() for name, value in self.window.compute().items()})
             self.window.reset()
 
@@ -44,13 +37,14 @@ class CodebookMonitor(pl.Callback):
 class ProgressLine(pl.Callback):
     """A live bar with losses, PSNR, codebook usage, perplexity and time left; plain lines where there is no terminal.
 
+    Numbers are read at logging intervals only: each time costs a wait for the GPU.
+
     Args:
-        every: Updates between refreshes of the numbers, which cost a wait for the GPU.
         pause: Least seconds between two plain lines.
     """
 
-    def __init__(self, every: int, pause: float = 10.0):
-        self.every, self.pause, self.console = every, pause, Console()
+    def __init__(self, pause: float = 10.0):
+        self.pause, self.console = pause, Console()
         self.live: Live | None = None
         self.last_line = float("-inf")
 
@@ -81,7 +75,7 @@ class ProgressLine(pl.Callback):
             return
         if self.live:
             self.bar.update(self.task, completed=pl_module.updates, description="training")
-        if pl_module.batches % (self.every * pl_module.accumulate) == 0:
+        if pl_module.batches % trainer.log_every_n_steps == 0:
             self.training.plain = numbers("train", trainer.callback_metrics)
             if not self.live and time.monotonic() >= self.last_line + self.pause:
                 self.last_line = time.monotonic()

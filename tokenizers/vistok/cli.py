@@ -303,8 +303,8 @@ def _trainer(config: DictConfig, run: Path) -> "pl.Trainer":
         **OmegaConf.to_container(config.trainer, resolve=True),
         logger=loggers,
         callbacks=[
-            CodebookMonitor(config.log_every),
-            ProgressLine(config.log_every),
+            CodebookMonitor(),
+            ProgressLine(),
             Pictures(run),
             LastCheckpoint(run / "checkpoints" / "last.ckpt"),
         ],

@@ -31,11 +31,10 @@ class LitTokenizer(pl.LightningModule):
         image_losses: Losses ``loss(reconstruction, images)`` by name.
         weights: The weight of every term, by name: the head's, the image and latent losses', and with an
             adversary ``adversarial`` and ``discriminator``.
-        optimizer: From parameters to the optimizer of the generator; also the discriminator's unless that is given.
+        optimizer: From parameters to an optimizer; makes the generator's and the discriminator's.
         schedule: Factor of both learning rates, for each update.
         adversary: Discriminator and its losses; None trains without.
         latent_losses: Losses ``loss(latent, images)`` by name.
-        discriminator_optimizer: From parameters to the discriminator's optimizer.
         ema_decay: Validate and export an average of the weights with this decay; None uses the weights themselves.
         clip: Largest gradient norm, for each of the two optimizers; None leaves gradients as they are.
         accumulate: Batches in one update.
@@ -53,7 +52,6 @@ class LitTokenizer(pl.LightningModule):
         schedule: Schedule,
         adversary: Adversary | None = None,
         latent_losses: Mapping[str, nn.Module] | None = None,
-        discriminator_optimizer: MakeOptimizer | None = None,
         ema_decay: float | None = None,
         clip: float | None = None,
         accumulate: int = 1,
@@ -67,7 +65,6 @@ class LitTokenizer(pl.LightningModule):
         self.adversary = adversary
         self.weights = dict(weights)
         self.make_optimizer = optimizer
-        self.make_discriminator_optimizer = discriminator_optimizer or optimizer
         self.schedule, self.clip, self.accumulate = schedule, clip, accumulate
         self.average = None if ema_decay is None else AveragedTokenizer(tokenizer, ema_decay)
         self.metrics = ReconstructionMetrics(tokenizer.quantizer.codebook_sizes, tokenizer.factor)
@@ -100,7 +97,7 @@ class LitTokenizer(pl.LightningModule):
         ]
         optimizers = [self.make_optimizer(generator)]
         if self.adversary:
-            optimizers.append(self.make_discriminator_optimizer(self.adversary.parameters()))
+            optimizers.append(self.make_optimizer(self.adversary.parameters()))
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["initial_lr"] = group["lr"]

@@ -19,6 +19,10 @@ class Images(Protocol):
 
     def __len__(self) -> int: ...
 
+
+class NamedImages(Images, Protocol):
+    """A data set whose images can be told apart in a report."""
+
     def names(self) -> Sequence[str]:
         """What identifies the images: listed and hashed in reports."""
 
@@ -41,7 +45,7 @@ class ImageDataModule(pl.LightningDataModule):
         self,
         train: Images,
         val: Images,
-        test: Images,
+        test: NamedImages,
         image_size: int,
         batch_size: int,
         num_workers: int = 0,

@@ -87,9 +87,6 @@ class RandomCrops:
         crop = image.resize((self.size, self.size), Image.Resampling.BICUBIC, box=box)
         return recolored(turned(to_tensor(crop), rng), rng)
 
-    def names(self) -> list[str]:
-        return [f"random crop {i}" for i in range(self.length)]
-
 
 def turned(pixels: Tensor, rng: np.random.Generator) -> Tensor:
     """A square (3, H, H) in one of its eight orientations."""
