@@ -58,6 +58,6 @@ def codebook_plot(counts: Sequence[Tensor]) -> Image.Image:
     axes.set_xlabel("codewords, most frequent first")
     axes.set_ylabel("% of tokens (dotted: even use)")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="upper right")
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1))  # above the axes, clear of every line
     figure.canvas.draw()
     return Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
