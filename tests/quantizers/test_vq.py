@@ -4,7 +4,7 @@ import pytest
 import torch
 from einops import rearrange
 
-from vistok.quantizers import VectorQuantizer
+from vistok.quantizers import DiVeQ, VectorQuantizer
 from vistok.quantizers.vq import smoothed
 
 
@@ -170,7 +170,8 @@ def test_entropy_is_low_for_sure_and_even_choices():
 @pytest.mark.parametrize("arguments, message", [
     ({"codebook_size": 1}, "codebook_size must be at least 2, not 1"),
     ({"codebook_size": 8, "ema_decay": 1.5}, "ema_decay must be in"),
-    ({"codebook_size": 8, "restart": 0.1}, "restart=0.1 needs ema_decay"),
+    ({"codebook_size": 8, "restart_unit": "image"}, "restart_unit must be even or vector, not 'image'"),
+    ({"codebook_size": 8, "ema_decay": 0.9, "estimator": DiVeQ()}, "cannot go with ema_decay=0.9"),
 ])  # fmt: skip
 def test_wrong_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):

@@ -1,9 +1,10 @@
 """A moving average of the tokenizer's weights, for validation and export."""
 
 import copy
+from collections.abc import Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class AveragedTokenizer(nn.Module):
@@ -34,3 +35,15 @@ class AveragedTokenizer(nn.Module):
         torch._foreach_lerp_([a for a, _ in trained], [p for _, p in trained], 1 - self.decay)
         for copied, original in (*frozen, *zip(self.tokenizer.buffers(), tokenizer.buffers(), strict=True)):
             copied.copy_(original)
+
+    @torch.no_grad()
+    def copy_rows(self, tokenizer: nn.Module, moved: Mapping[str, Tensor]) -> None:
+        """Take over rows that were set, not learned, such as restarted codewords.
+
+        Args:
+            tokenizer: Where from.
+            moved: Rows (n,) bool of parameters (n, ...) by name.
+        """
+        for name, rows in moved.items():
+            average, parameter = self.tokenizer.get_parameter(name), tokenizer.get_parameter(name)
+            average.copy_(torch.where(rows.reshape(-1, *[1] * (parameter.ndim - 1)), parameter, average))

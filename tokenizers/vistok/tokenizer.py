@@ -89,7 +89,7 @@ class Tokenizer(nn.Module):
         """For inference: shares the networks, with the head folded into a plain table."""
         return Tokenizer(
             self.encoder,
-            self.quantizer.fold(),
+            self.quantizer.for_inference(),
             self.decoder,
             None if isinstance(self.to_latent, nn.Identity) else self.to_latent,
             None if isinstance(self.from_latent, nn.Identity) else self.from_latent,

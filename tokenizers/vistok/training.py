@@ -141,7 +141,7 @@ class LitTokenizer(pl.LightningModule):
             logs["lr"] = generator.param_groups[0]["lr"]
             self.log_dict({f"train/{name}": value for name, value in logs.items()})
             self.log("updates", float(self.updates))
-        return {"codes": quantized.codes}
+        return {"codes": quantized.codes, "keep": quantized.keep}
 
     def _adaptive_weight(self, terms: dict[str, Tensor]) -> Tensor:
         image_loss = weighted_sum({name: terms[name] for name in self.image_losses}, self.weights)
@@ -160,19 +160,22 @@ class LitTokenizer(pl.LightningModule):
 
     def _gather(self, stats: dict[str, Tensor] | None) -> None:
         for name, value in (stats or {}).items():
-            add = name in self._stats and name != "samples"
+            add = name in self._stats and not is_sample(name)
             self._stats[name] = self._stats[name] + value if add else value
 
     def _finish_update(self) -> None:
+        moved = {}
         if self._stats:
             merged = {
-                name: from_rank_zero(value) if name == "samples" else sum_over_ranks(value)
+                name: from_rank_zero(value) if is_sample(name) else sum_over_ranks(value)
                 for name, value in self._stats.items()
             }
-            self.tokenizer.quantizer.update(merged)
+            rows_of = self.tokenizer.quantizer.update(merged)
+            moved = {f"quantizer.{name}": rows for name, rows in rows_of.items()}
             self._stats = {}
         if self.average is not None:
             self.average.update(self.tokenizer)
+            self.average.copy_rows(self.tokenizer, moved)
         self.updates += 1
         if self.updates >= self.schedule.updates:
             self.trainer.should_stop = True
@@ -183,7 +186,7 @@ class LitTokenizer(pl.LightningModule):
 
     def validation_step(self, images: Tensor, batch_idx: int) -> dict[str, Tensor]:
         reconstruction, quantized = self._folded[0](images)
-        self.metrics.update(images, reconstruction, quantized.codes)
+        self.metrics.update(images, reconstruction, quantized.codes, quantized.keep)
         losses = {f"val/{name}": loss(reconstruction, images) for name, loss in self.image_losses.items()}
         self.log_dict(losses, on_epoch=True, sync_dist=True, batch_size=len(images))
         return {"reconstruction": reconstruction, "codes": quantized.codes}
@@ -210,6 +213,11 @@ class LitTokenizer(pl.LightningModule):
             if not any(parameter.requires_grad for parameter in loss.parameters())
         ]
         return {key: value for key, value in state.items() if not key.startswith(("metrics.", *left_out))}
+
+
+def is_sample(name: str) -> bool:
+    """Whether a statistic is a sample of vectors, taken from rank 0, rather than a sum; parts of a head prefix it."""
+    return name.rpartition(".")[2] == "samples"
 
 
 def weighted_sum(

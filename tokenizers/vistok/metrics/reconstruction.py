@@ -57,13 +57,14 @@ class ReconstructionMetrics(nn.Module):
         self.usage = CodebookUsage(codebook_sizes)
 
     @torch.no_grad()
-    def update(self, images: Tensor, reconstruction: Tensor, codes: Tensor) -> None:
+    def update(self, images: Tensor, reconstruction: Tensor, codes: Tensor, keep: Tensor | None = None) -> None:
         """Add a batch.
 
         Args:
             images: (b, 3, H, W) in [-1, 1], at least 11 pixels high and wide.
             reconstruction: The same shape, unclamped.
             codes: (b, k, *positions) int64.
+            keep: (b, *positions) bool, the positions that are tokens; None for all.
         """
         images, reconstruction = to_uint8(images), to_uint8(reconstruction)
         if min(images.shape[-2:]) < SSIM_WINDOW:
@@ -90,7 +91,7 @@ class ReconstructionMetrics(nn.Module):
         self.images.update(torch.ones(len(images), device=images.device))
         if self.frechet is not None:
             self.frechet.update(images, reconstruction)
-        self.usage.update(codes)
+        self.usage.update(codes, keep)
 
     def compute(self) -> dict[str, Tensor]:
         """Every metric over all ranks: float64 scalars by name."""

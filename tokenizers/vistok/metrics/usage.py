@@ -32,12 +32,13 @@ class CodebookUsage(Metric):
         """How often each codeword was chosen: k tensors (n,) int64, of this rank only outside of ``sync_context``."""
         return tuple(hits[:size] for hits, size in zip(self.hits, self.codebook_sizes, strict=True))
 
-    def update(self, codes: Tensor) -> None:
-        """Count codes (b, k, *positions) int64."""
+    def update(self, codes: Tensor, keep: Tensor | None = None) -> None:
+        """Count codes (b, k, *positions) int64, where ``keep`` (b, *positions) bool is given only those it keeps."""
         if codes.shape[1] != len(self.codebook_sizes):
             raise ValueError(f"codes of {codes.shape[1]} codebooks, but there are {len(self.codebook_sizes)}")
         for hits, own in zip(self.hits, codes.unbind(1), strict=True):
-            hits.index_add_(0, own.flatten(), hits.new_ones(1).expand(own.numel()))  # bincount would wait for the GPU
+            added = hits.new_ones(1).expand(own.numel()) if keep is None else keep.flatten().to(hits.dtype)
+            hits.index_add_(0, own.flatten(), added)  # bincount would wait for the GPU
 
     def compute(self) -> dict[str, Tensor]:
         values = {}

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vistok.kernels.nearest import nearest_code
+from vistok.quantizers.estimators import Estimator, StraightThrough
 
 
 class Quantized(NamedTuple):
@@ -51,29 +52,70 @@ class Quantizer(nn.Module, ABC):
 
     @abstractmethod
     def lookup(self, codes: Tensor) -> Tensor:
-        """Codes (b, k, h, w) to the latent (b, d, h, w) that ``forward`` gave with them."""
+        """Codes (b, k, h, w) to the latent (b, d, h, w) that ``forward`` gave with them in evaluation.
+
+        Raises:
+            ValueError: A code is not in its codebook.
+        """
 
     @abstractmethod
-    def update(self, stats: dict[str, Tensor]) -> None:
-        """Learn from the statistics of one optimizer update: ``samples`` of rank 0, all else summed over ranks."""
+    def update(self, stats: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Learn from the statistics of one optimizer update: ``samples`` of rank 0, all else summed over ranks.
+
+        Returns:
+            For each parameter that was written to, by name: which of its rows (n,) bool. Averages of weights copy these.
+        """
 
     @abstractmethod
     def fold(self) -> "Quantizer":
-        """The plain table this head amounts to: a new head with the same codes and latents in evaluation."""
+        """The plain table this head amounts to: a new head with the same codes and latents in evaluation.
+
+        Raises:
+            ValueError: No single table gives the same latents.
+        """
+
+    @abstractmethod
+    def for_inference(self) -> "Quantizer":
+        """A new head with the same codes and latents in evaluation, every learned map folded into a plain table."""
 
 
-def quantize(z: Tensor, codebook: Tensor) -> Quantized:
-    """Nearest codeword, straight-through (VQ-VAE, arXiv:1711.00937, Eq. 3). ``codebook`` is (n, d)."""
+def single_heads(quantizer: Quantizer) -> list[Quantizer]:
+    """The heads with one codebook each that ``quantizer`` is or is composed of, in the order of its codebooks."""
+    heads = [module for module in quantizer.modules() if isinstance(module, Quantizer)]
+    return [head for head in heads if not any(part in heads for part in head.modules() if part is not head)]
+
+
+def check_size(codebook_size: int) -> None:
+    """Refuse a codebook without a choice."""
+    if codebook_size < 2:
+        raise ValueError(f"codebook_size must be at least 2, not {codebook_size}")
+
+
+def quantize(
+    z: Tensor, codebook: Tensor, estimator: Estimator = StraightThrough(), weight: Tensor | None = None
+) -> Quantized:
+    """Nearest codeword (VQ-VAE, arXiv:1711.00937, Eq. 1-3).
+
+    Args:
+        z: Latent (b, d, h, w).
+        codebook: Codewords (n, d).
+        estimator: How gradients pass to ``z``.
+        weight: (b, h, w) weights of the squared errors in both losses, whose means stay over all positions.
+    """
     b, _, h, w = z.shape
     codes = nearest_code(rearrange(z, "b d h w -> (b h w) d"), codebook)
     codes = rearrange(codes, "(b h w) -> b 1 h w", b=b, h=h, w=w)
     z_q = lookup(codes, codebook)
     losses = {
-        "commitment": F.mse_loss(z, z_q.detach()),  # moves the encoder to its codeword
-        "codebook": F.mse_loss(z_q, z.detach()),  # moves the codeword to the encoder
+        "commitment": squared_error(z, z_q.detach(), weight),  # moves the encoder to its codeword
+        "codebook": squared_error(z_q, z.detach(), weight),  # moves the codeword to the encoder
     }
-    # z + (z_q - z).detach() would round; this form keeps the value bit-equal to z_q.
-    return Quantized(z_q.detach() + (z - z.detach()), codes, losses)
+    return Quantized(estimator(z, z_q), codes, losses)
+
+
+def squared_error(a: Tensor, b: Tensor, weight: Tensor | None) -> Tensor:
+    """The mean over all elements of (b, d, h, w), each position's error times its weight (b, h, w)."""
+    return F.mse_loss(a, b) if weight is None else ((a - b).square() * weight[:, None]).mean()
 
 
 def lookup(codes: Tensor, codebook: Tensor) -> Tensor:
@@ -81,15 +123,46 @@ def lookup(codes: Tensor, codebook: Tensor) -> Tensor:
     return rearrange(F.embedding(codes[:, 0], codebook), "b h w d -> b d h w")
 
 
-def count(codes: Tensor, codebook_size: int) -> Tensor:
-    """How often each codeword was chosen: (n,) float32. Unlike ``torch.bincount`` it never waits for a GPU."""
+def check_codes(codes: Tensor, codebook_sizes: tuple[int, ...]) -> None:
+    """Refuse codes (b, k, *positions) that are not in their codebooks: on a GPU an index out of range ends the process.
+
+    It waits for the GPU, so it belongs in ``lookup``, never in ``forward``; a compiler leaves it out.
+    """
+    if codes.ndim < 2 or codes.shape[1] != len(codebook_sizes):
+        raise ValueError(f"codes have the shape {tuple(codes.shape)}, not (b, {len(codebook_sizes)}, h, w)")
+    if torch.compiler.is_compiling() or not codes.numel():
+        return
+    for i, size in enumerate(codebook_sizes):
+        lowest, highest = (int(bound) for bound in codes[:, i].aminmax())
+        if lowest < 0 or highest >= size:
+            wrong = lowest if lowest < 0 else highest
+            raise ValueError(f"codes hold {wrong}, but codebook {i} has the codes 0 to {size - 1}")
+
+
+def count(codes: Tensor, codebook_size: int, weight: Tensor | None = None) -> Tensor:
+    """How often each codeword was chosen, or the sum of its positions' weights: (n,) float32.
+
+    Unlike ``torch.bincount`` it never waits for a GPU.
+    """
     codes = codes.flatten()
-    return torch.zeros(codebook_size, device=codes.device).index_add_(
-        0, codes, torch.ones(1, device=codes.device).expand(len(codes))
-    )
+    ones = torch.ones(1, device=codes.device).expand(len(codes))
+    added = ones if weight is None else weight.flatten().float()
+    return torch.zeros(codebook_size, device=codes.device).index_add_(0, codes, added)
 
 
-def entropy(z: Tensor, codebook: Tensor, temperature: float) -> Tensor:
+def sample(vectors: Tensor, number: int) -> Tensor:
+    """Random vectors of a batch (m, d), none twice: (number, d).
+
+    Where the batch has too few, all are repeated and a little noise sets the copies apart (RQ-VAE's code,
+    arXiv:2203.01941: uniform in [0, 0.01 / √d]).
+    """
+    if len(vectors) < number:
+        vectors = vectors.repeat(-(-number // len(vectors)), 1)
+        vectors = vectors + torch.rand_like(vectors) * (0.01 * vectors.shape[1] ** -0.5)
+    return vectors[torch.randperm(len(vectors), device=vectors.device)[:number]]
+
+
+def entropy(z: Tensor, codebook: Tensor, temperature: float, weight: Tensor | None = None) -> Tensor:
     """Mean entropy of soft assignments less the entropy of their mean: low when each choice is sure and all are used.
 
     Assignments are ``softmax(-|z - c|² / temperature)`` (MaskGIT's VQGAN; LlamaGen arXiv:2406.06525, code). They are
@@ -99,21 +172,27 @@ def entropy(z: Tensor, codebook: Tensor, temperature: float) -> Tensor:
         z: Latent (b, d, h, w).
         codebook: Codewords (n, d).
         temperature: Divides the negative squared distances.
+        weight: (b, h, w) weights of positions in both means; None counts all alike.
     """
     vectors = rearrange(z, "b d h w -> (b h w) d")
+    weight = vectors.new_ones(len(vectors)) if weight is None else weight.flatten()
     rows = max(1, 2**22 // len(codebook))
-    sums = [checkpoint(_entropy_sums, part, codebook, temperature, use_reentrant=False) for part in vectors.split(rows)]
-    mean_entropy = sum(own for own, _ in sums) / len(vectors)
-    mean = sum(total for _, total in sums) / len(vectors)
+    sums = [
+        checkpoint(_entropy_sums, part, weights, codebook, temperature, use_reentrant=False)
+        for part, weights in zip(vectors.split(rows), weight.split(rows), strict=True)
+    ]
+    total = weight.sum()
+    mean_entropy = sum(own for own, _ in sums) / total
+    mean = sum(assigned for _, assigned in sums) / total
     return mean_entropy + (mean * (mean + 1e-5).log()).sum()
 
 
-def _entropy_sums(z: Tensor, codebook: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """For vectors (m, d): the sum of the assignments' entropies, a scalar, and the assignments' sum (n,)."""
+def _entropy_sums(z: Tensor, weight: Tensor, codebook: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+    """For vectors (m, d): the weighted sum of the assignments' entropies, a scalar, and that of assignments (n,)."""
     scores = torch.addmm(codebook.square().sum(1) * -0.5, z, codebook.T)  # the |z|² of each row cancels in softmax
     log_p = (scores * (2 / temperature)).log_softmax(1)
     p = log_p.exp()
-    return -(p * log_p).sum(), p.sum(0)
+    return -((p * log_p).sum(1) * weight).sum(), weight @ p
 
 
 def in_float32(method):

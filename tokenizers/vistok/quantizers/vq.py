@@ -7,22 +7,34 @@ from torch import Tensor, nn
 
 from vistok.quantizers import base
 from vistok.quantizers.base import Context, Quantized, Quantizer
+from vistok.quantizers.estimators import DiVeQ, Estimator, StraightThrough
+
+COUNT_DECAY = 0.99  # of the moving counts, where the codebook itself is learned by gradient
 
 
 class VectorQuantizer(Quantizer):
     """The nearest codeword by L2, or by cosine on unit vectors (ViT-VQGAN, arXiv:2110.04627, section 3.2).
+
+    The codebook is learned by gradient, or as moving averages of the vectors that chose each codeword. Either may start
+    from k-means and have its dead codewords restarted; both happen in ``update``.
 
     Args:
         codebook_size: Number of codewords n, at least 2.
         dim: Codeword dimension d, the channels of the latent.
         cosine: Normalise latent and codewords to unit length. The straight-through gradient then starts at the
             normalised latent, as in LlamaGen.
-        ema_decay: Learn the codebook as moving averages of the vectors that chose each codeword (VQ-VAE, appendix
-            A.1) with this decay, instead of by gradient; there is then no ``codebook`` loss.
-        restart: With ``ema_decay``: a codeword whose moving count is below this share of an even count is dead, and
-            moves onto a random vector of the batch (as in RQ-VAE, arXiv:2203.01941, whose limit is a count of 1). All
-            are dead at first, so the codebook begins as a sample of the data. None leaves dead codewords alone.
+        ema_decay: Learn the codebook as moving averages with this decay (VQ-VAE, appendix A.1) instead of by gradient;
+            there is then no ``codebook`` loss.
+        restart: A codeword is dead when its moving count is below this many times ``restart_unit``; it then moves onto
+            a random vector of the batch, and its count becomes one unit. None leaves dead codewords alone.
+        restart_unit: ``even``, the count that each codeword would have if all were used alike; or ``vector``, one vector
+            of an update, as released by RQ-VAE (arXiv:2203.01941) and DQ-VAE, where a limit depends on the batch size.
+        kmeans_updates: Begin with so many updates of sequential k-means: the codebook starts as vectors of the first
+            batch, and each codeword is the mean of all that chose it so far. 0 leaves it out.
+        weighted_counts: Whether a context's weights count in the statistics as they do in the losses. False counts
+            every position once, as DQ-VAE's code does.
         entropy_temperature: Adds the ``entropy`` loss at this temperature; None leaves it out.
+        estimator: How gradients pass the choice of a codeword.
     """
 
     def __init__(
@@ -32,18 +44,24 @@ class VectorQuantizer(Quantizer):
         cosine: bool = False,
         ema_decay: float | None = None,
         restart: float | None = None,
+        restart_unit: str = "even",
+        kmeans_updates: int = 0,
+        weighted_counts: bool = True,
         entropy_temperature: float | None = None,
+        estimator: Estimator = StraightThrough(),
     ):
         super().__init__()
-        if codebook_size < 2:
-            raise ValueError(f"codebook_size must be at least 2, not {codebook_size}")
+        base.check_size(codebook_size)
         if ema_decay is not None and not 0 <= ema_decay < 1:
             raise ValueError(f"ema_decay must be in [0, 1), not {ema_decay}")
-        if restart is not None and ema_decay is None:
-            raise ValueError(f"restart={restart} needs ema_decay: it goes by the moving counts")
-        self.codebook_size, self.dim, self.cosine = codebook_size, dim, cosine
-        self.ema_decay, self.restart, self.entropy_temperature = ema_decay, restart, entropy_temperature
-        self.codebook_sizes = (codebook_size,)
+        if restart_unit not in ("even", "vector"):
+            raise ValueError(f"restart_unit must be even or vector, not {restart_unit!r}")
+        if ema_decay is not None and isinstance(estimator, DiVeQ):
+            raise ValueError(f"DiVeQ learns the codebook by gradient: it cannot go with ema_decay={ema_decay}")
+        self.codebook_size, self.dim, self.codebook_sizes = codebook_size, dim, (codebook_size,)
+        self.cosine, self.entropy_temperature, self.estimator = cosine, entropy_temperature, estimator
+        self.ema_decay, self.restart, self.restart_unit = ema_decay, restart, restart_unit
+        self.kmeans_updates, self.weighted_counts = kmeans_updates, weighted_counts
         self.loss_names = ("commitment",)
         self.loss_names += ("codebook",) if ema_decay is None else ()
         self.loss_names += ("entropy",) if entropy_temperature is not None else ()
@@ -55,8 +73,14 @@ class VectorQuantizer(Quantizer):
             self.table = nn.Parameter(table)
         else:
             self.register_buffer("table", table)
-            self.register_buffer("ema_counts", torch.full((codebook_size,), 1.0 if restart is None else 0.0))
+        self.averages_vectors = ema_decay is not None or kmeans_updates > 0
+        if self.averages_vectors or restart is not None:
+            from_data = restart is not None or kmeans_updates > 0  # then all codewords are dead at first
+            self.register_buffer("ema_counts", torch.full((codebook_size,), 0.0 if from_data else 1.0))
+        if self.averages_vectors:
             self.register_buffer("ema_sums", table.clone())
+        if kmeans_updates:
+            self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
 
     @base.in_float32
     def codebook(self) -> Tensor:  # (n, d)
@@ -65,45 +89,99 @@ class VectorQuantizer(Quantizer):
     @base.in_float32
     def forward(self, z: Tensor, context: Context = Context()) -> Quantized:
         z = F.normalize(z.float(), dim=1) if self.cosine else z.float()
-        codebook = self.codebook()
-        quantized = base.quantize(z, codebook)
+        codebook, weight = self.codebook(), context.weight
+        quantized = base.quantize(z, codebook, self.estimator if self.training else StraightThrough(), weight)
         losses = {name: quantized.losses[name] for name in self.loss_names if name != "entropy"}
         if self.entropy_temperature is not None:
-            losses["entropy"] = base.entropy(z, codebook, self.entropy_temperature)
-        return quantized._replace(losses=losses, stats=self._stats(z, quantized.codes))
+            losses["entropy"] = base.entropy(z, codebook, self.entropy_temperature, weight)
+        return quantized._replace(losses=losses, stats=self._stats(z, quantized.codes, weight))
 
     def lookup(self, codes: Tensor) -> Tensor:
+        base.check_codes(codes, self.codebook_sizes)
         return base.lookup(codes, self.codebook())
 
     @torch.no_grad()
-    def _stats(self, z: Tensor, codes: Tensor) -> dict[str, Tensor] | None:
-        if self.ema_decay is None or not self.training:
+    def _stats(self, z: Tensor, codes: Tensor, weight: Tensor | None) -> dict[str, Tensor] | None:
+        learns = self.averages_vectors or self.restart is not None
+        if not learns or not self.training:
             return None
         vectors = rearrange(z, "b d h w -> (b h w) d")
-        sums = torch.zeros_like(self.table).index_add_(0, codes.flatten(), vectors)
-        stats = {"counts": base.count(codes, self.codebook_size), "sums": sums}
-        if self.restart is not None:
-            stats["samples"] = vectors[torch.randint(len(vectors), (self.codebook_size,), device=z.device)]
+        weight = weight if self.weighted_counts else None
+        stats = {"counts": base.count(codes, self.codebook_size, weight)}
+        if self.averages_vectors:
+            weighted = vectors if weight is None else vectors * weight.reshape(-1, 1)
+            stats["sums"] = torch.zeros_like(self.ema_sums).index_add_(0, codes.flatten(), weighted)
+        if self.restart is not None or self.kmeans_updates:
+            stats["samples"] = base.sample(vectors, self.codebook_size)
         return stats
 
     @torch.no_grad()
-    def update(self, stats: dict[str, Tensor]) -> None:
+    def update(self, stats: dict[str, Tensor]) -> dict[str, Tensor]:
         """Moving averages of counts and sums, counts smoothed after Laplace (arXiv:1711.00937, Eq. 6-8)."""
-        self.ema_counts.lerp_(stats["counts"], 1 - self.ema_decay)
-        self.ema_sums.lerp_(stats["sums"], 1 - self.ema_decay)
-        if self.restart is not None:
-            even = self.ema_counts.mean()
-            dead = self.ema_counts < self.restart * even
-            self.ema_sums.copy_(torch.where(dead[:, None], even * stats["samples"], self.ema_sums))
-            self.ema_counts.copy_(torch.where(dead, even, self.ema_counts))
-        self.table.copy_(self.ema_sums / smoothed(self.ema_counts)[:, None])
+        if not stats:
+            return {}
+        share = 1 - (COUNT_DECAY if self.ema_decay is None else self.ema_decay)
+        starting = None
+        if self.kmeans_updates:
+            starting = self.updates < self.kmeans_updates
+            share = torch.where(starting, 1 / (self.updates + 1), share)  # 1, 1/2, 1/3: the mean of all so far
+            self.updates += 1
+        self.ema_counts.lerp_(stats["counts"], share)
+        if self.averages_vectors:
+            self.ema_sums.lerp_(stats["sums"], share)
+        dead = self._restart(stats.get("samples"), starting)
+        if self.averages_vectors:
+            mean = self.ema_sums / smoothed(self.ema_counts)[:, None]
+        if self.ema_decay is not None:
+            self.table.copy_(mean)
+            return {}
+        moved = dead
+        if starting is not None:
+            self.table.copy_(torch.where(starting, mean, self.table))
+            moved = dead | starting
+        return {"table": moved}
+
+    def _restart(self, samples: Tensor | None, starting: Tensor | None) -> Tensor:
+        """Move dead codewords onto samples (n, d), if there are any; which they were, (n,) bool."""
+        unit = self.ema_counts.mean() if self.restart_unit == "even" else 1.0
+        dead = self.ema_counts < (self.restart or 0.0) * unit
+        if starting is not None:
+            dead = dead | (starting & (self.ema_counts == 0))
+        if samples is not None:
+            self.put(dead, samples, unit)
+        return dead
+
+    @torch.no_grad()
+    def put(self, rows: Tensor, vectors: Tensor, count: Tensor | float = 1.0) -> None:
+        """Set chosen codewords, and the averages that they are learned from.
+
+        Args:
+            rows: Which codewords (n,) bool.
+            vectors: Their values (n, d); other rows are not read.
+            count: Their moving counts from now on.
+        """
+        rows_of_vectors = rows[:, None]
+        self.table.copy_(torch.where(rows_of_vectors, vectors, self.table))
+        if self.averages_vectors:
+            self.ema_sums.copy_(torch.where(rows_of_vectors, count * vectors, self.ema_sums))
+        if self.averages_vectors or self.restart is not None:
+            self.ema_counts.copy_(torch.where(rows, count, self.ema_counts))
 
     def fold(self) -> "VectorQuantizer":
         # For unit codewords the nearest by L2 is the nearest by angle, whatever the length of z.
-        with torch.random.fork_rng(devices=[]):  # validating often must not change what training draws
-            plain = VectorQuantizer(self.codebook_size, self.dim).to(self.table.device).eval()
-        plain.table.requires_grad_(False).copy_(self.codebook())
-        return plain
+        return plain(self.codebook())
+
+    def for_inference(self) -> "VectorQuantizer":
+        return self.fold()
+
+
+@torch.no_grad()
+def plain(codebook: Tensor) -> VectorQuantizer:
+    """A head for inference with the codewords (n, d), nothing normalised, nothing learned."""
+    with torch.random.fork_rng(devices=[]):  # validating often must not change what training draws
+        head = VectorQuantizer(*codebook.shape).to(codebook.device).eval()
+    head.table.requires_grad_(False).copy_(codebook)
+    return head
 
 
 def smoothed(counts: Tensor, epsilon: float = 1e-5) -> Tensor:

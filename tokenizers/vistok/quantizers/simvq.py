@@ -1,0 +1,62 @@
+"""SimVQ: a frozen codebook seen through one learned linear map (arXiv:2411.02038)."""
+
+import torch
+from torch import Tensor, nn
+
+from vistok.quantizers import base
+from vistok.quantizers.base import Context, Quantized, Quantizer
+from vistok.quantizers.estimators import Estimator, StraightThrough
+from vistok.quantizers.vq import plain
+
+
+class SimVQ(Quantizer):
+    """Every step moves every codeword, since all pass through the same map; none can die alone.
+
+    Args:
+        codebook_size: Number of codewords n, at least 2.
+        dim: Codeword dimension d, the channels of the latent.
+        trainable_basis: Learn the basis as well: the paper's ablation.
+        estimator: How gradients pass the choice of a codeword.
+    """
+
+    loss_names = ("commitment", "codebook")
+
+    def __init__(
+        self,
+        codebook_size: int,
+        dim: int,
+        trainable_basis: bool = False,
+        estimator: Estimator = StraightThrough(),
+    ):
+        super().__init__()
+        base.check_size(codebook_size)
+        self.codebook_size, self.dim, self.codebook_sizes = codebook_size, dim, (codebook_size,)
+        self.trainable_basis, self.estimator = trainable_basis, estimator
+        basis = torch.randn(codebook_size, dim) * dim**-0.5
+        if trainable_basis:
+            self.basis = nn.Parameter(basis)
+        else:
+            self.register_buffer("basis", basis)
+        self.projection = nn.Linear(dim, dim)
+
+    @base.in_float32
+    def codebook(self) -> Tensor:  # (n, d)
+        return self.projection(self.basis)
+
+    @base.in_float32
+    def forward(self, z: Tensor, context: Context = Context()) -> Quantized:
+        estimator = self.estimator if self.training else StraightThrough()
+        return base.quantize(z.float(), self.codebook(), estimator, context.weight)
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        base.check_codes(codes, self.codebook_sizes)
+        return base.lookup(codes, self.codebook())
+
+    def update(self, stats: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {}  # learned by gradient alone
+
+    def fold(self) -> Quantizer:
+        return plain(self.codebook())
+
+    def for_inference(self) -> Quantizer:
+        return self.fold()
