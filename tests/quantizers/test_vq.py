@@ -4,7 +4,7 @@ import pytest
 import torch
 from einops import rearrange
 
-from vistok.quantizers import DiVeQ, VectorQuantizer
+from vistok.quantizers import Context, DiVeQ, VectorQuantizer, base
 from vistok.quantizers.vq import smoothed
 
 
@@ -132,6 +132,120 @@ def test_taming_ema(golden, close):
         close(head.ema_counts, values[f"after{step}.cluster_size"])
         close(head.ema_sums, values[f"after{step}.embed_avg"])
         close(head.table, values[f"after{step}.weight"])
+
+
+@pytest.mark.parametrize("group, steps, arguments", [
+    ("dqvae", 2, {"restart": 1.0}),
+    ("dqvae_fresh", 2, {}),
+    ("dqvae_restart", 2, {"restart": 1.0}),
+    ("dqvae_restart_tiled", 1, {"restart": 1.0}),
+])  # fmt: skip
+def test_dqvae(golden, close, monkeypatch, group, steps, arguments):
+    """Moving averages, masked losses over unmasked counts, and restarts at a count of 1, with the draws recorded."""
+    values = golden("dqvae", group)
+    size = len(values["before.codebook.cluster_size_ema"])  # their table has a row more, for padding
+    head = VectorQuantizer(size, 8, ema_decay=0.99, restart_unit="vector", weighted_counts=False, **arguments).train()
+    head.table.copy_(values["before.codebook.weight"][:size])
+    head.ema_counts.copy_(values["before.codebook.cluster_size_ema"])
+    head.ema_sums.copy_(values["before.codebook.embed_ema"])
+    for step in range(1, steps + 1):
+        if f"randperm{step}" in values:
+            monkeypatch.setattr(torch, "randperm", lambda n, device, v=values[f"randperm{step}"]: v)
+        if f"rand_like{step}" in values:
+            monkeypatch.setattr(torch, "rand_like", lambda x, v=values[f"rand_like{step}"]: v)
+        z = values[f"z{step}"].requires_grad_()
+        weight = values[f"mask{step}"][:, 0] if f"mask{step}" in values else None
+        quantized = head(z, Context(weight=weight))
+        assert torch.equal(quantized.codes[:, 0], values[f"codes{step}"])
+        close(quantized.latent, values[f"zq{step}"])
+        # Their total adds the codebook term, which teaches nothing here and equals the commitment.
+        loss = quantized.losses["commitment"]
+        close(1.25 * loss, values[f"loss.total{step}"])
+        for kind, total in (("gradloss", 0.25 * loss), ("grad", 0.25 * loss + _dot(values[f"up.zq{step}"], quantized))):
+            (gradient,) = torch.autograd.grad(total, z, retain_graph=True)
+            close(gradient, values[f"{kind}.z{step}"])
+        head.update(quantized.stats)
+        close(head.ema_counts, values[f"after{step}.codebook.cluster_size_ema"])
+        close(head.ema_sums, values[f"after{step}.codebook.embed_ema"])
+        close(head.table, values[f"after{step}.codebook.weight"][:size])
+
+
+def _dot(upstream, quantized):
+    return (upstream * quantized.latent).sum()
+
+
+def test_weights_count_in_losses_and_statistics():
+    head = with_table(torch.tensor([[0.0, 0.0], [4.0, 0.0]]), ema_decay=0.5).train()
+    z = torch.tensor([[1.0, 0.0], [3.0, 2.0]]).T.reshape(1, 2, 1, 2)  # (1, 0) and (3, 2)
+    quantized = head(z, Context(weight=torch.tensor([[[1.0, 0.5]]])))
+    # squared errors 1 + 0 and half of 1 + 4: their mean over 4 numbers is 0.875
+    assert quantized.losses["commitment"].item() == pytest.approx(0.875)
+    assert quantized.stats["counts"].tolist() == [1.0, 0.5]
+    assert quantized.stats["sums"].tolist() == [[1.0, 0.0], [1.5, 1.0]]
+    head.weighted_counts = False
+    assert head(z, Context(weight=torch.tensor([[[1.0, 0.5]]]))).stats["counts"].tolist() == [1.0, 1.0]
+
+
+def test_weights_in_the_entropy_are_repetitions():
+    torch.manual_seed(0)
+    head = VectorQuantizer(8, 4, entropy_temperature=0.5)
+    torch.nn.init.normal_(head.table)
+    z = torch.randn(1, 4, 1, 3)
+    weighted = head(z, Context(weight=torch.tensor([[[2.0, 1.0, 0.0]]]))).losses["entropy"]
+    repeated = head(z[..., [0, 0, 1]]).losses["entropy"]
+    torch.testing.assert_close(weighted, repeated)
+
+
+@pytest.mark.parametrize("ema_decay", [None, 0.9])
+def test_kmeans_start_by_hand(ema_decay):
+    """Two updates: each codeword is the mean of all that chose it, then the ordinary learning goes on."""
+    head = with_table(torch.zeros(2, 1), ema_decay=ema_decay, kmeans_updates=2).train()
+    samples = torch.tensor([[0.0], [10.0]])
+    # All chose the first of two equal codewords; the second is dead and starts at its sample, as heavy as the mean.
+    head.update({"counts": torch.tensor([4.0, 0.0]), "sums": torch.tensor([[8.0], [0.0]]), "samples": samples})
+    torch.testing.assert_close(head.table.detach(), torch.tensor([[2.0], [10.0]]), rtol=1e-4, atol=0)
+    # Counts 4 + 1 and 2 + 3, sums 8 + 3 and 20 + 36, halved.
+    moved = head.update({"counts": torch.tensor([1.0, 3.0]), "sums": torch.tensor([[3.0], [36.0]]), "samples": samples})
+    torch.testing.assert_close(head.table.detach(), torch.tensor([[11 / 5], [56 / 5]]), rtol=1e-4, atol=0)
+    assert moved == {} if ema_decay else moved["table"].all()
+    before = head.table.detach().clone()
+    moved = head.update({"counts": torch.tensor([1.0, 1.0]), "sums": torch.tensor([[9.0], [9.0]]), "samples": samples})
+    if ema_decay:
+        assert not torch.equal(head.table, before)
+    else:
+        assert torch.equal(head.table, before) and not moved["table"].any()
+
+
+def test_kmeans_start_finds_the_clusters():
+    torch.manual_seed(0)
+    centers = torch.randn(32, 4) * 5
+    errors = {}
+    for updates in (0, 20):
+        head = VectorQuantizer(64, 4, kmeans_updates=updates).train()
+        for _ in range(20):
+            vectors = centers[torch.randint(32, (512,))] + 0.1 * torch.randn(512, 4)
+            quantized = head(rearrange(vectors, "n d -> 1 d 1 n"))
+            head.update(quantized.stats or {})
+        errors[updates] = quantized.losses["commitment"].item()
+    assert errors[20] < 0.02 * errors[0] and len(quantized.codes.unique()) > 32
+
+
+def test_restart_of_a_codebook_that_learns_by_gradient():
+    """Moving counts 0.99 · 0 + 0.01 · (30, 0); the second is below a tenth of an even count and moves."""
+    head = with_table(torch.tensor([[0.0, 0.0], [4.0, 0.0]]), restart=0.1).train()
+    samples = torch.tensor([[7.0, 7.0], [9.0, 9.0]])
+    moved = head.update({"counts": torch.tensor([30.0, 0.0]), "samples": samples})
+    assert head.table.tolist() == [[0.0, 0.0], [9.0, 9.0]] and moved["table"].tolist() == [False, True]
+    torch.testing.assert_close(head.ema_counts, torch.tensor([0.3, 0.15]))
+
+
+def test_samples_are_of_the_batch_and_none_twice():
+    vectors = torch.arange(20.0)[:, None]
+    drawn = base.sample(vectors, 15)
+    assert len(drawn.unique()) == 15 and set(drawn.flatten().tolist()) <= set(range(20))
+    many = base.sample(vectors, 50)  # copies are set apart by less than 0.01
+    assert many.shape == (50, 1) and len(many.unique()) == 50
+    assert (many - many.round()).abs().max() <= 0.01
 
 
 @pytest.mark.parametrize("cosine", [False, True])

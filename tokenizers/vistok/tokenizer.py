@@ -38,7 +38,8 @@ class Tokenizer(nn.Module):
         pixels: PixelMap = PixelMap(),
     ):
         super().__init__()
-        _check_widths("to_latent", to_latent, "encoder.dim", encoder.dim, "quantizer.dim", quantizer.dim)
+        into = quantizer.input_dim or quantizer.dim
+        _check_widths("to_latent", to_latent, "encoder.dim", encoder.dim, "quantizer.dim", into)
         _check_widths("from_latent", from_latent, "quantizer.dim", quantizer.dim, "decoder.dim", decoder.dim)
         if encoder.factor != decoder.factor:
             raise ValueError(f"the encoder shrinks by {encoder.factor}, but the decoder enlarges by {decoder.factor}")
@@ -59,9 +60,16 @@ class Tokenizer(nn.Module):
         quantized = self.quantize(images)
         return Autoencoded(self.decode(quantized.latent), quantized)
 
-    def quantize(self, images: Tensor) -> Quantized:
-        """Images (b, c, H, W) in [-1, 1] to all that the head returns."""
-        return self.quantizer(self.encode(images), Context(images=images))
+    def quantize(self, images: Tensor, rate: float | Tensor | None = None) -> Quantized:
+        """Images (b, c, H, W) in [-1, 1] to all that the head returns.
+
+        Args:
+            images: The images.
+            rate: For a dynamic head, the share of regions in [0, 1] that get fine codes: one number, or (b,) for each.
+        """
+        if isinstance(rate, float | int):
+            rate = torch.full((len(images),), float(rate))
+        return self.quantizer(self.encode(images), Context(images=images, rate=rate))
 
     def encode(self, images: Tensor) -> Tensor:
         """Images (b, c, H, W) in [-1, 1] to the latent (b, d, h, w) before quantization."""
@@ -76,7 +84,10 @@ class Tokenizer(nn.Module):
 
     @torch.no_grad()
     def tokenize(self, images: Tensor) -> Tensor:
-        """Images (b, c, H, W) in [-1, 1] to codes (b, k, h, w) int64."""
+        """Images (b, c, H, W) in [-1, 1] to codes (b, k, h, w) int64.
+
+        Of a dynamic head the codes say nothing of the grain: ``quantize`` returns ``keep`` beside them.
+        """
         return self.quantize(images).codes
 
     @torch.no_grad()

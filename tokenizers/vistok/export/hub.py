@@ -14,12 +14,25 @@ from torch import nn
 
 from vistok.backbones import CNNDecoder, CNNEncoder
 from vistok.pixels import PixelMap
-from vistok.quantizers import VectorQuantizer
+from vistok.quantizers import (
+    DiVeQ,
+    DynamicQuantizer,
+    EntropyRouter,
+    FactorizedQuantizer,
+    FeatureRouter,
+    RotationTrick,
+    SimVQ,
+    StraightThrough,
+    VectorQuantizer,
+    VQBridge,
+)
 from vistok.tokenizer import Tokenizer
 
 FORMAT = 1
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-CLASSES = {c.__name__: c for c in (CNNDecoder, CNNEncoder, PixelMap, Tokenizer, VectorQuantizer, nn.Conv2d)}
+HEADS = (DynamicQuantizer, FactorizedQuantizer, SimVQ, VectorQuantizer, VQBridge)
+PARTS_OF_HEADS = (DiVeQ, EntropyRouter, FeatureRouter, RotationTrick, StraightThrough)
+CLASSES = {c.__name__: c for c in (Tokenizer, CNNDecoder, CNNEncoder, PixelMap, *HEADS, *PARTS_OF_HEADS, nn.Conv2d)}
 CONV_ARGUMENTS = ("in_channels", "out_channels", "kernel_size", "padding")
 
 
@@ -80,10 +93,12 @@ def describe(part: Any) -> Any:
     """A part as JSON: its class and constructor arguments, which it keeps as attributes of the same names."""
     if isinstance(part, nn.Identity):
         return None
+    if isinstance(part, list | tuple | nn.ModuleList):
+        return [describe(member) for member in part]
     if type(part) not in CLASSES.values():
         if isinstance(part, nn.Module):
             raise ValueError(f"{type(part).__name__} cannot be exported: it is not in vistok.export.hub.CLASSES")
-        return list(part) if isinstance(part, tuple) else part
+        return part
     return {
         "class": type(part).__name__,
         **{name: describe(getattr(part, name)) for name in _arguments(type(part))},
@@ -92,6 +107,8 @@ def describe(part: Any) -> Any:
 
 def build(description: Any) -> Any:
     """The part that ``describe`` gave a description of, with fresh weights."""
+    if isinstance(description, list):
+        return [build(member) for member in description]
     if not isinstance(description, dict):
         return description
     arguments = {name: build(value) for name, value in description.items() if name != "class"}

@@ -1,20 +1,28 @@
 """Quantization heads: an encoder's latent to codes and codewords."""
 
 from vistok.quantizers.base import Context, Quantized, Quantizer
+from vistok.quantizers.dqvae import DynamicQuantizer
 from vistok.quantizers.estimators import DiVeQ, RotationTrick, StraightThrough
 from vistok.quantizers.fq import FactorizedQuantizer, factorized
+from vistok.quantizers.routers import EntropyRouter, FeatureRouter, read_thresholds
 from vistok.quantizers.simvq import SimVQ
 from vistok.quantizers.vq import VectorQuantizer
+from vistok.quantizers.vqbridge import VQBridge
 
 __all__ = [
     "Context",
     "DiVeQ",
+    "DynamicQuantizer",
+    "EntropyRouter",
     "FactorizedQuantizer",
+    "FeatureRouter",
     "Quantized",
     "Quantizer",
     "RotationTrick",
     "SimVQ",
     "StraightThrough",
+    "VQBridge",
     "VectorQuantizer",
     "factorized",
+    "read_thresholds",
 ]

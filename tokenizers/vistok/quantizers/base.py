@@ -38,11 +38,13 @@ class Quantizer(nn.Module, ABC):
 
     Attributes:
         dim: Channels d of the latent.
+        input_dim: Channels of the latent that goes in, for a head that changes them; None for ``dim``.
         codebook_sizes: Codewords in each of the k codebooks.
         loss_names: The terms that ``forward`` returns in ``losses``.
     """
 
     dim: int
+    input_dim: int | None = None
     codebook_sizes: tuple[int, ...]
     loss_names: tuple[str, ...]
 
@@ -63,7 +65,7 @@ class Quantizer(nn.Module, ABC):
         """Learn from the statistics of one optimizer update: ``samples`` of rank 0, all else summed over ranks.
 
         Returns:
-            For each parameter that was written to, by name: which of its rows (n,) bool. Averages of weights copy these.
+            Which rows (n,) bool were written to, by the parameter's name: averages of weights copy these.
         """
 
     @abstractmethod

@@ -1,7 +1,7 @@
 """How gradients pass the choice of a codeword, which has none of its own.
 
-An estimator takes the latent that was quantized and the codewords chosen for it, both (b, d, h, w), and returns what the
-decoder reads in training. In evaluation that is always the codeword.
+An estimator takes the latent that was quantized and the codewords chosen for it, both (b, d, h, w), and returns what
+the decoder reads in training. In evaluation that is always the codeword.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ Estimator = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class StraightThrough:
-    """The codeword, with the decoder's gradient handed to the latent as it is (VQ-VAE, arXiv:1711.00937, section 3.2)."""
+    """The codeword, with the decoder's gradient handed on to the latent (VQ-VAE, arXiv:1711.00937, section 3.2)."""
 
     def __call__(self, z: Tensor, z_q: Tensor) -> Tensor:
         return with_gradient_of(z_q, z)
@@ -26,10 +26,10 @@ class RotationTrick:
     """The codeword, with the gradient turned by the angle from codeword to latent (arXiv:2410.06424, section 4.2).
 
     The codeword is written as ``scale · R z``, with ``R`` the rotation from z's direction to the codeword's, and both
-    ``R`` and ``scale`` held constant. It needs no reflection of vectors near zero: norms count as at least ``least_norm``.
+    ``R`` and ``scale`` held constant.
 
     Attributes:
-        least_norm: Smallest norm that is divided by.
+        least_norm: Smallest norm that is divided by, so that vectors near zero have finite gradients.
     """
 
     least_norm: float = 1e-6

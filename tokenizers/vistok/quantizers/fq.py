@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from itertools import combinations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vistok.quantizers import base
@@ -89,14 +90,11 @@ def factorized(
 
 
 def disentanglement(latents: Sequence[Tensor]) -> Tensor:
-    """The mean over positions and pairs of ``(zᵢ · zⱼ)²`` for unit vectors (arXiv:2411.16681, section 3.3).
-
-    Vectors of other lengths are divided by them as constants, which for unit vectors changes neither value nor gradient.
+    """The mean over positions and pairs of the squared cosine between sub-latents (arXiv:2411.16681, section 3.3).
 
     Args:
         latents: At least two of (b, d, h, w).
     """
-    lengths = [latent.detach().norm(dim=1, keepdim=True).clamp(min=1e-6) for latent in latents]
-    unit = [latent.float() / length for latent, length in zip(latents, lengths, strict=True)]
+    unit = [F.normalize(latent.float(), dim=1) for latent in latents]
     pairs = [(a * b).sum(1).square().mean() for a, b in combinations(unit, 2)]
     return torch.stack(pairs).mean()

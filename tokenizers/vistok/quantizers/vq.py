@@ -27,8 +27,8 @@ class VectorQuantizer(Quantizer):
             there is then no ``codebook`` loss.
         restart: A codeword is dead when its moving count is below this many times ``restart_unit``; it then moves onto
             a random vector of the batch, and its count becomes one unit. None leaves dead codewords alone.
-        restart_unit: ``even``, the count that each codeword would have if all were used alike; or ``vector``, one vector
-            of an update, as released by RQ-VAE (arXiv:2203.01941) and DQ-VAE, where a limit depends on the batch size.
+        restart_unit: ``even``, the count that each codeword would have if all were used alike; or ``vector``, one
+            vector of an update, as released by RQ-VAE (arXiv:2203.01941) and DQ-VAE, which depends on the batch size.
         kmeans_updates: Begin with so many updates of sequential k-means: the codebook starts as vectors of the first
             batch, and each codeword is the mean of all that chose it so far. 0 leaves it out.
         weighted_counts: Whether a context's weights count in the statistics as they do in the losses. False counts

@@ -1,0 +1,126 @@
+"""Gradient estimators against the authors' values and by hand."""
+
+import pytest
+import torch
+from einops import rearrange
+
+from vistok.quantizers import DiVeQ, RotationTrick, StraightThrough, VectorQuantizer
+
+
+def as_map(vectors):
+    return rearrange(vectors, "n d -> 1 d 1 n")
+
+
+def as_vectors(latent):
+    return rearrange(latent, "1 d 1 n -> n d")
+
+
+def test_rotation_trick(golden, close):
+    values = golden("estimators", "rotation")
+    z, z_q = values["src"].requires_grad_(), values["tgt"].requires_grad_()
+    out = as_vectors(RotationTrick()(as_map(z), as_map(z_q)))
+    assert torch.equal(out, z_q)  # theirs rounds
+    close(out, values["out"])
+    of_z, of_q = torch.autograd.grad(out, (z, z_q), values["up.out"], allow_unused=True)
+    close(of_z, values["grad.src"])
+    assert of_q is None and not values["grad.tgt"].any()
+
+
+def test_rotation_by_hand():
+    z, z_q = torch.tensor([[2.0, 0.0]], requires_grad=True), torch.tensor([[0.0, 3.0]])
+    out = RotationTrick()(as_map(z), as_map(z_q))
+    (gradient,) = torch.autograd.grad(out, z, as_map(torch.tensor([[1.0, 5.0]])))
+    # a quarter turn to the left and 3 / 2 longer, so the gradient turns back to the right
+    torch.testing.assert_close(gradient, torch.tensor([[7.5, -1.5]]))
+
+
+@pytest.mark.parametrize("z", [torch.zeros(4), torch.tensor([1e-12, 0, 0, 0]), torch.tensor([-1.0, 0, 0, 0])])
+def test_rotation_is_finite_near_zero_and_for_opposite_vectors(z):
+    z = as_map(z[None]).requires_grad_()
+    z_q = as_map(torch.tensor([[1.0, 0, 0, 0]]))
+    out = RotationTrick()(z, z_q)
+    assert torch.equal(out, z_q)
+    assert torch.autograd.grad(out.sum(), z)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("group", ["diveq", "diveq_detach"])
+def test_diveq(golden, close, group):
+    values = golden("estimators", group)
+    noise = values.get("noise1", torch.zeros_like(values["z"]))
+    z, codebook = values["z"].requires_grad_(), values["codebook"].requires_grad_()
+    head = VectorQuantizer(*codebook.shape)
+    head.table = torch.nn.Parameter(codebook.detach())
+    codes = head(as_map(z)).codes
+    assert torch.equal(codes.flatten(), values["codes"])
+    moved = as_vectors(DiVeQ.moved(as_map(z), as_map(codebook[codes.flatten()]), as_map(noise)))
+    close(moved, values["zq"])
+    of_z, of_codebook = torch.autograd.grad(moved, (z, codebook), values["up.zq"])
+    close(of_z, values["grad.z"])
+    close(of_codebook, values["grad.codebook"])
+    if group == "diveq":
+        evaluated = head.eval()(as_map(z))
+        assert torch.equal(evaluated.codes.flatten(), values["inference.codes"])
+        close(as_vectors(evaluated.latent), values["inference.zq"])
+
+
+def test_diveq_draws_its_noise_in_training_only():
+    torch.manual_seed(0)
+    head = VectorQuantizer(16, 4, estimator=DiVeQ(std=0.1))
+    z = torch.randn(1, 4, 8, 8)
+    latent = head.train()(z).latent
+    assert not torch.equal(latent, head(z).latent)
+    distance = (z - head.lookup(head(z).codes)).norm(dim=1)
+    torch.testing.assert_close((latent - z).norm(dim=1), distance)  # it moves as far as the codeword is
+    assert torch.equal(head.eval()(z).latent, head(z).latent)
+
+
+def test_diveq_teaches_the_codebook_through_the_latent():
+    head = VectorQuantizer(16, 4, estimator=DiVeQ())
+    z = torch.randn(1, 4, 8, 8, requires_grad=True)
+    of_z, of_table = torch.autograd.grad(head.train()(z).latent.sum(), (z, head.table))
+    assert of_z.abs().sum() > 0 and of_table.abs().sum() > 0
+
+
+def test_diveq_at_a_codeword_has_finite_gradients():
+    head = VectorQuantizer(4, 2, estimator=DiVeQ())
+    z = as_map(head.table.detach().clone()).requires_grad_()
+    assert torch.autograd.grad(head.train()(z).latent.sum(), z)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("group", ["vqp_ste", "vqp_rotation"])
+def test_vector_quantize_pytorch(golden, close, group):
+    """A training step of their EMA codebook, whose only loss is the commitment."""
+    values = golden("estimators", group)
+    head = VectorQuantizer(
+        24, 8, ema_decay=0.8, estimator=RotationTrick() if group == "vqp_rotation" else StraightThrough()
+    ).train()
+    before = {name: values[f"before._codebook.{name}"][0] for name in ("embed", "cluster_size", "embed_avg")}
+    head.table.copy_(before["embed"])
+    head.ema_counts.copy_(before["cluster_size"])
+    head.ema_sums.copy_(before["embed_avg"])
+    z = values["z"].requires_grad_()
+    quantized = head(rearrange(z, "b n d -> b d 1 n"))
+    assert torch.equal(quantized.codes[:, 0, 0], values["codes"])
+    latent = rearrange(quantized.latent, "b d 1 n -> b n d")
+    close(latent, values["zq"])
+    loss = quantized.losses["commitment"]
+    close(loss, values["loss.total"])
+    for kind, total in (("gradloss", loss), ("grad", loss + (values["up.zq"] * latent).sum())):
+        (gradient,) = torch.autograd.grad(total, z, retain_graph=True)
+        close(gradient, values[f"{kind}.z"])
+    head.update(quantized.stats)
+    close(head.ema_counts, values["after1._codebook.cluster_size"][0])
+    close(head.ema_sums, values["after1._codebook.embed_avg"][0])
+    close(head.table, values["after1._codebook.embed"][0])
+
+
+def test_angles_are_kept_by_the_rotation():
+    """The point of the method: the gradient makes the angle with the codeword's direction that it made with z's."""
+    torch.manual_seed(0)
+    z, z_q, upstream = (torch.randn(5, 8) for _ in range(3))
+    z.requires_grad_()
+    out = RotationTrick()(as_map(z), as_map(z_q))
+    (gradient,) = torch.autograd.grad(out, z, as_map(upstream))
+    cosine = torch.nn.functional.cosine_similarity
+    torch.testing.assert_close(cosine(gradient, z), cosine(upstream, z_q))
+    torch.testing.assert_close(gradient.norm(dim=1) / upstream.norm(dim=1), z_q.norm(dim=1) / z.norm(dim=1))

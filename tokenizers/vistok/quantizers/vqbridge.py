@@ -1,0 +1,197 @@
+"""VQBridge: a codebook seen through a small transformer over all of it (FVQ, arXiv:2509.10140)."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from vistok.quantizers import base
+from vistok.quantizers.base import Context, Quantized, Quantizer
+from vistok.quantizers.estimators import Estimator, StraightThrough
+from vistok.quantizers.vq import plain
+
+SIZES = {"XS": 32, "S": 64, "B": 128, "L": 256, "XL": 512}  # width of the transformer
+HEADS = 4
+VARIANTS = ("vit", "dit")
+
+
+class VQBridge(Quantizer):
+    """Every step moves every codeword through the bridge, which ``fold`` leaves out of the exported tokenizer.
+
+    Args:
+        codebook_size: Number of codewords n, at least 2.
+        dim: Codeword dimension d, the channels of the latent.
+        size: Width of the bridge by name: ``XS``, ``S``, ``B``, ``L`` or ``XL``.
+        patch: p: one token of the bridge is p × p codewords.
+        depth: Transformer blocks.
+        variant: ``vit``, plain blocks as in the paper; or ``dit``, the blocks of the published training scripts, with
+            fixed positions and an unconditional modulation.
+        estimator: How gradients pass the choice of a codeword.
+    """
+
+    loss_names = ("commitment", "codebook")
+
+    def __init__(
+        self,
+        codebook_size: int,
+        dim: int,
+        size: str = "L",
+        patch: int = 4,
+        depth: int = 2,
+        variant: str = "vit",
+        estimator: Estimator = StraightThrough(),
+    ):
+        super().__init__()
+        base.check_size(codebook_size)
+        if size not in SIZES:
+            raise ValueError(f"size must be one of {', '.join(SIZES)}, not {size!r}")
+        if variant not in VARIANTS:
+            raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, not {variant!r}")
+        self.codebook_size, self.dim, self.codebook_sizes = codebook_size, dim, (codebook_size,)
+        self.size, self.patch, self.depth, self.variant, self.estimator = size, patch, depth, variant, estimator
+        self.table = nn.Parameter(torch.empty(codebook_size, dim).uniform_(-1 / codebook_size, 1 / codebook_size))
+        self.bridge = Bridge(grid_of(codebook_size, patch), dim, SIZES[size], patch, depth, modulated=variant == "dit")
+
+    @base.in_float32
+    def codebook(self) -> Tensor:  # (n, d)
+        rows, columns = self.bridge.grid
+        padded = F.pad(self.table, (0, 0, 0, rows * columns - self.codebook_size))
+        return self.bridge(padded)[: self.codebook_size]
+
+    @base.in_float32
+    def forward(self, z: Tensor, context: Context = Context()) -> Quantized:
+        estimator = self.estimator if self.training else StraightThrough()
+        return base.quantize(z.float(), self.codebook(), estimator, context.weight)
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        base.check_codes(codes, self.codebook_sizes)
+        return base.lookup(codes, self.codebook())
+
+    def update(self, stats: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {}  # learned by gradient alone
+
+    def fold(self) -> Quantizer:
+        return plain(self.codebook())
+
+    def for_inference(self) -> Quantizer:
+        return self.fold()
+
+
+def grid_of(codebook_size: int, patch: int) -> tuple[int, int]:
+    """Rows and columns, multiples of ``patch``, that a codebook is laid out in.
+
+    A square where ``patch`` divides the root of a square size, as published. Other sizes take the grid with the fewest
+    places left over (zeros, dropped behind the bridge), and of these the one nearest to a square: 8,192 codewords in
+    patches of 4 make 64 × 128 with none left over.
+
+    Raises:
+        ValueError: A patch is larger than the side of the codebook.
+    """
+    side = math.isqrt(codebook_size - 1) + 1
+    if not 1 <= patch <= side:
+        raise ValueError(f"patch={patch} must be between 1 and {side}, the side of a codebook of {codebook_size}")
+    cell = patch * patch
+    tokens = -(-codebook_size // cell)
+    rows = range(1, math.isqrt(tokens) + 2)
+    _, _, across, down = min((r * -(-tokens // r), abs(r - -(-tokens // r)), -(-tokens // r), r) for r in rows)
+    return down * patch, across * patch
+
+
+class Bridge(nn.Module):
+    """A codebook (rows · columns, d) to another of that shape: compress p × p codewords to a token, process, recover.
+
+    There is no residual, and the last layer begins at zero: at first all codewords are zero (as released).
+
+    Args:
+        grid: Rows and columns of the codebook.
+        dim: Codeword dimension d.
+        width: Width of the transformer.
+        patch: p.
+        depth: Transformer blocks.
+        modulated: Blocks of DiT (arXiv:2212.09748) with one learned condition, and fixed positions.
+    """
+
+    def __init__(self, grid: tuple[int, int], dim: int, width: int, patch: int, depth: int, modulated: bool):
+        super().__init__()
+        self.grid, self.patch = grid, patch
+        self.compress = nn.Conv2d(dim, width, patch, stride=patch)
+        self.blocks = nn.ModuleList(Block(width, modulated) for _ in range(depth))
+        self.recover = nn.Linear(width, patch * patch * dim)
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
+                nn.init.zeros_(layer.bias)
+        nn.init.xavier_uniform_(self.compress.weight.flatten(1))
+        nn.init.zeros_(self.compress.bias)
+        self.positions = self.condition = self.modulation = None
+        if modulated:
+            positions = sincos_positions(grid[0] // patch, grid[1] // patch, width)
+            self.positions = nn.Parameter(positions, requires_grad=False)
+            self.condition = nn.Parameter(torch.randn(width) * 0.02)
+            self.modulation = nn.Linear(width, 2 * width)
+            for modulation in (self.modulation, *(block.modulation for block in self.blocks)):
+                zero(modulation)
+        zero(self.recover)
+
+    def forward(self, codebook: Tensor) -> Tensor:
+        rows, columns = self.grid
+        tokens = self.compress(rearrange(codebook, "(r c) d -> 1 d r c", r=rows))
+        tokens = rearrange(tokens, "1 d r c -> (r c) d")
+        if self.positions is not None:
+            tokens = tokens + self.positions
+        for block in self.blocks:
+            tokens = block(tokens, self.condition)
+        tokens = normalized(tokens)
+        if self.modulation is not None:
+            shift, scale = self.modulation(F.silu(self.condition)).chunk(2)
+            tokens = tokens * (1 + scale) + shift
+        p = self.patch
+        return rearrange(self.recover(tokens), "(r c) (p q d) -> (r p c q) d", r=rows // p, p=p, q=p)
+
+
+class Block(nn.Module):
+    """A pre-norm transformer block over tokens (t, width), 4 heads and an MLP of twice the width.
+
+    Args:
+        width: Channels.
+        modulated: Shift and scale what each part reads, and gate what it adds, by a condition (adaLN-Zero).
+    """
+
+    def __init__(self, width: int, modulated: bool):
+        super().__init__()
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU("tanh"), nn.Linear(2 * width, width))
+        self.modulation = nn.Linear(width, 6 * width) if modulated else None
+
+    def attend(self, tokens: Tensor) -> Tensor:
+        q, k, v = rearrange(self.qkv(tokens), "t (three h d) -> three 1 h t d", three=3, h=HEADS)
+        return self.out(rearrange(F.scaled_dot_product_attention(q, k, v), "1 h t d -> t (h d)"))
+
+    def forward(self, tokens: Tensor, condition: Tensor | None) -> Tensor:
+        if self.modulation is None:
+            tokens = tokens + self.attend(normalized(tokens))
+            return tokens + self.mlp(normalized(tokens))
+        shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(F.silu(condition)).chunk(6)
+        tokens = tokens + gate_a * self.attend(normalized(tokens) * (1 + scale_a) + shift_a)
+        return tokens + gate_m * self.mlp(normalized(tokens) * (1 + scale_m) + shift_m)
+
+
+def normalized(tokens: Tensor) -> Tensor:
+    """Layer norm without weights."""
+    return F.layer_norm(tokens, tokens.shape[-1:], eps=1e-6)
+
+
+def zero(layer: nn.Linear) -> None:
+    """Make a layer's output zero until it has learned."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+
+
+def sincos_positions(rows: int, columns: int, width: int) -> Tensor:
+    """Fixed 2-D positions (rows · columns, width): sines and cosines of the column, then of the row, a quarter each."""
+    frequencies = 10000.0 ** -(torch.arange(width // 4, dtype=torch.float64) / (width // 4))
+    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    angles = [place.reshape(-1, 1) * frequencies for place in (column, row)]
+    return torch.cat([wave for angle in angles for wave in (angle.sin(), angle.cos())], dim=1).float()
