@@ -77,7 +77,7 @@ def compose(name: str, *overrides: str) -> DictConfig:
         return hydra.compose(name, overrides=list(overrides))
 
 
-TINY = ["trainer=debug", "backbone.encoder.channels=8", "quantizer.codebook_size=16", "latent_dim=4", "image_size=32"]
+TINY = ["trainer=debug", "backbone.encoder.channels=8", "codebook_size=16", "latent_dim=4", "image_size=32"]
 
 
 def train(run_dir: Path, *overrides: str) -> Path:

@@ -22,7 +22,7 @@ def test_every_part_builds(compose, group, choice):
     config = compose("train", "trainer=debug", f"{group}={choice}")
     with torch.device("meta"):
         tokenizer = cli.instantiate(config.tokenizer)
-    assert set(tokenizer.quantizer.loss_names) <= set(config.loss.weights)
+    assert set(tokenizer.quantizer.loss_names) <= set(config.quantizer_weights)
 
 
 @pytest.mark.parametrize("quantizer, loss", itertools.product(choices("quantizer"), choices("loss")))
@@ -31,7 +31,7 @@ def test_every_head_goes_with_every_loss(compose, quantizer, loss):
     config = compose("train", "trainer=debug", f"quantizer={quantizer}", f"loss={loss}", "backbone.encoder.channels=8")
     config.loss.image_losses = {name: {"_target_": "torch.nn.L1Loss"} for name in config.loss.image_losses}
     _, lit = cli.build(config)
-    assert set(lit.weights) == set(config.loss.weights)
+    assert set(lit.weights) == {*config.loss.weights, *lit.tokenizer.quantizer.loss_names}
 
 
 @pytest.mark.parametrize("trainer, logger", itertools.product(choices("trainer"), choices("logger")))

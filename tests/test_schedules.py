@@ -17,6 +17,7 @@ def test_constant():
 def test_warmup_reaches_one():
     assert factors(5, warmup=4) == [0.25, 0.5, 0.75, 1, 1]
     assert factors(5, warmup=2, start=0.5) == [0.75, 1, 1, 1, 1]
+    assert factors(8, warmup=0.25) == factors(8, warmup=2)
 
 
 def test_linear():

@@ -1,6 +1,5 @@
 """The dynamic head: routers and budget against the authors' values, the rest by hand."""
 
-import json
 from functools import partial
 
 import pytest
@@ -14,7 +13,6 @@ from vistok.quantizers import (
     SimVQ,
     VectorQuantizer,
     factorized,
-    read_thresholds,
 )
 from vistok.quantizers.dqvae import budget_loss
 from vistok.quantizers.routers import grains_by_rank, one_hot, patch_entropy
@@ -254,18 +252,6 @@ def test_a_factorized_head_inside():
     quantized = head.eval()(torch.randn(1, 8, 4, 6))
     assert quantized.codes.shape == (1, 2, 4, 6) and quantized.keep.shape == (1, 4, 6)
     assert torch.equal(head.lookup(quantized.codes), quantized.latent)
-
-
-def test_thresholds_from_a_file(tmp_path):
-    path = tmp_path / "thresholds.json"
-    percentiles = {str(i): i / 10 for i in range(1, 100)}
-    path.write_text(json.dumps({"patch": 16, "low": -1.0, "high": 1.0, "percentiles": percentiles}))
-    assert read_thresholds(path, [0.3], 16, -1.0, 1.0) == [7.0]
-    assert read_thresholds(path, [0.3, 0.3], 16, -1.0, 1.0) == [4.0, 7.0]
-    with pytest.raises(ValueError, match="the router has {'patch': 8"):
-        read_thresholds(path, [0.3], 8, -1.0, 1.0)
-    with pytest.raises(ValueError, match="asks for the percentile 99.5"):
-        read_thresholds(path, [0.005], 16, -1.0, 1.0)
 
 
 def dual(**arguments):

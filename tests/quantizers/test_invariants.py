@@ -1,27 +1,110 @@
-"""What every head guarantees, tested once over all of them."""
+"""What every head guarantees, tested once over all of them, their variants and nestings."""
+
+from functools import partial
 
 import pytest
 import torch
+from einops import rearrange
+from torch.nn import functional as F
 
+from vistok.ema import AveragedTokenizer
 from vistok.export import hub
 from vistok.kernels import nearest_code
-from vistok.quantizers import VectorQuantizer
+from vistok.quantizers import (
+    Context,
+    DiVeQ,
+    DynamicQuantizer,
+    EntropyRouter,
+    FactorizedQuantizer,
+    FeatureRouter,
+    RotationTrick,
+    SimVQ,
+    VectorQuantizer,
+    VQBridge,
+    factorized,
+)
+from vistok.quantizers.base import single_heads
 
-HEADS = {
-    "vq": lambda: VectorQuantizer(32, 8),
-    "vq_cosine": lambda: VectorQuantizer(32, 8, cosine=True),
-    "vq_ema": lambda: VectorQuantizer(32, 8, ema_decay=0.9),
-    "vq_restart": lambda: VectorQuantizer(32, 8, ema_decay=0.9, restart=0.1),
-    "vq_entropy": lambda: VectorQuantizer(32, 8, cosine=True, entropy_temperature=0.1),
+vq = partial(VectorQuantizer, 32)
+bridge = partial(VQBridge, 32, size="XS", patch=2)
+
+
+def dynamic(head, grains=2):
+    return DynamicQuantizer(head, FeatureRouter(8, grains, groups=4), rates=[0.6 / (grains - 1)] * (grains - 1))
+
+
+SINGLE = {
+    "vq": lambda: vq(8),
+    "vq_cosine": lambda: vq(8, cosine=True),
+    "vq_entropy": lambda: vq(8, cosine=True, entropy_temperature=0.1),
+    "vq_restart": lambda: vq(8, restart=0.1),
+    "vq_kmeans": lambda: vq(8, kmeans_updates=3),
+    "vq_ema": lambda: vq(8, ema_decay=0.9),
+    "vq_ema_restart": lambda: vq(8, ema_decay=0.9, restart=0.1),
+    "vq_ema_kmeans": lambda: vq(8, ema_decay=0.9, restart=1.0, restart_unit="vector", kmeans_updates=2),
+    "vq_ema_cosine": lambda: vq(8, ema_decay=0.9, cosine=True, restart=0.1),
+    "vq_rotation": lambda: vq(8, estimator=RotationTrick()),
+    "vq_diveq": lambda: vq(8, estimator=DiVeQ()),
+    "vq_cosine_diveq": lambda: vq(8, cosine=True, estimator=DiVeQ(std=0.0)),
+    "simvq": lambda: SimVQ(32, 8),
+    "simvq_basis": lambda: SimVQ(32, 8, trainable_basis=True),
+    "simvq_rotation": lambda: SimVQ(32, 8, estimator=RotationTrick()),
+    "simvq_diveq": lambda: SimVQ(32, 8, estimator=DiVeQ()),
+    "vqbridge_vit": lambda: bridge(8),
+    "vqbridge_dit": lambda: bridge(8, variant="dit"),
+    "vqbridge_square": lambda: VQBridge(36, 8, size="XS", patch=3, depth=1),
+    "vqbridge_rotation": lambda: bridge(8, estimator=RotationTrick()),
 }
+COMPOSED = {
+    "fq": lambda: factorized(partial(vq, cosine=True, entropy_temperature=0.1), 2, 8),
+    "fq_4": lambda: factorized(vq, 4, 8),
+    "fq_ema": lambda: factorized(partial(vq, ema_decay=0.9, restart=0.1), 2, 8),
+    "fq_simvq": lambda: factorized(partial(SimVQ, 32), 2, 8),
+    "fq_vqbridge": lambda: factorized(bridge, 2, 8),
+    "fq_mixed": lambda: FactorizedQuantizer([vq(2, cosine=True), SimVQ(16, 6)], disentangle=False),
+    "fq_rotation": lambda: factorized(partial(vq, estimator=RotationTrick()), 2, 8),
+    "dqvae": lambda: dynamic(vq(8, ema_decay=0.9, restart=1.0, restart_unit="vector")),
+    "dqvae_triple": lambda: dynamic(vq(8, ema_decay=0.9), grains=3),
+    "dqvae_entropy": lambda: DynamicQuantizer(vq(8), EntropyRouter([2.8], patch=8)),
+    "dqvae_vq_entropy": lambda: dynamic(vq(8, cosine=True, entropy_temperature=0.1)),
+    "dqvae_simvq": lambda: dynamic(SimVQ(32, 8)),
+    "dqvae_vqbridge": lambda: dynamic(bridge(8)),
+    "dqvae_fq": lambda: dynamic(factorized(partial(SimVQ, 32), 2, 8)),
+}
+HEADS = SINGLE | COMPOSED
+
+
+def make(name):
+    """A head whose codewords are apart, as in the middle of a training run."""
+    torch.manual_seed(0)
+    head = HEADS[name]()
+    for part in single_heads(head):
+        if isinstance(part, VectorQuantizer):
+            torch.nn.init.normal_(part.table)
+        if isinstance(part, VQBridge):
+            for parameter in part.bridge.parameters():
+                if parameter.requires_grad and not parameter.any():
+                    torch.nn.init.normal_(parameter, std=0.2)
+            torch.nn.init.normal_(part.bridge.recover.weight, std=0.3)
+    return head
 
 
 @pytest.fixture(params=HEADS)
 def head(request):
-    torch.manual_seed(0)
-    head = HEADS[request.param]()
-    torch.nn.init.normal_(head.table)
-    return head
+    return make(request.param)
+
+
+@pytest.fixture(params=SINGLE)
+def single(request):
+    return make(request.param)
+
+
+def inputs(head, b=2, h=4, w=4, **arguments):
+    """A latent and a context for it; sides in the coarsest positions that the head needs."""
+    unit = 2 ** (head.grains - 1) if isinstance(head, DynamicQuantizer) else 1
+    h, w = h * unit, w * unit
+    context = Context(images=torch.rand(b, 3, 4 * h, 4 * w) * 2 - 1)
+    return torch.randn(b, 8, h, w, **arguments), context
 
 
 def reaches(loss, tensors):
@@ -33,98 +116,240 @@ def reaches(loss, tensors):
     return any(g is not None and bool(g.abs().sum() > 0) for g in grads)
 
 
-@pytest.mark.parametrize("shape", [(2, 8, 4, 4), (1, 8, 3, 5), (1, 8, 1, 1)])
-def test_lookup_inverts_forward(head, shape):
+def same(a, b):
+    torch.testing.assert_close(a, b, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("b, h, w", [(2, 4, 4), (1, 3, 5), (1, 1, 1)])
+def test_lookup_inverts_forward(head, b, h, w):
     head.eval()
-    quantized = head(torch.randn(shape))
-    assert quantized.codes.shape == (shape[0], len(head.codebook_sizes), *shape[2:])
+    z, context = inputs(head, b, h, w)
+    quantized = head(z, context)
+    assert quantized.latent.shape == z.shape
+    assert quantized.codes.shape == (b, len(head.codebook_sizes), *z.shape[2:])
     assert quantized.codes.dtype == torch.int64
-    torch.testing.assert_close(head.lookup(quantized.codes), quantized.latent, rtol=0, atol=0)
+    same(head.lookup(quantized.codes), quantized.latent)
 
 
 def test_lookup_inverts_forward_under_autocast(head):
     head.eval()
+    z, context = inputs(head)
     with torch.autocast("cpu", torch.bfloat16):
-        quantized = head(torch.randn(2, 8, 4, 4).bfloat16())
+        quantized = head(z.bfloat16(), context)
         assert quantized.latent.dtype == torch.float32
-        torch.testing.assert_close(head.lookup(quantized.codes), quantized.latent, rtol=0, atol=0)
+        same(head.lookup(quantized.codes), quantized.latent)
+
+
+def test_lookup_inverts_forward_of_averaged_weights(head):
+    """An average of weights is a head like any other, whatever the original does meanwhile."""
+    z, context = inputs(head)
+    model = torch.nn.ModuleDict({"quantizer": head, "decoder": torch.nn.Linear(1, 1)})
+    average = AveragedTokenizer(model, 0.5)
+    parameters = [p for p in head.parameters() if p.requires_grad]
+    for _ in range(3):
+        quantized = head.train()(z, context)
+        loss = sum(quantized.losses.values()) + quantized.latent.square().mean()
+        if parameters:
+            for p, g in zip(parameters, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
+                p.data.sub_(torch.zeros_like(p) if g is None else 0.5 * g)
+        moved = head.update(quantized.stats or {})
+        average.update(model)
+        average.copy_rows(model, {f"quantizer.{name}": rows for name, rows in moved.items()})
+    for evaluated in (average.tokenizer["quantizer"].eval(), head.eval()):
+        quantized = evaluated(z, context)
+        same(evaluated.lookup(quantized.codes), quantized.latent)
+        same(evaluated.for_inference()(z, context).latent, quantized.latent)
 
 
 def test_codes_do_not_depend_on_autocast(head):
-    z = torch.randn(2, 8, 8, 8)
+    head.eval()
+    z, context = inputs(head, h=8, w=8)
     with torch.autocast("cpu", torch.bfloat16):
-        low = head(z).codes
-    assert torch.equal(low, head(z).codes)
+        low = head(z, context).codes
+    assert torch.equal(low, head(z, context).codes)
 
 
 def test_codes_are_the_nearest(head):
-    z = torch.randn(2, 8, 8, 8)
-    vectors = z.permute(0, 2, 3, 1).reshape(-1, 8).double()
-    table = head.codebook().double()
-    if head.cosine:
-        vectors = vectors / vectors.norm(dim=1, keepdim=True)
-    expected = (vectors[:, None] - table).square().sum(2).argmin(1)
-    assert torch.equal(head(z).codes.flatten(), expected)
+    """By brute force in float64; of codewords as near as float32 can tell, any."""
+    seen = []
+    for part in single_heads(head):
+        part.register_forward_hook(lambda part, args, out: seen.append((part, args[0], out.codes)))
+    z, context = inputs(head, h=8, w=8)
+    head.eval()(z, context)
+    assert len(seen) == len(head.codebook_sizes)
+    for part, latent, codes in seen:
+        vectors = rearrange(latent.detach(), "b d h w -> (b h w) d").double()
+        if isinstance(part, VectorQuantizer) and part.cosine:
+            vectors = F.normalize(vectors)
+        distances = (vectors[:, None] - part.codebook().detach().double()).square().sum(2)
+        chosen = distances.gather(1, codes.flatten()[:, None])[:, 0]
+        assert (chosen <= distances.amin(1) * (1 + 1e-5) + 1e-9).all()
 
 
-def test_the_gradient_passes_straight_through(head):
-    z = torch.randn(2, 8, 4, 4, requires_grad=True)
-    upstream = torch.randn(2, 8, 4, 4)
-    (gradient,) = torch.autograd.grad(head(z).latent, z, upstream)
-    if head.cosine:  # it starts at the normalised latent
-        unit = torch.nn.functional.normalize(z, dim=1)
-        (upstream,) = torch.autograd.grad(unit, z, upstream)
+def test_evaluation_is_deterministic(head):
+    head.eval()
+    z, context = inputs(head)
+    first, second = head(z, context), head(z, context)
+    same(first.latent, second.latent)
+    assert torch.equal(first.codes, second.codes)
+
+
+def test_in_evaluation_the_gradient_passes_straight_through(single):
+    single.eval()
+    z, upstream = torch.randn(2, 8, 4, 4, requires_grad=True), torch.randn(2, 8, 4, 4)
+    (gradient,) = torch.autograd.grad(single(z).latent, z, upstream)
+    if isinstance(single, VectorQuantizer) and single.cosine:  # it starts at the normalised latent
+        (upstream,) = torch.autograd.grad(F.normalize(z, dim=1), z, upstream)
     torch.testing.assert_close(gradient, upstream)
 
 
+def test_in_training_the_value_is_the_codeword(head):
+    """To the last bit, for all estimators but DiVeQ, which moves the latent there itself."""
+    quantized = head.train()(*inputs(head))
+    if any(isinstance(part.estimator, DiVeQ) for part in single_heads(head)):
+        torch.testing.assert_close(quantized.latent, head.lookup(quantized.codes), rtol=0.02, atol=0.02)
+    else:
+        same(quantized.latent, head.lookup(quantized.codes))
+
+
 def test_each_loss_moves_its_own_side(head):
-    z = torch.randn(2, 8, 4, 4, requires_grad=True)
-    losses = head(z).losses
+    z, context = inputs(head, requires_grad=True)
+    losses = head.train()(z, context).losses
+    tables = [p for part in single_heads(head) for p in part.parameters()]
     assert reaches(losses["commitment"], [z])
-    assert not reaches(losses["commitment"], head.parameters())
+    assert not reaches(losses["commitment"], tables)
     if "codebook" in losses:
-        assert reaches(losses["codebook"], head.parameters())
         assert not reaches(losses["codebook"], [z])
+        for part in single_heads(head):
+            assert reaches(losses["codebook"], part.parameters())
+
+
+def test_every_channel_has_its_share_of_the_commitment(head):
+    z, context = inputs(head, requires_grad=True)
+    (gradient,) = torch.autograd.grad(head(z, context).losses["commitment"], z)
+    assert gradient.abs().sum((0, 2, 3)).gt(0).all()
 
 
 def test_the_terms_are_those_it_names(head):
-    assert tuple(head(torch.randn(1, 8, 2, 2)).losses) == head.loss_names
+    assert tuple(head(*inputs(head)).losses) == head.loss_names
 
 
 def test_forward_is_pure(head):
     before = {name: tensor.clone() for name, tensor in head.state_dict().items()}
-    head.train()(torch.randn(2, 8, 4, 4))
+    stats = head.train()(*inputs(head)).stats or {}
+    assert not any(value.requires_grad for value in stats.values())
     for name, tensor in head.state_dict().items():
         assert torch.equal(tensor, before[name]), name
 
 
-def test_folding_keeps_codes_and_latents(head):
-    z = torch.randn(2, 8, 6, 6) * 3
-    folded = head.eval().fold()
-    assert type(folded) is VectorQuantizer and not folded.cosine and folded is not head
-    assert torch.equal(folded(z).codes, head(z).codes)
-    torch.testing.assert_close(folded(z).latent, head(z).latent, rtol=0, atol=0)
+def test_an_update_moves_what_it_says(head):
+    stats = head.train()(*inputs(head)).stats or {}
+    before = {name: tensor.detach().clone() for name, tensor in head.named_parameters()}
+    moved = head.update(stats)
+    for name, tensor in head.named_parameters():
+        rows = (tensor != before[name]).reshape(len(tensor), -1).any(1)
+        assert not (rows & ~moved.get(name, torch.zeros_like(rows))).any(), name
+
+
+def test_gradients_are_finite_under_bfloat16(head):
+    z, context = inputs(head, dtype=torch.bfloat16, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        quantized = head.train()(z, context)
+        loss = quantized.latent.square().sum() + sum(quantized.losses.values())
+    wanted = [z, *(p for p in head.parameters() if p.requires_grad)]
+    for gradient in torch.autograd.grad(loss, wanted, allow_unused=True):
+        assert gradient is None or gradient.isfinite().all()
+
+
+def test_the_head_for_inference(head):
+    head.eval()
+    z, context = inputs(head, h=6, w=6)
+    z = z * 3
+    folded = head.for_inference()
+    assert folded is not head and not folded.training
+    assert all(type(part) is VectorQuantizer and not part.cosine for part in single_heads(folded))
+    same(folded(z, context).latent, head(z, context).latent)
+    assert torch.equal(folded(z, context).codes, head(z, context).codes)
+
+
+def test_folding(head):
+    if len(single_heads(head)) == 1 and not isinstance(head, DynamicQuantizer):
+        folded = head.eval().fold()
+        assert type(folded) is VectorQuantizer and not list(folded.buffers())
+        z, context = inputs(head)
+        assert torch.equal(folded(z).codes, head(z).codes)
+        same(folded(z).latent, head(z).latent)
+    else:
+        with pytest.raises(ValueError, match=r"is no (single|plain) table.*for_inference\(\)"):
+            head.fold()
 
 
 def test_folding_draws_no_random_number(head):
     before = torch.get_rng_state()
-    head.fold()
+    head.for_inference()
     assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_state_dict_round_trip(head):
-    other = hub.build(hub.describe(head))
+    head.eval()
+    other = hub.build(hub.describe(head)).eval()
     other.load_state_dict(head.state_dict())
-    z = torch.randn(2, 8, 4, 4)
-    assert torch.equal(other(z).codes, head(z).codes)
+    z, context = inputs(head)
+    assert torch.equal(other(z, context).codes, head(z, context).codes)
+    assert hub.describe(other) == hub.describe(head)
+
+
+@pytest.mark.parametrize("wrong", [-1, 32, 2**40])
+def test_codes_out_of_range(head, wrong):
+    codes = torch.zeros(1, len(head.codebook_sizes), 4, 4, dtype=torch.int64)
+    codes[0, -1, 1, 2] = wrong if wrong != 32 else head.codebook_sizes[-1]
+    size = head.codebook_sizes[-1]
+    with pytest.raises(ValueError, match=rf"codes hold {codes[0, -1, 1, 2]}, but .* the codes 0 to {size - 1}"):
+        head.lookup(codes)
+
+
+def test_codes_of_another_number_of_codebooks(head):
+    k = len(head.codebook_sizes)
+    with pytest.raises(ValueError, match=rf"codes have the shape .* not \(b, {k}, h, w\)"):
+        head.lookup(torch.zeros(1, k + 1, 4, 4, dtype=torch.int64))
 
 
 def test_no_matrix_of_all_scores_is_kept_for_backward(head):
-    n, size = 4096, 32
+    z, context = inputs(head, b=1, h=64, w=64, requires_grad=True)
+    z, context = z[..., :64, :64], context._replace(images=context.images[..., :256, :256])
     kept = []
     with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t):
-        head(torch.randn(1, 8, 64, 64, requires_grad=True))
-    assert max(kept) < n * size
+        head(z, context)
+    assert max(kept) < 4096 * min(head.codebook_sizes)
+
+
+@pytest.mark.parametrize("name", ["vq", "vq_cosine", "vq_rotation", "vq_ema_restart", "simvq", "vqbridge_vit", "fq",
+                                  "fq_simvq"])  # fmt: skip
+def test_compiling_breaks_no_graph(name):
+    """Captured whole, and with the same codes and losses; ``eager`` leaves the generated code out."""
+    head = make(name)
+    torch.compiler.reset()
+    z = torch.randn(2, 8, 4, 4)
+    for mode in (True, False):
+        head.train(mode)
+        compiled = torch.compile(head, fullgraph=True, backend="eager")
+        ours, theirs = head(z), compiled(z)
+        assert torch.equal(ours.codes, theirs.codes)
+        torch.testing.assert_close(ours.losses, theirs.losses)
+
+
+@pytest.mark.slow
+def test_compiled_code_agrees():
+    head = make("fq")
+    torch.compiler.reset()
+    z = torch.randn(2, 8, 8, 8, requires_grad=True)
+    results = []
+    for run in (head, torch.compile(head, fullgraph=True)):
+        quantized = run(z)
+        loss = quantized.latent.square().mean() + sum(quantized.losses.values())
+        results.append((quantized.codes, loss, *torch.autograd.grad(loss, [z, *head.parameters()])))
+    assert torch.equal(results[0][0], results[1][0])
+    torch.testing.assert_close(results[0][1:], results[1][1:])
 
 
 def test_nearest_code_agrees_over_parts(monkeypatch):

@@ -13,7 +13,7 @@ class Schedule:
     Attributes:
         updates: Length of the whole schedule; later updates keep the last factor.
         decay: ``constant``, ``linear`` or ``cosine`` (half a period).
-        warmup: Updates of linear warm-up from ``start`` to 1.
+        warmup: Updates of linear warm-up from ``start`` to 1; below 1, a share of all updates.
         start: Factor from which the warm-up rises, reaching 1 at its last update.
         hold: Share of the updates after the warm-up that stay at 1 before the decay (0.3 in FVQ, arXiv:2509.10140).
         final: Factor at the end of the decay.
@@ -21,7 +21,7 @@ class Schedule:
 
     updates: int
     decay: str = "constant"
-    warmup: int = 0
+    warmup: float = 0
     start: float = 0.0
     hold: float = 0.0
     final: float = 0.0
@@ -36,11 +36,12 @@ class Schedule:
 
     def __call__(self, update: int) -> float:
         """The factor for ``update``, counted from 0."""
-        if update < self.warmup:
-            return self.start + (1 - self.start) * (update + 1) / self.warmup
+        warmup = round(self.warmup * self.updates) if self.warmup < 1 else self.warmup
+        if update < warmup:
+            return self.start + (1 - self.start) * (update + 1) / warmup
         if self.decay == "constant":
             return 1.0
-        plateau = self.warmup + self.hold * (self.updates - self.warmup)
+        plateau = warmup + self.hold * (self.updates - warmup)
         progress = min(1.0, max(0.0, (update - plateau) / max(1.0, self.updates - plateau)))
         left = 1 - progress if self.decay == "linear" else (1 + math.cos(math.pi * progress)) / 2
         return self.final + (1 - self.final) * left

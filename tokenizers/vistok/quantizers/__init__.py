@@ -4,7 +4,7 @@ from vistok.quantizers.base import Context, Quantized, Quantizer
 from vistok.quantizers.dqvae import DynamicQuantizer
 from vistok.quantizers.estimators import DiVeQ, RotationTrick, StraightThrough
 from vistok.quantizers.fq import FactorizedQuantizer, factorized
-from vistok.quantizers.routers import EntropyRouter, FeatureRouter, read_thresholds
+from vistok.quantizers.routers import EntropyRouter, FeatureRouter
 from vistok.quantizers.simvq import SimVQ
 from vistok.quantizers.vq import VectorQuantizer
 from vistok.quantizers.vqbridge import VQBridge
@@ -24,5 +24,4 @@ __all__ = [
     "VQBridge",
     "VectorQuantizer",
     "factorized",
-    "read_thresholds",
 ]

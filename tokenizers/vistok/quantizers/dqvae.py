@@ -1,5 +1,6 @@
 """Dynamic quantization: one code for a plain region, many for a busy one (DQ-VAE, arXiv:2305.11718)."""
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -51,7 +52,7 @@ class DynamicQuantizer(Quantizer):
         if rates is not None:
             if len(rates) != router.grains - 1:
                 raise ValueError(f"rates={list(rates)} must be {router.grains - 1} shares for {router.grains} grains")
-            check_rate(torch.tensor([list(rates)]), router.grains)
+            check_rate(torch.tensor([list(rates)], device="cpu"), router.grains)
         if projection is not None and projection.out_channels != head.dim:
             raise ValueError(f"projection makes {projection.out_channels} channels, but head.dim is {head.dim}")
         self.head, self.router, self.projection = head, router, projection
@@ -132,8 +133,8 @@ class DynamicQuantizer(Quantizer):
         )
 
     def for_inference(self) -> "DynamicQuantizer":
-        head = self.head.for_inference()
-        return DynamicQuantizer(head, self.router, self.rates, self.budget, self.projection).train(self.training)
+        router, projection = copy.deepcopy((self.router, self.projection))
+        return DynamicQuantizer(self.head.for_inference(), router, self.rates, self.budget, projection).eval()
 
 
 def budget_loss(gate: Tensor, rates: Tensor) -> Tensor:

@@ -70,7 +70,7 @@ class FactorizedQuantizer(Quantizer):
         )
 
     def for_inference(self) -> "FactorizedQuantizer":
-        return FactorizedQuantizer([head.for_inference() for head in self.heads], self.disentangle)
+        return FactorizedQuantizer([head.for_inference() for head in self.heads], self.disentangle).eval()
 
 
 def factorized(

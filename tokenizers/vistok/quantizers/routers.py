@@ -5,9 +5,7 @@ and the head's context. It returns a gate (b, G, h, w) on the coarsest grid, 1 f
 for the others. In training the gate of a learned router carries gradients.
 """
 
-import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -146,33 +144,6 @@ def patch_entropy(images: Tensor, patch: int, low: float = -1.0, high: float = 1
         # The authors divide by the sum + 1e-40; the smallest normal number does not depend on denormals.
         frequency = histogram / histogram.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
         return rearrange(torch.special.entr(frequency).sum(1), "(b h w) -> b h w", b=len(images), h=h)
-
-
-def read_thresholds(path: str | Path, rates: Sequence[float], patch: int, low: float, high: float) -> list[float]:
-    """The thresholds that give certain shares of regions to the finer grains, from a file of ``vistok.thresholds``.
-
-    Args:
-        path: The file.
-        rates: Shares of the regions for grain 1, 2 and so on, in hundredths; their sum below 1.
-        patch: Which the file must have been computed with, as ``low`` and ``high``.
-        low: Pixel value of the first bin.
-        high: Pixel value of the last one.
-
-    Raises:
-        ValueError: The file is of another kind, patch or bins, or a share is not one of its percentiles.
-    """
-    content = json.loads(Path(path).read_text())
-    wanted = {"patch": patch, "low": low, "high": high}
-    found = {name: content.get(name) for name in wanted} if isinstance(content, dict) else {}
-    if found != wanted:
-        raise ValueError(f"{path} holds entropies for {found}, but the router has {wanted}")
-    thresholds = []
-    for i in range(len(rates)):
-        percent = round(100 * (1 - sum(rates[i:])), 6)
-        if str(round(percent)) not in content["percentiles"] or percent != round(percent):
-            raise ValueError(f"rates={list(rates)} asks for the percentile {percent}, and {path} has 1 to 99")
-        thresholds.append(content["percentiles"][str(round(percent))])
-    return thresholds
 
 
 def spread(cells: Tensor, size: int) -> Tensor:

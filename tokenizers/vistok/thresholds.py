@@ -1,0 +1,114 @@
+"""``python -m vistok.thresholds DIR``: the entropies above which an entropy router gives a region finer codes.
+
+Writes the percentiles 1 to 99 of the entropy of regions over all images, with the patch and bins they hold for, and
+prints the setting that gives a share of the regions to each finer grain.
+"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import track
+from torch.utils.data import DataLoader
+
+from vistok import reports
+from vistok.data import ImageDataModule, folder, sample
+from vistok.pixels import to_float
+from vistok.quantizers.routers import BANDWIDTH, BINS, patch_entropy
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """What the command line asks for."""
+    asked = parser().parse_args(words)
+    try:
+        run(asked)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    words = argparse.ArgumentParser(prog="python -m vistok.thresholds", description=__doc__)
+    words.add_argument("data", help="a folder of images (its subfolder train, if it has a split), or: sample")
+    words.add_argument("--output", default="thresholds.json", help="file to write")
+    words.add_argument("--image-size", type=int, default=256, help="pixels of the centre crops")
+    words.add_argument("--patch", type=int, default=16, help="pixels of a region")
+    words.add_argument("--low", type=float, default=-1.0, help="pixel value of the first bin; images are in [-1, 1]")
+    words.add_argument("--high", type=float, default=1.0, help="pixel value of the last bin")
+    words.add_argument("--rates", type=float, nargs="+", default=[0.5], help="shares of regions for grains 1, 2, ...")
+    words.add_argument("--images", type=int, default=50_000, help="at most so many images, spread over all")
+    words.add_argument("--workers", type=int, default=2, help="processes that decode images")
+    return words
+
+
+def run(asked: argparse.Namespace) -> None:
+    """Compute, write and print."""
+    output = Path(asked.output)
+    if output.exists():
+        raise ValueError(f"output={output} exists already and is not overwritten")
+    if asked.image_size % asked.patch:
+        raise ValueError(f"image-size={asked.image_size} is not a multiple of patch={asked.patch}")
+    if any(rate <= 0 for rate in asked.rates) or sum(asked.rates) >= 1:
+        raise ValueError(f"rates={asked.rates} must be shares above 0 whose sum is below 1")
+    size = {"image_size": asked.image_size, "batch_size": 32}
+    data = sample(**size) if asked.data == "sample" else folder(asked.data, crop="center", **size)
+    entropies = region_entropies(data, asked.patch, asked.low, asked.high, asked.images, asked.workers)
+    report: dict[str, Any] = {
+        "patch": asked.patch,
+        "low": asked.low,
+        "high": asked.high,
+        "bins": BINS,
+        "bandwidth": BANDWIDTH,
+        "unit": "nats",
+        "image_size": asked.image_size,
+        "data": data.about,
+        "regions": len(entropies),
+        "percentiles": {str(p): float(np.percentile(entropies, p)) for p in range(1, 100)},
+        "versions": reports.versions(),
+    }
+    reports.write_json(report, output)
+    thresholds = [
+        round(float(np.percentile(entropies, 100 * (1 - sum(asked.rates[i:])))), 4) for i in range(len(asked.rates))
+    ]
+    console = Console()
+    console.print(f"{len(entropies):,} regions of {data.about}; percentiles written to {output}", highlight=False)
+    console.print(
+        f"shares {asked.rates} of them get finer codes with\n"
+        f"  quantizer.router.patch={asked.patch} 'quantizer.router.thresholds={thresholds}' "
+        f"quantizer.router.low={asked.low:g} quantizer.router.high={asked.high:g}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def region_entropies(
+    data: ImageDataModule, patch: int, low: float, high: float, images: int, num_workers: int = 0
+) -> np.ndarray:
+    """The entropy in nats of every region of training images, float32.
+
+    Args:
+        data: Whose training images.
+        patch: Pixels along each side of a region.
+        low: Pixel value of the first bin.
+        high: Pixel value of the last one.
+        images: At most so many, spread evenly over all.
+        num_workers: Processes that decode images.
+    """
+    total = len(data.train)
+    count = min(images, total)
+    keys = [(0, i * total // count) for i in range(count)]
+    loader = DataLoader(data.train, batch_size=data.batch_size, sampler=keys, num_workers=num_workers)
+    found = [
+        patch_entropy(to_float(batch), patch, low, high).flatten()
+        for batch in track(loader, description="entropies", console=Console(), transient=True)
+    ]
+    return torch.cat(found).numpy()
+
+
+if __name__ == "__main__":
+    main()
