@@ -64,6 +64,30 @@ def test_the_exported_tokenizer_is_the_trained_one(trained):
     assert torch.equal(loaded.detokenize(codes), original.detokenize(codes))
 
 
+@pytest.mark.parametrize("overrides", [
+    *(["quantizer=" + path.stem] for path in sorted((ROOT / "configs" / "quantizer").glob("*.yaml"))),
+    ["quantizer=fq", "quantizer@quantizer.head=simvq"],
+    ["quantizer=fq", "quantizer@quantizer.head=vqbridge"],
+    ["quantizer=dqvae", "quantizer@quantizer.head=simvq"],
+    ["quantizer=vqbridge", "quantizer.variant=dit", "schedule=annealed", "ema_decay=0.9"],
+    ["quantizer=vq", "estimator=rotation"],
+    ["quantizer=vq", "estimator=diveq", "quantizer.kmeans_updates=1", "accumulate=2"],
+])  # fmt: skip
+def test_every_head_trains_and_is_exported(train, tmp_path, overrides):
+    run = train(tmp_path / "run", *overrides, "loss=l1")
+    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    _, lit = cli.build(OmegaConf.load(run / "config.yaml"))
+    lit.load_state_dict(checkpoint["state_dict"], strict=False)
+    images = torch.rand(2, 3, 32, 64) * 2 - 1
+    loaded, original = vistok.load(run), lit.evaluated.eval()
+    theirs, ours = loaded.quantize(images), original.quantize(images)
+    assert torch.equal(theirs.codes, ours.codes)
+    assert theirs.keep is None or torch.equal(theirs.keep, ours.keep)
+    assert torch.equal(loaded.detokenize(theirs.codes), original.detokenize(ours.codes))
+    metrics = json.loads((run / "metrics.json").read_text())["metrics"]
+    assert metrics["tokens"] <= 16 * metrics["images"] and metrics["psnr"] > 5
+
+
 @pytest.mark.parametrize("overrides", [[], ["loss=l1", "quantizer=vq"], ["ema_decay=0.9", "accumulate=2"]])
 def test_a_resumed_run_ends_as_one_without_a_break(train, tmp_path, overrides):
     overrides = [*overrides, "schedule.decay=constant"]
@@ -234,4 +258,5 @@ def test_time_limit_ends_a_run_properly(train, tmp_path, capsys):
 
 def test_help_lists_the_groups(tmp_path):
     shown = python(ROOT / "train.py", "--help", cwd=tmp_path)
-    assert shown.returncode == 0 and "quantizer: vq, vq_cosine, vq_ema" in shown.stdout
+    assert shown.returncode == 0
+    assert "quantizer: dqvae, dqvae_entropy, dqvae_triple, fq, simvq, vq, vq_cosine, vq_ema, vqbridge" in shown.stdout

@@ -93,7 +93,8 @@ def test_every_metric_under_its_name(batch):
     metrics.update(*batch)
     values = metrics.compute()
     assert values.keys() == {
-        *("psnr", "ssim", "psnr_block_mean", "lpips", "frechet_corners", "usage", "perplexity", "tokens", "images")
+        *("psnr", "ssim", "psnr_block_mean", "lpips", "frechet_corners", "images"),
+        *("usage", "usage_ceiling", "perplexity", "entropy_bits", "tokens"),
     }
     assert all(value.shape == () and value.is_floating_point() for value in values.values())
     assert (values["images"], values["tokens"]) == (5, 5 * 24)
@@ -101,7 +102,7 @@ def test_every_metric_under_its_name(batch):
     without.update(batch[0], batch[1], torch.zeros(5, 2, 4, 6, dtype=torch.int64))
     assert without.compute().keys() == {
         *("psnr", "ssim", "psnr_block_mean", "tokens", "images"),
-        *("usage_0", "perplexity_0", "usage_1", "perplexity_1"),
+        *(f"{name}_{i}" for name in ("usage", "usage_ceiling", "perplexity", "entropy_bits") for i in (0, 1)),
     }
 
 

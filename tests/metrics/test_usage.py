@@ -1,16 +1,20 @@
+import math
+
 import pytest
 import torch
 
 from vistok.metrics import CodebookUsage
+from vistok.metrics.usage import ceiling
 
 
 def test_a_histogram_worked_by_hand():
     usage = CodebookUsage([4])
     usage.update(torch.tensor([0, 0, 0, 0, 1, 1, 2, 2]).view(1, 1, 2, 4))
     values = usage.compute()
-    assert values.keys() == {"usage", "perplexity", "tokens"}
+    assert values.keys() == {"usage", "usage_ceiling", "perplexity", "entropy_bits", "tokens"}
     assert values["usage"] == 3 / 4
-    # entropy of (1/2, 1/4, 1/4) is 1.5 bits
+    assert values["usage_ceiling"].item() == pytest.approx(1 - math.exp(-8 / 4), rel=1e-12)
+    assert values["entropy_bits"].item() == pytest.approx(1.5, rel=1e-12)  # of (1/2, 1/4, 1/4)
     assert values["perplexity"].item() == pytest.approx(2**1.5, rel=1e-12)
     assert values["tokens"] == 8
     assert [counts.tolist() for counts in usage.counts] == [[4, 2, 2, 0]]
@@ -24,7 +28,26 @@ def test_uniform_use_is_full_perplexity_and_one_codeword_is_one():
     usage.reset()
     usage.update(torch.full((2, 1, 1, 32), 5))
     assert usage.compute()["perplexity"] == 1
+    assert usage.compute()["entropy_bits"] == 0
     assert usage.compute()["usage"] == 1 / 64
+
+
+def test_even_choices_use_what_the_ceiling_says():
+    torch.manual_seed(0)
+    for tokens in (50, 500, 5000):
+        used = torch.stack([torch.randint(1000, (tokens,)).bincount(minlength=1000) > 0 for _ in range(200)])
+        assert ceiling(torch.tensor(tokens), 1000).item() == pytest.approx(used.double().mean().item(), rel=0.01)
+
+
+def test_the_ceiling_of_few_tokens_keeps_its_digits():
+    assert ceiling(torch.tensor(1), 2**40).item() == pytest.approx(2**-40, rel=1e-9)
+
+
+def test_positions_that_are_not_kept_do_not_count():
+    usage = CodebookUsage([4])
+    usage.update(torch.tensor([0, 1, 1, 3]).view(1, 1, 2, 2), torch.tensor([True, True, False, False]).view(1, 2, 2))
+    assert usage.counts[0].tolist() == [1, 1, 0, 0]
+    assert usage.compute()["tokens"] == 2
 
 
 def test_each_codebook_is_counted_in_its_own_size():
@@ -32,9 +55,11 @@ def test_each_codebook_is_counted_in_its_own_size():
     codes = torch.stack([torch.tensor([[0, 0], [0, 1]]), torch.tensor([[4, 4], [3, 3]])])[None]
     usage.update(codes)
     values = usage.compute()
-    assert values.keys() == {"usage_0", "perplexity_0", "usage_1", "perplexity_1", "tokens"}
+    names = ("usage", "usage_ceiling", "perplexity", "entropy_bits")
+    assert values.keys() == {f"{name}_{i}" for name in names for i in (0, 1)} | {"tokens"}
     assert [counts.tolist() for counts in usage.counts] == [[3, 1], [0, 0, 0, 2, 2]]
     assert (values["usage_0"], values["usage_1"]) == (1, 2 / 5)
+    assert values["usage_ceiling_1"].item() == pytest.approx(1 - math.exp(-4 / 5), rel=1e-12)
     assert values["perplexity_1"].item() == pytest.approx(2, rel=1e-12)
     assert values["tokens"] == 4
 
@@ -55,7 +80,9 @@ def test_updates_and_ranks_add_up():
 def test_nothing_seen_is_zero():
     assert {name: value.item() for name, value in CodebookUsage([8]).compute().items()} == {
         "usage": 0,
+        "usage_ceiling": 0,
         "perplexity": 0,
+        "entropy_bits": 0,
         "tokens": 0,
     }
 

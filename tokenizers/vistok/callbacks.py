@@ -1,5 +1,6 @@
 """What a run shows and keeps besides its numbers: progress, pictures, checkpoints."""
 
+import re
 import signal
 import time
 from pathlib import Path
@@ -9,29 +10,16 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
-from rich.console import Console, Group
+from rich import get_console
+from rich.console import Group
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 from torch import Tensor
 
-from vistok.metrics import CodebookUsage
 from vistok.pictures import codebook_plot, reconstruction_grid
 from vistok.pixels import to_uint8
 from vistok.ranks import sum_over_ranks
-
-
-class CodebookMonitor(pl.Callback):
-    """Logs ``train/usage``, ``train/perplexity`` and the ``train/tokens`` of each logging interval."""
-
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.window = CodebookUsage(pl_module.tokenizer.quantizer.codebook_sizes).to(pl_module.device)
-
-    def on_train_batch_end(self, trainer, pl_module, outputs: dict[str, Tensor], batch: Tensor, batch_idx: int) -> None:
-        self.window.update(outputs["codes"])
-        if pl_module.batches % trainer.log_every_n_steps == 0:
-            pl_module.log_dict({f"train/{name}": value.float() for name, value in self.window.compute().items()})
-            self.window.reset()
 
 
 class ProgressLine(pl.Callback):
@@ -44,7 +32,7 @@ class ProgressLine(pl.Callback):
     """
 
     def __init__(self, pause: float = 10.0):
-        self.pause, self.console = pause, Console()
+        self.pause, self.console = pause, get_console()  # others' too: what they print stands above the bar
         self.live: Live | None = None
         self.last_line = float("-inf")
 
@@ -104,24 +92,34 @@ class ProgressLine(pl.Callback):
             self.live = None
 
 
+USE = ("usage", "perplexity", "entropy_bits", "tokens")  # what use() shows, or leaves to the logs
+
+
 def numbers(prefix: str, metrics: dict[str, Tensor]) -> str:
-    """The metrics of ``train/`` or ``val/`` in one line."""
+    """The metrics of ``train/`` or ``val/`` in one line, codebook use last."""
     parts = []
     for key, value in metrics.items():
         group, _, name = key.partition("/")
-        if group != prefix or name.endswith(("_step", "_epoch", "images")):
+        if group != prefix or name.startswith(USE) or name.endswith(("_step", "_epoch", "images")):
             continue
         value = float(value)
-        if name.startswith("usage"):
-            text = f"{value:.0%}"
-        elif name == "tokens":
-            text = f"{value:,.0f}"
-        elif name.startswith("psnr"):
-            text = f"{value:.2f} dB"
-        else:
-            text = f"{value:.4g}"
-        parts.append(f"{name} {text}")
+        parts.append(f"{name} {value:.2f} dB" if name.startswith("psnr") else f"{name} {value:.4g}")
+    parts += use("codebook" if prefix == "train" else prefix, metrics)
     return f"{prefix}: " + " · ".join(parts) if parts else ""
+
+
+def use(group: str, metrics: dict[str, Tensor]) -> list[str]:
+    """Usage and perplexity of every codebook, from the metrics of ``codebook/`` or ``val/``; which have collapsed."""
+    own = {key.partition("/")[2]: float(value) for key, value in metrics.items() if key.startswith(f"{group}/")}
+    suffixes = [name.removeprefix("usage") for name in own if re.fullmatch(r"usage(_\d+)?", name)]
+    if not suffixes:
+        return []
+    usage = "/".join(f"{own[f'usage{suffix}']:.0%}" for suffix in suffixes)
+    ceilings = "/".join(dict.fromkeys(f"{own[f'usage_ceiling{suffix}']:.0%}" for suffix in suffixes))  # once if alike
+    perplexity = "/".join(f"{own[f'perplexity{suffix}']:.4g}" for suffix in suffixes)
+    parts = [f"usage {usage} of at most {ceilings} ({own['tokens']:,.0f} tokens)", f"perplexity {perplexity}"]
+    collapsed = [suffix.replace("_", " ") for suffix in suffixes if own.get(f"collapsed{suffix}")]
+    return parts + [f"CODEBOOK{suffix} COLLAPSED" for suffix in collapsed]
 
 
 class Pictures(pl.Callback):
@@ -137,9 +135,10 @@ class Pictures(pl.Callback):
     def __init__(self, folder: Path, columns: int = 8):
         self.folder, self.columns = folder, columns
         self.pairs: list[tuple[Tensor, Tensor]] = []  # original and reconstruction, uint8
+        self.keep: list[Tensor] = []  # for a dynamic head: which positions of these are tokens
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.pairs = []
+        self.pairs, self.keep = [], []
 
     def on_validation_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: dict[str, Tensor], batch: Tensor, index: int
@@ -150,6 +149,7 @@ class Pictures(pl.Callback):
         first = index * loader.batch_size
         chosen = [i - first for i in sorted(shown) if first <= i < first + len(batch)]
         self.pairs += zip(to_uint8(batch[chosen]), to_uint8(outputs["reconstruction"][chosen]), strict=True)
+        self.keep += [] if outputs["keep"] is None else outputs["keep"][chosen]
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         counts = [sum_over_ranks(counts.clone()) for counts in pl_module.metrics.usage.counts]
@@ -159,7 +159,7 @@ class Pictures(pl.Callback):
         metrics = trainer.callback_metrics
         caption = f"after {pl_module.updates:,} updates: PSNR {metrics['val/psnr']:.2f} dB over the validation images"
         pictures = {
-            "reconstructions": reconstruction_grid(images, reconstructions, caption),
+            "reconstructions": reconstruction_grid(images, reconstructions, caption, self.keep),
             "codebook": codebook_plot(counts),
         }
         for name, picture in pictures.items():

@@ -1,6 +1,7 @@
 """What ``train.py`` and ``eval.py`` do with their config: check, build, run, report."""
 
 import hashlib
+import math
 import os
 import pickle
 import sys
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from vistok.data import ImageDataModule
+    from vistok.health import CodebookHealth
     from vistok.metrics import ReconstructionMetrics
     from vistok.tokenizer import Tokenizer
     from vistok.training import LitTokenizer
@@ -66,15 +68,17 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, float]:
 
     from vistok import reports
     from vistok.callbacks import Interrupted
+    from vistok.health import CodebookHealth
 
     _check_hardware(config)
+    health = CodebookHealth(action=config.on_collapse)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     data, lit = build(config)
     if config.ckpt:
         check_checkpoint(lit, Path(config.ckpt))
     folder = run_folder(config)
     config = OmegaConf.merge(config, {"run_dir": str(folder)})
-    trainer = _trainer(config, folder)
+    trainer = _trainer(config, folder, health)
     if trainer.is_global_zero:
         reports.open_run(config, folder, lit, data)
     started = time.monotonic()
@@ -101,9 +105,12 @@ def build(config: DictConfig) -> tuple["ImageDataModule", "LitTokenizer"]:
     data, tokenizer = instantiate(config.data), instantiate(config.tokenizer)
     if data.image_size % tokenizer.factor:
         raise ValueError(f"image_size={data.image_size} is not a multiple of the tokenizer's factor {tokenizer.factor}")
+    loss = instantiate(config.loss)
+    head_weights = {name: w for name, w in config.quantizer_weights.items() if name in tokenizer.quantizer.loss_names}
+    loss["weights"] |= head_weights
     lit = LitTokenizer(
         tokenizer=tokenizer,
-        **instantiate(config.loss),
+        **loss,
         optimizer=instantiate(config.optimizer),
         schedule=instantiate(config.schedule),
         ema_decay=config.ema_decay,
@@ -138,12 +145,18 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     from vistok import reports
     from vistok.export.hub import load
     from vistok.pixels import to_float
+    from vistok.quantizers import DynamicQuantizer
 
     console = Console()
     output = Path(config.output)
     if output.exists():
         raise ValueError(f"output={output} exists already and is not overwritten")
     tokenizer = load(config.tokenizer)
+    if config.rate is not None:
+        if not isinstance(tokenizer.quantizer, DynamicQuantizer):
+            raise ValueError(f"rate={config.rate} needs a dynamic head, but it is {type(tokenizer.quantizer).__name__}")
+        if not 0 <= config.rate <= 1:
+            raise ValueError(f"rate={config.rate} must be a share in [0, 1]")
     data = instantiate(config.data)
     if data.image_size % tokenizer.factor:
         raise ValueError(f"image_size={data.image_size} is not a multiple of the tokenizer's factor {tokenizer.factor}")
@@ -155,17 +168,17 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
 
     device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer, metrics = tokenizer.to(device), metrics.to(device)
-    codes = None
     with torch.inference_mode():
         for batch in track(data.test_dataloader(), description="evaluating", console=console, transient=True):
             images = to_float(batch.to(device))
-            reconstruction, quantized = tokenizer(images)
-            codes = quantized.codes
-            metrics.update(images, reconstruction, codes)
+            reconstruction, quantized = tokenizer(images, config.rate)
+            metrics.update(images, reconstruction, quantized.codes, quantized.keep)
     values = {name: value.item() for name, value in metrics.compute().items()}
-    positions, sizes = codes[0, 0].numel(), tokenizer.quantizer.codebook_sizes
-    values["tokens_per_image"] = positions * len(sizes)
-    values["bits_per_image"] = positions * sum(torch.tensor(sizes, dtype=torch.float64).log2()).item()
+    tokens, sizes = values["tokens"] / values["images"], tokenizer.quantizer.codebook_sizes
+    values["tokens_per_image"] = tokens * len(sizes)
+    values["bits_per_image"] = tokens * sum(math.log2(size) for size in sizes)
+    if isinstance(tokenizer.quantizer, DynamicQuantizer):
+        values["bits_per_image"] += tokenizer.quantizer.grain_bits(quantized.codes[0, 0].numel())
     report = {
         "metrics": values,
         "unavailable": unavailable,
@@ -176,6 +189,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
             "image_size": data.image_size,
             "sha256_of_names": hashlib.sha256("\n".join(data.test.names()).encode()).hexdigest(),
         },
+        "rate": config.rate,
         "dtype": "float32",
         "device": str(device),
         "versions": reports.versions(),
@@ -289,11 +303,11 @@ def check_checkpoint(lit: "LitTokenizer", path: Path) -> None:
         raise ValueError(f"ckpt={path} does not fit the config:\n" + "\n".join(differences[:10]) + more)
 
 
-def _trainer(config: DictConfig, run: Path) -> "pl.Trainer":
+def _trainer(config: DictConfig, run: Path, health: "CodebookHealth") -> "pl.Trainer":
     import pytorch_lightning as pl
     from pytorch_lightning.loggers import CSVLogger
 
-    from vistok.callbacks import CodebookMonitor, LastCheckpoint, Pictures, ProgressLine
+    from vistok.callbacks import LastCheckpoint, Pictures, ProgressLine
 
     _quiet_lightning()
     loggers = [CSVLogger(run, name="", version="", flush_logs_every_n_steps=1)]
@@ -303,7 +317,7 @@ def _trainer(config: DictConfig, run: Path) -> "pl.Trainer":
         **OmegaConf.to_container(config.trainer, resolve=True),
         logger=loggers,
         callbacks=[
-            CodebookMonitor(),
+            health,
             ProgressLine(),
             Pictures(run),
             LastCheckpoint(run / "checkpoints" / "last.ckpt"),

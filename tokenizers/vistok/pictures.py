@@ -11,27 +11,62 @@ from torch import Tensor
 CELL, GAP, CAPTION = 160, 6, 28  # pixels: least width of an image, space between two, height of a caption
 
 
-def reconstruction_grid(images: Tensor, reconstructions: Tensor, caption: str) -> Image.Image:
+def reconstruction_grid(
+    images: Tensor, reconstructions: Tensor, caption: str, keep: Sequence[Tensor] = ()
+) -> Image.Image:
     """Originals over reconstructions, each row under its caption; small images are enlarged by a whole factor.
 
     Args:
         images: (n, 3, H, W) uint8.
         reconstructions: The same shape.
         caption: What to say of the reconstructions.
+        keep: For each image the positions that are tokens (h, w) bool, where a dynamic head chose them: adds a row that
+            shows what each token stands for. Empty leaves it out.
     """
     n, _, height, width = images.shape
     factor = max(1, CELL // width)
-    cell_width, cell_height = width * factor, height * factor
-    canvas = Image.new("RGB", (n * (cell_width + GAP) + GAP, 2 * (CAPTION + cell_height + GAP)), color=(255, 255, 255))
+    size = (width * factor, height * factor)
+    rows = [("originals", tiles(images, size)), (caption, tiles(reconstructions, size))]
+    if keep:
+        numbers = ", ".join(str(int(k.sum())) for k in keep)
+        outlined = [outline(tile, k.cpu().numpy()) for tile, k in zip(rows[0][1], keep, strict=True)]
+        rows.append((f"what each token stands for: {numbers} tokens", outlined))
+    canvas = Image.new("RGB", (n * (size[0] + GAP) + GAP, len(rows) * (CAPTION + size[1] + GAP)), color=(255, 255, 255))
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=16)
-    for row, (text, pictures) in enumerate((("originals", images), (caption, reconstructions))):
-        top = row * (CAPTION + cell_height + GAP)
+    for row, (text, pictures) in enumerate(rows):
+        top = row * (CAPTION + size[1] + GAP)
         draw.text((GAP, top + CAPTION // 2), text, fill=(40, 40, 40), font=font, anchor="lm")
-        for column, picture in enumerate(pictures):
-            tile = Image.fromarray(picture.permute(1, 2, 0).cpu().numpy())
-            tile = tile.resize((cell_width, cell_height), Image.Resampling.NEAREST)
-            canvas.paste(tile, (GAP + column * (cell_width + GAP), top + CAPTION))
+        for column, tile in enumerate(pictures):
+            canvas.paste(tile, (GAP + column * (size[0] + GAP), top + CAPTION))
     return canvas
+
+
+def tiles(images: Tensor, size: tuple[int, int]) -> list[Image.Image]:
+    """Images (n, 3, H, W) uint8 enlarged to (width, height) without smoothing."""
+    pictures = [Image.fromarray(image.permute(1, 2, 0).cpu().numpy()) for image in images]
+    return [picture.resize(size, Image.Resampling.NEAREST) for picture in pictures]
+
+
+def outline(picture: Image.Image, keep: np.ndarray) -> Image.Image:
+    """A paler picture with a square around the region of each token.
+
+    Args:
+        picture: The picture.
+        keep: (h, w) bool, True at the first position of each region; regions are squares of 1, 2, 4, ... positions.
+    """
+    picture = Image.blend(picture, Image.new("RGB", picture.size, (255, 255, 255)), 0.35)
+    draw = ImageDraw.Draw(picture)
+    h, w = keep.shape
+    side_x, side_y = picture.width / w, picture.height / h
+    for y, x in np.argwhere(keep):
+        side = 1
+        while not (y % (2 * side) or x % (2 * side)) and keep[y : y + 2 * side, x : x + 2 * side].sum() == 1:
+            if 2 * side > min(h, w):
+                break
+            side *= 2
+        corners = (x * side_x, y * side_y, (x + side) * side_x - 1, (y + side) * side_y - 1)
+        draw.rectangle(corners, outline=(200, 30, 60))
+    return picture
 
 
 def codebook_plot(counts: Sequence[Tensor]) -> Image.Image:

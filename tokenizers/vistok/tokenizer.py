@@ -55,9 +55,9 @@ class Tokenizer(nn.Module):
         """Pixels along each side of a latent position."""
         return self.encoder.factor
 
-    def forward(self, images: Tensor) -> Autoencoded:
+    def forward(self, images: Tensor, rate: float | Tensor | None = None) -> Autoencoded:
         """Images (b, c, H, W) in [-1, 1] to their reconstruction and codes, with gradients."""
-        quantized = self.quantize(images)
+        quantized = self.quantize(images, rate)
         return Autoencoded(self.decode(quantized.latent), quantized)
 
     def quantize(self, images: Tensor, rate: float | Tensor | None = None) -> Quantized:

@@ -189,7 +189,7 @@ class LitTokenizer(pl.LightningModule):
         self.metrics.update(images, reconstruction, quantized.codes, quantized.keep)
         losses = {f"val/{name}": loss(reconstruction, images) for name, loss in self.image_losses.items()}
         self.log_dict(losses, on_epoch=True, sync_dist=True, batch_size=len(images))
-        return {"reconstruction": reconstruction, "codes": quantized.codes}
+        return {"reconstruction": reconstruction, "codes": quantized.codes, "keep": quantized.keep}
 
     def on_validation_epoch_end(self) -> None:
         self.log_dict({f"val/{name}": value.float() for name, value in self.metrics.compute().items()})

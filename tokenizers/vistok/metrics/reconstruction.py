@@ -27,7 +27,7 @@ class ReconstructionMetrics(nn.Module):
     * ``psnr_block_mean``: PSNR of ``block_mean``, what averaging factor × factor pixels alone would keep.
     * ``lpips``: the mean over images, where a network is given.
     * ``rfid``, or ``frechet_`` and the network's name (see ``FrechetDistance``), where a network is given.
-    * ``usage``, ``perplexity``, ``tokens``: see ``CodebookUsage``.
+    * ``usage``, ``usage_ceiling``, ``perplexity``, ``entropy_bits``, ``tokens``: see ``CodebookUsage``.
     * ``images``: how many.
 
     Args:

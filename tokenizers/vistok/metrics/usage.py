@@ -1,5 +1,6 @@
 """How much of each codebook is used, counted exactly over everything seen."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -10,9 +11,10 @@ from torchmetrics import Metric
 class CodebookUsage(Metric):
     """Counts every codeword's choices, over all updates and ranks.
 
-    ``compute`` returns float64 scalars: ``usage`` (the share of codewords chosen at least once), ``perplexity`` (exp
-    of the entropy of code frequencies) and ``tokens`` (positions counted, the same in every codebook). With several
-    codebooks the first two are ``usage_0``, ``perplexity_0``, ``usage_1`` and so on. With nothing seen all are 0.
+    ``compute`` returns float64 scalars: ``usage`` (the share of codewords chosen at least once), ``usage_ceiling`` (see
+    ``ceiling``), ``perplexity`` (exp of the entropy of code frequencies), ``entropy_bits`` (that entropy in bits) and
+    ``tokens`` (positions counted, the same in every codebook). With several codebooks all but the last are ``usage_0``,
+    ``usage_ceiling_0`` and so on, then ``usage_1``. With nothing seen all are 0.
 
     Args:
         codebook_sizes: Codewords in each of the k codebooks.
@@ -44,8 +46,29 @@ class CodebookUsage(Metric):
         values = {}
         for i, counts in enumerate(self.counts):
             suffix = f"_{i}" if len(self.codebook_sizes) > 1 else ""
-            total = counts.sum()
-            frequencies = counts.double() / total.clamp(min=1)
-            values[f"usage{suffix}"] = (counts > 0).double().mean()
-            values[f"perplexity{suffix}"] = torch.special.entr(frequencies).sum().exp() * (total > 0)
-        return values | {"tokens": total.double()}
+            values |= {f"{name}{suffix}": value for name, value in usage_of(counts).items()}
+        return values | {"tokens": self.hits[0].sum().double()}
+
+
+def usage_of(counts: Tensor) -> dict[str, Tensor]:
+    """What ``CodebookUsage`` says of one codebook whose codewords were chosen ``counts`` (n,) times."""
+    tokens, bits = counts.sum(), entropy_bits(counts)
+    return {
+        "usage": (counts > 0).double().mean(),
+        "usage_ceiling": ceiling(tokens, len(counts)),
+        "perplexity": bits.exp2() * (tokens > 0),
+        "entropy_bits": bits,
+    }
+
+
+def ceiling(tokens: Tensor, codebook_size: int) -> Tensor:
+    """The usage to expect of T tokens that choose evenly among K codewords, ``1 - exp(-T / K)``: a float64 scalar.
+
+    Uneven choices reach fewer codewords, so a usage means something only beside this number.
+    """
+    return -torch.expm1(-tokens.double() / codebook_size)
+
+
+def entropy_bits(counts: Tensor) -> Tensor:
+    """Plug-in entropy of the frequencies that counts (n,) amount to, in bits: a float64 scalar, 0 for no counts."""
+    return torch.special.entr(counts.double() / counts.sum().clamp(min=1)).sum() / math.log(2)

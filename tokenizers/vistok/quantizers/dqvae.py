@@ -1,6 +1,7 @@
 """Dynamic quantization: one code for a plain region, many for a busy one (DQ-VAE, arXiv:2305.11718)."""
 
 import copy
+import math
 from collections.abc import Sequence
 
 import torch
@@ -119,6 +120,10 @@ class DynamicQuantizer(Quantizer):
                 f"context.maps are of {shapes}, but {self.grains} grains beside a latent of {h}x{w} need {expected}"
             )
         return (*(m.float() for m in coarser), z)
+
+    def grain_bits(self, positions: int) -> float:
+        """Bits that say which grain each region of a grid of so many positions has, at log2 G each."""
+        return positions / 4 ** (self.grains - 1) * math.log2(self.grains)
 
     def lookup(self, codes: Tensor) -> Tensor:
         return self.head.lookup(codes)
