@@ -109,8 +109,8 @@ def main() -> None:
         if not (folder_of(name) / "metrics.json").is_file():
             train(name)
     names = [name for name in RUNS if (folder_of(name) / "metrics.json").is_file()]
-    head = "| head | tokens of an image | PSNR, dB | SSIM | usage in training (tokens) | perplexity | collapse flagged | seconds |"
-    table = "\n".join([head, "| --- |" + " --- |" * 7, *(row(name) for name in names)])
+    columns = ["head", "tokens", "PSNR", "SSIM", "usage in training (tokens)", "perplexity", "flagged", "seconds"]
+    table = "\n".join([f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|", *(row(name) for name in names)])
     (FOLDER / "table.md").write_text(table + "\n")
     picture(names).save(FOLDER / "heads.png")
 
