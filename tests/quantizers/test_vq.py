@@ -103,6 +103,23 @@ def test_llamagen(golden, close, group, cosine, entropy):
         close(entropy * losses["entropy"], values["loss.entropy"])
 
 
+def test_enhancing_transformers(golden, close):
+    """Its gradient passes to the latent before normalisation; sequences (b, t, d) are grids of one row here."""
+    values = golden("vq", "enhancing")
+    head = with_table(values["codebook"], cosine=True, raw_gradient=True)
+    z = values["z"].requires_grad_()
+    quantized = head(rearrange(z, "b t d -> b d 1 t"))
+    assert torch.equal(quantized.codes[:, 0, 0], values["codes"])
+    latent = rearrange(quantized.latent, "b d 1 t -> b t d")
+    close(latent, values["zq"])
+    loss = 0.25 * quantized.losses["commitment"] + quantized.losses["codebook"]
+    close(loss, values["loss.total"])
+    for kind, total in (("gradloss", loss), ("grad", loss + (values["up.zq"] * latent).sum())):
+        of_z, of_table = torch.autograd.grad(total, (z, head.table), retain_graph=True)
+        close(of_z, values[f"{kind}.z"])
+        close(of_table, values[f"{kind}.codebook"])
+
+
 def _check(head, values, weights, close):
     """Codes, latents, the loss and its gradients alone, and gradients with one from above."""
     z = values["z"].requires_grad_()

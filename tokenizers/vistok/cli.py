@@ -153,8 +153,9 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         raise ValueError(f"output={output} exists already and is not overwritten")
     tokenizer = load(config.tokenizer)
     if config.rate is not None:
-        if not isinstance(tokenizer.quantizer, DynamicQuantizer):
-            raise ValueError(f"rate={config.rate} needs a dynamic head, but it is {type(tokenizer.quantizer).__name__}")
+        head = tokenizer.quantizer
+        if not isinstance(head, DynamicQuantizer) or head.grains != 2:
+            raise ValueError(f"rate={config.rate} needs a dynamic head of two grains, not a {type(head).__name__}")
         if not 0 <= config.rate <= 1:
             raise ValueError(f"rate={config.rate} must be a share in [0, 1]")
     data = instantiate(config.data)

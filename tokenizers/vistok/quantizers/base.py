@@ -94,15 +94,20 @@ def check_size(codebook_size: int) -> None:
 
 
 def quantize(
-    z: Tensor, codebook: Tensor, estimator: Estimator = StraightThrough(), weight: Tensor | None = None
+    z: Tensor,
+    codebook: Tensor,
+    estimator: Estimator = StraightThrough(),
+    weight: Tensor | None = None,
+    source: Tensor | None = None,
 ) -> Quantized:
     """Nearest codeword (VQ-VAE, arXiv:1711.00937, Eq. 1-3).
 
     Args:
         z: Latent (b, d, h, w).
         codebook: Codewords (n, d).
-        estimator: How gradients pass to ``z``.
+        estimator: How gradients pass to ``source``.
         weight: (b, h, w) weights of the squared errors in both losses, whose means stay over all positions.
+        source: What the estimator takes for the latent, (b, d, h, w); None for ``z``.
     """
     b, _, h, w = z.shape
     codes = nearest_code(rearrange(z, "b d h w -> (b h w) d"), codebook)
@@ -112,7 +117,7 @@ def quantize(
         "commitment": squared_error(z, z_q.detach(), weight),  # moves the encoder to its codeword
         "codebook": squared_error(z_q, z.detach(), weight),  # moves the codeword to the encoder
     }
-    return Quantized(estimator(z, z_q), codes, losses)
+    return Quantized(estimator(z if source is None else source, z_q), codes, losses)
 
 
 def squared_error(a: Tensor, b: Tensor, weight: Tensor | None) -> Tensor:

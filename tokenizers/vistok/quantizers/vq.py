@@ -21,8 +21,9 @@ class VectorQuantizer(Quantizer):
     Args:
         codebook_size: Number of codewords n, at least 2.
         dim: Codeword dimension d, the channels of the latent.
-        cosine: Normalise latent and codewords to unit length. The straight-through gradient then starts at the
-            normalised latent, as in LlamaGen.
+        cosine: Normalise latent and codewords to unit length.
+        raw_gradient: With ``cosine``, hand the decoder's gradient to the latent as it came (enhancing-transformers'
+            ViT-VQGAN); else to the unit latent, so that what would only change its length is lost (LlamaGen).
         ema_decay: Learn the codebook as moving averages with this decay (VQ-VAE, appendix A.1) instead of by gradient;
             there is then no ``codebook`` loss.
         restart: A codeword is dead when its moving count is below this many times ``restart_unit``; it then moves onto
@@ -42,6 +43,7 @@ class VectorQuantizer(Quantizer):
         codebook_size: int,
         dim: int,
         cosine: bool = False,
+        raw_gradient: bool = False,
         ema_decay: float | None = None,
         restart: float | None = None,
         restart_unit: str = "even",
@@ -59,7 +61,8 @@ class VectorQuantizer(Quantizer):
         if ema_decay is not None and isinstance(estimator, DiVeQ):
             raise ValueError(f"DiVeQ learns the codebook by gradient: it cannot go with ema_decay={ema_decay}")
         self.codebook_size, self.dim, self.codebook_sizes = codebook_size, dim, (codebook_size,)
-        self.cosine, self.entropy_temperature, self.estimator = cosine, entropy_temperature, estimator
+        self.cosine, self.raw_gradient, self.estimator = cosine, raw_gradient, estimator
+        self.entropy_temperature = entropy_temperature
         self.ema_decay, self.restart, self.restart_unit = ema_decay, restart, restart_unit
         self.kmeans_updates, self.weighted_counts = kmeans_updates, weighted_counts
         self.loss_names = ("commitment",)
@@ -88,9 +91,11 @@ class VectorQuantizer(Quantizer):
 
     @base.in_float32
     def forward(self, z: Tensor, context: Context = Context()) -> Quantized:
-        z = F.normalize(z.float(), dim=1) if self.cosine else z.float()
+        raw = z.float()
+        z = F.normalize(raw, dim=1) if self.cosine else raw
         codebook, weight = self.codebook(), context.weight
-        quantized = base.quantize(z, codebook, self.estimator if self.training else StraightThrough(), weight)
+        estimator = self.estimator if self.training else StraightThrough()
+        quantized = base.quantize(z, codebook, estimator, weight, source=raw if self.raw_gradient else z)
         losses = {name: quantized.losses[name] for name in self.loss_names if name != "entropy"}
         if self.entropy_temperature is not None:
             losses["entropy"] = base.entropy(z, codebook, self.entropy_temperature, weight)
