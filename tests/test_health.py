@@ -333,7 +333,9 @@ def test_an_action_is_only_for_codewords_that_are_free(capsys):
 
 
 def test_an_unknown_action():
-    with pytest.raises(ValueError, match="action must be restart or reinitialise, or None for neither, not 'revive'"):
+    with pytest.raises(
+        ValueError, match="on_collapse must be restart or reinitialise, or null for neither, not 'revive'"
+    ):
         CodebookHealth("revive")
 
 

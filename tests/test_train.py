@@ -88,7 +88,13 @@ def test_every_head_trains_and_is_exported(train, tmp_path, overrides):
     assert metrics["tokens"] <= 16 * metrics["images"] and metrics["psnr"] > 5
 
 
-@pytest.mark.parametrize("overrides", [[], ["loss=l1", "quantizer=vq"], ["ema_decay=0.9", "accumulate=2"]])
+@pytest.mark.parametrize("overrides", [
+    [],
+    ["loss=l1", "quantizer=vq"],
+    ["ema_decay=0.9", "accumulate=2"],
+    ["loss=l1", "quantizer=vq", "quantizer.kmeans_updates=3", "quantizer.restart=0.1", "ema_decay=0.9"],
+    ["loss=l1", "quantizer=dqvae", "quantizer@quantizer.head=vqbridge"],  # draws noise in training
+])  # fmt: skip
 def test_a_resumed_run_ends_as_one_without_a_break(train, tmp_path, overrides):
     overrides = [*overrides, "schedule.decay=constant"]
     whole = train(tmp_path / "whole", *overrides, "updates=4")
@@ -114,6 +120,12 @@ def test_a_resumed_run_ends_as_one_without_a_break(train, tmp_path, overrides):
     (["tokenizer.from_latent.out_channels=48"], "from_latent maps 4 to 48 channels"),
     (["tokenizer.to_latent=null"], "to_latent must map one to the other"),
     (["ckpt=nothing.ckpt"], "ckpt=nothing.ckpt is not a file"),
+    (["on_collapse=pray"], "on_collapse must be restart or reinitialise, or null for neither, not 'pray'"),
+    (["quantizer=fq", "quantizer.num_codebooks=3"], "num_codebooks=3 does not divide the latent's 4 channels"),
+    (["quantizer=vqbridge", "quantizer.patch=5"], "patch=5 must be between 1 and 4"),
+    (["estimator=diveq"], "it cannot go with ema_decay=0.95"),
+    (["codebook_size=1"], "codebook_size must be at least 2, not 1"),
+    (["quantizer=dqvae", "quantizer.rates=[1.5]"], "must be shares in"),
 ])  # fmt: skip
 def test_what_makes_no_sense_is_refused_before_work(train, tmp_path, overrides, message):
     with pytest.raises(Exception) as refused:

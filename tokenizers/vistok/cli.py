@@ -71,7 +71,7 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, float]:
     from vistok.health import CodebookHealth
 
     _check_hardware(config)
-    health = CodebookHealth(action=config.on_collapse)
+    health = CodebookHealth(on_collapse=config.on_collapse)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     data, lit = build(config)
     if config.ckpt:

@@ -116,16 +116,16 @@ class CodebookHealth(pl.Callback):
     * ``tuple_entropy_bits``: plug-in entropy of the tuples' frequencies, at most log₂ of the tokens.
 
     Args:
-        action: What to do each time that a codebook's usage has been too low for the rule's ``patience``: ``restart``
+        on_collapse: What to do each time that a codebook's usage has been too low for the rule's ``patience``: ``restart``
             moves the codewords not chosen in the window onto random latents of the last batch on rank 0,
             ``reinitialise`` moves all; None leaves them. Only those of a ``VectorQuantizer`` are free to move.
         rule: When a codebook counts as collapsed.
     """
 
-    def __init__(self, action: str | None = None, rule: CollapseRule = CollapseRule()):
-        if action is not None and action not in ACTIONS:
-            raise ValueError(f"action must be {' or '.join(ACTIONS)}, or None for neither, not {action!r}")
-        self.action, self.rule = action, rule
+    def __init__(self, on_collapse: str | None = None, rule: CollapseRule = CollapseRule()):
+        if on_collapse is not None and on_collapse not in ACTIONS:
+            raise ValueError(f"on_collapse must be {' or '.join(ACTIONS)}, or null for neither, not {on_collapse!r}")
+        self.on_collapse, self.rule = on_collapse, rule
         self.watches: list[Watch] = []
         self.last_chosen: list[Tensor] = []  # of each codebook (n,) int64: after how many updates
         self.hooks: list[torch.utils.hooks.RemovableHandle] = []
@@ -151,7 +151,7 @@ class CodebookHealth(pl.Callback):
         positions = quantized.codes.numel()
         self.errors[i, 0] += quantized.losses["commitment"].detach() * (head.dim * positions)
         self.errors[i, 1] += positions if context.weight is None else context.weight.sum()
-        if self.action:
+        if self.on_collapse:
             self.latents[i] = inputs[0].detach()
 
     def on_train_batch_end(
@@ -195,7 +195,7 @@ class CodebookHealth(pl.Callback):
         """Show a codebook's window to its watch, then do and say what is called for."""
         watch, was_collapsed = self.watches[i], self.watches[i].collapsed
         low = watch.see(self.start, module.updates, relative_usage(counts))
-        done = self._repair(i, counts, module) if low and self.action else None
+        done = self._repair(i, counts, module) if low and self.on_collapse else None
         if watch.collapsed and not was_collapsed and trainer.is_global_zero:
             name = f"codebook {i}" if len(self.heads) > 1 else "the codebook"
             lines = [seen(name, counts, watch, self.start, module.updates), done, advice(self.heads[i])]
@@ -208,16 +208,16 @@ class CodebookHealth(pl.Callback):
         """Move codewords onto latents of the last batch on rank 0, and say what was done."""
         head = self.heads[i]
         if not isinstance(head, VectorQuantizer):
-            return f"{self.action} does not apply: a {type(head).__name__} has no codewords that are free to move"
+            return f"{self.on_collapse} does not apply: a {type(head).__name__} has no codewords that are free to move"
         vectors = rearrange(self.latents[i], "b d h w -> (b h w) d").float()
         vectors = from_rank_zero(sample(F.normalize(vectors) if head.cosine else vectors, head.codebook_size))
-        rows = (counts == 0).to(vectors.device) | (self.action == "reinitialise")
+        rows = (counts == 0).to(vectors.device) | (self.on_collapse == "reinitialise")
         even = counts.sum().item() / max(module.updates - self.start, 1) / head.codebook_size  # each one's in an update
         head.put(rows, vectors, even)
         if module.average is not None and isinstance(head.table, nn.Parameter):
             (name,) = (name for name, part in module.tokenizer.named_modules() if part is head)
             module.average.copy_rows(module.tokenizer, {f"{name}.table": rows})
-        return f"{self.action}: {int(rows.sum()):,} codewords were moved onto latents of the last batch"
+        return f"{self.on_collapse}: {int(rows.sum()):,} codewords were moved onto latents of the last batch"
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._remove_hooks()
