@@ -116,8 +116,8 @@ class CodebookHealth(pl.Callback):
     * ``tuple_entropy_bits``: plug-in entropy of the tuples' frequencies, at most log₂ of the tokens.
 
     Args:
-        on_collapse: What to do each time that a codebook's usage has been too low for the rule's ``patience``: ``restart``
-            moves the codewords not chosen in the window onto random latents of the last batch on rank 0,
+        on_collapse: What to do each time that a codebook's usage has been too low for the rule's ``patience``:
+            ``restart`` moves the codewords not chosen in the window onto random latents of the last batch on rank 0,
             ``reinitialise`` moves all; None leaves them. Only those of a ``VectorQuantizer`` are free to move.
         rule: When a codebook counts as collapsed.
     """
