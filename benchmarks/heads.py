@@ -84,7 +84,7 @@ def row(name: str) -> str:
 def picture(names: list[str], columns: int = 6) -> Image.Image:
     """The same held-out crops by each head, a row each."""
     data = sample(image_size=64)
-    images = torch.stack([data.test[0, i * len(data.test) // columns] for i in range(columns)])
+    images = torch.stack([data.test[0, i * len(data.test) // columns].image for i in range(columns)])
     rows = [("original", images)]
     for name in names:
         with torch.no_grad():

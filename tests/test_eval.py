@@ -46,7 +46,7 @@ def test_a_folder(compose, trained, photos, tmp_path, offline, capsys):
     from vistok.data import folder
 
     data = folder(str(photos), image_size=32, batch_size=1)
-    images = torch.stack([data.test[0, i] for i in range(12)])
+    images = torch.stack([data.test[0, i].image for i in range(12)])
     codes = torch.cat([tokenizer.tokenize(to_float(image[None])) for image in images])
     reconstructions = to_uint8(tokenizer.detokenize(codes))
     assert metrics["psnr"] == pytest.approx(psnr(reconstructions, images).mean().item(), abs=1e-3)

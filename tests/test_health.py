@@ -501,5 +501,5 @@ def test_two_ranks_see_what_one_would(tmp_path):
     assert first == second == [pytest.approx(logged) for logged in alone.logged] and len(first) == 2
     for name, moved in table_of_first.items():
         assert torch.equal(moved, table_of_second[name]) and not torch.equal(moved, head.state_dict()[name])
-    latents = batches[0, -1].movedim(1, -1).reshape(-1, 4)  # the last batch of rank 0
+    latents = batches[:, -1].movedim(2, -1).reshape(-1, 4)  # the last batch of both
     assert torch.cdist(table_of_first["heads.1.table"], latents[:, 2:]).min(1).values.max() < 1e-6

@@ -19,7 +19,7 @@ def test_what_it_writes_and_prints(photos, tmp_path, capsys):
     thresholds.main([str(photos), *sizes, "--output", str(output), "--rates", "0.3", "0.3", "--low", "0"])
     report = json.loads(output.read_text())
     train = folder(str(photos), image_size=32, batch_size=1, crop="center").train
-    images = to_float(torch.stack([train[0, i] for i in range(len(train))]))
+    images = to_float(torch.stack([train[0, i].image for i in range(len(train))]))
     entropies = patch_entropy(images, 8, 0.0, 1.0)
     assert report["regions"] == entropies.numel() == 11 * 16  # one of the twelve photos is held out
     assert report["percentiles"]["25"] == pytest.approx(np.percentile(entropies, 25))

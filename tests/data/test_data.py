@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from vistok.data import folder, sample
+from vistok.data.images import UnreadableImage
 from vistok.data.sample import recolored, turned
 from vistok.data.sampler import EndlessSampler, StrideSampler
 from vistok.data.transforms import ADMCrop, CenterCrop, ResizeShortSide, to_tensor
@@ -106,12 +107,13 @@ def test_batches(photos):
     data = folder(str(photos), image_size=32, batch_size=5)
     batches = list(data.test_dataloader())
     assert [len(batch) for batch in batches] == [5, 5, 2]
-    assert batches[0].dtype == torch.uint8 and batches[0].shape[1:] == (3, 32, 32)
+    assert batches[0].images.dtype == torch.uint8 and batches[0].images.shape[1:] == (3, 32, 32)
+    assert [name for batch in batches for name in batch.names] == data.test.names()
 
 
 def test_augmentation_depends_on_seed_epoch_and_index_only(photos):
     def item(seed, epoch, index):
-        return folder(str(photos), 32, 1, crop="adm", flip=True, seed=seed, val_count=1).train[epoch, index]
+        return folder(str(photos), 32, 1, crop="adm", flip=True, seed=seed, val_count=1).train[epoch, index].image
 
     assert torch.equal(item(0, 0, 3), item(0, 0, 3))
     assert not torch.equal(item(0, 0, 3), item(0, 1, 3))
@@ -135,18 +137,49 @@ def test_folders_without_images(tmp_path):
         folder(str(tmp_path), 32, 2)
 
 
-def test_a_broken_image_is_named(photos):
-    (photos / "zz.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
-    data = folder(str(photos), 32, 2)
-    with pytest.raises(ValueError, match=r"cannot read the image .*zz\.png"):
-        data.test[0, data.test.names().index("zz.png")]
+BROKEN = b"\x89PNG\r\n\x1a\nbroken"
+
+
+def test_a_broken_image_is_replaced_in_training_and_left_out_in_evaluation(photos):
+    (photos / "01.png").write_bytes(BROKEN)
+    data = folder(str(photos), 32, 2, val_count=1, crop="center")
+    index = data.train.names().index("01.png")
+    sample, next_one = data.train[0, index], data.train[0, index + 1]
+    assert torch.equal(sample.image, next_one.image) and sample.name == next_one.name == "02.png"
+    assert len(sample.skipped) == 1 and sample.skipped[0].startswith(f"{photos}/01.png: ")
+    batches = list(data.test_dataloader())
+    assert sum(len(batch) for batch in batches) == 11
+    assert [reason for batch in batches for reason in batch.skipped] == list(sample.skipped)
+
+
+def test_broken_images_are_named_once_and_limited(photos, capsys):
+    (photos / "01.png").write_bytes(BROKEN)
+    data = folder(str(photos), 32, 12, max_unreadable=0.1)
+    (batch,) = data.test_dataloader()
+    for _ in range(2):
+        data.note(batch, total=12)
+    assert capsys.readouterr().out.count("01.png: UnidentifiedImageError") == 1
+    (photos / "02.png").write_bytes(BROKEN)
+    (batch,) = data.test_dataloader()
+    with pytest.raises(UnreadableImage, match=r"(?s)2 of 12 images cannot be read, more than .*=0.1 of them.*01.png"):
+        data.note(batch, total=12)
+
+
+def test_a_folder_of_broken_images(photos):
+    for path in (p for p in photos.rglob("*") if p.is_file()):
+        path.write_bytes(BROKEN)
+    data = folder(str(photos), 32, 2, val_count=1)
+    with pytest.raises(UnreadableImage, match="11 images in a row cannot be read"):
+        data.train[0, 0]
 
 
 def test_sample_photos():
     data = sample(image_size=64, batch_size=2)
     assert len(data.val) == 70  # 9 x 5 places in coffee at 192x128, 5 x 5 in astronaut
-    assert data.val[0, 0].shape == (3, 64, 64) and data.val[0, 0].dtype == torch.uint8
-    assert torch.equal(data.train[3, 5], data.train[3, 5]) and not torch.equal(data.train[3, 5], data.train[4, 5])
+    image = data.val[0, 0].image
+    assert image.shape == (3, 64, 64) and image.dtype == torch.uint8
+    first, again, later = (data.train[key].image for key in ((3, 5), (3, 5), (4, 5)))
+    assert torch.equal(first, again) and not torch.equal(first, later)
     assert {name.split()[0] for name in data.val.names()} == {"coffee", "astronaut"}
 
 

@@ -50,7 +50,7 @@ def test_entropy_in_parts(monkeypatch):
 def test_budget_of_two_grains(golden, close, form, times):
     values = golden("dqvae", "dqvae_budget_dual")
     gate = values["gate"].requires_grad_()
-    loss = 10 * times * budget_loss(gate, torch.tensor([[0.5]]))
+    loss = 10 * times * budget_loss(gate, torch.tensor([0.5]))
     close(loss, values[f"loss.{form}"])
     close(torch.autograd.grad(loss, gate)[0], values[f"grad.{form}.gate"])
 
@@ -58,15 +58,15 @@ def test_budget_of_two_grains(golden, close, form, times):
 def test_budget_of_three_grains(golden, close):
     values = golden("dqvae", "dqvae_budget_triple")
     gate = values["gate"].requires_grad_()
-    loss = budget_loss(gate, torch.tensor([[0.3, 0.3]]))
+    loss = budget_loss(gate, torch.tensor([0.3, 0.3]))
     close(loss, values["loss.total"])
     close(torch.autograd.grad(loss, gate)[0], values["grad.gate"])
 
 
 def test_budget_by_hand():
     gate = one_hot(torch.tensor([[[0, 1], [1, 1]], [[0, 0], [0, 1]]]), 2)  # shares of fine regions 3/4 and 1/4
-    assert budget_loss(gate, torch.tensor([[0.5]])).item() == pytest.approx(0)
-    assert budget_loss(gate, torch.tensor([[1.0]])).item() == pytest.approx(0.25)
+    assert budget_loss(gate, torch.tensor([0.5])).item() == pytest.approx(0)
+    assert budget_loss(gate, torch.tensor([1.0])).item() == pytest.approx(0.25)
     assert budget_loss(gate, torch.tensor([[1.0], [0.25]])).item() == pytest.approx(0.25**2 / 2)
 
 

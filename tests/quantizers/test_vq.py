@@ -169,7 +169,7 @@ def test_dqvae(golden, close, monkeypatch, group, steps, arguments):
         if f"randperm{step}" in values:
             monkeypatch.setattr(torch, "randperm", lambda n, device, v=values[f"randperm{step}"]: v)
         if f"rand_like{step}" in values:
-            monkeypatch.setattr(torch, "rand_like", lambda x, v=values[f"rand_like{step}"]: v)
+            monkeypatch.setattr(torch, "rand", lambda *size, device, v=values[f"rand_like{step}"]: v)
         z = values[f"z{step}"].requires_grad_()
         weight = values[f"mask{step}"][:, 0] if f"mask{step}" in values else None
         quantized = head(z, Context(weight=weight))

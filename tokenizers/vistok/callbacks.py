@@ -144,6 +144,8 @@ class Pictures(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: dict[str, Tensor], batch: Tensor, index: int
     ) -> None:
         loader = trainer.val_dataloaders
+        if outputs is None:
+            return
         total = min(len(loader.sampler), trainer.num_val_batches[0] * loader.batch_size)
         shown = {i * total // self.columns for i in range(min(self.columns, total))}
         first = index * loader.batch_size
@@ -184,46 +186,65 @@ def _log_histograms(logger: WandbLogger, counts: list[Tensor], step: int) -> Non
 
 
 class Interrupted(Exception):
-    """Training was interrupted and what it had learned is saved."""
+    """A signal ended the training, and what it had learned is saved.
+
+    Attributes:
+        status: The exit status, 128 and the signal's number as shells have it.
+    """
+
+    def __init__(self, number: int):
+        super().__init__(f"interrupted by {signal.Signals(number).name}")
+        self.status = 128 + number
 
 
 class LastCheckpoint(pl.Callback):
-    """Keeps ``last.ckpt``: written after every validation, and when Ctrl-C is pressed.
+    """Keeps ``last.ckpt``: written after every validation, every so many updates, and when the run is interrupted.
 
-    The first Ctrl-C lets the batch finish, saves and raises ``Interrupted``; a second one quits at once.
+    Ctrl-C (SIGINT), SIGTERM and SIGUSR1, which schedulers send before they kill, let the batch finish, save and raise
+    ``Interrupted``. With several ranks one of them is enough, and they agree on it at logging intervals. A second
+    Ctrl-C quits at once.
 
     Args:
         path: Where to.
+        every: Updates; None saves after validations only.
     """
 
-    def __init__(self, path: Path):
-        self.path, self.asked = path, False
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+    def __init__(self, path: Path, every: int | None = None):
+        self.path, self.every = path, every
+        self.received = 0  # the signal's number
+        self.former: dict[int, Any] = {}
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.former = signal.signal(signal.SIGINT, self._ask)
+        self.former = {number: signal.signal(number, self._receive) for number in self.SIGNALS}
 
-    def _ask(self, *_: Any) -> None:
-        self.asked = True
-        signal.signal(signal.SIGINT, self.former)
+    def _receive(self, number: int, frame: Any) -> None:
+        self.received = number
+        signal.signal(signal.SIGINT, self.former[signal.SIGINT])
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        at_boundary = pl_module.batches % pl_module.accumulate == 0
-        if at_boundary and self._everyone_agrees(trainer, pl_module):
+        if pl_module.batches % pl_module.accumulate:
+            return
+        received = self._of_any_rank(trainer, pl_module)
+        if received or (self.every and pl_module.updates % self.every == 0):
             trainer.save_checkpoint(self.path, weights_only=False)
-            raise Interrupted
+        if received:
+            raise Interrupted(received)
 
-    def _everyone_agrees(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> bool:
-        """With several ranks the question costs a message, so it is asked at logging intervals only."""
+    def _of_any_rank(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> int:
+        """The signal that this or another rank received, or 0: asking costs a message."""
         if trainer.world_size == 1:
-            return self.asked
+            return self.received
         if pl_module.batches % trainer.log_every_n_steps:
-            return False
-        return trainer.strategy.reduce_boolean_decision(self.asked, all=False)
+            return 0
+        return int(trainer.strategy.reduce(torch.tensor(self.received, device=pl_module.device), reduce_op="max"))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.state.fn == "fit":
             trainer.save_checkpoint(self.path, weights_only=False)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if stage == "fit" and hasattr(self, "former"):
-            signal.signal(signal.SIGINT, self.former)
+        if stage == "fit":
+            for number, former in self.former.items():
+                signal.signal(number, former)

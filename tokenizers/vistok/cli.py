@@ -3,11 +3,9 @@
 import hashlib
 import math
 import os
-import pickle
 import sys
 import time
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +21,6 @@ if TYPE_CHECKING:
     from vistok.tokenizer import Tokenizer
     from vistok.training import LitTokenizer
 
-INTERRUPTED = 130  # exit status, as a shell reports Ctrl-C
-
 
 def run(action: Callable[..., Any], *arguments: Any) -> None:
     """Do ``train`` or ``evaluate``; what the user got wrong ends in one message, not a traceback.
@@ -33,11 +29,12 @@ def run(action: Callable[..., Any], *arguments: Any) -> None:
     """
     from hydra.errors import InstantiationException
 
+    from vistok.checkpoints import CheckpointNotWritten
     from vistok.weights import WeightsUnavailable
 
     try:
         action(*arguments)
-    except (ValueError, FileNotFoundError, WeightsUnavailable, InstantiationException) as error:
+    except (ValueError, FileNotFoundError, CheckpointNotWritten, WeightsUnavailable, InstantiationException) as error:
         if os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         sys.exit(f"error: {_cause(error)}\n(HYDRA_FULL_ERROR=1 shows where)")
@@ -66,7 +63,7 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, float]:
     _check_config(config)
     import pytorch_lightning as pl
 
-    from vistok import reports
+    from vistok import reports, runs
     from vistok.callbacks import Interrupted
     from vistok.health import CodebookHealth
 
@@ -74,20 +71,21 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, float]:
     health = CodebookHealth(on_collapse=config.on_collapse)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     data, lit = build(config)
-    if config.ckpt:
-        check_checkpoint(lit, Path(config.ckpt))
-    folder = run_folder(config)
+    checkpoint = runs.checkpoint_of(config)
+    if checkpoint:
+        runs.check_checkpoint(lit, checkpoint)
+    folder = runs.folder_of(config, checkpoint)
     config = OmegaConf.merge(config, {"run_dir": str(folder)})
     trainer = _trainer(config, folder, health)
     if trainer.is_global_zero:
         reports.open_run(config, folder, lit, data)
     started = time.monotonic()
     try:
-        trainer.fit(lit, datamodule=data, ckpt_path=config.ckpt, weights_only=True)
-    except Interrupted:
+        trainer.fit(lit, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    except Interrupted as interrupted:
         if trainer.is_global_zero:
             reports.say_how_to_resume(folder, lit, overrides)
-        sys.exit(INTERRUPTED)
+        sys.exit(interrupted.status)
     metrics = {
         name.removeprefix("val/"): value.item()
         for name, value in trainer.callback_metrics.items()
@@ -169,9 +167,14 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
 
     device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
     tokenizer, metrics = tokenizer.to(device), metrics.to(device)
+    names: list[str] = []
     with torch.inference_mode():
         for batch in track(data.test_dataloader(), description="evaluating", console=console, transient=True):
-            images = to_float(batch.to(device))
+            data.note(batch, len(data.test))
+            names += batch.names
+            if not batch.names:
+                continue
+            images = to_float(batch.images.to(device))
             reconstruction, quantized = tokenizer(images, config.rate)
             metrics.update(images, reconstruction, quantized.codes, quantized.keep)
     values = {name: value.item() for name, value in metrics.compute().items()}
@@ -186,9 +189,10 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         "tokenizer": str(config.tokenizer),
         "data": {
             "source": data.about,
-            "images": len(data.test),
+            "images": len(names),
+            "unreadable": sorted(data.unreadable),
             "image_size": data.image_size,
-            "sha256_of_names": hashlib.sha256("\n".join(data.test.names()).encode()).hexdigest(),
+            "sha256_of_names": hashlib.sha256("\n".join(names).encode()).hexdigest(),
         },
         "rate": config.rate,
         "dtype": "float32",
@@ -229,8 +233,8 @@ def _check_config(config: DictConfig) -> None:
         raise ValueError("weights=random trains on meaningless losses: it is for trainer=debug only")
     if "16" in str(config.trainer.precision) and "bf16" not in str(config.trainer.precision):
         raise ValueError(f"trainer.precision={config.trainer.precision} is not supported: use bf16-mixed or 32-true")
-    for name in ("updates", "batch_size", "accumulate", "val_every", "log_every"):
-        if config[name] < 1:
+    for name in ("updates", "batch_size", "accumulate", "val_every", "log_every", "save_every", "keep_checkpoints"):
+        if config[name] is not None and config[name] < 1:
             raise ValueError(f"{name} must be at least 1, not {config[name]}")
 
 
@@ -247,68 +251,12 @@ def _refuse_missing(config: DictConfig) -> None:
         raise ValueError(f"missing on the command line: {' '.join(f'{key}=...' for key in sorted(missing))}")
 
 
-def run_folder(config: DictConfig) -> Path:
-    """The folder of this run: made by rank 0, which alone writes to it; never one that holds another run.
-
-    A run that goes on from a checkpoint of its own folder stays there.
-    """
-    from pytorch_lightning.utilities import rank_zero_only
-
-    checkpoint = Path(config.ckpt) if config.ckpt else None
-    own = checkpoint.parent.parent if checkpoint and checkpoint.parent.name == "checkpoints" else None
-    if config.run_dir is None and own:
-        return own
-    run = Path(config.run_dir or Path("runs") / config.name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
-    if rank_zero_only.rank != 0 or (own and run.resolve() == own.resolve()):
-        return run
-    if config.run_dir is None:  # two runs may start in the same second
-        first, n = run, 1
-        while run.exists():
-            n += 1
-            run = first.with_name(f"{first.name}_{n}")
-    elif run.exists() and (not run.is_dir() or any(run.iterdir())):
-        raise ValueError(f"run_dir={run} exists already and is not overwritten; continue it with ckpt=")
-    run.mkdir(parents=True, exist_ok=True)
-    return run
-
-
-def check_checkpoint(lit: "LitTokenizer", path: Path) -> None:
-    """Refuse a checkpoint that is not there, is done already, or does not fit: before any data is read.
-
-    Raises:
-        ValueError: The message names the keys and shapes that differ.
-    """
-    import torch
-
-    if not path.is_file():
-        raise ValueError(f"ckpt={path} is not a file")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except (RuntimeError, pickle.UnpicklingError, EOFError) as error:
-        raise ValueError(f"ckpt={path} cannot be read as a checkpoint: {error}") from error
-    if not isinstance(checkpoint, dict) or not {"updates", "batches", "state_dict"} <= set(checkpoint):
-        raise ValueError(f"ckpt={path} is not a checkpoint of a run of train.py")
-    if checkpoint["updates"] >= lit.schedule.updates:
-        raise ValueError(f"ckpt={path} has made all of its updates: {checkpoint['updates']}; raise updates= to go on")
-    here = {key: tuple(value.shape) for key, value in lit.saved(lit.state_dict()).items()}
-    there = {key: tuple(value.shape) for key, value in checkpoint["state_dict"].items()}
-    differences = [
-        f"  {key}: {there[key]} in the checkpoint, {here[key]} here"
-        for key in here
-        if key in there and here[key] != there[key]
-    ]
-    differences += [f"  {key}: only in the config's model, {here[key]}" for key in here if key not in there]
-    differences += [f"  {key}: only in the checkpoint, {there[key]}" for key in there if key not in here]
-    if differences:
-        more = f"\n  and {len(differences) - 10} more" if len(differences) > 10 else ""
-        raise ValueError(f"ckpt={path} does not fit the config:\n" + "\n".join(differences[:10]) + more)
-
-
 def _trainer(config: DictConfig, run: Path, health: "CodebookHealth") -> "pl.Trainer":
     import pytorch_lightning as pl
     from pytorch_lightning.loggers import CSVLogger
 
     from vistok.callbacks import LastCheckpoint, Pictures, ProgressLine
+    from vistok.checkpoints import SafeCheckpointIO
 
     _quiet_lightning()
     loggers = [CSVLogger(run, name="", version="", flush_logs_every_n_steps=1)]
@@ -321,8 +269,9 @@ def _trainer(config: DictConfig, run: Path, health: "CodebookHealth") -> "pl.Tra
             health,
             ProgressLine(),
             Pictures(run),
-            LastCheckpoint(run / "checkpoints" / "last.ckpt"),
+            LastCheckpoint(run / "checkpoints" / "last.ckpt", config.save_every),
         ],
+        plugins=[SafeCheckpointIO(config.keep_checkpoints)],
         max_epochs=-1,  # the module stops the trainer after its updates
         val_check_interval=config.val_every * config.accumulate,
         check_val_every_n_epoch=None,

@@ -15,7 +15,7 @@ from vistok.metrics import CodebookUsage
 from vistok.metrics.usage import entropy_bits, usage_of
 from vistok.quantizers import VectorQuantizer
 from vistok.quantizers.base import Context, Quantized, Quantizer, sample, single_heads
-from vistok.ranks import from_rank_zero, sum_over_ranks
+from vistok.ranks import sum_over_ranks
 
 ACTIONS = ("restart", "reinitialise")
 
@@ -117,7 +117,7 @@ class CodebookHealth(pl.Callback):
 
     Args:
         on_collapse: What to do each time that a codebook's usage has been too low for the rule's ``patience``:
-            ``restart`` moves the codewords not chosen in the window onto random latents of the last batch on rank 0,
+            ``restart`` moves the codewords not chosen in the window onto random latents of the last batch of all ranks,
             ``reinitialise`` moves all; None leaves them. Only those of a ``VectorQuantizer`` are free to move.
         rule: When a codebook counts as collapsed.
     """
@@ -205,12 +205,12 @@ class CodebookHealth(pl.Callback):
             watch.recent.clear()  # what was seen before says nothing of the codebook as it is now
 
     def _repair(self, i: int, counts: Tensor, module: pl.LightningModule) -> str:
-        """Move codewords onto latents of the last batch on rank 0, and say what was done."""
+        """Move codewords onto latents of the last batch, and say what was done."""
         head = self.heads[i]
         if not isinstance(head, VectorQuantizer):
             return f"{self.on_collapse} does not apply: a {type(head).__name__} has no codewords that are free to move"
         vectors = rearrange(self.latents[i], "b d h w -> (b h w) d").float()
-        vectors = from_rank_zero(sample(F.normalize(vectors) if head.cosine else vectors, head.codebook_size))
+        vectors = sum_over_ranks(sample(F.normalize(vectors) if head.cosine else vectors, head.codebook_size))
         rows = (counts == 0).to(vectors.device) | (self.on_collapse == "reinitialise")
         even = counts.sum().item() / max(module.updates - self.start, 1) / head.codebook_size  # each one's in an update
         head.put(rows, vectors, even)

@@ -2,6 +2,23 @@
 
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.nn.functional import all_reduce
+
+
+def rank_and_size() -> tuple[int, int]:
+    """This process's rank, and how many there are."""
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def mean_with_gradient(tensor: Tensor) -> Tensor:
+    """The mean over all ranks, on each of them, as part of the graph.
+
+    A loss that is a function of this mean has, after DDP's averaging, the gradient it has on one process with all data.
+    """
+    _, size = rank_and_size()
+    return tensor if size == 1 else all_reduce(tensor) / size
 
 
 def sum_over_ranks(tensor: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from vistok import reports
 from vistok.data import ImageDataModule, folder, sample
+from vistok.data.images import collate
 from vistok.pixels import to_float
 from vistok.quantizers.routers import BANDWIDTH, BINS, patch_entropy
 
@@ -102,9 +103,11 @@ def region_entropies(
     total = len(data.train)
     count = min(images, total)
     keys = [(0, i * total // count) for i in range(count)]
-    loader = DataLoader(data.train, batch_size=data.batch_size, sampler=keys, num_workers=num_workers)
+    loader = DataLoader(
+        data.train, batch_size=data.batch_size, sampler=keys, collate_fn=collate, num_workers=num_workers
+    )
     found = [
-        patch_entropy(to_float(batch), patch, low, high).flatten()
+        patch_entropy(to_float(batch.images), patch, low, high).flatten()
         for batch in track(loader, description="entropies", console=Console(), transient=True)
     ]
     return torch.cat(found).numpy()

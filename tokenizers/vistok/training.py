@@ -12,7 +12,7 @@ from vistok.ema import AveragedTokenizer
 from vistok.losses.adversarial import Adversary, adaptive_weight
 from vistok.metrics import ReconstructionMetrics, psnr
 from vistok.pixels import to_uint8
-from vistok.ranks import from_rank_zero, sum_over_ranks
+from vistok.ranks import sum_over_ranks
 from vistok.schedules import Schedule
 from vistok.tokenizer import Tokenizer
 
@@ -139,7 +139,7 @@ class LitTokenizer(pl.LightningModule):
             logs |= {f"{name}_scale": scale for name, scale in scales.items()}
             logs["psnr"] = psnr(to_uint8(reconstruction.detach()), to_uint8(images)).mean()
             logs["lr"] = generator.param_groups[0]["lr"]
-            self.log_dict({f"train/{name}": value for name, value in logs.items()})
+            self.log_dict({f"train/{name}": value for name, value in logs.items()}, sync_dist=True)
             self.log("updates", float(self.updates))
         return {"codes": quantized.codes, "keep": quantized.keep}
 
@@ -166,10 +166,7 @@ class LitTokenizer(pl.LightningModule):
     def _finish_update(self) -> None:
         moved = {}
         if self._stats:
-            merged = {
-                name: from_rank_zero(value) if is_sample(name) else sum_over_ranks(value)
-                for name, value in self._stats.items()
-            }
+            merged = {name: sum_over_ranks(value) for name, value in self._stats.items()}
             rows_of = self.tokenizer.quantizer.update(merged)
             moved = {f"quantizer.{name}": rows for name, rows in rows_of.items()}
             self._stats = {}
@@ -184,7 +181,9 @@ class LitTokenizer(pl.LightningModule):
         self._folded = [self.evaluated.fold()]
         self.metrics.reset()
 
-    def validation_step(self, images: Tensor, batch_idx: int) -> dict[str, Tensor]:
+    def validation_step(self, images: Tensor, batch_idx: int) -> dict[str, Tensor] | None:
+        if not len(images):  # none of them could be read
+            return None
         reconstruction, quantized = self._folded[0](images)
         self.metrics.update(images, reconstruction, quantized.codes, quantized.keep)
         losses = {f"val/{name}": loss(reconstruction, images) for name, loss in self.image_losses.items()}
@@ -216,7 +215,7 @@ class LitTokenizer(pl.LightningModule):
 
 
 def is_sample(name: str) -> bool:
-    """Whether a statistic is a sample of vectors, taken from rank 0, rather than a sum; parts of a head prefix it."""
+    """Whether a statistic is a sample, of which an update takes the last batch's; parts of a head prefix its name."""
     return name.rpartition(".")[2] == "samples"
 
 

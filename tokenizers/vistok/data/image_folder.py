@@ -7,8 +7,11 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from vistok.data.images import Sample, UnreadableImage, read_rgb
 from vistok.data.module import ImageDataModule
 from vistok.data.transforms import ADMCrop, CenterCrop, Flip, RandomCrop, ResizeShortSide, Transform, to_tensor
+
+MOST_REPLACED = 100  # unreadable images in a row before a training set is given up
 
 
 class ImageFiles:
@@ -19,22 +22,35 @@ class ImageFiles:
         files: Relative paths.
         transforms: Applied in order.
         seed: Random choices for an image depend on (seed, epoch, index) only.
+        replace: Whether the next image takes the place of one that cannot be read.
     """
 
-    def __init__(self, root: Path, files: Sequence[str], transforms: Sequence[Transform], seed: int = 0):
+    def __init__(
+        self, root: Path, files: Sequence[str], transforms: Sequence[Transform], seed: int = 0, replace: bool = False
+    ):
         self.root, self.files, self.transforms, self.seed = root, list(files), list(transforms), seed
+        self.replace = replace
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, key: tuple[int, int]) -> Tensor:
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
         epoch, index = key
-        path = self.root / self.files[index]
-        try:
-            with Image.open(path) as opened:
-                image = opened.convert("RGB")
-        except (OSError, SyntaxError) as error:  # Pillow's PNG reader raises SyntaxError for broken files
-            raise ValueError(f"cannot read the image {path}: {error}") from error
+        skipped: list[str] = []
+        while True:
+            name = self.files[index]
+            try:
+                return Sample(self._read(epoch, index), name, tuple(skipped))
+            except UnreadableImage as error:
+                skipped.append(f"{self.root / name}: {error}")
+            if not self.replace:
+                return Sample(None, name, tuple(skipped))
+            if len(skipped) >= min(MOST_REPLACED, len(self)):
+                raise UnreadableImage(f"{len(skipped)} images in a row cannot be read, the last is {skipped[-1]}")
+            index = (index + 1) % len(self)
+
+    def _read(self, epoch: int, index: int) -> Tensor:
+        image = read_rgb(self.root / self.files[index])
         rng = np.random.default_rng((self.seed, epoch, index))
         for transform in self.transforms:
             image = transform(image, rng)
@@ -55,6 +71,7 @@ def folder(
     val_count: int = 0,
     num_workers: int = 0,
     seed: int = 0,
+    max_unreadable: float = 0.01,
 ) -> ImageDataModule:
     """All images below a folder, in any format that Pillow reads.
 
@@ -73,6 +90,7 @@ def folder(
         val_count: Images held out where ``root`` has no split of its own; 0 holds out a twentieth, at most 1,000.
         num_workers: Processes that decode images.
         seed: Of the held-out choice, the order and the augmentation.
+        max_unreadable: The share of a set that may be unreadable before the work is stopped.
 
     Raises:
         ValueError: There is no such folder, it has no images, or one is smaller than the crop.
@@ -109,7 +127,7 @@ def folder(
 
     center = [CenterCrop(image_size)] if resize == 0 else [ADMCrop(image_size)]
     return ImageDataModule(
-        train=ImageFiles(path, train, crops[crop] + [Flip()] * flip, seed),
+        train=ImageFiles(path, train, crops[crop] + [Flip()] * flip, seed, replace=True),
         val=ImageFiles(path, val, center),
         test=ImageFiles(path, test, center),
         image_size=image_size,
@@ -117,6 +135,7 @@ def folder(
         num_workers=num_workers,
         seed=seed,
         about=str(path),
+        max_unreadable=max_unreadable,
     )
 
 

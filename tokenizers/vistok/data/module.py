@@ -5,17 +5,19 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import pytorch_lightning as pl
+from rich import get_console
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from vistok.data.images import Batch, Sample, UnreadableImage, collate
 from vistok.data.sampler import EndlessSampler, StrideSampler
 from vistok.pixels import to_float
 
 
 class Images(Protocol):
-    """A data set. Item (epoch, index) is a (3, H, W) uint8 image, the same one on every worker and rank."""
+    """A data set. Item (epoch, index) is the same image on every worker and rank."""
 
-    def __getitem__(self, key: tuple[int, int]) -> Tensor: ...
+    def __getitem__(self, key: tuple[int, int]) -> Sample: ...
 
     def __len__(self) -> int: ...
 
@@ -30,6 +32,9 @@ class NamedImages(Images, Protocol):
 class ImageDataModule(pl.LightningDataModule):
     """Batches (b, 3, H, W) of images in [-1, 1]. They travel to the device as uint8.
 
+    Images that cannot be read are named once. In training another one takes their place, elsewhere they are left out,
+    so that a batch may be smaller, or empty.
+
     Args:
         train: Endlessly, in an order of its own for each epoch.
         val: For validation during training.
@@ -39,6 +44,7 @@ class ImageDataModule(pl.LightningDataModule):
         num_workers: Processes that decode images; 0 decodes in the training process.
         seed: Of the order and the augmentation.
         about: Where the images come from, for reports.
+        max_unreadable: The share of a set that may be unreadable before the work is stopped.
     """
 
     def __init__(
@@ -51,12 +57,17 @@ class ImageDataModule(pl.LightningDataModule):
         num_workers: int = 0,
         seed: int = 0,
         about: str = "",
+        max_unreadable: float = 0.01,
     ):
         super().__init__()
+        if not 0 <= max_unreadable <= 1:
+            raise ValueError(f"max_unreadable must be a share in [0, 1], not {max_unreadable}")
         self.train, self.val, self.test = train, val, test
         self.image_size, self.batch_size, self.num_workers, self.seed = image_size, batch_size, num_workers, seed
-        self.about = about
+        self.about, self.max_unreadable = about, max_unreadable
         self.batches = 0  # that a resumed run has had
+        self.names: list[str] = []  # of the images in the last batch
+        self.unreadable: set[str] = set()  # each with the reason
 
     def train_dataloader(self) -> DataLoader:
         rank, world_size = self._rank()
@@ -69,8 +80,27 @@ class ImageDataModule(pl.LightningDataModule):
     def test_dataloader(self) -> DataLoader:
         return self._loader(self.test, StrideSampler(len(self.test), *self._rank()))
 
-    def on_after_batch_transfer(self, batch: Tensor, dataloader_idx: int) -> Tensor:
-        return to_float(batch)
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Tensor:
+        self.note(batch, len(self.train if self.trainer.training else self.val))
+        return to_float(batch.images)
+
+    def note(self, batch: Batch, total: int) -> None:
+        """Keep a batch's names, and say which images could not be read.
+
+        Raises:
+            UnreadableImage: They are more than ``max_unreadable`` of the ``total`` images of their set.
+        """
+        self.names = batch.names
+        for reason in batch.skipped:
+            if reason not in self.unreadable:
+                self.unreadable.add(reason)
+                get_console().print(f"skipped: {reason}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+        if len(self.unreadable) > self.max_unreadable * total:
+            first = "\n  ".join(sorted(self.unreadable)[:5])
+            raise UnreadableImage(
+                f"{len(self.unreadable):,} of {total:,} images cannot be read, more than "
+                f"data.max_unreadable={self.max_unreadable:g} of them, such as\n  {first}"
+            )
 
     def state_dict(self) -> dict[str, Any]:
         return {"batches": self.trainer.lightning_module.batches}
@@ -83,6 +113,7 @@ class ImageDataModule(pl.LightningDataModule):
             images,
             batch_size=self.batch_size,
             sampler=sampler,
+            collate_fn=collate,
             num_workers=self.num_workers,
             persistent_workers=self.num_workers > 0,
             worker_init_fn=_ignore_interrupt,

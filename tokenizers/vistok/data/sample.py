@@ -5,6 +5,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vistok.data.images import Sample
 from vistok.data.module import ImageDataModule
 from vistok.data.transforms import ResizeShortSide, to_tensor
 
@@ -72,20 +73,23 @@ class RandomCrops:
         full = [photo(name) for name in photos]
         resize = ResizeShortSide(min(4 * size, *(min(image.size) for image in full)))
         self.photos = [resize(image, np.random.default_rng(0)) for image in full]  # it draws nothing
+        self.names_of_photos = photos
         self.size, self.length, self.seed = size, length, seed
 
     def __len__(self) -> int:
         return self.length
 
-    def __getitem__(self, key: tuple[int, int]) -> Tensor:
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
         rng = np.random.default_rng((self.seed, *key))
-        image = self.photos[rng.integers(len(self.photos))]
+        chosen = rng.integers(len(self.photos))
+        image = self.photos[chosen]
         short = min(image.size)
         side = short * 4 ** -rng.random()  # a quarter to all of the short side
         left, top = (rng.uniform(0, length - side) for length in image.size)
         box = (left, top, left + side, top + side)
         crop = image.resize((self.size, self.size), Image.Resampling.BICUBIC, box=box)
-        return recolored(turned(to_tensor(crop), rng), rng)
+        pixels = recolored(turned(to_tensor(crop), rng), rng)
+        return Sample(pixels, f"{self.names_of_photos[chosen]} {left:.0f},{top:.0f} {side:.0f}")
 
 
 def turned(pixels: Tensor, rng: np.random.Generator) -> Tensor:
@@ -129,8 +133,8 @@ class FixedCrops:
     def __len__(self) -> int:
         return len(self.crops)
 
-    def __getitem__(self, key: tuple[int, int]) -> Tensor:
-        return self.crops[key[1]]
+    def __getitem__(self, key: tuple[int, int]) -> Sample:
+        return Sample(self.crops[key[1]], self._names[key[1]])
 
     def names(self) -> list[str]:
         return self._names

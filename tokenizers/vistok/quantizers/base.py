@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 
 from vistok.kernels.nearest import nearest_code
 from vistok.quantizers.estimators import Estimator, StraightThrough
+from vistok.ranks import from_rank_zero, mean_with_gradient, rank_and_size
 
 
 class Quantized(NamedTuple):
@@ -62,7 +63,7 @@ class Quantizer(nn.Module, ABC):
 
     @abstractmethod
     def update(self, stats: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Learn from the statistics of one optimizer update: ``samples`` of rank 0, all else summed over ranks.
+        """Learn from the statistics of one optimizer update, summed over ranks.
 
         Returns:
             Which rows (n,) bool were written to, by the parameter's name: averages of weights copy these.
@@ -158,15 +159,28 @@ def count(codes: Tensor, codebook_size: int, weight: Tensor | None = None) -> Te
 
 
 def sample(vectors: Tensor, number: int) -> Tensor:
-    """Random vectors of a batch (m, d), none twice: (number, d).
+    """Random vectors of the batch of all ranks, none twice; this rank's part of them, to be summed over ranks.
 
-    Where the batch has too few, all are repeated and a little noise sets the copies apart (RQ-VAE's code,
-    arXiv:2203.01941: uniform in [0, 0.01 / √d]).
+    Rank 0 draws for all, so that together they have what one process with the whole batch would: on each rank the rows
+    of other ranks' vectors are zero. Where the batch has too few, all are repeated and a little noise sets the copies
+    apart (RQ-VAE's code, arXiv:2203.01941: uniform in [0, 0.01 / √d]).
+
+    Args:
+        vectors: This rank's (m, d), as many as on the others.
+        number: How many to draw.
+
+    Returns:
+        (number, d).
     """
-    if len(vectors) < number:
-        vectors = vectors.repeat(-(-number // len(vectors)), 1)
-        vectors = vectors + torch.rand_like(vectors) * (0.01 * vectors.shape[1] ** -0.5)
-    return vectors[torch.randperm(len(vectors), device=vectors.device)[:number]]
+    rank, size = rank_and_size()
+    m, dim = vectors.shape
+    copies = -(-number // (m * size))
+    chosen = from_rank_zero(torch.randperm(copies * m * size, device=vectors.device)[:number])
+    own = chosen % (m * size) - rank * m
+    drawn = vectors[own.clamp(0, m - 1)]
+    if copies > 1:
+        drawn = drawn + torch.rand(copies * m * size, dim, device=vectors.device)[chosen] * (0.01 * dim**-0.5)
+    return torch.where(((own >= 0) & (own < m))[:, None], drawn, 0.0)
 
 
 def entropy(z: Tensor, codebook: Tensor, temperature: float, weight: Tensor | None = None) -> Tensor:
@@ -188,9 +202,9 @@ def entropy(z: Tensor, codebook: Tensor, temperature: float, weight: Tensor | No
         checkpoint(_entropy_sums, part, weights, codebook, temperature, use_reentrant=False)
         for part, weights in zip(vectors.split(rows), weight.split(rows), strict=True)
     ]
-    total = weight.sum()
+    total = mean_with_gradient(weight.sum())
     mean_entropy = sum(own for own, _ in sums) / total
-    mean = sum(assigned for _, assigned in sums) / total
+    mean = mean_with_gradient(sum(assigned for _, assigned in sums) / total)
     return mean_entropy + (mean * (mean + 1e-5).log()).sum()
 
 

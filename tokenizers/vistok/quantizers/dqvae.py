@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from vistok.quantizers import base
 from vistok.quantizers.base import Context, Quantized, Quantizer
 from vistok.quantizers.routers import spread
+from vistok.ranks import mean_with_gradient
 
 BUDGETS = ("plain", "doubled")
 
@@ -58,7 +59,7 @@ class DynamicQuantizer(Quantizer):
             raise ValueError(f"projection makes {projection.out_channels} channels, but head.dim is {head.dim}")
         self.head, self.router, self.projection = head, router, projection
         self.rates, self.budget = None if rates is None else list(rates), budget
-        self.register_buffer("targets", None if rates is None else torch.tensor([list(rates)]), persistent=False)
+        self.register_buffer("targets", None if rates is None else torch.tensor(list(rates)), persistent=False)
         self.dim = head.dim
         self.input_dim = head.dim if projection is None else projection.in_channels
         self.codebook_sizes = head.codebook_sizes
@@ -151,7 +152,8 @@ def budget_loss(gate: Tensor, rates: Tensor) -> Tensor:
 
     Args:
         gate: (b, G, h, w), grains coarsest first, adding up to 1.
-        rates: Target shares of grains 1 to G - 1: (1, G - 1) for the mean over the batch, (b, G - 1) for each image.
+        rates: Target shares of grains 1 to G - 1: (G - 1,) for the mean over the batch of all ranks, (b, G - 1) for
+            each image.
     """
     _, grains, h, w = gate.shape
     regions = h * w
@@ -161,8 +163,8 @@ def budget_loss(gate: Tensor, rates: Tensor) -> Tensor:
         extra = 4**g - 1
         shares.append((all_grains + extra * gate[:, g].sum((1, 2)) - regions) / (extra * regions))
     share = torch.stack(shares, dim=1)  # (b, G - 1)
-    if len(rates) == 1:
-        share = share.mean(0, keepdim=True)
+    if rates.ndim == 1:
+        share = mean_with_gradient(share.mean(0, keepdim=True))
     return (share - rates).square().sum(1).mean()
 
 

@@ -1,0 +1,132 @@
+"""Checkpoints that a crash, a full disk or a killed process cannot spoil."""
+
+import os
+import pickle
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
+
+PARTS = {"updates", "batches", "state_dict"}  # what a checkpoint of train.py has
+
+
+class CheckpointNotWritten(OSError):
+    """The disk is full or the folder cannot be written to; earlier checkpoints are as they were."""
+
+
+class SafeCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside the former one and then, whole and on disk, puts it in its place.
+
+    Former ones are kept as ``last.1.ckpt``, ``last.2.ckpt`` and so on, the newest first. At every moment each of these
+    names is a whole checkpoint or not there.
+
+    Args:
+        keep: Checkpoints in all, at least 1.
+    """
+
+    def __init__(self, keep: int = 2):
+        if keep < 1:
+            raise ValueError(f"keep_checkpoints must be at least 1, not {keep}")
+        self.keep = keep
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        try:
+            with partial.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            shift(path, self.keep)
+            os.replace(partial, path)
+            flush_folder(path.parent)
+        except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
+            partial.unlink(missing_ok=True)
+            free = shutil.disk_usage(path.parent).free / 2**20
+            raise CheckpointNotWritten(
+                f"the checkpoint {path} was not written, {free:,.0f} MiB are free: {error}; earlier ones are untouched"
+            ) from error
+
+
+def shift(path: Path, keep: int) -> None:
+    """Make the checkpoint at ``path`` the first of the former ones, and drop those beyond ``keep`` - 1."""
+    former = [older(path, i) for i in range(1, keep)]
+    for newer, old in reversed(list(zip(former, former[1:], strict=False))):
+        if newer.exists():
+            os.replace(newer, old)
+    if former and path.exists():
+        try:
+            os.link(path, former[0])  # a second name: path itself is there all the time
+        except OSError:  # a file system without links
+            shutil.copy2(path, former[0])
+
+
+def older(path: Path, i: int) -> Path:
+    """The name of the i-th checkpoint before the one at ``path``."""
+    return path if i == 0 else path.with_name(f"{path.stem}.{i}{path.suffix}")
+
+
+def flush_folder(folder: Path) -> None:
+    """Have the names in a folder on disk, not only the files' contents."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A checkpoint of ``train.py``, its tensors mapped from the file rather than read.
+
+    Raises:
+        ValueError: It is not there, or is none.
+    """
+    if not path.is_file():
+        raise ValueError(f"ckpt={path} is not a file")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+    except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
+        raise ValueError(f"ckpt={path} cannot be read as a checkpoint: {error}") from error
+    if not isinstance(checkpoint, dict) or not set(checkpoint) >= PARTS:
+        raise ValueError(f"ckpt={path} is not a checkpoint of a run of train.py")
+    return checkpoint
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint, every byte of it checked; None if nothing is."""
+    try:
+        read(path)
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+    except (ValueError, OSError, zipfile.BadZipFile) as error:
+        return str(error)
+    return None if broken is None else f"its part {broken} is not what was written"
+
+
+def newest_valid(path: Path, say: Callable[[str], None]) -> Path | None:
+    """The newest whole checkpoint among ``path`` and those before it, or None if there is no file at all.
+
+    Args:
+        path: The newest one, ``last.ckpt``.
+        say: Told of each damaged one that is passed over.
+
+    Raises:
+        ValueError: There are some, all damaged.
+    """
+    candidates, i = [], 0
+    while i == 0 or older(path, i).exists():
+        candidates += [older(path, i)] if older(path, i).exists() else []
+        i += 1
+    for candidate in candidates:
+        problem = damage(candidate)
+        if problem is None:
+            return candidate
+        say(f"{candidate} is damaged and passed over: {problem}")
+    if candidates:
+        raise ValueError(f"all {len(candidates)} checkpoints in {path.parent} are damaged")
+    return None

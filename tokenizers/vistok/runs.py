@@ -1,0 +1,96 @@
+"""Where a run lives, and the checkpoint that it goes on from."""
+
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig
+from pytorch_lightning.utilities import rank_zero_only
+from rich import get_console
+
+from vistok import checkpoints
+
+if TYPE_CHECKING:
+    from vistok.training import LitTokenizer
+
+LAST = Path("checkpoints") / "last.ckpt"
+
+
+def checkpoint_of(config: DictConfig) -> Path | None:
+    """The checkpoint that ``ckpt`` asks for: that file, or with ``auto`` the newest whole one of the run's folder.
+
+    The folder is ``run_dir``, or else the newest below ``runs/NAME``.
+
+    Returns:
+        None where nothing is asked for, or ``auto`` finds nothing to go on from.
+    """
+    if config.ckpt != "auto":
+        return Path(config.ckpt) if config.ckpt else None
+    folder = Path(config.run_dir) if config.run_dir else newest_run(Path("runs") / config.name)
+    return checkpoints.newest_valid(folder / LAST, _say) if folder else None
+
+
+def newest_run(parent: Path) -> Path | None:
+    """The newest run below a folder that has a checkpoint."""
+    found = [run for run in parent.glob("*") if any((run / LAST.parent).glob("*.ckpt"))]
+    return max(found, key=lambda run: (run / LAST.parent).stat().st_mtime) if found else None
+
+
+def folder_of(config: DictConfig, checkpoint: Path | None) -> Path:
+    """The folder of this run: made by rank 0, which alone writes to it; never one that holds another run.
+
+    A run that goes on from a checkpoint of its own folder stays there. With ``ckpt=auto`` so does one that was killed
+    before its first checkpoint.
+    """
+    own = checkpoint.parent.parent if checkpoint and checkpoint.parent.name == LAST.parent.name else None
+    if config.run_dir is None and own:
+        return own
+    run = Path(config.run_dir or Path("runs") / config.name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+    if rank_zero_only.rank != 0 or (own and run.resolve() == own.resolve()):
+        return run
+    if config.run_dir is None:  # two runs may start in the same second
+        first, n = run, 1
+        while run.exists():
+            n += 1
+            run = first.with_name(f"{first.name}_{n}")
+    elif _is_taken(run) and not (config.ckpt == "auto" and _was_killed_early(run)):
+        raise ValueError(f"run_dir={run} exists already and is not overwritten; ckpt=auto continues it")
+    run.mkdir(parents=True, exist_ok=True)
+    return run
+
+
+def _is_taken(run: Path) -> bool:
+    return run.exists() and (not run.is_dir() or any(run.iterdir()))
+
+
+def _was_killed_early(run: Path) -> bool:
+    """Whether a folder is that of a run that has written its config and nothing that could be lost."""
+    return (run / "config.yaml").is_file() and not any((run / LAST.parent).glob("*.ckpt"))
+
+
+def check_checkpoint(lit: "LitTokenizer", path: Path) -> None:
+    """Refuse a checkpoint that is not there, is done already, or does not fit: before any data is read.
+
+    Raises:
+        ValueError: The message names the keys and shapes that differ.
+    """
+    checkpoint = checkpoints.read(path)
+    if checkpoint["updates"] >= lit.schedule.updates:
+        raise ValueError(f"ckpt={path} has made all of its updates: {checkpoint['updates']}; raise updates= to go on")
+    here = {key: tuple(value.shape) for key, value in lit.saved(lit.state_dict()).items()}
+    there = {key: tuple(value.shape) for key, value in checkpoint["state_dict"].items()}
+    differences = [
+        f"  {key}: {there[key]} in the checkpoint, {here[key]} here"
+        for key in here
+        if key in there and here[key] != there[key]
+    ]
+    differences += [f"  {key}: only in the config's model, {here[key]}" for key in here if key not in there]
+    differences += [f"  {key}: only in the checkpoint, {there[key]}" for key in there if key not in here]
+    if differences:
+        more = f"\n  and {len(differences) - 10} more" if len(differences) > 10 else ""
+        raise ValueError(f"ckpt={path} does not fit the config:\n" + "\n".join(differences[:10]) + more)
+
+
+def _say(text: str) -> None:
+    if rank_zero_only.rank == 0:
+        get_console().print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
