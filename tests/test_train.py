@@ -153,8 +153,8 @@ def test_a_checkpoint_that_does_not_fit_names_keys_and_shapes(train, trained, tm
     with pytest.raises(ValueError) as refused:
         train(tmp_path / "run", checkpoint, "updates=4", "quantizer.codebook_size=8", "loss=l1")
     text = str(refused.value)
-    assert re.search(r"tokenizer.quantizer.table: \(16, 4\) in the checkpoint, \(8, 4\) here", text)
-    assert "adversary.discriminator.layers.0.weight: only in the checkpoint" in text
+    assert re.search(r"tokenizer.quantizer.table: \(16, 4\) in the file, \(8, 4\) here", text)
+    assert "adversary.discriminator.layers.0.weight: only in the file" in text
     with pytest.raises(ValueError, match="has made all of its updates: 2"):
         train(tmp_path / "run", checkpoint)
 

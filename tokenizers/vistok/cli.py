@@ -74,6 +74,8 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, float]:
     checkpoint = runs.checkpoint_of(config)
     if checkpoint:
         runs.check_checkpoint(lit, checkpoint)
+    elif config.init:
+        runs.load_slim(lit, Path(config.init))
     folder = runs.folder_of(config, checkpoint)
     config = OmegaConf.merge(config, {"run_dir": str(folder)})
     trainer = _trainer(config, folder, health)

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from vistok import __version__
+from vistok import __version__, runs
 from vistok.data import ImageDataModule
 from vistok.export.hub import save
 from vistok.training import LitTokenizer
@@ -62,6 +62,7 @@ def close_run(run: Path, lit: LitTokenizer, data: ImageDataModule, metrics: dict
     )
     write_json(report, run / "metrics.json")
     save(lit.evaluated, run / "tokenizer", about=report)
+    runs.save_slim(lit, run / runs.SLIM)
     console = Console()
     if lit.updates < lit.schedule.updates:
         console.print(f"[yellow]stopped after {lit.updates:,} of {lit.schedule.updates:,} updates[/]", highlight=False)

@@ -1,12 +1,16 @@
 """Where a run lives, and the checkpoint that it goes on from."""
 
+from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import safetensors.torch
 from omegaconf import DictConfig
 from pytorch_lightning.utilities import rank_zero_only
 from rich import get_console
+from safetensors import SafetensorError
+from torch import Tensor
 
 from vistok import checkpoints
 
@@ -14,6 +18,7 @@ if TYPE_CHECKING:
     from vistok.training import LitTokenizer
 
 LAST = Path("checkpoints") / "last.ckpt"
+SLIM = Path("checkpoints") / "slim.safetensors"
 
 
 def checkpoint_of(config: DictConfig) -> Path | None:
@@ -68,6 +73,33 @@ def _was_killed_early(run: Path) -> bool:
     return (run / "config.yaml").is_file() and not any((run / LAST.parent).glob("*.ckpt"))
 
 
+def save_slim(lit: "LitTokenizer", path: Path) -> None:
+    """Write what is needed to share a tokenizer or train it further: the weights that are evaluated, heads unfolded."""
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in lit.evaluated.state_dict().items()}
+    safetensors.torch.save_file(weights, path)
+
+
+def load_slim(lit: "LitTokenizer", path: Path) -> None:
+    """Begin a training run with the weights of ``slim.safetensors``, or of the run folder that has one.
+
+    Optimizers, schedule and discriminator begin anew, so that the discriminator starts at ``adversarial_start`` again.
+
+    Raises:
+        ValueError: It is not there, cannot be read, or has other names or shapes; the message says which.
+    """
+    path = path / SLIM if path.is_dir() else path
+    if not path.is_file():
+        raise ValueError(f"init={path} is not a file")
+    try:
+        weights = safetensors.torch.load_file(path)
+    except SafetensorError as error:
+        raise ValueError(f"init={path} cannot be read: {error}") from error
+    _refuse_differences(f"init={path}", weights, lit.tokenizer.state_dict())
+    lit.tokenizer.load_state_dict(weights)
+    if lit.average is not None:
+        lit.average.tokenizer.load_state_dict(weights)
+
+
 def check_checkpoint(lit: "LitTokenizer", path: Path) -> None:
     """Refuse a checkpoint that is not there, is done already, or does not fit: before any data is read.
 
@@ -77,18 +109,22 @@ def check_checkpoint(lit: "LitTokenizer", path: Path) -> None:
     checkpoint = checkpoints.read(path)
     if checkpoint["updates"] >= lit.schedule.updates:
         raise ValueError(f"ckpt={path} has made all of its updates: {checkpoint['updates']}; raise updates= to go on")
-    here = {key: tuple(value.shape) for key, value in lit.saved(lit.state_dict()).items()}
-    there = {key: tuple(value.shape) for key, value in checkpoint["state_dict"].items()}
+    _refuse_differences(f"ckpt={path}", checkpoint["state_dict"], lit.saved(lit.state_dict()))
+
+
+def _refuse_differences(file: str, weights: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> None:
+    there = {key: tuple(value.shape) for key, value in weights.items()}
+    here = {key: tuple(value.shape) for key, value in model.items()}
     differences = [
-        f"  {key}: {there[key]} in the checkpoint, {here[key]} here"
+        f"  {key}: {there[key]} in the file, {here[key]} here"
         for key in here
         if key in there and here[key] != there[key]
     ]
     differences += [f"  {key}: only in the config's model, {here[key]}" for key in here if key not in there]
-    differences += [f"  {key}: only in the checkpoint, {there[key]}" for key in there if key not in here]
+    differences += [f"  {key}: only in the file, {there[key]}" for key in there if key not in here]
     if differences:
         more = f"\n  and {len(differences) - 10} more" if len(differences) > 10 else ""
-        raise ValueError(f"ckpt={path} does not fit the config:\n" + "\n".join(differences[:10]) + more)
+        raise ValueError(f"{file} does not fit the config:\n" + "\n".join(differences[:10]) + more)
 
 
 def _say(text: str) -> None:

@@ -71,7 +71,7 @@ class LitTokenizer(pl.LightningModule):
         self.updates = 0
         self.batches = 0
         self._stats: dict[str, Tensor] = {}  # of the head, over the batches of this update
-        self._random_state: Tensor | None = None  # of a resumed run, until its first batch
+        self._random_state: dict[str, Tensor] = {}  # of a resumed run, until its first batch
         self._folded: list[Tokenizer] = []  # what validation runs; in a list, so that it is no child
 
         terms = {*tokenizer.quantizer.loss_names, *self.image_losses, *self.latent_losses}
@@ -104,9 +104,11 @@ class LitTokenizer(pl.LightningModule):
         return optimizers
 
     def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
-        if self._random_state is not None:  # only now: making the loaders draws numbers too
-            torch.set_rng_state(self._random_state)
-            self._random_state = None
+        if self._random_state:  # only now: making the loaders draws numbers too
+            torch.set_rng_state(self._random_state["cpu"])
+            if self.device.type == "cuda" and "cuda" in self._random_state:
+                torch.cuda.set_rng_state(self._random_state["cuda"], self.device)
+            self._random_state = {}
 
     def training_step(self, images: Tensor, batch_idx: int) -> dict[str, Tensor]:
         optimizers = self.optimizers()  # bare if it is one
@@ -195,7 +197,7 @@ class LitTokenizer(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["updates"], checkpoint["batches"] = self.updates, self.batches
-        checkpoint["random_state"] = torch.get_rng_state()
+        checkpoint["random_state"] = random_state(self.device)
         checkpoint["state_dict"] = self.saved(checkpoint["state_dict"])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -212,6 +214,14 @@ class LitTokenizer(pl.LightningModule):
             if not any(parameter.requires_grad for parameter in loss.parameters())
         ]
         return {key: value for key, value in state.items() if not key.startswith(("metrics.", *left_out))}
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """The states of the generators that training draws from: the CPU's, and a GPU's own."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
 
 
 def is_sample(name: str) -> bool:

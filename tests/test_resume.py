@@ -1,0 +1,167 @@
+"""Runs that are killed, preempted or find damaged checkpoints, and go on as if nothing had happened."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import vistok
+from vistok import cli, runs
+from vistok.checkpoints import older
+
+ROOT = Path(__file__).parent.parent
+TINY = ["trainer=debug", "backbone.encoder.channels=8", "codebook_size=16", "latent_dim=4", "image_size=32"]
+WORDS = [*TINY, "updates=24", "val_every=24", "log_every=4", "save_every=5", "schedule=constant", "ema_decay=0.9"]
+
+
+def start(run, *words, processes=1):
+    """``train.py`` in processes of its own."""
+    launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--master-port=0"]
+    ranks = ["trainer=ddp", "trainer.accelerator=cpu", f"trainer.devices={processes}", "trainer.precision=32-true"]
+    several = processes > 1
+    return subprocess.Popen(
+        [sys.executable, *(launcher if several else []), str(ROOT / "train.py"), *WORDS, *(ranks if several else []),
+         *words, f"run_dir={run}", "ckpt=auto"],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "tokenizers"), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )  # fmt: skip
+
+
+def finish(process):
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    return output
+
+
+def saved(run):
+    return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def wait_for_update(run, process, update):
+    """Until the run has saved a checkpoint of at least so many updates."""
+    last = run / "checkpoints" / "last.ckpt"
+    while process.poll() is None:
+        if last.exists() and saved(run)["updates"] >= update:
+            return
+        time.sleep(0.01)
+    raise AssertionError(process.communicate()[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("processes, words, update, pause", [
+    (1, [], 5, 0.02),
+    (1, ["quantizer=dqvae", "accumulate=2"], 10, 0.1),
+    (2, ["quantizer=fq", "quantizer@quantizer.head=vq_ema"], 5, 0.05),
+])  # fmt: skip
+def test_killed_and_started_again_it_ends_as_one_never_killed(tmp_path, processes, words, update, pause):
+    """SIGKILL some time after a checkpoint, then the same command again: equal to the last bit."""
+    killed = start(tmp_path / "killed", *words, processes=processes)
+    wait_for_update(tmp_path / "killed", killed, update)
+    time.sleep(pause)
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert update <= saved(tmp_path / "killed")["updates"] < 24
+    finish(start(tmp_path / "killed", *words, processes=processes))
+    finish(start(tmp_path / "whole", *words, processes=processes))
+    resumed, whole = saved(tmp_path / "killed"), saved(tmp_path / "whole")
+    assert resumed["updates"] == whole["updates"] == 24
+    for name, tensor in whole["state_dict"].items():
+        assert torch.equal(resumed["state_dict"][name], tensor), name
+    for ours, theirs in zip(resumed["optimizer_states"], whole["optimizer_states"], strict=True):
+        for key, state in theirs["state"].items():
+            assert all(torch.equal(ours["state"][key][name], value) for name, value in state.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGUSR1, 138)])
+def test_preempted_it_saves_and_exits_with_a_status_of_its_own(tmp_path, number, status):
+    process = start(tmp_path / "run", "updates=5000", "val_every=5000", "save_every=2")
+    wait_for_update(tmp_path / "run", process, 2)
+    process.send_signal(number)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode == status, output
+    assert f"ckpt={tmp_path}/run/checkpoints/last.ckpt" in output and "Traceback" not in output
+    assert saved(tmp_path / "run")["updates"] < 5000
+
+
+def test_fine_tuning_begins_with_the_weights_of_another_run(train, compose, tmp_path):
+    first = train(tmp_path / "first", "quantizer=simvq", "ema_decay=0.5", "updates=3")
+    slim = load_file(first / "checkpoints" / "slim.safetensors")
+    for init in (first, first / "checkpoints" / "slim.safetensors"):
+        config = compose("train", *TINY, "quantizer=simvq", "ema_decay=0.5", f"init={init}")
+        _, lit = cli.build(config)
+        runs.load_slim(lit, Path(config.init))
+        for tokenizer in (lit.tokenizer, lit.average.tokenizer):
+            assert all(torch.equal(tensor, slim[name]) for name, tensor in tokenizer.state_dict().items())
+    assert vistok.load(first).decoder.last_layer.equal(slim["decoder.conv_out.weight"])
+    second = train(tmp_path / "second", "quantizer=simvq", f"init={first}", "optimizer.lr=0", "adversarial_start=5")
+    for name, tensor in load_file(second / "checkpoints" / "slim.safetensors").items():
+        torch.testing.assert_close(tensor, slim[name], msg=name)
+
+
+@pytest.mark.parametrize("words, message", [
+    (["init=nothing.safetensors"], "init=nothing.safetensors is not a file"),
+    (["init={broken}"], "broken.safetensors cannot be read"),
+    (["init={run}", "quantizer=simvq"], r"(?s)does not fit the config:.*quantizer.basis: only in the config's model"),
+])  # fmt: skip
+def test_what_fine_tuning_cannot_begin_with(train, trained, tmp_path, words, message):
+    (tmp_path / "broken.safetensors").write_bytes(b"nonsense")
+    words = [word.format(broken=tmp_path / "broken.safetensors", run=trained) for word in words]
+    with pytest.raises(ValueError, match=message):
+        train(tmp_path / "run", *words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_auto_starts_a_run_where_there_is_none(train, tmp_path):
+    run = train(tmp_path / "run", "ckpt=auto")
+    assert json.loads((run / "metrics.json").read_text())["updates"] == 2
+
+
+def test_auto_goes_on_from_the_newest(train, tmp_path, capsys):
+    words = ["schedule.decay=constant", "keep_checkpoints=3"]
+    run = train(tmp_path / "run", *words, "updates=2", "ckpt=auto")
+    train(run, *words, "updates=4", "ckpt=auto")
+    train(run, *words, "updates=6", "ckpt=auto")
+    last = run / "checkpoints" / "last.ckpt"
+    assert [torch.load(older(last, i), weights_only=True)["updates"] for i in range(3)] == [6, 4, 2]
+    last.write_bytes(last.read_bytes()[:1000])  # cut short by a crash
+    train(run, *words, "updates=8", "ckpt=auto")
+    assert "last.ckpt is damaged and passed over" in capsys.readouterr().out
+    assert saved(run)["updates"] == 8
+
+
+def test_auto_without_a_folder_takes_the_newest_of_that_name(train, compose, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("first", "second"):
+        train(tmp_path / "runs" / "sample" / name, "schedule.decay=constant")
+        time.sleep(0.01)
+    cli.train(compose("train", *TINY, "schedule.decay=constant", "updates=4", "ckpt=auto"), [])
+    found = {path.parts[-3]: torch.load(path, weights_only=True)["updates"] for path in tmp_path.rglob("last.ckpt")}
+    assert found == {"first": 2, "second": 4}
+
+
+def test_auto_begins_again_what_was_killed_before_its_first_checkpoint(train, tmp_path):
+    run = tmp_path / "run"
+    (run / "checkpoints").mkdir(parents=True)
+    (run / "config.yaml").write_text("seed: 0\n")
+    (run / "metrics.csv").write_text("updates\n1\n")
+    train(run, "ckpt=auto")
+    assert saved(run)["updates"] == 2 and (run / "metrics_1.csv").is_file()
+
+
+def test_auto_overwrites_nothing_else(train, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "thesis.txt").write_text("precious")
+    with pytest.raises(ValueError, match="exists already and is not overwritten"):
+        train(tmp_path / "run", "ckpt=auto")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.txt"]
