@@ -1,5 +1,7 @@
 """The training step: what it optimizes, and when."""
 
+import json
+import math
 from functools import partial
 
 import pytest
@@ -7,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
+from vistok.callbacks import FiniteWatch, NotFinite
 from vistok.data import sample
 from vistok.losses import Adversary, PatchGAN
 from vistok.schedules import Schedule
@@ -190,3 +193,52 @@ def test_frozen_losses_are_not_saved(make_tokenizer):
     module = LitTokenizer(make_tokenizer(), losses, weights, torch.optim.Adam, Schedule(1))
     groups = {key.rsplit(".", 2)[0] for key in module.saved(module.state_dict()) if key.startswith("image_losses.")}
     assert groups == {"image_losses.learned"}
+
+
+def poisoned(module, when):
+    """Make the reconstruction loss of chosen batches not a number."""
+    forward = module.image_losses["l1"].forward
+    module.image_losses["l1"].forward = lambda r, i: forward(r, i) * (float("nan") if module.batches in when else 1.0)
+    return module
+
+
+def test_a_step_that_is_not_finite_updates_nothing(make_tokenizer):
+    weights = {"l1": 1.0, "commitment": 0.25, "adversarial": 0.1, "discriminator": 1.0}
+    judge = {"adversary": adversary(start=0), "ema_decay": 0.5, "clip": 1.0}
+    module = poisoned(lit(make_tokenizer, weights, updates=2, **judge), when={1})
+    states, outputs = [], []
+
+    class Recorder(pl.Callback):
+        def on_train_batch_end(self, trainer, module, output, *_):
+            running = ("running_mean", "running_var", "num_batches_tracked")  # the discriminator's forward moves these
+            state = {key: t.clone() for key, t in module.state_dict().items() if not key.endswith(running)}
+            states.append((state, module.optimizers()[0].optimizer.state_dict()["state"][0]["step"].clone()))
+            outputs.append(output)
+
+    fit(module, callbacks=[Recorder()])
+    assert (module.updates, module.batches) == (2, 3)
+    assert not outputs[0]["not_finite"] and not outputs[2]["not_finite"]
+    assert math.isnan(outputs[1]["not_finite"]["l1 of batch 0"])
+    (before, steps), (after, later), (last, _) = states
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items()) and steps == later == 1
+    assert any(not torch.equal(last[name], tensor) for name, tensor in after.items())
+    assert all(tensor.isfinite().all() for tensor in last.values())
+
+
+def test_a_gradient_that_is_not_finite_is_seen_too(make_tokenizer):
+    module = lit(make_tokenizer, updates=1)
+    weight = module.tokenizer.encoder.conv_in.weight
+    calls = []
+    weight.register_hook(lambda g: g * float("inf") if not calls.append(1) and len(calls) == 1 else g)
+    fit(module)
+    assert (module.updates, module.batches) == (1, 2) and weight.isfinite().all()
+
+
+def test_a_run_that_stays_not_finite_is_stopped(make_tokenizer, tmp_path, capsys):
+    module = poisoned(lit(make_tokenizer, updates=50), when=range(3, 1000))
+    with pytest.raises(NotFinite, match=r"4 updates in a row were not finite \(l1 of batch 0, gradient norm"):
+        fit(module, callbacks=[FiniteWatch(tmp_path, patience=4)])
+    lines = [json.loads(line) for line in (tmp_path / "not_finite.jsonl").read_text().splitlines()]
+    assert [line["update"] for line in lines] == [3] * 4 and module.updates == 3
+    assert lines[0]["values"]["l1 of batch 0"] == "nan" and len(lines[0]["images"]) == 4
+    assert "update 3 was left out: l1 of batch 0" in capsys.readouterr().out

@@ -1,5 +1,7 @@
 """What a run shows and keeps besides its numbers: progress, pictures, checkpoints."""
 
+import json
+import math
 import re
 import signal
 import time
@@ -183,6 +185,49 @@ def _log_histograms(logger: WandbLogger, counts: list[Tensor], step: int) -> Non
     for i, of_codebook in enumerate(counts):
         histogram = np.histogram(np.log10(of_codebook.cpu().numpy() + 1.0), bins=64)
         logger.experiment.log({f"codebook_{i}/log10_counts": wandb.Histogram(np_histogram=histogram)}, commit=False)
+
+
+class NotFinite(ValueError):
+    """Losses or gradients are not finite and do not become so again."""
+
+
+class FiniteWatch(pl.Callback):
+    """Says when an update was left out since something was not finite, and stops a run that does not recover.
+
+    Every such update adds a line to ``not_finite.jsonl``: the update, the rank, the names of the images in its last batch,
+    and the value of every loss term and gradient norm.
+
+    Args:
+        folder: Where to.
+        patience: So many updates left out in a row stop the run.
+    """
+
+    def __init__(self, folder: Path, patience: int = 10):
+        self.folder, self.patience = folder, patience
+        self.in_a_row = 0
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: dict[str, Any], *_: Any
+    ) -> None:
+        values = outputs.get("not_finite")
+        if values is None:
+            return
+        self.in_a_row = self.in_a_row + 1 if values else 0
+        if not values:
+            return
+        wrong = {name: value for name, value in values.items() if not math.isfinite(value)}
+        line = {"update": pl_module.updates, "rank": trainer.global_rank, "images": trainer.datamodule.names}
+        with (self.folder / "not_finite.jsonl").open("a") as file:
+            file.write(json.dumps(line | {"values": {name: str(value) for name, value in values.items()}}) + "\n")
+        told = ", ".join(wrong) or "something on another rank"
+        if trainer.is_global_zero:
+            text = f"update {pl_module.updates:,} was left out: {told} not finite; see {self.folder}/not_finite.jsonl"
+            get_console().print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
+        if self.in_a_row >= self.patience:
+            raise NotFinite(
+                f"{self.in_a_row} updates in a row were not finite ({told}); the last checkpoint is from before them. "
+                "What to try: a lower optimizer.lr, a longer schedule.warmup, a smaller clip"
+            )
 
 
 class Interrupted(Exception):

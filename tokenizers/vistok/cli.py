@@ -257,7 +257,7 @@ def _trainer(config: DictConfig, run: Path, health: "CodebookHealth") -> "pl.Tra
     import pytorch_lightning as pl
     from pytorch_lightning.loggers import CSVLogger
 
-    from vistok.callbacks import LastCheckpoint, Pictures, ProgressLine
+    from vistok.callbacks import FiniteWatch, LastCheckpoint, Pictures, ProgressLine
     from vistok.checkpoints import SafeCheckpointIO
 
     _quiet_lightning()
@@ -270,6 +270,7 @@ def _trainer(config: DictConfig, run: Path, health: "CodebookHealth") -> "pl.Tra
         callbacks=[
             health,
             ProgressLine(),
+            FiniteWatch(run),
             Pictures(run),
             LastCheckpoint(run / "checkpoints" / "last.ckpt", config.save_every),
         ],

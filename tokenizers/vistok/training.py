@@ -23,8 +23,9 @@ class LitTokenizer(pl.LightningModule):
     """Trains a tokenizer on batches of images (b, c, H, W) in [-1, 1].
 
     One update is one step of the generator's optimizer (tokenizer, and losses that have parameters), one of the
-    discriminator's once the adversary has started, and one ``quantizer.update``. Lightning's ``global_step`` counts
-    the optimizers' steps; ``updates`` is what schedules, start steps and logs mean.
+    discriminator's once the adversary has started, and one ``quantizer.update``. It is left out, whole and on all
+    ranks, where a loss term or a gradient is not finite. Lightning's ``global_step`` counts the optimizers' steps;
+    ``updates`` is what schedules, start steps and logs mean.
 
     Args:
         tokenizer: What is trained.
@@ -71,6 +72,7 @@ class LitTokenizer(pl.LightningModule):
         self.updates = 0
         self.batches = 0
         self._stats: dict[str, Tensor] = {}  # of the head, over the batches of this update
+        self._terms: list[dict[str, Tensor]] = []  # of each of these batches
         self._random_state: dict[str, Tensor] = {}  # of a resumed run, until its first batch
         self._folded: list[Tokenizer] = []  # what validation runs; in a list, so that it is no child
 
@@ -110,7 +112,7 @@ class LitTokenizer(pl.LightningModule):
                 torch.cuda.set_rng_state(self._random_state["cuda"], self.device)
             self._random_state = {}
 
-    def training_step(self, images: Tensor, batch_idx: int) -> dict[str, Tensor]:
+    def training_step(self, images: Tensor, batch_idx: int) -> dict[str, Any]:
         optimizers = self.optimizers()  # bare if it is one
         generator, *discriminator = optimizers if isinstance(optimizers, list) else [optimizers]
         adversarial = self.adversary is not None and self.updates >= self.adversary.start
@@ -126,15 +128,17 @@ class LitTokenizer(pl.LightningModule):
             terms["adversarial"] = self.adversary.generator_loss(reconstruction)
             if self.adversary.adaptive:
                 scales["adversarial"] = self._adaptive_weight(terms)
-        self._descend(generator, weighted_sum(terms, self.weights, scales), last_batch)
+        self.manual_backward(weighted_sum(terms, self.weights, scales) / self.accumulate)
         if adversarial:
             self.adversary.requires_grad_(True)
             terms["discriminator"] = self.adversary.discriminator_loss(reconstruction, images)
-            self._descend(discriminator[0], self.weights["discriminator"] * terms["discriminator"], last_batch)
+            self.manual_backward(self.weights["discriminator"] * terms["discriminator"] / self.accumulate)
         self._gather(quantized.stats)
+        self._terms.append({name: term.detach() for name, term in terms.items()})
         self.batches += 1
+        outputs = {"codes": quantized.codes, "keep": quantized.keep}
         if last_batch:
-            self._finish_update()
+            outputs["not_finite"] = self._finish_update([generator, *discriminator[:adversarial]])
 
         if self.batches % self.trainer.log_every_n_steps == 0:
             logs = {name: term.detach() for name, term in terms.items()}
@@ -143,35 +147,52 @@ class LitTokenizer(pl.LightningModule):
             logs["lr"] = generator.param_groups[0]["lr"]
             self.log_dict({f"train/{name}": value for name, value in logs.items()}, sync_dist=True)
             self.log("updates", float(self.updates))
-        return {"codes": quantized.codes, "keep": quantized.keep}
+        return outputs
 
     def _adaptive_weight(self, terms: dict[str, Tensor]) -> Tensor:
         image_loss = weighted_sum({name: terms[name] for name in self.image_losses}, self.weights)
         last_layer = self.tokenizer.decoder.last_layer
         return adaptive_weight(image_loss, terms["adversarial"], last_layer, self.adversary.max_weight)
 
-    def _descend(self, optimizer: Optimizer, loss: Tensor, step: bool) -> None:
-        self.manual_backward(loss / self.accumulate)
-        if step:
-            for group in optimizer.param_groups:
-                group["lr"] = group["initial_lr"] * self.schedule(self.updates)
-            if self.clip is not None:
-                self.clip_gradients(optimizer, self.clip, "norm")
-            optimizer.step()
-            optimizer.zero_grad()
+    def _descend(self, optimizer: Optimizer, norm: Tensor) -> None:
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * self.schedule(self.updates)
+        if self.clip is not None:
+            nn.utils.clip_grads_with_norm_(parameters_of(optimizer), self.clip, norm)
+        optimizer.step()
 
     def _gather(self, stats: dict[str, Tensor] | None) -> None:
         for name, value in (stats or {}).items():
             add = name in self._stats and not is_sample(name)
             self._stats[name] = self._stats[name] + value if add else value
 
-    def _finish_update(self) -> None:
+    def _finish_update(self, optimizers: list[Optimizer]) -> dict[str, float]:
+        """Take one step, unless a term or a gradient on any rank is not finite: then nothing at all is updated.
+
+        Returns:
+            Every term and gradient norm of this rank, by name, if the step was left out; else nothing.
+        """
+        norms = [nn.utils.get_total_norm([p.grad for p in parameters_of(o) if p.grad is not None]) for o in optimizers]
+        values = {f"{name} of batch {i}": term for i, terms in enumerate(self._terms) for name, term in terms.items()}
+        values |= {f"gradient norm of optimizer {i}": norm for i, norm in enumerate(norms)}
+        all_finite = torch.stack([value.float() for value in values.values()]).isfinite().all()
+        finite = bool(sum_over_ranks((~all_finite).float()) == 0)  # waits for the GPU, once an update
+        if finite:
+            for optimizer, norm in zip(optimizers, norms, strict=True):
+                self._descend(optimizer, norm)
+            self._learn()
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        self._stats, self._terms = {}, []
+        return {} if finite else {name: value.item() for name, value in values.items()}
+
+    def _learn(self) -> None:
+        """What follows the optimizers' step: codebooks learned from statistics, averaged weights, the count."""
         moved = {}
         if self._stats:
             merged = {name: sum_over_ranks(value) for name, value in self._stats.items()}
             rows_of = self.tokenizer.quantizer.update(merged)
             moved = {f"quantizer.{name}": rows for name, rows in rows_of.items()}
-            self._stats = {}
         if self.average is not None:
             self.average.update(self.tokenizer)
             self.average.copy_rows(self.tokenizer, moved)
@@ -214,6 +235,11 @@ class LitTokenizer(pl.LightningModule):
             if not any(parameter.requires_grad for parameter in loss.parameters())
         ]
         return {key: value for key, value in state.items() if not key.startswith(("metrics.", *left_out))}
+
+
+def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
+    """All parameters that an optimizer steps."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:
