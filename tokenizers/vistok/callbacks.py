@@ -18,6 +18,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 from torch import Tensor
+from torch.utils.data import IterableDataset
 
 from vistok.pictures import codebook_plot, reconstruction_grid
 from vistok.pixels import to_uint8
@@ -127,7 +128,7 @@ def use(group: str, metrics: dict[str, Tensor]) -> list[str]:
 class Pictures(pl.Callback):
     """Writes ``reconstructions.png`` and ``codebook.png`` at every validation, and hands them to the loggers.
 
-    The images shown are spread evenly over the validation set, the same ones every time.
+    The images shown are spread evenly over the validation set, the same ones every time; of a stream the first ones.
 
     Args:
         folder: Where to.
@@ -148,10 +149,13 @@ class Pictures(pl.Callback):
         loader = trainer.val_dataloaders
         if outputs is None:
             return
-        total = min(len(loader.sampler), trainer.num_val_batches[0] * loader.batch_size)
-        shown = {i * total // self.columns for i in range(min(self.columns, total))}
-        first = index * loader.batch_size
-        chosen = [i - first for i in sorted(shown) if first <= i < first + len(batch)]
+        if isinstance(loader.dataset, IterableDataset):
+            chosen = list(range(min(self.columns - len(self.pairs), len(batch))))
+        else:
+            total = min(len(loader.sampler), trainer.num_val_batches[0] * loader.batch_size)
+            shown = {i * total // self.columns for i in range(min(self.columns, total))}
+            first = index * loader.batch_size
+            chosen = [i - first for i in sorted(shown) if first <= i < first + len(batch)]
         self.pairs += zip(to_uint8(batch[chosen]), to_uint8(outputs["reconstruction"][chosen]), strict=True)
         self.keep += [] if outputs["keep"] is None else outputs["keep"][chosen]
 
@@ -194,8 +198,8 @@ class NotFinite(ValueError):
 class FiniteWatch(pl.Callback):
     """Says when an update was left out since something was not finite, and stops a run that does not recover.
 
-    Every such update adds a line to ``not_finite.jsonl``: the update, the rank, the names of the images in its last batch,
-    and the value of every loss term and gradient norm.
+    Every such update adds a line to ``not_finite.jsonl``: the update, the rank, the names of the images in its last
+    batch, and the value of every loss term and gradient norm.
 
     Args:
         folder: Where to.

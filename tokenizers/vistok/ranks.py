@@ -1,5 +1,7 @@
 """What ranks say to each other; on a single process nothing changes."""
 
+from typing import Any
+
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.nn.functional import all_reduce
@@ -40,3 +42,12 @@ def from_rank_zero(tensor: Tensor) -> Tensor:
     if dist.is_available() and dist.is_initialized():
         dist.broadcast(tensor, src=0)
     return tensor
+
+
+def from_all_ranks(value: Any) -> list[Any]:
+    """What each rank has, in their order, on all of them; anything that pickles."""
+    _, size = rank_and_size()
+    values = [value] * size
+    if size > 1:
+        dist.all_gather_object(values, value)
+    return values

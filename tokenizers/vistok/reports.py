@@ -12,12 +12,14 @@ from rich.console import Console
 from rich.table import Table
 
 from vistok import __version__, runs
-from vistok.data import ImageDataModule
+from vistok.data import ImageDataModule, ShardDataModule
 from vistok.export.hub import save
 from vistok.training import LitTokenizer
 
+Data = ImageDataModule | ShardDataModule
 
-def open_run(config: DictConfig, run: Path, lit: LitTokenizer, data: ImageDataModule) -> None:
+
+def open_run(config: DictConfig, run: Path, lit: LitTokenizer, data: Data) -> None:
     """Make the folder's first contents and say what is about to happen."""
     (run / "checkpoints").mkdir(parents=True, exist_ok=True)
     _set_aside(run / "metrics.csv")
@@ -31,7 +33,7 @@ def open_run(config: DictConfig, run: Path, lit: LitTokenizer, data: ImageDataMo
     console = Console()
     console.print(f"[bold]run folder[/]  {run}", highlight=False, soft_wrap=True)
     console.print(
-        f"[bold]data[/]        {data.about}: {len(data.train):,} images to train on, {len(data.val):,} held out",
+        f"[bold]data[/]        {data.about}: {data.sizes}",
         highlight=False,
         soft_wrap=True,
     )
@@ -49,7 +51,7 @@ def open_run(config: DictConfig, run: Path, lit: LitTokenizer, data: ImageDataMo
         )
 
 
-def close_run(run: Path, lit: LitTokenizer, data: ImageDataModule, metrics: dict[str, float], seconds: float) -> None:
+def close_run(run: Path, lit: LitTokenizer, data: Data, metrics: dict[str, float], seconds: float) -> None:
     """Write ``metrics.json``, export, and print what came out and what to do with it."""
     report = finite(
         {

@@ -3,5 +3,6 @@
 from vistok.data.image_folder import folder
 from vistok.data.module import ImageDataModule
 from vistok.data.sample import sample
+from vistok.data.shards import ShardDataModule, shards
 
-__all__ = ["ImageDataModule", "folder", "sample"]
+__all__ = ["ImageDataModule", "ShardDataModule", "folder", "sample", "shards"]

@@ -7,11 +7,9 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from vistok.data.images import Sample, UnreadableImage, read_rgb
+from vistok.data.images import MOST_REPLACED, Sample, UnreadableImage, image_extensions, read_rgb
 from vistok.data.module import ImageDataModule
-from vistok.data.transforms import ADMCrop, CenterCrop, Flip, RandomCrop, ResizeShortSide, Transform, to_tensor
-
-MOST_REPLACED = 100  # unreadable images in a row before a training set is given up
+from vistok.data.transforms import Transform, croppings, to_tensor
 
 
 class ImageFiles:
@@ -96,15 +94,7 @@ def folder(
         ValueError: There is no such folder, it has no images, or one is smaller than the crop.
     """
     path = Path(root).expanduser()
-    crops = {
-        "random": [ResizeShortSide(resize or image_size)] * (resize != 0) + [RandomCrop(image_size)],
-        "adm": [ADMCrop(image_size, min_crop, random=True)],
-        "center": [ResizeShortSide(resize or image_size)] * (resize != 0) + [CenterCrop(image_size)],
-    }
-    if crop not in crops:
-        raise ValueError(f"data.crop must be one of {', '.join(crops)}, not {crop!r}")
-    if resize and resize < image_size:
-        raise ValueError(f"data.resize={resize} is smaller than the crop of {image_size} pixels")
+    training, center = croppings(crop, image_size, resize, min_crop, flip)
     if not path.is_dir():
         raise ValueError(f"data.root={root} is not a folder")
     has_split = (path / "train").is_dir() and (path / "val").is_dir()
@@ -124,10 +114,8 @@ def folder(
             raise ValueError(f"data.root={root}: no images found in {path / part}")
     if resize == 0:
         _refuse_small(path, {*train, *val, *test}, image_size)
-
-    center = [CenterCrop(image_size)] if resize == 0 else [ADMCrop(image_size)]
     return ImageDataModule(
-        train=ImageFiles(path, train, crops[crop] + [Flip()] * flip, seed, replace=True),
+        train=ImageFiles(path, train, training, seed, replace=True),
         val=ImageFiles(path, val, center),
         test=ImageFiles(path, test, center),
         image_size=image_size,
@@ -141,7 +129,7 @@ def folder(
 
 def list_images(root: Path, subfolder: str = "") -> list[str]:
     """Image files below ``root / subfolder`` by their extension, relative to ``root``, sorted."""
-    known = {extension for extension, name in Image.registered_extensions().items() if name in Image.OPEN}
+    known = image_extensions()
     files = (path for path in (root / subfolder).rglob("*") if path.suffix.lower() in known and path.is_file())
     return sorted(path.relative_to(root).as_posix() for path in files)
 

@@ -1,5 +1,6 @@
 """From the bytes of any image file to RGB, and from images to a batch that knows what it holds."""
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -10,6 +11,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N", "I")  # Pillow's modes of 16-bit grey
+MOST_REPLACED = 100  # unreadable images in a row before a training set is given up
 
 
 class UnreadableImage(ValueError):
@@ -22,6 +24,7 @@ class Sample(NamedTuple):
     image: Tensor | None  # (3, H, W) uint8; None if it cannot be read and nothing takes its place
     name: str
     skipped: tuple[str, ...] = ()  # images that could not be read, and why
+    place: tuple[int, int, int] | None = None  # in a stream: worker, shards and images of the next one that are over
 
 
 class Batch(NamedTuple):
@@ -30,6 +33,7 @@ class Batch(NamedTuple):
     images: Tensor  # (b, 3, H, W) uint8; b may be less than asked for, or 0, where images could not be read
     names: list[str]
     skipped: list[str]
+    place: tuple[int, int, int] | None = None  # of the last one
 
     def __len__(self) -> int:
         return len(self.images)
@@ -39,7 +43,8 @@ def collate(samples: Sequence[Sample]) -> Batch:
     """Samples to a batch, without those that have no image."""
     read = [sample for sample in samples if sample.image is not None]
     images = torch.stack([sample.image for sample in read]) if read else torch.empty(0, 3, 0, 0, dtype=torch.uint8)
-    return Batch(images, [sample.name for sample in read], [reason for sample in samples for reason in sample.skipped])
+    skipped = [reason for sample in samples for reason in sample.skipped]
+    return Batch(images, [sample.name for sample in read], skipped, samples[-1].place)
 
 
 def read_rgb(file: str | Path | BinaryIO) -> Image.Image:
@@ -52,7 +57,13 @@ def read_rgb(file: str | Path | BinaryIO) -> Image.Image:
         with Image.open(file) as opened:
             return to_rgb(ImageOps.exif_transpose(opened))
     except Exception as error:  # decoders of broken files raise anything
-        raise UnreadableImage(f"{type(error).__name__}: {error}") from error
+        reason = re.sub(r" <_io\.\w+ object at \w+>", "", str(error))  # an address: other words every time
+        raise UnreadableImage(f"{type(error).__name__}: {reason}") from error
+
+
+def image_extensions() -> set[str]:
+    """The extensions of files that Pillow reads, such as ``.jpg``."""
+    return {extension for extension, name in Image.registered_extensions().items() if name in Image.OPEN}
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

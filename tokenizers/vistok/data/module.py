@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import pytorch_lightning as pl
-from rich import get_console
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
-from vistok.data.images import Batch, Sample, UnreadableImage, collate
+from vistok.data.images import Batch, Sample, collate
 from vistok.data.sampler import EndlessSampler, StrideSampler
+from vistok.data.skipped import Skipped
 from vistok.pixels import to_float
 
 
@@ -60,25 +60,38 @@ class ImageDataModule(pl.LightningDataModule):
         max_unreadable: float = 0.01,
     ):
         super().__init__()
-        if not 0 <= max_unreadable <= 1:
-            raise ValueError(f"max_unreadable must be a share in [0, 1], not {max_unreadable}")
         self.train, self.val, self.test = train, val, test
         self.image_size, self.batch_size, self.num_workers, self.seed = image_size, batch_size, num_workers, seed
-        self.about, self.max_unreadable = about, max_unreadable
+        self.about = about
         self.batches = 0  # that a resumed run has had
         self.names: list[str] = []  # of the images in the last batch
-        self.unreadable: set[str] = set()  # each with the reason
+        self.skipped = Skipped(max_unreadable)
+
+    @property
+    def unreadable(self) -> set[str]:
+        """Images that could not be read, each with the reason."""
+        return self.skipped.reasons
+
+    @property
+    def sizes(self) -> str:
+        """How much there is to train and to validate on."""
+        return f"{len(self.train):,} images to train on, {len(self.val):,} held out"
+
+    @property
+    def test_count(self) -> int:
+        """How many images ``eval.py`` scores."""
+        return len(self.test)
 
     def train_dataloader(self) -> DataLoader:
-        rank, world_size = self._rank()
+        rank, world_size = rank_of(self.trainer)
         sampler = EndlessSampler(len(self.train), self.batch_size, self.seed, rank, world_size, self.batches)
-        return self._loader(self.train, sampler)
+        return loader(self.train, self.batch_size, self.num_workers, self.trainer, sampler)
 
     def val_dataloader(self) -> DataLoader:
-        return self._loader(self.val, StrideSampler(len(self.val), *self._rank()))
+        return self._all_of(self.val)
 
     def test_dataloader(self) -> DataLoader:
-        return self._loader(self.test, StrideSampler(len(self.test), *self._rank()))
+        return self._all_of(self.test)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Tensor:
         self.note(batch, len(self.train if self.trainer.training else self.val))
@@ -88,19 +101,10 @@ class ImageDataModule(pl.LightningDataModule):
         """Keep a batch's names, and say which images could not be read.
 
         Raises:
-            UnreadableImage: They are more than ``max_unreadable`` of the ``total`` images of their set.
+            UnreadableImage: They are too many of the ``total`` images of their set.
         """
         self.names = batch.names
-        for reason in batch.skipped:
-            if reason not in self.unreadable:
-                self.unreadable.add(reason)
-                get_console().print(f"skipped: {reason}", style="yellow", highlight=False, markup=False, soft_wrap=True)
-        if len(self.unreadable) > self.max_unreadable * total:
-            first = "\n  ".join(sorted(self.unreadable)[:5])
-            raise UnreadableImage(
-                f"{len(self.unreadable):,} of {total:,} images cannot be read, more than "
-                f"data.max_unreadable={self.max_unreadable:g} of them, such as\n  {first}"
-            )
+        self.skipped.note(batch, total)
 
     def state_dict(self) -> dict[str, Any]:
         return {"batches": self.trainer.lightning_module.batches}
@@ -108,20 +112,34 @@ class ImageDataModule(pl.LightningDataModule):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.batches = state["batches"]
 
-    def _loader(self, images: Images, sampler: EndlessSampler | StrideSampler) -> DataLoader:
-        return DataLoader(
-            images,
-            batch_size=self.batch_size,
-            sampler=sampler,
-            collate_fn=collate,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            worker_init_fn=_ignore_interrupt,
-            pin_memory=self.trainer is not None and self.trainer.accelerator.__class__.__name__ == "CUDAAccelerator",
-        )
+    def _all_of(self, images: Images) -> DataLoader:
+        sampler = StrideSampler(len(images), *rank_of(self.trainer))
+        return loader(images, self.batch_size, self.num_workers, self.trainer, sampler)
 
-    def _rank(self) -> tuple[int, int]:
-        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+def loader(
+    images: Images | Dataset,
+    batch_size: int,
+    num_workers: int,
+    trainer: pl.Trainer | None,
+    sampler: EndlessSampler | StrideSampler | None = None,
+) -> DataLoader:
+    """Batches of a data set, in the sampler's order or, without one, as the set itself yields its images."""
+    return DataLoader(
+        images,
+        batch_size=batch_size,
+        sampler=sampler,
+        collate_fn=collate,
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        worker_init_fn=_ignore_interrupt,
+        pin_memory=trainer is not None and trainer.accelerator.__class__.__name__ == "CUDAAccelerator",
+    )
+
+
+def rank_of(trainer: pl.Trainer | None) -> tuple[int, int]:
+    """This process's rank, and how many there are."""
+    return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
 
 
 def _ignore_interrupt(worker: int) -> None:

@@ -7,6 +7,8 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from vistok.data.images import UnreadableImage
+
 Transform = Callable[[Image.Image, np.random.Generator], Image.Image]
 
 
@@ -75,6 +77,46 @@ class Flip:
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         return ImageOps.mirror(image) if rng.random() < 0.5 else image
+
+
+class AtLeast:
+    """Refuses an image whose short side has fewer than ``size`` pixels."""
+
+    def __init__(self, size: int):
+        self.size = size
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        if min(image.size) < self.size:
+            raise UnreadableImage(
+                f"it has {image.width}x{image.height} pixels, smaller than the crop of {self.size}; "
+                "leave data.resize unset to enlarge such images"
+            )
+        return image
+
+
+def croppings(
+    crop: str, size: int, resize: int | None, min_crop: float, flip: bool
+) -> tuple[list[Transform], list[Transform]]:
+    """The transforms for training, and those for validation and evaluation: ADM's, or the centre if ``resize`` is 0.
+
+    Args:
+        crop: For training: ``random``, ``adm`` or ``center``.
+        size: Pixels of the square crops.
+        resize: Short side before a ``random`` or ``center`` crop; None means ``size``, 0 leaves the size alone.
+        min_crop: Least share of the short side that an ``adm`` crop covers.
+        flip: Mirror every other training image.
+    """
+    resized = [] if resize == 0 else [ResizeShortSide(resize or size)]
+    crops = {
+        "random": [*resized, RandomCrop(size)],
+        "adm": [ADMCrop(size, min_crop, random=True)],
+        "center": [*resized, CenterCrop(size)],
+    }
+    if crop not in crops:
+        raise ValueError(f"data.crop must be one of {', '.join(crops)}, not {crop!r}")
+    if resize and resize < size:
+        raise ValueError(f"data.resize={resize} is smaller than the crop of {size} pixels")
+    return crops[crop] + [Flip()] * flip, [CenterCrop(size) if resize == 0 else ADMCrop(size)]
 
 
 def to_tensor(image: Image.Image) -> Tensor:
