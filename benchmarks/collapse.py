@@ -72,7 +72,7 @@ def main() -> None:
     synthetic = FOLDER / "synthetic"
     if not synthetic.is_dir():
         train_synthetic(synthetic)
-    figure, axes = pyplot.subplots(figsize=(8, 4), dpi=120, layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(8, 5), dpi=120, layout="constrained")
     for name, label in COLLAPSED.items():
         updates, usage, collapsed = windows(synthetic if name == "synthetic" else folder_of(name))
         flagged = next(update for update, flag in zip(updates, collapsed, strict=True) if flag)
@@ -87,7 +87,7 @@ def main() -> None:
     axes.set_xlabel("updates")
     axes.set_ylabel("usage in windows of 20 updates")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.legend(frameon=False, loc="upper left", bbox_to_anchor=(0, -0.12), ncol=2)
     figure.savefig(FOLDER / "health.png")
 
 

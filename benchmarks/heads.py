@@ -3,7 +3,7 @@
     python benchmarks/heads.py [NAME ...]
 
 Runs one after the other with ``train.py`` into ``runs/heads/NAME``; finished ones are not repeated, so that the whole
-can be done in parts. Writes ``runs/heads/table.md`` and ``runs/heads/heads.png`` of all that are finished.
+can be done in parts. Writes ``runs/heads/table.md`` and ``runs/heads/heads.jpg`` of all that are finished.
 """
 
 import csv
@@ -74,10 +74,10 @@ def row(name: str) -> str:
         trained = [line for line in csv.DictReader(file) if line.get(f"codebook/usage{suffixes[0]}")]
     usage = " / ".join(f"{float(trained[-1][f'codebook/usage{suffix}']):.1%}" for suffix in suffixes)
     perplexity = " / ".join(f"{metrics[f'perplexity{suffix}']:.0f}" for suffix in suffixes)
-    alarm = "yes" if "has collapsed" in (run / "log.txt").read_text() else "–"
+    flagged = "yes" if "has collapsed" in (run / "log.txt").read_text() else "–"
     return (
         f"| {name} | {tokens:.1f} | {metrics['psnr']:.2f} | {metrics['ssim']:.3f} | {usage} "
-        f"({float(trained[-1]['codebook/tokens']):,.0f}) | {perplexity} | {alarm} | {report['seconds']:.0f} |"
+        f"({float(trained[-1]['codebook/tokens']):,.0f}) | {perplexity} | {flagged} |"
     )
 
 
@@ -109,10 +109,10 @@ def main() -> None:
         if not (folder_of(name) / "metrics.json").is_file():
             train(name)
     names = [name for name in RUNS if (folder_of(name) / "metrics.json").is_file()]
-    columns = ["head", "tokens", "PSNR", "SSIM", "usage in training (tokens)", "perplexity", "flagged", "seconds"]
+    columns = ["head", "tokens", "PSNR", "SSIM", "usage in training (tokens)", "perplexity", "collapse flagged"]
     table = "\n".join([f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|", *(row(name) for name in names)])
     (FOLDER / "table.md").write_text(table + "\n")
-    picture(names).save(FOLDER / "heads.png")
+    picture(names).save(FOLDER / "heads.jpg", quality=92)
 
 
 if __name__ == "__main__":

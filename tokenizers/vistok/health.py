@@ -269,7 +269,7 @@ def seen(name: str, counts: Tensor, watch: Watch, first: int, last: int) -> str:
         f"{name} has collapsed: the {tokens:,} tokens of updates {first + 1:,} to {last:,} chose "
         f"{int((counts > 0).sum()):,} of its {len(counts):,} codewords, {values['usage']:.1%} where even choices "
         f"would reach {values['usage_ceiling']:.1%}, with perplexity {values['perplexity']:.1f}; since update "
-        f"{watch.recent[0][0]:,} it has been below {watch.limit:.0%} of what even choices reach, or a single codeword"
+        f"{watch.recent[0][0]:,} it has been below {watch.limit:.0%} of what even choices reach"
     )
 
 
