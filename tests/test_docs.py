@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from vistok import cli, thresholds
+from vistok import cli, convert, thresholds
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -40,6 +40,11 @@ def test_evaluation_commands_compose(compose, command):
 @pytest.mark.parametrize("command", commands("python -m vistok.thresholds"))
 def test_threshold_commands_are_understood(command):
     thresholds.parser().parse_args(shlex.split(command, comments=True)[3:])
+
+
+@pytest.mark.parametrize("command", commands("python -m vistok.convert"))
+def test_conversion_commands_are_understood(command):
+    convert.parser().parse_args(shlex.split(command, comments=True)[3:])
 
 
 def test_there_are_commands():

@@ -74,7 +74,7 @@ if trainer.is_global_zero:
 
 def learn(tmp_path, name, world):
     output = tmp_path / f"{world}.pt"
-    launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={world}", "--master-port=0"] if world > 1 else []
+    launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={world}", "--standalone"] if world > 1 else []
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     done = subprocess.run(

@@ -23,7 +23,7 @@ WORDS = [*TINY, "updates=24", "val_every=24", "log_every=4", "save_every=5", "sc
 
 def start(run, *words, processes=1):
     """``train.py`` in processes of its own."""
-    launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--master-port=0"]
+    launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={processes}", "--standalone"]
     ranks = ["trainer=ddp", "trainer.accelerator=cpu", f"trainer.devices={processes}", "trainer.precision=32-true"]
     several = processes > 1
     return subprocess.Popen(
@@ -33,7 +33,6 @@ def start(run, *words, processes=1):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        start_new_session=True,
     )  # fmt: skip
 
 
@@ -45,6 +44,16 @@ def finish(process):
 
 def saved(run):
     return torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+
+
+def kill_all_of(run):
+    """SIGKILL for the launcher and every rank: all processes with the run's folder on their command line."""
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"run_dir={run}".encode() in (process / "cmdline").read_bytes().split(b"\0"):
+                os.kill(int(process.name), signal.SIGKILL)
+        except (FileNotFoundError, ProcessLookupError):
+            continue
 
 
 def wait_for_update(run, process, update):
@@ -68,8 +77,8 @@ def test_killed_and_started_again_it_ends_as_one_never_killed(tmp_path, processe
     killed = start(tmp_path / "killed", *words, processes=processes)
     wait_for_update(tmp_path / "killed", killed, update)
     time.sleep(pause)
-    os.killpg(killed.pid, signal.SIGKILL)
-    killed.wait()
+    kill_all_of(tmp_path / "killed")
+    killed.communicate(timeout=60)
     assert update <= saved(tmp_path / "killed")["updates"] < 24
     finish(start(tmp_path / "killed", *words, processes=processes))
     finish(start(tmp_path / "whole", *words, processes=processes))

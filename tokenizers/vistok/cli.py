@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from vistok.training import LitTokenizer
 
 
+TOO_FEW = "a Fréchet distance needs at least 2 images; network=none leaves it out"
+
+
 def run(action: Callable[..., Any], *arguments: Any) -> None:
     """Do ``train`` or ``evaluate``; what the user got wrong ends in one message, not a traceback.
 
@@ -161,8 +164,8 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     data = instantiate(config.data)
     if data.image_size % tokenizer.factor:
         raise ValueError(f"image_size={data.image_size} is not a multiple of the tokenizer's factor {tokenizer.factor}")
-    if config.network and len(data.test) < 2:
-        raise ValueError("a Fréchet distance needs at least 2 images; network=none leaves it out")
+    if config.network and data.num_test is not None and data.num_test < 2:
+        raise ValueError(TOO_FEW)
     metrics, unavailable = _metrics(config, tokenizer)
     for name, reason in unavailable.items():
         console.print(f"[yellow]{name} is unavailable:[/] {reason}", highlight=False)
@@ -172,13 +175,15 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     names: list[str] = []
     with torch.inference_mode():
         for batch in track(data.test_dataloader(), description="evaluating", console=console, transient=True):
-            data.note(batch, len(data.test))
+            data.note(batch, data.num_test)
             names += batch.names
             if not batch.names:
                 continue
             images = to_float(batch.images.to(device))
             reconstruction, quantized = tokenizer(images, config.rate)
             metrics.update(images, reconstruction, quantized.codes, quantized.keep)
+    if not names or (config.network and len(names) < 2):
+        raise ValueError(TOO_FEW if names else f"{data.about} has no image that can be read")
     values = {name: value.item() for name, value in metrics.compute().items()}
     tokens, sizes = values["tokens"] / values["images"], tokenizer.quantizer.codebook_sizes
     values["tokens_per_image"] = tokens * len(sizes)
@@ -194,7 +199,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
             "images": len(names),
             "unreadable": sorted(data.unreadable),
             "image_size": data.image_size,
-            "sha256_of_names": hashlib.sha256("\n".join(names).encode()).hexdigest(),
+            "sha256_of_names": hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest(),
         },
         "rate": config.rate,
         "dtype": "float32",

@@ -21,6 +21,7 @@ Data = ImageDataModule | ShardDataModule
 
 def open_run(config: DictConfig, run: Path, lit: LitTokenizer, data: Data) -> None:
     """Make the folder's first contents and say what is about to happen."""
+    data_line = f"[bold]data[/]        {data.about}: {data.sizes}"  # refuses data without images to train on
     (run / "checkpoints").mkdir(parents=True, exist_ok=True)
     _set_aside(run / "metrics.csv")
     OmegaConf.save(config, run / "config.yaml", resolve=True)
@@ -32,11 +33,7 @@ def open_run(config: DictConfig, run: Path, lit: LitTokenizer, data: Data) -> No
     codewords = " + ".join(f"{size:,}" for size in head.codebook_sizes)
     console = Console()
     console.print(f"[bold]run folder[/]  {run}", highlight=False, soft_wrap=True)
-    console.print(
-        f"[bold]data[/]        {data.about}: {data.sizes}",
-        highlight=False,
-        soft_wrap=True,
-    )
+    console.print(data_line, highlight=False, soft_wrap=True)
     console.print(f"[bold]parameters[/]  {sizes}", highlight=False, soft_wrap=True)
     console.print(
         f"[bold]codes[/]       {codewords} codewords of {head.dim} channels, one for each {lit.tokenizer.factor} x "

@@ -78,7 +78,7 @@ class ImageDataModule(pl.LightningDataModule):
         return f"{len(self.train):,} images to train on, {len(self.val):,} held out"
 
     @property
-    def test_count(self) -> int:
+    def num_test(self) -> int:
         """How many images ``eval.py`` scores."""
         return len(self.test)
 

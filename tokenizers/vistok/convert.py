@@ -1,0 +1,274 @@
+"""``python -m vistok.convert SOURCE DESTINATION``: images as webdataset tar shards, for ``data=shards``.
+
+The bytes of the images stay as they are. Interrupted or killed, the same command goes on where it was; what comes out
+is the same to the last byte. ``index.json``, written last, lists the shards.
+"""
+
+import argparse
+import hashlib
+import io
+import json
+import os
+import re
+import struct
+import sys
+import tarfile
+import zipfile
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from textwrap import shorten
+from typing import Any, BinaryIO
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from vistok.checkpoints import flush_folder
+from vistok.data.image_folder import list_images
+
+INDEX = "index.json"
+PARTIAL_INDEX = "index.json.partial"  # there until all shards are
+
+
+class Source(ABC):
+    """Numbered images to convert."""
+
+    keys: list[str]  # of each image, unique
+    about: dict[str, Any]  # that belongs in the index
+
+    @abstractmethod
+    def sizes(self) -> Sequence[int]:
+        """Bytes of each image."""
+
+    @abstractmethod
+    def members(self, i: int) -> dict[str, bytes]:
+        """Contents of the i-th sample, by extension."""
+
+
+class FolderSource(Source):
+    """All images below a folder. Their keys are relative paths without what webdataset would stumble over."""
+
+    def __init__(self, root: Path):
+        self.root, self.files = root, list_images(root)
+        if not self.files:
+            raise ValueError(f"{root}: no images found")
+        self.keys, self.about = safe_keys(self.files), {"source": root.resolve().name, "kind": "folder"}
+
+    def sizes(self) -> list[int]:
+        return [(self.root / name).stat().st_size for name in self.files]
+
+    def members(self, i: int) -> dict[str, bytes]:
+        path = self.root / self.files[i]
+        return {path.suffix[1:].lower(): path.read_bytes()}
+
+
+class ArraySource(Source):
+    """An ``.npz`` file: ``data`` (uint8, all JPEG files back to back), ``offsets`` (n + 1), ``labels``, ``classes``.
+
+    A sample is ``KEY.jpg`` and ``KEY.cls``, the label in digits. The labels' names go into the index.
+    """
+
+    def __init__(self, path: Path):
+        try:
+            self.data, self.offsets, self.labels, classes = (
+                array_in(path, name) for name in ("data", "offsets", "labels", "classes")
+            )
+        except (KeyError, zipfile.BadZipFile) as error:
+            raise ValueError(f"{path} does not hold data, offsets, labels and classes: {error}") from error
+        count = len(self.offsets) - 1
+        lengths = np.diff(self.offsets)
+        if self.data.dtype != np.uint8 or self.data.ndim != 1:
+            raise ValueError(f"{path}: data must be bytes in a row, not {self.data.dtype} of shape {self.data.shape}")
+        if count < 1 or self.offsets[0] != 0 or self.offsets[-1] != len(self.data) or (lengths < 0).any():
+            raise ValueError(f"{path}: offsets must rise from 0 to the {len(self.data):,} bytes of data")
+        if len(self.labels) != count:
+            raise ValueError(f"{path}: {len(self.labels):,} labels for {count:,} images")
+        self.keys = [f"{i:08d}" for i in range(count)]
+        self.about = {"source": path.name, "kind": "npz", "classes": [str(name) for name in classes]}
+
+    def sizes(self) -> list[int]:
+        return np.diff(self.offsets).tolist()
+
+    def members(self, i: int) -> dict[str, bytes]:
+        image = self.data[self.offsets[i] : self.offsets[i + 1]].tobytes()
+        return {"jpg": image, "cls": str(int(self.labels[i])).encode()}
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """What the command line asks for."""
+    asked = parser().parse_args(words)
+    try:
+        path = Path(asked.source)
+        if not path.exists():
+            raise ValueError(f"there is no {path}")
+        source = FolderSource(path) if path.is_dir() else ArraySource(path)
+        seed = None if asked.in_order else asked.shuffle_seed
+        convert(source, Path(asked.destination), asked.per_shard, seed, Console())
+    except (ValueError, OSError) as error:
+        sys.exit(f"error: {error}")
+    except KeyboardInterrupt:
+        sys.exit("interrupted; the same command goes on")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    words = argparse.ArgumentParser(prog="python -m vistok.convert", description=__doc__)
+    words.add_argument("source", help="a folder of images, or an .npz file of data, offsets, labels and classes")
+    words.add_argument("destination", help="a new folder, or that of an interrupted conversion")
+    words.add_argument("--per-shard", type=int, default=1000, help="images in a shard")
+    words.add_argument("--shuffle-seed", type=int, default=0, help="of the order of the images over all shards")
+    words.add_argument("--in-order", action="store_true", help="keep the order of the source")
+    return words
+
+
+def convert(source: Source, destination: Path, per_shard: int, shuffle_seed: int | None, console: Console) -> None:
+    """Write the shards that are not there yet, then the index.
+
+    Args:
+        source: The images.
+        destination: Folder of the shards.
+        per_shard: Images in a shard; the last may have fewer.
+        shuffle_seed: Of the order of the images; None keeps the source's.
+        console: Where the progress is shown.
+
+    Raises:
+        ValueError: The destination holds something else.
+    """
+    if per_shard < 1:
+        raise ValueError(f"per-shard={per_shard} must be at least 1")
+    count = len(source.keys)
+    order = range(count)
+    if shuffle_seed is not None:
+        order = np.random.default_rng(shuffle_seed).permutation(count).tolist()
+    plan = source.about | {
+        "images": count,
+        "per_shard": per_shard,
+        "shuffle_seed": shuffle_seed,
+        "sha256_of_keys_and_sizes": _digest(source),
+    }
+    known = _begin(destination, plan)
+    shards = []
+    with Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
+    ) as bar:
+        task = bar.add_task("images", total=count)
+        for number, first in enumerate(range(0, count, per_shard)):
+            path = destination / f"shard-{number:06d}.tar"
+            chosen = order[first : first + per_shard]
+            sha256 = _sha256(path) if path.exists() else None
+            if sha256 is None or known.get(path.name, sha256) != sha256:
+                write_shard(path, source, chosen)
+                sha256 = _sha256(path)
+            shards.append({"name": path.name, "images": len(chosen), "sha256": sha256})
+            bar.advance(task, len(chosen))
+    _write_json(destination / INDEX, plan | {"shards": shards})
+    (destination / PARTIAL_INDEX).unlink(missing_ok=True)
+    console.print(f"{count:,} images in {len(shards):,} shards: {destination}", highlight=False, soft_wrap=True)
+
+
+def write_shard(path: Path, source: Source, chosen: Sequence[int]) -> None:
+    """A tar of some samples; the same samples give the same bytes. It appears under its name when it is whole."""
+    with whole(path) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as archive:
+        for i in chosen:
+            for extension, data in source.members(i).items():
+                member = tarfile.TarInfo(f"{source.keys[i]}.{extension}")  # no owner, at the beginning of time
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[BinaryIO]:
+    """A file to write. It gets its name, in the place of any former one, when all of it is on disk."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    flush_folder(path.parent)
+
+
+def safe_keys(files: Sequence[str]) -> list[str]:
+    """A key for each relative path: no dots, which would end the key, and nothing but ASCII; no two are alike."""
+    keys, taken = [], set()
+    for file in files:
+        stem = re.sub(r"[^\w/-]|^__", "_", file[: -len(Path(file).suffix)], flags=re.ASCII)
+        key, n = stem, 1
+        while key in taken:
+            n += 1
+            key = f"{stem}-{n}"
+        taken.add(key)
+        keys.append(key)
+    return keys
+
+
+def array_in(path: Path, name: str) -> np.ndarray:
+    """An array of an ``.npz`` file, on disk rather than in memory where it is not compressed."""
+    with zipfile.ZipFile(path) as archive:
+        info = archive.getinfo(f"{name}.npy")
+        with archive.open(info) as member:
+            major, _ = np.lib.format.read_magic(member)
+            read_header = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
+            shape, fortran, dtype = read_header(member)
+            length = member.tell()
+    if info.compress_type != zipfile.ZIP_STORED or dtype.hasobject or not np.prod(shape):
+        with np.load(path, allow_pickle=False) as arrays:
+            return arrays[name]
+    with path.open("rb") as file:
+        file.seek(info.header_offset + 26)  # of the lengths of the name and of the extra field before the contents
+        before = sum(struct.unpack("<HH", file.read(4)))
+    start = info.header_offset + 30 + before + length
+    return np.memmap(path, dtype, "r", start, shape, "F" if fortran else "C")
+
+
+def _begin(destination: Path, plan: dict[str, Any]) -> dict[str, str]:
+    """Make the folder, or see that what it holds is of the same conversion.
+
+    Returns:
+        The sha256 of each shard by its name, if all were written before.
+    """
+    for name in (INDEX, PARTIAL_INDEX):
+        if (destination / name).is_file():
+            former = json.loads((destination / name).read_text())
+            differing = [key for key in plan if former.get(key) != plan[key]]
+            if differing:
+                there = ", ".join(f"{key}={shorten(str(former.get(key)), 80)}" for key in differing)
+                here = ", ".join(f"{key}={shorten(str(plan[key]), 80)}" for key in differing)
+                raise ValueError(f"{destination} holds another conversion: {there}; here {here}")
+            return {shard["name"]: shard["sha256"] for shard in former.get("shards", [])}
+    if destination.exists() and not destination.is_dir():
+        raise ValueError(f"{destination} is not a folder")
+    if destination.exists() and [path for path in destination.iterdir() if path.suffix != ".partial"]:
+        raise ValueError(f"{destination} exists already and holds something else")
+    destination.mkdir(parents=True, exist_ok=True)
+    _write_json(destination / PARTIAL_INDEX, plan)
+    return {}
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    with whole(path) as file:
+        file.write((json.dumps(content, indent=2) + "\n").encode())
+
+
+def _digest(source: Source) -> str:
+    digest = hashlib.sha256()
+    for key, size in zip(source.keys, source.sizes(), strict=True):
+        digest.update(f"{key}\t{size}\n".encode())
+    return digest.hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(2**20):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+if __name__ == "__main__":
+    main()

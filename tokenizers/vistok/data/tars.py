@@ -1,0 +1,106 @@
+"""The images in tar shards, wherever the shards lie."""
+
+import glob
+import re
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from urllib.parse import urlparse
+from urllib.request import url2pathname
+
+from webdataset.gopen import gopen, gopen_schemes, set_options
+from webdataset.shardlists import expand_urls
+from webdataset.tariterators import base_plus_ext
+
+from vistok.data.images import UnreadableImage, image_extensions
+
+META = re.compile(r"__[^/]*__($|/)")  # members that webdataset reserves
+
+
+def expand(urls: str | Sequence[str], argument: str) -> list[str]:
+    """The shards that are meant: braces as webdataset expands them, ``*`` and ``?`` in paths as a shell does.
+
+    Args:
+        urls: One or several.
+        argument: What the user calls them, for messages.
+
+    Raises:
+        ValueError: There are none, a file does not exist, or nothing opens URLs of that kind.
+    """
+    found = []
+    for pattern in [urls] if isinstance(urls, str) else urls:
+        try:
+            expanded = expand_urls(pattern)
+        except (AssertionError, ValueError) as error:  # a variable that is not set, braces that do not match
+            raise ValueError(f"{argument}={pattern}: {error}") from error
+        for url in filter(None, expanded):
+            found += _existing(url, argument)
+    if not found:
+        raise ValueError(f"{argument}={urls} names no shard")
+    return found
+
+
+def _existing(url: str, argument: str) -> list[str]:
+    scheme = urlparse(url).scheme
+    if scheme not in ("", "file"):
+        if scheme not in gopen_schemes:
+            raise ValueError(f"{argument}: nothing opens {url}; 'pipe:COMMAND' reads what a command writes")
+        return [url]
+    path = Path(url2pathname(urlparse(url).path) if scheme else url).expanduser()
+    if path.is_dir():
+        raise ValueError(f"{argument}: {path} is a folder; {path}/*.tar are the shards in it")
+    if path.exists():
+        return [str(path)]
+    matching = sorted(glob.glob(str(path)))
+    if not matching:
+        raise ValueError(f"{argument}: there is no shard {path}")
+    return matching
+
+
+def shard_name(url: str) -> str:
+    """The last part of a URL, without a query."""
+    return url.partition("?")[0].rpartition("/")[2]
+
+
+def images_in(url: str) -> Iterator[tuple[str, bytes]]:
+    """Name and bytes of each image in a shard, in its order; of members with the same key the first image.
+
+    Key and extension are webdataset's: what is before the first dot of the file name, and what is behind it.
+
+    Raises:
+        UnreadableImage: The shard cannot be opened, or not read to its end.
+    """
+    extensions = image_extensions()
+    former = None
+    try:
+        with gopen(url) as stream:
+            try:
+                with tarfile.open(fileobj=stream, mode="r|*", tarinfo=Header) as archive:
+                    while (member := archive.next()) is not None:
+                        archive.members.clear()  # it would keep them all
+                        key, extension = base_plus_ext(member.name)
+                        if key in (None, former) or not member.isreg() or META.match(member.name):
+                            continue
+                        if f".{extension.lower()}" in extensions:
+                            former = key
+                            yield member.name, archive.extractfile(member).read()
+                while stream.read(2**20):  # a pipe's writer is not broken off before its end
+                    pass
+            except GeneratorExit:
+                set_options(stream, ignore_errors=True)  # of a pipe whose reader goes
+                raise
+    except Exception as error:  # of a file system, a server, a command or a decompressor
+        raise UnreadableImage(f"{url}: {type(error).__name__}: {error}") from error
+
+
+class Header(tarfile.TarInfo):
+    """A member's header. An archive that stops without its end mark is cut short; ``tarfile`` takes it for whole."""
+
+    @classmethod
+    def fromtarfile(cls, archive: tarfile.TarFile) -> "Header":
+        try:
+            return super().fromtarfile(archive)
+        except tarfile.EOFHeaderError:
+            raise
+        except tarfile.HeaderError as error:
+            raise tarfile.ReadError(f"the archive is cut short or damaged: {error}") from error
