@@ -102,7 +102,7 @@ def test_several_processes_learn_what_one_does(tmp_path, name, worlds):
     for world in worlds:
         other_state, other_metrics = learn(tmp_path, name, world)
         for key, tensor in state.items():
-            torch.testing.assert_close(other_state[key], tensor, rtol=1e-4, atol=1e-5, msg=lambda m, k=key: f"{k}: {m}")
+            torch.testing.assert_close(other_state[key], tensor, rtol=1e-4, atol=5e-5, msg=lambda m, k=key: f"{k}: {m}")
         assert set(other_metrics) == set(metrics)
         for key, value in metrics.items():
             torch.testing.assert_close(

@@ -265,7 +265,8 @@ class LastCheckpoint(pl.Callback):
         self.received = 0  # the signal's number
         self.former: dict[int, Any] = {}
 
-    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Not earlier: Lightning sets its own handler for SIGTERM after on_fit_start.
         self.former = {number: signal.signal(number, self._receive) for number in self.SIGNALS}
 
     def _receive(self, number: int, frame: Any) -> None:

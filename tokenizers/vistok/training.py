@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torchmetrics import SumMetric
 
 from vistok.ema import AveragedTokenizer
 from vistok.losses.adversarial import Adversary, adaptive_weight
@@ -69,6 +70,9 @@ class LitTokenizer(pl.LightningModule):
         self.schedule, self.clip, self.accumulate = schedule, clip, accumulate
         self.average = None if ema_decay is None else AveragedTokenizer(tokenizer, ema_decay)
         self.metrics = ReconstructionMetrics(tokenizer.quantizer.codebook_sizes, tokenizer.factor)
+        # Sums over images, not means of batches: ranks may have different numbers of images.
+        sums = {name: SumMetric(nan_strategy="disable").set_dtype(torch.float64) for name in image_losses}
+        self.validation_sums = nn.ModuleDict(sums)
         self.updates = 0
         self.batches = 0
         self._stats: dict[str, Tensor] = {}  # of the head, over the batches of this update
@@ -203,18 +207,23 @@ class LitTokenizer(pl.LightningModule):
     def on_validation_start(self) -> None:
         self._folded = [self.evaluated.fold()]
         self.metrics.reset()
+        for total in self.validation_sums.values():
+            total.reset()
 
     def validation_step(self, images: Tensor, batch_idx: int) -> dict[str, Tensor] | None:
         if not len(images):  # none of them could be read
             return None
         reconstruction, quantized = self._folded[0](images)
         self.metrics.update(images, reconstruction, quantized.codes, quantized.keep)
-        losses = {f"val/{name}": loss(reconstruction, images) for name, loss in self.image_losses.items()}
-        self.log_dict(losses, on_epoch=True, sync_dist=True, batch_size=len(images))
+        for name, loss in self.image_losses.items():
+            self.validation_sums[name].update(loss(reconstruction, images).double() * len(images))
         return {"reconstruction": reconstruction, "codes": quantized.codes, "keep": quantized.keep}
 
     def on_validation_epoch_end(self) -> None:
-        self.log_dict({f"val/{name}": value.float() for name, value in self.metrics.compute().items()})
+        values = self.metrics.compute()
+        sums = {name: total.compute() for name, total in self.validation_sums.items()}
+        losses = {name: total / values["images"] for name, total in sums.items()}
+        self.log_dict({f"val/{name}": value.float() for name, value in (losses | values).items()})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["updates"], checkpoint["batches"] = self.updates, self.batches
@@ -234,7 +243,8 @@ class LitTokenizer(pl.LightningModule):
             for name, loss in members.items()
             if not any(parameter.requires_grad for parameter in loss.parameters())
         ]
-        return {key: value for key, value in state.items() if not key.startswith(("metrics.", *left_out))}
+        left_out += ["metrics.", "validation_sums."]
+        return {key: value for key, value in state.items() if not key.startswith(tuple(left_out))}
 
 
 def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
