@@ -35,7 +35,7 @@ heads = {
     "dynamic": lambda: DynamicQuantizer(SimVQ(32, 4), EntropyRouter([2.0], patch=8), rates=[0.3]),
 }
 weights = {"l1": 1.0, "commitment": 0.25, "codebook": 1.0, "entropy": 0.1, "disentanglement": 0.1, "budget": 1.0}
-torch.manual_seed(0)
+pl.seed_everything(0, verbose=False)
 size = {"channels": 8, "multipliers": (1, 2), "num_blocks": 1, "attention": (1,), "dim": 8, "patch": 2}
 head = heads[name]()
 tokenizer = Tokenizer(CNNEncoder(**size), head, CNNDecoder(**size), nn.Conv2d(8, 4, 1), nn.Conv2d(4, 8, 1))

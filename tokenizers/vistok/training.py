@@ -115,6 +115,8 @@ class LitTokenizer(pl.LightningModule):
             if self.device.type == "cuda" and "cuda" in self._random_state:
                 torch.cuda.set_rng_state(self._random_state["cuda"], self.device)
             self._random_state = {}
+        elif self.batches == 0:  # Lightning seeds again when it starts several processes, but not for one
+            torch.manual_seed(torch.initial_seed())
 
     def training_step(self, images: Tensor, batch_idx: int) -> dict[str, Any]:
         optimizers = self.optimizers()  # bare if it is one
