@@ -273,6 +273,7 @@ Z = torch.zeros(2, 4, 4, 4)
     (lambda: dual()(Z, Context(maps=(Z,))), r"context.maps are of \[\(4, 4\)\]"),
     (lambda: dual()(Z[..., :3]), "a latent of 4x3 has no regions of 2 positions a side"),
     (lambda: dual().fold(), "a dynamic head is no plain table"),
+    (lambda: FeatureRouter(4, 3, groups=2)([Z, Z], Context()), "maps are 2, but grains=3 need one each"),
     (lambda: FeatureRouter(6, groups=4), "groups=4 does not divide the 6 channels"),
     (lambda: EntropyRouter([], patch=4), "thresholds must be one or more rising entropies"),
     (lambda: EntropyRouter([2.0, 1.0], patch=4), "rising entropies, not"),

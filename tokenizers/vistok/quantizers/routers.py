@@ -43,7 +43,13 @@ class FeatureRouter(nn.Module):
         self.gate = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, grains))
 
     def logits(self, maps: Sequence[Tensor]) -> Tensor:
-        """Maps (b, dim, 2^g h, 2^g w), coarsest first, to logits (b, G, h, w)."""
+        """Maps (b, dim, 2^g h, 2^g w), coarsest first, to logits (b, G, h, w).
+
+        Raises:
+            ValueError: They are not one for each grain.
+        """
+        if len(maps) != self.grains:
+            raise ValueError(f"maps are {len(maps)}, but grains={self.grains} need one each")
         pooled = [F.avg_pool2d(norm(m), 2**g) for g, (norm, m) in enumerate(zip(self.norms, maps, strict=True))]
         return rearrange(self.gate(rearrange(torch.cat(pooled, dim=1), "b d h w -> b h w d")), "b h w g -> b g h w")
 
