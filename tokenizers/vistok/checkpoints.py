@@ -56,14 +56,18 @@ class SafeCheckpointIO(TorchCheckpointIO):
 def shift(path: Path, keep: int) -> None:
     """Make the checkpoint at ``path`` the first of the former ones, and drop those beyond ``keep`` - 1."""
     former = [older(path, i) for i in range(1, keep)]
+    if not former or not path.exists() or (former[0].exists() and former[0].samefile(path)):
+        return  # nothing to keep, or a process was killed here and the last is the first of the former ones already
     for newer, old in reversed(list(zip(former, former[1:], strict=False))):
         if newer.exists():
             os.replace(newer, old)
-    if former and path.exists():
-        try:
-            os.link(path, former[0])  # a second name: path itself is there all the time
-        except OSError:  # a file system without links
-            shutil.copy2(path, former[0])
+    second_name = path.with_name(f".{former[0].name}.partial")
+    second_name.unlink(missing_ok=True)
+    try:
+        os.link(path, second_name)  # path itself is there all the time
+    except OSError:  # a file system without links
+        shutil.copy2(path, second_name)
+    os.replace(second_name, former[0])
 
 
 def older(path: Path, i: int) -> Path:

@@ -65,7 +65,8 @@ def folder_of(config: DictConfig, checkpoint: Path | None) -> Path:
 
 
 def _is_taken(run: Path) -> bool:
-    return run.exists() and (not run.is_dir() or any(run.iterdir()))
+    """Whether there is a file in it, or it is one: a run killed at once leaves empty folders."""
+    return run.exists() and (not run.is_dir() or any(not path.is_dir() for path in run.rglob("*")))
 
 
 def _was_killed_early(run: Path) -> bool:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 import pytorch_lightning as pl
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -133,6 +134,7 @@ def loader(
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         worker_init_fn=_ignore_interrupt,
+        generator=torch.Generator(),  # else a process's first validation draws from the training's numbers
         pin_memory=trainer is not None and trainer.accelerator.__class__.__name__ == "CUDAAccelerator",
     )
 
