@@ -8,14 +8,13 @@ import argparse
 import hashlib
 import io
 import json
-import os
 import re
 import struct
 import sys
 import tarfile
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
