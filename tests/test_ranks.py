@@ -1,5 +1,6 @@
 """One process and several with the same global batch learn the same."""
 
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ import sys
 from functools import partial
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.strategies import DDPStrategy
 from torch import nn
 from vistok import Tokenizer
 from vistok.backbones import CNNDecoder, CNNEncoder
@@ -53,7 +55,7 @@ lit = LitTokenizer(
 trainer = pl.Trainer(
     accelerator="cpu",
     devices=world,
-    strategy="ddp_find_unused_parameters_true" if world > 1 else "auto",
+    strategy=DDPStrategy(find_unused_parameters=True, broadcast_buffers=False) if world > 1 else "auto",
     max_epochs=-1,
     logger=False,
     enable_checkpointing=False,
@@ -108,3 +110,25 @@ def test_several_processes_learn_what_one_does(tmp_path, name, worlds):
             torch.testing.assert_close(
                 other_metrics[key], value, rtol=1e-3, atol=1e-4, msg=lambda m, k=key: f"{k}: {m}"
             )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("held_out", [1, 5])
+def test_ranks_without_an_image_and_uneven_last_batches(tmp_path, photos, held_out):
+    """Three ranks validate on one image, and on five, of which one rank has a batch less: none waits for another."""
+    run = tmp_path / "run"
+    words = ["backbone.encoder.channels=8", "codebook_size=16", "latent_dim=4", "image_size=32", "batch_size=1"]
+    words += ["updates=2", "val_every=2", "log_every=1", "schedule=constant"]
+    ranks = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=3", "trainer.precision=32-true"]
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=3", "--standalone", str(ROOT / "train.py"),
+         *words, *ranks, "data=folder", f"data.root={photos}", f"data.val_count={held_out}", "loss=l1",
+         f"run_dir={run}"],
+        env={**os.environ, "PYTHONPATH": str(ROOT / "tokenizers"), "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    metrics = json.loads((run / "metrics.json").read_text())["metrics"]
+    assert metrics["images"] == held_out and metrics["tokens"] == held_out * 16

@@ -1,6 +1,7 @@
 """Which images come when, and how they are cut."""
 
 import itertools
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -135,6 +136,31 @@ def test_folders_without_images(tmp_path):
         folder(str(tmp_path / "nowhere"), 32, 2)
     with pytest.raises(ValueError, match="no images found in"):
         folder(str(tmp_path), 32, 2)
+
+
+def trainer(batches=0, world_size=1):
+    module = SimpleNamespace(batches=batches)
+    return SimpleNamespace(lightning_module=module, global_rank=0, world_size=world_size, accelerator=None)
+
+
+def test_a_resumed_run_goes_on_after_the_images_it_has_seen(photos):
+    """Also with another batch, or on more processes."""
+    first = folder(str(photos), 32, 2, val_count=3)
+    first.trainer = trainer(batches=6)
+    second = folder(str(photos), 32, 3, val_count=3)
+    second.trainer = trainer(batches=6, world_size=2)
+    second.load_state_dict(first.state_dict())
+    assert take(second.train_dataloader().sampler, 3) == take(EndlessSampler(9, 1), 15)[12:]
+    second.trainer.lightning_module.batches = 8
+    assert second.state_dict() == {"batches": 8, "seen": 24, "images": 9, "seed": 0}
+
+
+@pytest.mark.parametrize("arguments", [{"val_count": 2}, {"val_count": 3, "seed": 1}])
+def test_a_run_on_other_images_is_not_gone_on_with(photos, arguments):
+    first = folder(str(photos), 32, 2, val_count=3)
+    first.trainer = trainer(batches=6)
+    with pytest.raises(ValueError, match="the checkpoint is of a run on 9 images with seed=0, not on"):
+        folder(str(photos), 32, 2, **arguments).load_state_dict(first.state_dict())
 
 
 BROKEN = b"\x89PNG\r\n\x1a\nbroken"

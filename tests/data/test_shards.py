@@ -366,6 +366,9 @@ def test_a_run_on_other_data_is_not_gone_on_with(train, trained, tmp_path):
     words = ["data=shards", f"data.urls={url}", f"data.val_urls={url}", "data.num_workers=0"]
     with pytest.raises(ValueError, match="ckpt= is of a run on other data"):
         train(tmp_path / "run", *words, "updates=4", f"ckpt={trained}/checkpoints/last.ckpt")
+    on_shards = train(tmp_path / "shards", *words, "loss=l1", "updates=1", "val_every=1")
+    with pytest.raises(ValueError, match="ckpt= is of a run on shards"):
+        train(tmp_path / "back", "loss=l1", "updates=4", f"ckpt={on_shards}/checkpoints/last.ckpt")
     with pytest.raises(ValueError, match="data.urls=null: there are no shards to train on"):
         train(tmp_path / "other", words[0], *words[2:])
     assert not any((tmp_path / "other").iterdir())

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from vistok.files import whole
+
 PARTS = {"updates", "batches", "state_dict"}  # what a checkpoint of train.py has
 
 
@@ -36,17 +38,10 @@ class SafeCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.name}.partial")
         try:
-            with partial.open("wb") as file:
+            with whole(path, before=lambda: shift(path, self.keep)) as file:
                 torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            shift(path, self.keep)
-            os.replace(partial, path)
-            flush_folder(path.parent)
         except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
-            partial.unlink(missing_ok=True)
             free = shutil.disk_usage(path.parent).free / 2**20
             raise CheckpointNotWritten(
                 f"the checkpoint {path} was not written, {free:,.0f} MiB are free: {error}; earlier ones are untouched"
@@ -73,15 +68,6 @@ def shift(path: Path, keep: int) -> None:
 def older(path: Path, i: int) -> Path:
     """The name of the i-th checkpoint before the one at ``path``."""
     return path if i == 0 else path.with_name(f"{path.stem}.{i}{path.suffix}")
-
-
-def flush_folder(folder: Path) -> None:
-    """Have the names in a folder on disk, not only the files' contents."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -270,7 +270,7 @@ def _trainer(config: DictConfig, run: Path, health: "CodebookHealth") -> "pl.Tra
     if config.logger:
         loggers.append(instantiate(config.logger))
     return pl.Trainer(
-        **OmegaConf.to_container(config.trainer, resolve=True),
+        **instantiate(config.trainer),
         logger=loggers,
         callbacks=[
             health,
@@ -303,5 +303,6 @@ def _quiet_lightning() -> None:
         ".*Experiment logs directory.*",
         ".*LeafSpec.*",
         ".*in eval mode at the start of training.*",  # LPIPS is meant to be
+        ".*broadcast_buffers. is deprecated.*",  # its successor is not in torch 2.6
     ):
         warnings.filterwarnings("ignore", message=message)

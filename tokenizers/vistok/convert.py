@@ -8,25 +8,23 @@ import argparse
 import hashlib
 import io
 import json
-import os
 import re
 import struct
 import sys
 import tarfile
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from textwrap import shorten
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from vistok.checkpoints import flush_folder
 from vistok.data.image_folder import list_images
+from vistok.files import whole
 
 INDEX = "index.json"
 PARTIAL_INDEX = "index.json.partial"  # there until all shards are
@@ -176,21 +174,6 @@ def write_shard(path: Path, source: Source, chosen: Sequence[int]) -> None:
                 member = tarfile.TarInfo(f"{source.keys[i]}.{extension}")  # no owner, at the beginning of time
                 member.size = len(data)
                 archive.addfile(member, io.BytesIO(data))
-
-
-@contextmanager
-def whole(path: Path) -> Iterator[BinaryIO]:
-    """A file to write. It gets its name, in the place of any former one, when all of it is on disk."""
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    flush_folder(path.parent)
 
 
 def safe_keys(files: Sequence[str]) -> list[str]:

@@ -64,7 +64,7 @@ class ImageDataModule(pl.LightningDataModule):
         self.train, self.val, self.test = train, val, test
         self.image_size, self.batch_size, self.num_workers, self.seed = image_size, batch_size, num_workers, seed
         self.about = about
-        self.batches = 0  # that a resumed run has had
+        self.batches, self.seen = 0, 0  # that a resumed run has had: batches, and images of all processes
         self.names: list[str] = []  # of the images in the last batch
         self.skipped = Skipped(max_unreadable)
 
@@ -84,8 +84,11 @@ class ImageDataModule(pl.LightningDataModule):
         return len(self.test)
 
     def train_dataloader(self) -> DataLoader:
+        if self.trainer and self.trainer.lightning_module.batches != self.batches:
+            raise ValueError("ckpt= is of a run on shards: it has no place in these images to go on from")
         rank, world_size = rank_of(self.trainer)
-        sampler = EndlessSampler(len(self.train), self.batch_size, self.seed, rank, world_size, self.batches)
+        start = self.seen // (self.batch_size * world_size)
+        sampler = EndlessSampler(len(self.train), self.batch_size, self.seed, rank, world_size, start)
         return loader(self.train, self.batch_size, self.num_workers, self.trainer, sampler)
 
     def val_dataloader(self) -> DataLoader:
@@ -108,18 +111,27 @@ class ImageDataModule(pl.LightningDataModule):
         self.skipped.note(batch, total)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"batches": self.trainer.lightning_module.batches}
+        batches, (_, world_size) = self.trainer.lightning_module.batches, rank_of(self.trainer)
+        seen = self.seen + (batches - self.batches) * self.batch_size * world_size
+        return {"batches": batches, "seen": seen, "images": len(self.train), "seed": self.seed}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.batches = state["batches"]
+        if (state["images"], state["seed"]) != (len(self.train), self.seed):
+            raise ValueError(
+                f"the checkpoint is of a run on {state['images']:,} images with seed={state['seed']}, not on "
+                f"{len(self.train):,} with seed={self.seed}: there is no place in their order to go on from"
+            )
+        self.batches, self.seen = state["batches"], state["seen"]
 
     def _all_of(self, images: Images) -> DataLoader:
         sampler = StrideSampler(len(images), *rank_of(self.trainer))
+        if not len(sampler):  # Lightning would leave this rank out of an evaluation in which the others wait for it
+            return loader([Sample(None, "")], 1, 0, self.trainer)
         return loader(images, self.batch_size, self.num_workers, self.trainer, sampler)
 
 
 def loader(
-    images: Images | Dataset,
+    images: Images | Dataset | list[Sample],
     batch_size: int,
     num_workers: int,
     trainer: pl.Trainer | None,

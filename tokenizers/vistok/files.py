@@ -1,0 +1,38 @@
+"""Files that are whole or not there, whatever happens while they are written."""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+
+@contextmanager
+def whole(path: Path, before: Callable[[], None] | None = None) -> Iterator[BinaryIO]:
+    """A file to write. It gets its name, in the place of any former one, when all of it is on disk.
+
+    Args:
+        path: Where to; what stands beside it as ``.NAME.partial`` is this function's.
+        before: Called when all is on disk, before the former file loses its name.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        if before is not None:
+            before()
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    flush_folder(path.parent)
+
+
+def flush_folder(folder: Path) -> None:
+    """Have the names in a folder on disk, not only the files' contents."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
