@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 
-from vistok.checkpoints import CheckpointNotWritten, SafeCheckpointIO, damage, newest_valid, older
+from vistok.checkpoints import CheckpointNotWritten, SafeCheckpointIO, damage, newest_valid, older, shift
 
 
 def checkpoint(updates, size=10):
@@ -30,6 +30,16 @@ def test_the_last_ones_are_kept(tmp_path, keep, expected):
     found = sorted(path.parent.iterdir())
     assert found == sorted(older(path, i) for i in range(len(expected)))
     assert [updates(older(path, i)) for i in range(len(expected))] == expected
+
+
+def test_saving_goes_on_after_a_kill_between_the_two_renames(tmp_path):
+    """The newest checkpoint then has two names, its own and that of the one before it."""
+    path = tmp_path / "last.ckpt"
+    for i in (1, 2):
+        SafeCheckpointIO(2).save_checkpoint(checkpoint(i), path)
+    shift(path, 2)
+    SafeCheckpointIO(2).save_checkpoint(checkpoint(3), path)
+    assert [updates(older(path, i)) for i in range(2)] == [3, 2]
 
 
 def test_a_file_system_without_links(tmp_path, monkeypatch):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -166,6 +167,38 @@ def test_auto_begins_again_what_was_killed_before_its_first_checkpoint(train, tm
     (run / "metrics.csv").write_text("updates\n1\n")
     train(run, "ckpt=auto")
     assert saved(run)["updates"] == 2 and (run / "metrics_1.csv").is_file()
+
+
+def test_auto_closes_what_was_killed_after_its_last_checkpoint(train, tmp_path):
+    run = train(tmp_path / "run", "ema_decay=0.5")
+    report = (run / "metrics.json").read_text()
+    metrics, weights = json.loads(report)["metrics"], (run / "tokenizer" / "model.safetensors").read_bytes()
+    (run / "metrics.json").unlink()
+    shutil.rmtree(run / "tokenizer")
+    (run / "checkpoints" / "slim.safetensors").unlink()
+    train(run, "ema_decay=0.5", "ckpt=auto")
+    closed = json.loads((run / "metrics.json").read_text())
+    assert closed["updates"] == 2 and closed["metrics"] == metrics
+    assert (run / "tokenizer" / "model.safetensors").read_bytes() == weights
+    assert (run / "checkpoints" / "slim.safetensors").is_file()
+    with pytest.raises(ValueError, match="has made all of its updates: 2; raise updates= to go on"):
+        train(run, "ema_decay=0.5", "ckpt=auto")
+
+
+def test_validations_draw_no_numbers_of_the_training(train, tmp_path):
+    """A resumed process makes its loaders anew before another validation than the one that was never killed."""
+    words = ["quantizer.restart=0.5", "codebook_size=64", "schedule.decay=constant", "data.num_workers=1", "val_every=2"]
+    whole = train(tmp_path / "whole", *words, "updates=6")
+    train(tmp_path / "part", *words, "updates=2")
+    part = train(tmp_path / "part", *words, "updates=6", "ckpt=auto")
+    assert torch.equal(saved(whole)["random_state"]["cpu"], saved(part)["random_state"]["cpu"])
+    for name, tensor in saved(whole)["state_dict"].items():
+        assert torch.equal(saved(part)["state_dict"][name], tensor), name
+
+
+def test_auto_begins_in_a_folder_without_files(train, tmp_path):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    assert saved(train(tmp_path / "run", "ckpt=auto"))["updates"] == 2
 
 
 def test_auto_overwrites_nothing_else(train, tmp_path):

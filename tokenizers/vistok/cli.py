@@ -74,9 +74,9 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, float]:
     health = CodebookHealth(on_collapse=config.on_collapse)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     data, lit = build(config)
-    checkpoint = runs.checkpoint_of(config)
+    checkpoint, made = runs.checkpoint_of(config), 0
     if checkpoint:
-        runs.check_checkpoint(lit, checkpoint)
+        made = runs.check_checkpoint(lit, checkpoint)
     elif config.init:
         runs.load_slim(lit, Path(config.init))
     folder = runs.folder_of(config, checkpoint)
@@ -86,7 +86,10 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, float]:
         reports.open_run(config, folder, lit, data)
     started = time.monotonic()
     try:
-        trainer.fit(lit, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        if made < lit.schedule.updates:
+            trainer.fit(lit, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        else:  # killed before it was closed
+            trainer.validate(lit, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False)
     except Interrupted as interrupted:
         if trainer.is_global_zero:
             reports.say_how_to_resume(folder, lit, overrides)

@@ -49,7 +49,7 @@ def open_run(config: DictConfig, run: Path, lit: LitTokenizer, data: Data) -> No
 
 
 def close_run(run: Path, lit: LitTokenizer, data: Data, metrics: dict[str, float], seconds: float) -> None:
-    """Write ``metrics.json``, export, and print what came out and what to do with it."""
+    """Export, write ``metrics.json``, and print what came out and what to do with it."""
     report = finite(
         {
             "metrics": metrics,
@@ -59,9 +59,9 @@ def close_run(run: Path, lit: LitTokenizer, data: Data, metrics: dict[str, float
             "versions": versions(),
         }
     )
-    write_json(report, run / "metrics.json")
     save(lit.evaluated, run / "tokenizer", about=report)
     runs.save_slim(lit, run / runs.SLIM)
+    write_json(report, run / runs.METRICS)
     console = Console()
     if lit.updates < lit.schedule.updates:
         console.print(f"[yellow]stopped after {lit.updates:,} of {lit.schedule.updates:,} updates[/]", highlight=False)

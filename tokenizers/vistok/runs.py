@@ -1,5 +1,6 @@
 """Where a run lives, and the checkpoint that it goes on from."""
 
+import json
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 LAST = Path("checkpoints") / "last.ckpt"
 SLIM = Path("checkpoints") / "slim.safetensors"
+METRICS = "metrics.json"  # written last, when a run is closed
 
 
 def checkpoint_of(config: DictConfig) -> Path | None:
@@ -101,16 +103,29 @@ def load_slim(lit: "LitTokenizer", path: Path) -> None:
         lit.average.tokenizer.load_state_dict(weights)
 
 
-def check_checkpoint(lit: "LitTokenizer", path: Path) -> None:
-    """Refuse a checkpoint that is not there, is done already, or does not fit: before any data is read.
+def check_checkpoint(lit: "LitTokenizer", path: Path) -> int:
+    """Refuse a checkpoint that is not there, is of a finished run, or does not fit: before any data is read.
+
+    Returns:
+        The updates it has made. They may be all: a run can be killed after its last checkpoint and before its export.
 
     Raises:
         ValueError: The message names the keys and shapes that differ.
     """
     checkpoint = checkpoints.read(path)
-    if checkpoint["updates"] >= lit.schedule.updates:
-        raise ValueError(f"ckpt={path} has made all of its updates: {checkpoint['updates']}; raise updates= to go on")
+    updates = checkpoint["updates"]
+    if updates >= lit.schedule.updates and _updates_of_report(path.parent.parent / METRICS) >= updates:
+        raise ValueError(f"ckpt={path} has made all of its updates: {updates}; raise updates= to go on")
     _refuse_differences(f"ckpt={path}", checkpoint["state_dict"], lit.saved(lit.state_dict()))
+    return updates
+
+
+def _updates_of_report(path: Path) -> int:
+    """After how many updates a run was closed; 0 if it was not."""
+    try:
+        return int(json.loads(path.read_text())["updates"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
 
 
 def _refuse_differences(file: str, weights: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> None:
