@@ -187,7 +187,8 @@ def test_auto_closes_what_was_killed_after_its_last_checkpoint(train, tmp_path):
 
 def test_validations_draw_no_numbers_of_the_training(train, tmp_path):
     """A resumed process makes its loaders anew before another validation than the one that was never killed."""
-    words = ["quantizer.restart=0.5", "codebook_size=64", "schedule.decay=constant", "data.num_workers=1", "val_every=2"]
+    words = ["quantizer.restart=0.5", "codebook_size=64", "schedule.decay=constant"]
+    words += ["data.num_workers=1", "val_every=2"]
     whole = train(tmp_path / "whole", *words, "updates=6")
     train(tmp_path / "part", *words, "updates=2")
     part = train(tmp_path / "part", *words, "updates=6", "ckpt=auto")
