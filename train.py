@@ -9,7 +9,10 @@ from vistok import cli
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
 def main(config: DictConfig) -> None:
-    cli.run(cli.train, config, list(HydraConfig.get().overrides.task))
+    if config.estimate is not None:
+        cli.run(cli.estimate, config)
+    else:
+        cli.run(cli.train, config, list(HydraConfig.get().overrides.task))
 
 
 if __name__ == "__main__":

@@ -18,6 +18,10 @@ def parameters(module):
     ({}, 29_298_176, 42_449_795),  # VQGAN f16 and LlamaGen VQ-16
     ({"multipliers": (1, 1, 2, 4), "attention": (3,)}, 26_345_728, 38_316_163),  # VQGAN f8
     ({"multipliers": (1, 2, 2, 4), "attention": (3,)}, 28_559_232, 41_415_171),  # LlamaGen VQ-8
+    # Latent diffusion, by hand: VQGAN f16 less 248 * 4,608 weights and 248 biases of the last encoder convolution, and
+    # less 248 * 4,608 weights of the first decoder one; f8 as VQ-8 less 252 of them.
+    ({"dim": 8}, 29_298_176 - 248 * 4609, 42_449_795 - 248 * 4608),
+    ({"multipliers": (1, 2, 2, 4), "attention": (3,), "dim": 4}, 28_559_232 - 252 * 4609, 41_415_171 - 252 * 4608),
 ])  # fmt: skip
 def test_published_parameter_counts(arguments, encoder, decoder):
     with torch.device("meta"):
@@ -90,6 +94,14 @@ def test_taming(family, close):
         torch.nn.Conv2d(24, 32, 1),
     )
     check_whole_model(tokenizer, {from_taming(key, 4): tensor for key, tensor in weights.items()}, io, close)
+
+
+def test_latent_diffusion_without_attention(family, close):
+    weights, io = family("ldm_vq")
+    size = {"channels": 32, "multipliers": (2, 1), "num_blocks": 1, "attention": (), "dim": 3, "mid_attention": False}
+    maps = torch.nn.Conv2d(3, 3, 1), torch.nn.Conv2d(3, 3, 1)
+    tokenizer = Tokenizer(CNNEncoder(**size), VectorQuantizer(150, 3), CNNDecoder(**size), *maps)
+    check_whole_model(tokenizer, {from_taming(key, 2): tensor for key, tensor in weights.items()}, io, close)
 
 
 def check_whole_model(tokenizer, weights, io, close):

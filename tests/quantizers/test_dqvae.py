@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from vistok.quantizers import (
     Context,
@@ -108,6 +109,15 @@ def test_three_grains_by_hand():
     codes = quantized.codes[0, 0]
     assert (codes[:, :4] == codes[0, 0]).all()
     assert torch.equal(codes[:, 4:8], codes[::2, 4:8:2].repeat_interleave(2, 0).repeat_interleave(2, 1))
+
+
+@pytest.mark.parametrize("grains, given", [(2, 2), (3, 1)])
+def test_maps_beyond_the_grains_are_left_out_and_missing_ones_are_means(grains, given):
+    head = DynamicQuantizer(VectorQuantizer(16, 4), FeatureRouter(4, grains, groups=2))
+    z, half, quarter = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 4, 4), torch.randn(2, 4, 2, 2)
+    maps = head._maps(z, (quarter, half)[-given:])
+    expected = (half, z) if grains == 2 else (F.avg_pool2d(half, 2), half, z)
+    assert len(maps) == grains and all(torch.equal(a, b) for a, b in zip(maps, expected, strict=True))
 
 
 def test_maps_of_the_encoder_are_taken_as_they_are():
@@ -269,8 +279,7 @@ Z = torch.zeros(2, 4, 4, 4)
     (lambda: dual(rates=[0.3, 0.3]), "must be 1 shares for 2 grains"),
     (lambda: dual(budget="triple"), "budget must be one of plain, doubled, not 'triple'"),
     (lambda: dual(projection=torch.nn.Conv2d(8, 8, 1)), "projection makes 8 channels, but head.dim is 4"),
-    (lambda: dual()(Z, Context(maps=())), r"context.maps are of \[\], but 2 grains beside a latent of 4x4"),
-    (lambda: dual()(Z, Context(maps=(Z,))), r"context.maps are of \[\(4, 4\)\]"),
+    (lambda: dual()(Z, Context(maps=(Z,))), r"context.maps are of \[\(4, 4\)\], but 2 grains beside a latent of 4x4"),
     (lambda: dual()(Z[..., :3]), "a latent of 4x3 has no regions of 2 positions a side"),
     (lambda: dual().fold(), "a dynamic head is no plain table"),
     (lambda: FeatureRouter(4, 3, groups=2)([Z, Z], Context()), "maps are 2, but grains=3 need one each"),

@@ -106,15 +106,19 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, float]:
 
 def build(config: DictConfig) -> tuple["ImageDataModule", "LitTokenizer"]:
     """The data and the module to train, from a config; wrong arguments raise ValueError."""
+    data, lit = instantiate(config.data), build_module(config)
+    _check_image_size(data.image_size, lit.tokenizer)
+    return data, lit
+
+
+def build_module(config: DictConfig) -> "LitTokenizer":
+    """The module to train alone."""
     from vistok.training import LitTokenizer
 
-    data, tokenizer = instantiate(config.data), instantiate(config.tokenizer)
-    if data.image_size % tokenizer.factor:
-        raise ValueError(f"image_size={data.image_size} is not a multiple of the tokenizer's factor {tokenizer.factor}")
-    loss = instantiate(config.loss)
+    tokenizer, loss = instantiate(config.tokenizer), instantiate(config.loss)
     head_weights = {name: w for name, w in config.quantizer_weights.items() if name in tokenizer.quantizer.loss_names}
     loss["weights"] |= head_weights
-    lit = LitTokenizer(
+    return LitTokenizer(
         tokenizer=tokenizer,
         **loss,
         optimizer=instantiate(config.optimizer),
@@ -123,7 +127,36 @@ def build(config: DictConfig) -> tuple["ImageDataModule", "LitTokenizer"]:
         clip=config.clip,
         accumulate=config.accumulate,
     )
-    return data, lit
+
+
+def estimate(config: DictConfig) -> None:
+    """Print what the run would need, and the batch that fits ``config.estimate`` GiB; needs no data, weights or GPU.
+
+    Raises:
+        ValueError: The config does not make sense.
+    """
+    if isinstance(config.estimate, bool | str) or not config.estimate > 0:
+        raise ValueError(f"estimate is the memory of a GPU in GiB, above 0, not {config.estimate!r}")
+    _check_config(OmegaConf.merge(config, {"data": None}))
+    from vistok import estimate as estimator
+
+    config = OmegaConf.merge(config, {"weights": "random"})  # shapes are all that matters, so nothing is downloaded
+    gpu, precision = config.trainer.accelerator != "cpu", config.trainer.precision
+    ddp = str(config.trainer.strategy).startswith("ddp")
+
+    def build() -> "LitTokenizer":
+        lit = build_module(config)
+        _check_image_size(config.image_size, lit.tokenizer)
+        return lit
+
+    estimated = estimator.estimate(build, config.image_size, config.batch_size, gpu, precision, ddp)
+    about = f"{config.name}: {config.image_size} pixels, {precision} on {'a GPU' if gpu else 'the CPU'}"
+    estimator.show(estimated, config.estimate * estimator.GIB, about)
+
+
+def _check_image_size(image_size: int, tokenizer: "Tokenizer") -> None:
+    if image_size % tokenizer.factor:
+        raise ValueError(f"image_size={image_size} is not a multiple of the tokenizer's factor {tokenizer.factor}")
 
 
 def instantiate(node: DictConfig) -> Any:
@@ -165,8 +198,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         if not 0 <= config.rate <= 1:
             raise ValueError(f"rate={config.rate} must be a share in [0, 1]")
     data = instantiate(config.data)
-    if data.image_size % tokenizer.factor:
-        raise ValueError(f"image_size={data.image_size} is not a multiple of the tokenizer's factor {tokenizer.factor}")
+    _check_image_size(data.image_size, tokenizer)
     if config.network and data.num_test is not None and data.num_test < 2:
         raise ValueError(TOO_FEW)
     metrics, unavailable = _metrics(config, tokenizer)

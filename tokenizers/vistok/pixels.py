@@ -23,6 +23,37 @@ class PixelMap:
         return pixels if self == PixelMap() else (pixels - self.shift) / self.scale
 
 
+EPSILON = 0.1  # DALL-E's and BSQ-ViT's
+
+
+@dataclass(frozen=True)
+class LogitLaplaceMap:
+    """Pixels of a decoder that gives the mean μ of their logits, and ln b (arXiv:2102.12092, appendix A.3).
+
+    The encoder sees ``y = (1 - 2ε) x + ε``, where x in [0, 1] is the image. The decoder's output (b, 2c, H, W) is first
+    all μ, then all ln b, which only ``vistok.losses.LogitLaplace`` reads; the reconstruction is the pixel of logit μ.
+
+    Attributes:
+        epsilon: The ε, above 0 and below 0.5.
+    """
+
+    epsilon: float = EPSILON
+
+    def __post_init__(self):
+        if not 0 < self.epsilon < 0.5:
+            raise ValueError(f"epsilon must be above 0 and below 0.5, not {self.epsilon}")
+
+    def into(self, images: Tensor) -> Tensor:
+        return images * (0.5 - self.epsilon) + 0.5
+
+    def out(self, output: Tensor) -> Tensor:
+        """Images (b, c, H, W), within a factor of 1 / (1 - 2ε) of [-1, 1]."""
+        if output.shape[1] % 2:
+            raise ValueError(f"μ and ln b need an even number of channels: out_channels cannot be {output.shape[1]}")
+        mean = output.chunk(2, dim=1)[0]
+        return (mean.sigmoid() - 0.5) / (0.5 - self.epsilon)
+
+
 def to_float(images: Tensor) -> Tensor:
     """(b, 3, H, W) uint8 to [-1, 1]: 0 is -1 and 255 is 1."""
     return images.float() / 127.5 - 1

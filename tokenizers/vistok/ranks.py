@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.nn.functional import all_reduce
@@ -35,6 +36,19 @@ def mean_over_ranks(tensor: Tensor) -> Tensor:
     if dist.is_available() and dist.is_initialized():
         sum_over_ranks(tensor).div_(dist.get_world_size())
     return tensor
+
+
+def cat_over_ranks(tensor: Tensor) -> Tensor:
+    """The tensors of all ranks along the first axis, in the ranks' order, on each of them; without gradient.
+
+    They must be of the same shape on every rank.
+    """
+    _, size = rank_and_size()
+    if size == 1:
+        return tensor.detach()
+    parts = [torch.empty_like(tensor) for _ in range(size)]
+    dist.all_gather(parts, tensor.detach().contiguous())
+    return torch.cat(parts)
 
 
 def from_rank_zero(tensor: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vistok.pixels import PixelMap
+from vistok.pixels import LogitLaplaceMap, PixelMap
 from vistok.quantizers.base import Context, Quantized, Quantizer
 
 
@@ -21,6 +21,8 @@ class Tokenizer(nn.Module):
 
     Args:
         encoder: Images (b, c, H, W) to (b, encoder.dim, h, w); has ``factor`` (pixels of a latent's side) and ``dim``.
+            A hierarchical one gives a tuple of such maps, the coarsest first: the last one is quantized, and the head
+            gets the others in ``context.maps``.
         quantizer: The quantization head.
         decoder: (b, decoder.dim, h, w) to images; has ``dim`` and ``last_layer``.
         to_latent: From ``encoder.dim`` to ``quantizer.dim`` channels (VQGAN's quant_conv); None where they agree.
@@ -35,7 +37,7 @@ class Tokenizer(nn.Module):
         decoder: nn.Module,
         to_latent: nn.Conv2d | None = None,
         from_latent: nn.Conv2d | None = None,
-        pixels: PixelMap = PixelMap(),
+        pixels: PixelMap | LogitLaplaceMap = PixelMap(),
     ):
         super().__init__()
         into = quantizer.input_dim or quantizer.dim
@@ -69,18 +71,28 @@ class Tokenizer(nn.Module):
         """
         if isinstance(rate, float | int):
             rate = torch.full((len(images),), float(rate))
-        return self.quantizer(self.encode(images), Context(images=images, rate=rate))
+        *coarser, latent = self._maps(images)
+        return self.quantizer(latent, Context(images=images, maps=tuple(coarser) or None, rate=rate))
 
     def encode(self, images: Tensor) -> Tensor:
-        """Images (b, c, H, W) in [-1, 1] to the latent (b, d, h, w) before quantization."""
+        """Images (b, c, H, W) in [-1, 1] to the latent (b, d, h, w) before quantization, the finest of several."""
+        return self._maps(images)[-1]
+
+    def _maps(self, images: Tensor) -> tuple[Tensor, ...]:
+        """All maps of the encoder, coarsest first, in the channels of the latent."""
         height, width = images.shape[-2:]
         if height % self.factor or width % self.factor:
             raise ValueError(f"image size {height}x{width} is not a multiple of the tokenizer's factor {self.factor}")
-        return self.to_latent(self.encoder(self.pixels.into(images)))
+        maps = self.encoder(self.pixels.into(images))
+        return tuple(self.to_latent(m) for m in (maps if isinstance(maps, tuple) else (maps,)))
 
     def decode(self, latent: Tensor) -> Tensor:
         """A quantized latent (b, d, h, w) to images (b, c, H, W), unclamped."""
-        return self.pixels.out(self.decoder(self.from_latent(latent)))
+        return self.pixels.out(self.decoder_output(latent))
+
+    def decoder_output(self, latent: Tensor) -> Tensor:
+        """What the decoder makes of a quantized latent (b, d, h, w): what ``pixels.out`` turns into images."""
+        return self.decoder(self.from_latent(latent))
 
     @torch.no_grad()
     def tokenize(self, images: Tensor) -> Tensor:

@@ -37,6 +37,8 @@ class LitTokenizer(pl.LightningModule):
         schedule: Factor of both learning rates, for each update.
         adversary: Discriminator and its losses; None trains without.
         latent_losses: Losses ``loss(latent, images)`` by name.
+        output_losses: Losses ``loss(output, images)`` by name, on the decoder's output before the pixel map, such as
+            ``LogitLaplace``; like the image losses they count in the adaptive adversarial weight.
         ema_decay: Validate and export an average of the weights with this decay; None uses the weights themselves.
         clip: Largest gradient norm, for each of the two optimizers; None leaves gradients as they are.
         accumulate: Batches in one update.
@@ -54,6 +56,7 @@ class LitTokenizer(pl.LightningModule):
         schedule: Schedule,
         adversary: Adversary | None = None,
         latent_losses: Mapping[str, nn.Module] | None = None,
+        output_losses: Mapping[str, nn.Module] | None = None,
         ema_decay: float | None = None,
         clip: float | None = None,
         accumulate: int = 1,
@@ -64,6 +67,7 @@ class LitTokenizer(pl.LightningModule):
         self.tokenizer = tokenizer
         self.image_losses = nn.ModuleDict(image_losses)
         self.latent_losses = nn.ModuleDict(latent_losses or {})
+        self.output_losses = nn.ModuleDict(output_losses or {})
         self.adversary = adversary
         self.weights = dict(weights)
         self.make_optimizer = optimizer
@@ -71,7 +75,7 @@ class LitTokenizer(pl.LightningModule):
         self.average = None if ema_decay is None else AveragedTokenizer(tokenizer, ema_decay)
         self.metrics = ReconstructionMetrics(tokenizer.quantizer.codebook_sizes, tokenizer.factor)
         # Sums over images, not means of batches: ranks may have different numbers of images.
-        sums = {name: SumMetric(nan_strategy="disable").set_dtype(torch.float64) for name in image_losses}
+        sums = {name: SumMetric(nan_strategy="disable").set_dtype(torch.float64) for name in self.pixel_losses}
         self.validation_sums = nn.ModuleDict(sums)
         self.updates = 0
         self.batches = 0
@@ -80,7 +84,7 @@ class LitTokenizer(pl.LightningModule):
         self._random_state: dict[str, Tensor] = {}  # of a resumed run, until its first batch
         self._folded: list[Tokenizer] = []  # what validation runs; in a list, so that it is no child
 
-        terms = {*tokenizer.quantizer.loss_names, *self.image_losses, *self.latent_losses}
+        terms = {*tokenizer.quantizer.loss_names, *self.pixel_losses, *self.latent_losses}
         terms |= {"adversarial", "discriminator"} if adversary else set()
         if terms != set(self.weights):
             raise ValueError(
@@ -94,10 +98,20 @@ class LitTokenizer(pl.LightningModule):
         """The tokenizer that is validated and exported."""
         return self.tokenizer if self.average is None else self.average.tokenizer
 
+    @property
+    def pixel_losses(self) -> tuple[str, ...]:
+        """The names of all losses that compare images."""
+        return (*self.image_losses, *self.output_losses)
+
+    def compare(self, output: Tensor, reconstruction: Tensor, images: Tensor) -> dict[str, Tensor]:
+        """The pixel losses of a batch, from the decoder's output, what it shows, and the images."""
+        terms = {name: loss(reconstruction, images) for name, loss in self.image_losses.items()}
+        return terms | {name: loss(output, images) for name, loss in self.output_losses.items()}
+
     def configure_optimizers(self) -> list[Optimizer]:
         generator = [
             parameter
-            for part in (self.tokenizer, self.image_losses, self.latent_losses)
+            for part in (self.tokenizer, self.image_losses, self.latent_losses, self.output_losses)
             for parameter in part.parameters()
             if parameter.requires_grad
         ]
@@ -124,9 +138,10 @@ class LitTokenizer(pl.LightningModule):
         adversarial = self.adversary is not None and self.updates >= self.adversary.start
         last_batch = (self.batches + 1) % self.accumulate == 0
 
-        reconstruction, quantized = self.tokenizer(images)
-        terms = dict(quantized.losses)
-        terms |= {name: loss(reconstruction, images) for name, loss in self.image_losses.items()}
+        quantized = self.tokenizer.quantize(images)
+        output = self.tokenizer.decoder_output(quantized.latent)
+        reconstruction = self.tokenizer.pixels.out(output)
+        terms = quantized.losses | self.compare(output, reconstruction, images)
         terms |= {name: loss(quantized.latent, images) for name, loss in self.latent_losses.items()}
         scales = {}
         if adversarial:
@@ -156,7 +171,7 @@ class LitTokenizer(pl.LightningModule):
         return outputs
 
     def _adaptive_weight(self, terms: dict[str, Tensor]) -> Tensor:
-        image_loss = weighted_sum({name: terms[name] for name in self.image_losses}, self.weights)
+        image_loss = weighted_sum({name: terms[name] for name in self.pixel_losses}, self.weights)
         last_layer = self.tokenizer.decoder.last_layer
         return adaptive_weight(image_loss, terms["adversarial"], last_layer, self.adversary.max_weight)
 
@@ -215,10 +230,13 @@ class LitTokenizer(pl.LightningModule):
     def validation_step(self, images: Tensor, batch_idx: int) -> dict[str, Tensor] | None:
         if not len(images):  # none of them could be read
             return None
-        reconstruction, quantized = self._folded[0](images)
+        tokenizer = self._folded[0]
+        quantized = tokenizer.quantize(images)
+        output = tokenizer.decoder_output(quantized.latent)
+        reconstruction = tokenizer.pixels.out(output)
         self.metrics.update(images, reconstruction, quantized.codes, quantized.keep)
-        for name, loss in self.image_losses.items():
-            self.validation_sums[name].update(loss(reconstruction, images).double() * len(images))
+        for name, loss in self.compare(output, reconstruction, images).items():
+            self.validation_sums[name].update(loss.double() * len(images))
         return {"reconstruction": reconstruction, "codes": quantized.codes, "keep": quantized.keep}
 
     def on_validation_epoch_end(self) -> None:
@@ -238,15 +256,20 @@ class LitTokenizer(pl.LightningModule):
 
     def saved(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The part of a state dict that checkpoints hold: not the frozen networks of losses, nor metrics."""
-        losses = {"image_losses": self.image_losses, "latent_losses": self.latent_losses}
-        left_out = [
-            f"{group}.{name}."
-            for group, members in losses.items()
-            for name, loss in members.items()
-            if not any(parameter.requires_grad for parameter in loss.parameters())
-        ]
+        losses = {name: getattr(self, name) for name in ("image_losses", "latent_losses", "output_losses")}
+        left_out = [f"{group}.{name}." for group, members in losses.items() for name in frozen(members)]
         left_out += ["metrics.", "validation_sums."]
         return {key: value for key, value in state.items() if not key.startswith(tuple(left_out))}
+
+
+def frozen(losses: nn.ModuleDict) -> list[str]:
+    """The names of losses that have nothing to train, and of frozen networks (teachers) within the others."""
+    return [
+        name
+        for name, part in losses.named_modules()
+        if (name in losses or any(True for _ in part.parameters()))
+        and not any(parameter.requires_grad for parameter in part.parameters())
+    ]
 
 
 def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:

@@ -1,5 +1,20 @@
 """Encoders and decoders: any of them goes with any quantization head."""
 
+from vistok.backbones.adapters import BranchedEncoder
 from vistok.backbones.cnn import CNNDecoder, CNNEncoder
+from vistok.backbones.hierarchical import HierarchicalEncoder
+from vistok.backbones.magvit import MagvitDecoder, MagvitEncoder
+from vistok.backbones.positional import PositionalDecoder
+from vistok.backbones.vit import ViTDecoder, ViTEncoder
 
-__all__ = ["CNNDecoder", "CNNEncoder"]
+__all__ = [
+    "BranchedEncoder",
+    "CNNDecoder",
+    "CNNEncoder",
+    "HierarchicalEncoder",
+    "MagvitDecoder",
+    "MagvitEncoder",
+    "PositionalDecoder",
+    "ViTDecoder",
+    "ViTEncoder",
+]

@@ -1,7 +1,8 @@
 """The convolutional encoder and decoder of VQGAN (Esser et al., arXiv:2012.09841, appendix table 8).
 
-LlamaGen's VQ-16 (arXiv:2406.06525) is the same network under other names. With the defaults the encoder has
-29,298,176 parameters and the decoder 42,449,795, as published.
+LlamaGen's VQ-16 (arXiv:2406.06525) is the same network under other names, its VQ-8 and the first stages of latent
+diffusion (arXiv:2112.10752) are other arguments. With the defaults the encoder has 29,298,176 parameters and the
+decoder 42,449,795, as published.
 """
 
 import math
@@ -25,6 +26,8 @@ class CNNEncoder(nn.Module):
         in_channels: Channels of the image.
         patch: Side of the square of pixels that the first convolution sees as one position. 1 is VQGAN; more skips
             the levels of high resolution, where most of the time goes.
+        mid_attention: Whether there is self-attention between the blocks on the smallest grid; latent diffusion's
+            f4 model without attention has none.
     """
 
     def __init__(
@@ -36,11 +39,13 @@ class CNNEncoder(nn.Module):
         dim: int = 256,
         in_channels: int = 3,
         patch: int = 1,
+        mid_attention: bool = True,
     ):
         super().__init__()
         self.channels, self.multipliers, self.num_blocks = channels, tuple(multipliers), num_blocks
-        self.attention, self.dim, self.in_channels = _levels(attention, multipliers), dim, in_channels
-        self.patch, self.factor = patch, patch * 2 ** (len(multipliers) - 1)
+        self.attention, self.dim, self.in_channels = check_levels(attention, multipliers), dim, in_channels
+        self.patch, self.mid_attention = patch, mid_attention
+        self.factor = patch * 2 ** (len(multipliers) - 1)
 
         widths = [channels * m for m in multipliers]
         last = len(widths) - 1
@@ -49,7 +54,7 @@ class CNNEncoder(nn.Module):
             Level(before, width, num_blocks, i in self.attention, Downsample(width) if i < last else nn.Identity())
             for i, (before, width) in enumerate(zip([channels, *widths], widths, strict=False))
         )
-        self.mid = middle(widths[-1])
+        self.mid = middle(widths[-1], mid_attention)
         self.norm_out = group_norm(widths[-1])
         self.conv_out = nn.Conv2d(widths[-1], dim, 3, padding=1)
 
@@ -76,16 +81,18 @@ class CNNDecoder(nn.Module):
         dim: int = 256,
         out_channels: int = 3,
         patch: int = 1,
+        mid_attention: bool = True,
     ):
         super().__init__()
         self.channels, self.multipliers, self.num_blocks = channels, tuple(multipliers), num_blocks
-        self.attention, self.dim, self.out_channels = _levels(attention, multipliers), dim, out_channels
-        self.patch, self.factor = patch, patch * 2 ** (len(multipliers) - 1)
+        self.attention, self.dim, self.out_channels = check_levels(attention, multipliers), dim, out_channels
+        self.patch, self.mid_attention = patch, mid_attention
+        self.factor = patch * 2 ** (len(multipliers) - 1)
 
         widths = [channels * m for m in multipliers]
         last = len(widths) - 1
         self.conv_in = nn.Conv2d(dim, widths[-1], 3, padding=1)
-        self.mid = middle(widths[-1])
+        self.mid = middle(widths[-1], mid_attention)
         self.levels = nn.ModuleList(
             Level(
                 widths[min(i + 1, last)],
@@ -114,26 +121,34 @@ class CNNDecoder(nn.Module):
 class Level(nn.Module):
     """Residual blocks at one resolution, attention after each where asked for, then the change of resolution."""
 
-    def __init__(self, before: int, width: int, num_blocks: int, attention: bool, resample: nn.Module):
+    def __init__(
+        self, before: int, width: int, num_blocks: int, attention: bool, resample: nn.Module, bias: bool = True
+    ):
         super().__init__()
-        self.blocks = nn.ModuleList(ResnetBlock(before if i == 0 else width, width) for i in range(num_blocks))
+        self.blocks = nn.ModuleList(ResnetBlock(before if i == 0 else width, width, bias) for i in range(num_blocks))
         self.attentions = nn.ModuleList(AttentionBlock(width) if attention else nn.Identity() for _ in self.blocks)
         self.resample = resample
 
-    def forward(self, h: Tensor) -> Tensor:
+    def features(self, h: Tensor) -> Tensor:
+        """What the level makes of its input at its own resolution."""
         for block, attention in zip(self.blocks, self.attentions, strict=True):
             h = attention(block(h))
-        return self.resample(h)
+        return h
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.resample(self.features(h))
 
 
 class ResnetBlock(nn.Module):
-    def __init__(self, before: int, width: int):
+    """Two convolutions, each behind a norm and SiLU, beside a shortcut; ``bias`` is the convolutions'."""
+
+    def __init__(self, before: int, width: int, bias: bool = True):
         super().__init__()
         self.norm1 = group_norm(before)
-        self.conv1 = nn.Conv2d(before, width, 3, padding=1)
+        self.conv1 = nn.Conv2d(before, width, 3, padding=1, bias=bias)
         self.norm2 = group_norm(width)
-        self.conv2 = nn.Conv2d(width, width, 3, padding=1)
-        self.shortcut = nn.Conv2d(before, width, 1) if before != width else nn.Identity()
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=bias)
+        self.shortcut = nn.Conv2d(before, width, 1, bias=bias) if before != width else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv1(F.silu(self.norm1(x)))
@@ -181,9 +196,10 @@ class Upsample(nn.Module):
         return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
 
 
-def middle(width: int) -> nn.Sequential:
-    """What both networks do on the smallest grid: residual, attention, residual."""
-    return nn.Sequential(ResnetBlock(width, width), AttentionBlock(width), ResnetBlock(width, width))
+def middle(width: int, attention: bool = True) -> nn.Sequential:
+    """What both networks do on the smallest grid: residual, attention where asked for, residual."""
+    between = AttentionBlock(width) if attention else nn.Identity()
+    return nn.Sequential(ResnetBlock(width, width), between, ResnetBlock(width, width))
 
 
 def group_norm(width: int) -> nn.GroupNorm:
@@ -191,7 +207,8 @@ def group_norm(width: int) -> nn.GroupNorm:
     return nn.GroupNorm(math.gcd(32, width), width, eps=1e-6)
 
 
-def _levels(attention: Sequence[int], multipliers: Sequence[int]) -> tuple[int, ...]:
+def check_levels(attention: Sequence[int], multipliers: Sequence[int]) -> tuple[int, ...]:
+    """Refuse to put attention into levels that there are not."""
     outside = [level for level in attention if not 0 <= level < len(multipliers)]
     if outside:
         raise ValueError(f"attention names the levels {outside}, but there are levels 0 to {len(multipliers) - 1}")

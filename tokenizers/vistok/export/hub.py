@@ -12,8 +12,18 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import nn
 
-from vistok.backbones import CNNDecoder, CNNEncoder
-from vistok.pixels import PixelMap
+from vistok.backbones import (
+    BranchedEncoder,
+    CNNDecoder,
+    CNNEncoder,
+    HierarchicalEncoder,
+    MagvitDecoder,
+    MagvitEncoder,
+    PositionalDecoder,
+    ViTDecoder,
+    ViTEncoder,
+)
+from vistok.pixels import LogitLaplaceMap, PixelMap
 from vistok.quantizers import (
     DiVeQ,
     DynamicQuantizer,
@@ -32,8 +42,11 @@ FORMAT = 1
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 HEADS = (DynamicQuantizer, FactorizedQuantizer, SimVQ, VectorQuantizer, VQBridge)
 PARTS_OF_HEADS = (DiVeQ, EntropyRouter, FeatureRouter, RotationTrick, StraightThrough)
-CLASSES = {c.__name__: c for c in (Tokenizer, CNNDecoder, CNNEncoder, PixelMap, *HEADS, *PARTS_OF_HEADS, nn.Conv2d)}
-CONV_ARGUMENTS = ("in_channels", "out_channels", "kernel_size", "padding")
+BACKBONES = (CNNDecoder, CNNEncoder, HierarchicalEncoder, MagvitDecoder, MagvitEncoder, PositionalDecoder)
+BACKBONES += (BranchedEncoder, ViTDecoder, ViTEncoder)
+PIXELS = (LogitLaplaceMap, PixelMap)
+CLASSES = {c.__name__: c for c in (Tokenizer, *PIXELS, *BACKBONES, *HEADS, *PARTS_OF_HEADS, nn.Conv2d)}
+CONV_ARGUMENTS = ("in_channels", "out_channels", "kernel_size", "padding", "groups")
 
 
 def save(tokenizer: Tokenizer, folder: str | Path, about: dict[str, Any] | None = None) -> Path:

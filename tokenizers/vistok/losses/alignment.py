@@ -1,22 +1,149 @@
-"""Representation learning: a latent's features drawn to those of a frozen teacher (FQGAN, arXiv:2411.16681)."""
+"""Representation learning: features made from codes are drawn to those of a frozen teacher (FQGAN, arXiv:2411.16681).
+
+A latent loss is ``loss(latent, images)``. These have parameters, the predictor's, which the generator's optimizer
+trains; the tokenizer is exported without them.
+"""
+
+import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+from vistok.backbones.adapters import clip_blocks, learned_positions
+from vistok.losses.teachers import Teacher
+from vistok.ranks import cat_over_ranks, rank_and_size
 
 
-def info_nce(predicted: Tensor, teacher: Tensor) -> Tensor:
-    """How badly each prediction tells its own image's teacher feature from those of the batch (section 3.4 and code).
-
-    ``-mean_b log softmax_j cos(p_b, t_j)`` at ``j = b``, without a temperature; the negatives are the other images of
-    this process's batch.
+class ContrastiveAlignment(nn.Module):
+    """From the quantized latent of one sub-codebook, predict which of the batch's images it is of (section 3.4).
 
     Args:
-        predicted: (b, d), one vector for each image.
+        teacher: Images to features (b, teacher.dim), of which the predictor has the width.
+        dim: Channels of the whole latent.
+        num_parts: Sub-codebooks, which share the channels equally.
+        part: The one that learns from the teacher, from 0.
+        grid: Side of the latent grid that the predictor's learned positions are for; interpolated to any other.
+        depth: Transformer blocks of the predictor.
+        heads: Attention heads of a block; they divide ``teacher.dim``.
+        gather: Whether the negatives are the images of all processes; the authors take those of one.
+    """
+
+    def __init__(
+        self,
+        teacher: Teacher,
+        dim: int,
+        num_parts: int = 1,
+        part: int = 0,
+        grid: int = 16,
+        depth: int = 3,
+        heads: int = 8,
+        gather: bool = True,
+    ):
+        super().__init__()
+        if teacher.patches:
+            raise ValueError("patches=True: this loss compares images, so the teacher must give one feature of each")
+        self.num_parts, self.part, self.gather = num_parts, part, gather
+        self.teacher = teacher
+        self.predictor = FeaturePrediction(width_of(dim, num_parts, part), teacher.dim, grid, depth, heads)
+
+    def forward(self, latent: Tensor, images: Tensor) -> Tensor:
+        predicted = self.predictor(latent.chunk(self.num_parts, dim=1)[self.part])
+        return info_nce(predicted, self.teacher(images), self.gather)
+
+
+class PatchAlignment(nn.Module):
+    """One minus the cosine between the teacher's patch features and what a small network makes of the latent there.
+
+    As in REPA (arXiv:2410.06940), with two layers; the prediction is resized to the teacher's grid.
+
+    Args:
+        teacher: Images to features of patches (b, n, teacher.dim) on a square grid.
+        dim: Channels of the whole latent.
+        num_parts: Sub-codebooks, which share the channels equally.
+        part: The one that learns from the teacher, from 0.
+        hidden: Channels of the hidden layer.
+    """
+
+    def __init__(self, teacher: Teacher, dim: int, num_parts: int = 1, part: int = 0, hidden: int = 1024):
+        super().__init__()
+        if not teacher.patches:
+            raise ValueError("patches=False: this loss compares patches, so the teacher must give their features")
+        self.num_parts, self.part = num_parts, part
+        self.teacher = teacher
+        before = width_of(dim, num_parts, part)
+        self.predictor = nn.Sequential(nn.Conv2d(before, hidden, 1), nn.SiLU(), nn.Conv2d(hidden, teacher.dim, 1))
+
+    def forward(self, latent: Tensor, images: Tensor) -> Tensor:
+        features = self.teacher(images).float()
+        side = math.isqrt(features.shape[1])
+        predicted = self.predictor(latent.chunk(self.num_parts, dim=1)[self.part]).float()
+        if predicted.shape[2:] != (side, side):
+            predicted = F.interpolate(predicted, (side, side), mode="bilinear", antialias=True)
+        return 1 - F.cosine_similarity(rearrange(predicted, "b d h w -> b (h w) d"), features, dim=2).mean()
+
+
+def width_of(dim: int, num_parts: int, part: int) -> int:
+    """Channels of one of the equal parts of a latent."""
+    if num_parts < 1 or dim % num_parts:
+        raise ValueError(f"num_parts={num_parts} does not divide the latent's {dim} channels")
+    if not 0 <= part < num_parts:
+        raise ValueError(f"part={part} is none of the parts 0 to {num_parts - 1}")
+    return dim // num_parts
+
+
+class FeaturePrediction(nn.Module):
+    """A quantized latent (b, dim, h, w) to one feature of the image (b, width): a small ViT's class token.
+
+    With ``dim=8``, ``width=1024`` and ``grid=16`` it has 39,115,776 parameters, as published.
+
+    Args:
+        dim: Channels of the latent.
+        width: Channels of the feature, and of the transformer.
+        grid: Side of the latent grid that the learned positions are for; they are interpolated to any other.
+        depth: Transformer blocks.
+        heads: Attention heads of a block; they divide ``width``.
+    """
+
+    def __init__(self, dim: int, width: int, grid: int = 16, depth: int = 3, heads: int = 8):
+        super().__init__()
+        self.upscale = nn.Sequential(nn.Linear(dim, width), nn.ReLU(), nn.Linear(width, width))
+        self.class_token = nn.Parameter(torch.randn(width) * width**-0.5)
+        self.class_position = nn.Parameter(torch.randn(width) * width**-0.5)
+        self.positions = learned_positions(width, grid)
+        self.norm_in = nn.LayerNorm(width)
+        self.blocks = nn.Sequential(*clip_blocks(width, depth, heads))
+        self.norm_out = nn.LayerNorm(width)
+
+    def forward(self, latent: Tensor) -> Tensor:
+        tokens = self.upscale(rearrange(latent, "b d h w -> b (h w) d"))
+        tokens = tokens + rearrange(self.positions(latent), "d h w -> (h w) d")
+        first = repeat(self.class_token + self.class_position, "d -> b 1 d", b=len(latent))
+        tokens = self.blocks(self.norm_in(torch.cat([first, tokens], dim=1)))
+        return self.norm_out(tokens[:, 0])
+
+
+def info_nce(predicted: Tensor, teacher: Tensor, gather: bool = True) -> Tensor:
+    """How badly each prediction tells its own image's teacher feature from those of the batch (section 3.4 and code).
+
+    ``-mean_b log softmax_j cos(p_b, t_j)`` at ``j = b``, without a temperature. Only teacher features are negatives, so
+    they alone are gathered: the mean over ranks of value and gradient is then what one process with all the images has.
+
+    Args:
+        predicted: (b, d), one vector for each image of this process.
         teacher: The same shape; gets no gradient.
+        gather: Whether the negatives are the images of all processes, each of which must have b; else this one's alone,
+            as in the authors' code.
 
     Returns:
-        A scalar; ln b for features that tell nothing.
+        A scalar; for features that tell nothing the logarithm of the number of images.
     """
-    similarity = F.normalize(predicted.float(), dim=1) @ F.normalize(teacher.detach().float(), dim=1).T
-    return F.cross_entropy(similarity, torch.arange(len(predicted), device=predicted.device))
+    with torch.autocast(predicted.device.type, enabled=False):  # bf16 would round the cosines to two or three digits
+        own = torch.arange(len(predicted), device=predicted.device)
+        features = teacher.detach().float()
+        if gather:
+            own = own + rank_and_size()[0] * len(predicted)
+            features = cat_over_ranks(features)
+        similarity = F.normalize(predicted.float(), dim=1) @ F.normalize(features, dim=1).T
+        return F.cross_entropy(similarity, own)

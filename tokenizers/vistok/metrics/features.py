@@ -2,24 +2,20 @@
 
 import hashlib
 import io
-import pickle
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
-import safetensors.torch
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from vistok.weights import downloading
+from vistok.weights import FrozenNetwork, downloading, fixed_seed, load_state, read_state, timm_network
 
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # its release's file
 
 
-class FeatureNetwork(nn.Module):
-    """Frozen, and in evaluation mode whatever its parent does.
+class FeatureNetwork(FrozenNetwork):
+    """Images to features.
 
     Attributes:
         name: What a number made with these features is called after.
@@ -28,12 +24,6 @@ class FeatureNetwork(nn.Module):
 
     name: str
     dim: int
-
-    def train(self, mode: bool = True) -> "FeatureNetwork":
-        return super().train(False)
-
-    def _freeze(self) -> None:
-        self.eval().requires_grad_(False)
 
 
 class Inception(FeatureNetwork):
@@ -66,19 +56,19 @@ class Inception(FeatureNetwork):
                 )
             digest = INCEPTION_SHA256
         else:
-            state = _read(weights)
+            state = read_state(weights)
             digest = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
         file = io.BytesIO()  # torch-fidelity unpickles the file it is given, so it is given one of plain tensors
         torch.save(state, file)
         file.seek(0)
         try:
-            with _fixed_seed():
+            with fixed_seed():
                 self.network = fidelity.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], file)
         except RuntimeError as error:
             raise ValueError(f"{weights} does not hold torch-fidelity's Inception: {error}") from error
         self.official = digest == INCEPTION_SHA256
         self.name = "inception" if self.official else f"inception_{digest[:8]}"
-        self._freeze()
+        self.freeze()
 
     def forward(self, images: Tensor) -> Tensor:
         return self.network(images)[0]
@@ -100,26 +90,9 @@ class TimmFeatures(FeatureNetwork):
 
     def __init__(self, model: str, weights: str | Path = "pretrained"):
         super().__init__()
-        try:
-            import timm
-        except ImportError as error:
-            raise ImportError("TimmFeatures needs timm: pip install 'vistok[timm]'") from error
-
-        if not timm.is_model(model):
-            raise ValueError(f"timm has no model {model!r}")
-        with _fixed_seed(), downloading(f"timm's weights of {model}", "give the path of a file with them"):
-            try:
-                self.network = timm.create_model(model, pretrained=weights == "pretrained", num_classes=0)
-            except RuntimeError as error:  # no such tag, or no weights for this model
-                raise ValueError(f"timm cannot make {model!r} with weights={weights!r}: {error}") from error
-        if weights not in ("pretrained", "random"):
-            classifiers = self.network.pretrained_cfg.get("classifier") or ()
-            classifiers = (classifiers,) if isinstance(classifiers, str) else classifiers
-            dropped = tuple(f"{name}." for name in classifiers)
-            _load(self.network, {k: v for k, v in _read(weights).items() if not k.startswith(dropped)}, weights)
-        settings = timm.data.resolve_model_data_config(self.network)
+        self.network, settings = timm_network(model, weights)
         self.preprocess = Preprocess(settings["input_size"][1:], settings["mean"], settings["std"])
-        self._freeze()
+        self.freeze()
         self.name = _name(model, weights)
         self.dim = _width(self)
 
@@ -151,18 +124,20 @@ class TorchvisionFeatures(FeatureNetwork):
         if model not in models.list_models(module=models):
             raise ValueError(f"torchvision has no classifier {model!r}")
         published = models.get_model_weights(model).DEFAULT
-        with _fixed_seed(), downloading(f"torchvision's weights of {model}", "give the path of a file with them"):
+        with fixed_seed(), downloading(f"torchvision's weights of {model}", "give the path of a file with them"):
             network = models.get_model(model, weights=published if weights == "pretrained" else None, progress=False)
         parts = dict(network.named_children())
         if not {"features", "classifier"} <= parts.keys():
             raise ValueError(f"torchvision's {model} is no convnet with `features`; TimmFeatures may have it")
         self.network = parts["features"]
         if weights not in ("pretrained", "random"):
-            state = {k.removeprefix("features."): v for k, v in _read(weights).items() if k.startswith("features.")}
-            _load(self.network, _nest(state) if model == "mobilenet_v2" else state, weights)
+            state = {
+                k.removeprefix("features."): v for k, v in read_state(weights).items() if k.startswith("features.")
+            }
+            load_state(self.network, _nest(state) if model == "mobilenet_v2" else state, weights)
         settings = published.transforms()
         self.preprocess = Preprocess((settings.crop_size[0],) * 2, settings.mean, settings.std)
-        self._freeze()
+        self.freeze()
         self.name = _name(model, weights)
         self.dim = _width(self)
 
@@ -190,14 +165,6 @@ class Preprocess(nn.Module):
         return (resized / 255 - self.mean) / self.std
 
 
-@contextmanager
-def _fixed_seed() -> Iterator[None]:
-    """Random weights are the same every time, and the caller's random numbers go on as if none had been drawn."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        yield
-
-
 def _name(model: str, weights: str | Path) -> str:
     return f"{model}_random" if weights == "random" else model
 
@@ -205,20 +172,6 @@ def _name(model: str, weights: str | Path) -> str:
 @torch.no_grad()
 def _width(network: FeatureNetwork) -> int:
     return network(torch.zeros(1, 3, 32, 32, dtype=torch.uint8)).shape[1]
-
-
-def _read(path: str | Path) -> dict[str, Tensor]:
-    """The state dict in a ``.safetensors`` file, or in one of torch's, from which nothing but tensors is unpickled."""
-    try:
-        if Path(path).suffix == ".safetensors":
-            state = safetensors.torch.load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, SafetensorError) as error:
-        raise ValueError(f"{path} is not a file of plain tensors: {error}") from error
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(f"{path} is not a state dict: names and their tensors")
-    return state
 
 
 def _nest(state: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -239,13 +192,3 @@ def _nest(state: dict[str, Tensor]) -> dict[str, Tensor]:
             key = f"{block}.conv.{table.get(layer, layer)}.{parameter}"
         nested[key] = value
     return nested
-
-
-def _load(network: nn.Module, state: dict[str, Tensor], path: str | Path) -> None:
-    """Load weights stored in any precision; ``ValueError`` names the keys that are missing or too many."""
-    try:
-        missing, unexpected = network.load_state_dict(state, strict=False)
-    except RuntimeError as error:  # shapes
-        raise ValueError(f"{path} does not fit: {error}") from error
-    if missing or unexpected:
-        raise ValueError(f"{path} does not fit: missing keys {missing}, unexpected keys {unexpected}")

@@ -23,8 +23,8 @@ class DynamicQuantizer(Quantizer):
     position of each cell, whose code is the token (``vistok.quantizers.sequences`` packs them). A cell of n positions
     weighs 1 / n at each in the losses and statistics, so that every token counts alike.
 
-    The coarser maps come from a hierarchical encoder through ``context.maps``, coarsest first, or else are means of the
-    latent. ``context.rate`` asks for a share of regions for the finer grains: (b,), or (b, G - 1) with more than two.
+    The coarser maps come from a hierarchical encoder through ``context.maps``, coarsest first; those that it lacks are
+    means of the coarsest it has, or of the latent, and those beyond G are left out. ``context.rate`` asks for a share of regions for the finer grains: (b,), or (b, G - 1) with more than two.
 
     Args:
         head: Quantizes the assembled latent; any head.
@@ -36,8 +36,7 @@ class DynamicQuantizer(Quantizer):
             quant_conv, which its router does not see); None where they agree.
 
     Raises:
-        ValueError: Of ``forward``: the maps are not one for each grain, each half as large as the next; or a rate is
-            not in [0, 1].
+        ValueError: Of ``forward``: the maps are not each half as large as the next, or a rate is not in [0, 1].
     """
 
     def __init__(
@@ -112,15 +111,17 @@ class DynamicQuantizer(Quantizer):
         if h % 2 ** (self.grains - 1) or w % 2 ** (self.grains - 1):
             raise ValueError(f"a latent of {h}x{w} has no regions of {2 ** (self.grains - 1)} positions a side")
         z = z.float()
-        if coarser is None:
-            return (*(F.avg_pool2d(z, 2**step) for step in steps), z)
-        shapes = [tuple(m.shape[-2:]) for m in coarser]
+        given = [] if coarser is None else [m.float() for m in coarser[1 - self.grains :]]
+        coarsest = given[0] if given else z
+        missing = self.grains - 1 - len(given)
+        maps = [F.avg_pool2d(coarsest, 2**step) for step in range(missing, 0, -1)] + given
+        shapes = [tuple(m.shape[-2:]) for m in maps]
         expected = [(h >> step, w >> step) for step in steps]
         if shapes != expected:
             raise ValueError(
                 f"context.maps are of {shapes}, but {self.grains} grains beside a latent of {h}x{w} need {expected}"
             )
-        return (*(m.float() for m in coarser), z)
+        return (*maps, z)
 
     def grain_bits(self, positions: int) -> float:
         """Bits that say which grain each region of a grid of so many positions has, at log2 G each."""

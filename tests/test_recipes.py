@@ -1,0 +1,121 @@
+"""Every recipe in ``configs/experiment`` has its published sizes, and trains."""
+
+import csv
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+import vistok
+from vistok import cli
+from vistok.losses import LPIPS
+
+
+class Recipe(NamedTuple):
+    encoder: int  # parameters
+    decoder: int
+    latent: tuple[int, ...]  # d, h, w of the finest latent
+    codebook: int = 16384
+    total: int | None = None  # parameters of the whole tokenizer, where published
+
+
+F16 = 29_298_176, 42_449_795
+F8 = 28_559_232, 41_415_171
+SIMVQ = 24_282_496, 39_851_907, (128, 16, 16)
+DQVAE_DUAL = 33_042_176, 14_397_571, (256, 32, 32), 1024
+
+RECIPES = {
+    "vqgan_f16_1k_imagenet256": Recipe(*F16, (256, 16, 16), 1024),
+    "vqgan_f16_16k_imagenet256": Recipe(*F16, (256, 16, 16)),
+    # Latent diffusion: of f8 and f16 by hand (tests/backbones/test_cnn.py), of f4 only measured.
+    "ldm_vq_f4_openimages256": Recipe(22_337_411, 32_960_771, (3, 64, 64), 8192),
+    "ldm_vq_f8_openimages256": Recipe(27_397_764, 40_253_955, (4, 32, 32)),
+    "ldm_vq_f16_openimages256": Recipe(28_155_144, 41_307_011, (8, 16, 16)),
+    "vitvqgan_ss_imagenet256": Recipe(27_942_912, 27_581_824, (32, 32, 32), 8192),
+    "vitvqgan_bb_imagenet256": Recipe(90_713_088, 89_384_832, (32, 32, 32), 8192),
+    "vitvqgan_sl_imagenet256": Recipe(27_942_912, 597_548_928, (32, 32, 32), 8192),
+    "simvq_1k_imagenet128": Recipe(*SIMVQ, 1024),
+    "simvq_8k_imagenet128": Recipe(*SIMVQ, 8192),
+    "simvq_65k_imagenet128": Recipe(*SIMVQ, 65536),
+    "simvq_262k_imagenet128": Recipe(*SIMVQ, 262_144),
+    # FQGAN's triple encoder is published as 88.8 M for f16.
+    "fqgan_dual_f16_imagenet256": Recipe(68_573_952, F16[1], (16, 16, 16)),
+    "fqgan_dual_f8_imagenet256": Recipe(68_621_440, F8[1], (16, 32, 32)),
+    "fqgan_triple_f16_imagenet256": Recipe(88_802_304, F16[1], (24, 16, 16)),
+    "fqgan_triple_f8_imagenet256": Recipe(89_243_008, F8[1], (24, 32, 32)),
+    "fvq_16k_imagenet256": Recipe(*F16, (256, 16, 16), total=80_411_011),
+    "fvq_65k_imagenet256": Recipe(*F16, (256, 16, 16), 65536),
+    "fvq_262k_imagenet256": Recipe(*F16, (256, 16, 16), 262_144),
+    "dqvae_dual_imagenet256": Recipe(*DQVAE_DUAL),
+    "dqvae_dual_entropy_imagenet256": Recipe(*DQVAE_DUAL),
+    "dqvae_triple_imagenet256": Recipe(58_624_512, *DQVAE_DUAL[1:]),
+    "llamagen_vq16_imagenet256": Recipe(*F16, (8, 16, 16), total=71_883_403),
+    "llamagen_vq8_imagenet256": Recipe(*F8, (8, 32, 32), total=70_109_835),
+}
+SMALL = {"channels": 8, "num_blocks": 1, "dim": 96, "depth": 1, "num_heads": 2, "heads": 2, "head_dim": 8}
+CODEBOOK = 64
+
+
+def parameters(module: torch.nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+@pytest.fixture(scope="session")
+def lpips() -> LPIPS:
+    return LPIPS("vgg", "random")
+
+
+@pytest.fixture(autouse=True)
+def one_lpips(monkeypatch, lpips):
+    """Recipes share one perceptual network, which is frozen: to make it takes longer than two updates."""
+    monkeypatch.setattr("vistok.losses.LPIPS", lambda net, weights: lpips)
+
+
+def test_every_recipe_is_in_the_table():
+    files = (Path(__file__).parent.parent / "configs" / "experiment").glob("*.yaml")
+    assert sorted(path.stem for path in files) == sorted(RECIPES)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_published_sizes(compose, name):
+    config, recipe = compose("train", f"experiment={name}", "data=folder", "data.root=x"), RECIPES[name]
+    cli._check_config(config)
+    with torch.device("meta"):
+        tokenizer = cli.instantiate(config.tokenizer)
+        latent = tokenizer.encode(torch.empty(1, 3, config.image_size, config.image_size))
+        cli.build_module(OmegaConf.merge(config, {"weights": "random"}))  # every term has a weight
+    assert (parameters(tokenizer.encoder), parameters(tokenizer.decoder)) == (recipe.encoder, recipe.decoder)
+    assert latent.shape[1:] == recipe.latent and tokenizer.factor * recipe.latent[-1] == config.image_size
+    assert set(tokenizer.quantizer.codebook_sizes) == {recipe.codebook}
+    assert recipe.total in (None, parameters(tokenizer))
+
+
+def shrink(backbone: DictConfig) -> None:
+    """Make every network small, in place; what is interpolated follows."""
+    for key in backbone:
+        if OmegaConf.is_interpolation(backbone, key):
+            continue
+        if isinstance(backbone[key], DictConfig):
+            shrink(backbone[key])
+        elif key in SMALL and isinstance(backbone[key], int):
+            backbone[key] = min(SMALL[key], backbone[key])
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_two_updates(compose, tmp_path, name):
+    config = compose("train", f"experiment={name}", "trainer=debug", "image_size=32", "accumulate=1")
+    shrink(config.backbone)
+    for loss in config.loss.latent_losses.values():
+        loss.teacher.model = "test_vit.r160_in1k"
+    config.latent_dim = min(config.latent_dim, 32)
+    config.codebook_size, config.run_dir = CODEBOOK, str(tmp_path / "run")
+    assert cli.train(config, [])["images"] > 0
+    rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").open()))
+    losses = [{key: float(value) for key, value in row.items() if key.startswith("train/") and value} for row in rows]
+    assert [len(terms) > 4 and all(map(math.isfinite, terms.values())) for terms in losses if terms] == [True, True]
+    tokenizer = vistok.load(tmp_path / "run")
+    codes = tokenizer.tokenize(torch.rand(2, 3, 32, 32) * 2 - 1)
+    assert codes.shape[-1] == 32 // tokenizer.factor and codes.max() < CODEBOOK

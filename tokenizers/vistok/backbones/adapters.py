@@ -1,0 +1,109 @@
+"""FQGAN's encoder: VQGAN's path down, then a transformer for each sub-codebook (arXiv:2411.16681 and its code).
+
+With the defaults (two branches, f16) it has 68,573,952 parameters, as published; with ``multipliers=(1, 2, 2, 4)``,
+``attention=(3,)`` and ``grid=32`` it is the published f8 one, 68,621,440. The decoder is ``CNNDecoder``.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vistok.backbones.cnn import Downsample, Level, check_levels, group_norm, middle
+from vistok.backbones.vit import Block, LearnedPositions, Transformer
+
+
+class BranchedEncoder(nn.Module):
+    """Images (b, in_channels, H, W) in [-1, 1] to the latents of all branches, (b, dim, H / factor, W / factor).
+
+    The branches' latents lie side by side on the channels, in the order of the sub-codebooks; a 1x1 convolution with
+    ``groups=branches`` as the tokenizer's ``to_latent`` keeps them apart.
+
+    Args:
+        channels: Channels at full resolution.
+        multipliers: Channels of each level, as multiples of ``channels``; every level but the last halves the grid.
+        num_blocks: Residual blocks in each level.
+        attention: Levels (0 is full resolution) whose blocks are followed by self-attention.
+        dim: Channels of the latent, of all branches together.
+        in_channels: Channels of the image.
+        branches: How many, k.
+        grid: Side of the latent grid that the learned positions are for; they are interpolated to any other.
+        depth: Transformer blocks of a branch.
+        heads: Attention heads of a block; they divide the channels of the last level.
+    """
+
+    def __init__(
+        self,
+        channels: int = 128,
+        multipliers: Sequence[int] = (1, 1, 2, 2, 4),
+        num_blocks: int = 2,
+        attention: Sequence[int] = (4,),
+        dim: int = 512,
+        in_channels: int = 3,
+        branches: int = 2,
+        grid: int = 16,
+        depth: int = 6,
+        heads: int = 8,
+    ):
+        super().__init__()
+        if branches < 1 or dim % branches:
+            raise ValueError(f"branches={branches} does not divide the latent's dim={dim}")
+        self.channels, self.multipliers, self.num_blocks = channels, tuple(multipliers), num_blocks
+        self.attention, self.dim, self.in_channels = check_levels(attention, multipliers), dim, in_channels
+        self.grid, self.depth, self.heads = grid, depth, heads
+        self.factor = 2 ** (len(multipliers) - 1)
+
+        widths = [channels * m for m in multipliers]
+        last = len(widths) - 1
+        self.conv_in = nn.Conv2d(in_channels, channels, 3, padding=1)
+        self.levels = nn.ModuleList(
+            Level(before, width, num_blocks, i in self.attention, Downsample(width) if i < last else nn.Identity())
+            for i, (before, width) in enumerate(zip([channels, *widths], widths, strict=False))
+        )
+        self.mid = middle(widths[-1])
+        self.tails = nn.ModuleList(Branch(widths[-1], dim // branches, grid, depth, heads) for _ in range(branches))
+
+    @property
+    def branches(self) -> int:
+        """How many branches there are."""
+        return len(self.tails)
+
+    def forward(self, images: Tensor) -> Tensor:
+        h = self.conv_in(images)
+        for level in self.levels:
+            h = level(h)
+        h = self.mid(h)
+        return torch.cat([tail(h) for tail in self.tails], dim=1)
+
+
+class Branch(nn.Module):
+    """What one sub-codebook alone sees: an adapter, and VQGAN's output layers."""
+
+    def __init__(self, width: int, dim: int, grid: int, depth: int, heads: int):
+        super().__init__()
+        self.adapter = Transformer(width, clip_blocks(width, depth, heads), learned_positions(width, grid), True, False)
+        self.norm_out = group_norm(width)
+        self.conv_out = nn.Conv2d(width, dim, 3, padding=1)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.conv_out(F.silu(self.norm_out(self.adapter(h))))
+
+
+def clip_blocks(width: int, depth: int, heads: int) -> list[Block]:
+    """CLIP's residual attention blocks, with the exact GELU; they begin as those of torch's own attention do."""
+    if width % heads:
+        raise ValueError(f"heads={heads} does not divide the {width} channels of a transformer")
+    blocks = [Block(width, heads, width // heads, 4, "gelu", qkv_bias=True) for _ in range(depth)]
+    for block in blocks:
+        nn.init.xavier_uniform_(block.attention.qkv.weight)
+        nn.init.zeros_(block.attention.qkv.bias)
+        nn.init.zeros_(block.attention.out.bias)
+    return blocks
+
+
+def learned_positions(width: int, grid: int) -> LearnedPositions:
+    """Positions of a square grid, as large at the start as CLIP's."""
+    positions = LearnedPositions(width, grid)
+    nn.init.normal_(positions.table, std=width**-0.5)
+    return positions

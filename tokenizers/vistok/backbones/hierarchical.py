@@ -1,0 +1,80 @@
+"""The encoder of DQ-VAE, which gives maps at several resolutions (arXiv:2305.11718, section 3.2 and code).
+
+With the defaults (two maps, f16 and f8) it has 33,042,176 parameters, as published without the router; with
+``multipliers=(1, 1, 2, 2, 4, 4)``, ``attention=(3, 4, 5)`` and ``num_maps=3`` it is the published f32, f16 and f8 one.
+"""
+
+from collections.abc import Sequence
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vistok.backbones.cnn import Downsample, Level, check_levels, group_norm, middle
+
+
+class HierarchicalEncoder(nn.Module):
+    """Images (b, in_channels, H, W) in [-1, 1] to ``num_maps`` maps of ``dim`` channels, the coarsest first.
+
+    The path down is VQGAN's; each of its last levels ends in a map of its own. The finest is (b, dim, H / factor,
+    W / factor) and each coarser one half as large. A tokenizer quantizes the finest and shows the others to the head.
+    A head that does not look at them (any but ``DynamicQuantizer``) leaves the parameters behind the finest map
+    without gradient: one process trains all the same, several need ``find_unused_parameters``, as in ``trainer=ddp``.
+
+    Args:
+        channels: Channels at full resolution.
+        multipliers: Channels of each level, as multiples of ``channels``; every level but the last halves the grid.
+        num_blocks: Residual blocks in each level.
+        attention: Levels (0 is full resolution) whose blocks are followed by self-attention.
+        dim: Channels of each map.
+        in_channels: Channels of the image.
+        num_maps: How many of the last levels give a map, at least 2.
+    """
+
+    def __init__(
+        self,
+        channels: int = 128,
+        multipliers: Sequence[int] = (1, 1, 2, 2, 4),
+        num_blocks: int = 2,
+        attention: Sequence[int] = (3, 4),
+        dim: int = 256,
+        in_channels: int = 3,
+        num_maps: int = 2,
+    ):
+        super().__init__()
+        if not 2 <= num_maps <= len(multipliers):
+            raise ValueError(f"num_maps={num_maps} must be between 2 and {len(multipliers)}, the number of levels")
+        self.channels, self.multipliers, self.num_blocks = channels, tuple(multipliers), num_blocks
+        self.attention, self.dim, self.in_channels = check_levels(attention, multipliers), dim, in_channels
+        self.num_maps, self.factor = num_maps, 2 ** (len(multipliers) - num_maps)
+
+        widths = [channels * m for m in multipliers]
+        last = len(widths) - 1
+        self.conv_in = nn.Conv2d(in_channels, channels, 3, padding=1)
+        self.levels = nn.ModuleList(
+            Level(before, width, num_blocks, i in self.attention, Downsample(width) if i < last else nn.Identity())
+            for i, (before, width) in enumerate(zip([channels, *widths], widths, strict=False))
+        )
+        self.tails = nn.ModuleList(Tail(width, dim) for width in reversed(widths[-num_maps:]))  # coarsest first
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        h = self.conv_in(images)
+        for level in self.levels[: -self.num_maps]:
+            h = level(h)
+        features = []
+        for level in self.levels[-self.num_maps :]:
+            features.append(level.features(h))
+            h = level.resample(features[-1])
+        return tuple(tail(f) for tail, f in zip(self.tails, reversed(features), strict=True))
+
+
+class Tail(nn.Module):
+    """From the features of a level to a map."""
+
+    def __init__(self, width: int, dim: int):
+        super().__init__()
+        self.mid = middle(width)
+        self.norm_out = group_norm(width)
+        self.conv_out = nn.Conv2d(width, dim, 3, padding=1)
+
+    def forward(self, h: Tensor) -> Tensor:
+        return self.conv_out(F.silu(self.norm_out(self.mid(h))))

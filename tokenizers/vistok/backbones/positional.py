@@ -1,0 +1,49 @@
+"""A decoder that is told where each position is (DQ-VAE, arXiv:2305.11718, code: ``fourier+learned``)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class PositionalDecoder(nn.Module):
+    """Adds positions to the latent (b, dim, h, w), then decodes it.
+
+    Positions are learned sines of the coordinates (arXiv:2011.13775, section 3.2), and a learned vector for each row
+    and each column. Around VQGAN's decoder of levels (1, 1, 2, 2) with attention in the last, it has the published
+    14,397,571 parameters. On a grid of another size coordinates run from -1 to 1 all the same, and the vectors of rows
+    and columns are interpolated.
+
+    Args:
+        decoder: What decodes; any decoder.
+        dim: Channels of the latent, the decoder's.
+        grid: Side of the latent for which rows and columns are learned.
+    """
+
+    def __init__(self, decoder: nn.Module, dim: int = 256, grid: int = 32):
+        super().__init__()
+        if decoder.dim != dim:
+            raise ValueError(f"dim={dim}, but the decoder takes {decoder.dim} channels")
+        self.decoder, self.dim, self.grid, self.factor = decoder, dim, grid, decoder.factor
+        self.frequencies = nn.Conv2d(2, dim, 1)  # of x and y
+        nn.init.uniform_(self.frequencies.weight, -(4.5**0.5), 4.5**0.5)
+        self.rows, self.columns = (nn.Parameter(nn.init.trunc_normal_(torch.empty(grid, dim))) for _ in range(2))
+
+    def forward(self, latent: Tensor) -> Tensor:
+        h, w = latent.shape[-2:]
+        y, x = torch.meshgrid(*(torch.linspace(-1, 1, n, device=latent.device) for n in (h, w)), indexing="ij")
+        waves = self.frequencies(torch.stack([x, y])[None]).sin()
+        learned = interpolate(self.rows, h)[:, :, None] + interpolate(self.columns, w)[:, None, :]
+        return self.decoder(latent + waves + learned)
+
+    @property
+    def last_layer(self) -> nn.Parameter:
+        """The weight on which the adaptive adversarial weight compares gradients."""
+        return self.decoder.last_layer
+
+
+def interpolate(vectors: Tensor, number: int) -> Tensor:
+    """Vectors (n, d) of places on a line to (d, number) of as many places on the same line."""
+    vectors = vectors.T
+    if vectors.shape[1] == number:
+        return vectors
+    return F.interpolate(vectors[None], number, mode="linear", align_corners=False)[0]
