@@ -4,11 +4,12 @@ import hydra
 from omegaconf import DictConfig
 
 from vistok import cli
+from vistok.evaluation import evaluate
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="eval")
 def main(config: DictConfig) -> None:
-    cli.run(cli.evaluate, config)
+    cli.run(evaluate, config)
 
 
 if __name__ == "__main__":

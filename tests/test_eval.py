@@ -1,15 +1,25 @@
-"""``eval.py``: what it reports, what it names as unavailable, and how it refuses."""
+"""``eval.py``: what it reports, on how many processes, after which faults, and how it refuses."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision.models import mobilenet_v2
 
 import vistok
-from vistok import cli, reports
+from vistok import cli, evaluation, reports
+from vistok.evaluation import running
 from vistok.metrics import psnr
 from vistok.pixels import to_float, to_uint8
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -23,21 +33,41 @@ def offline(monkeypatch, tmp_path):
     monkeypatch.setattr("torch.hub.download_url_to_file", refuse)
 
 
-def evaluate(compose, tokenizer, tmp_path, *overrides):
-    output = tmp_path / "report.json"
-    arguments = (f"tokenizer={tokenizer}", f"output={output}", "image_size=32", "data.num_workers=0", *overrides)
-    report = cli.evaluate(compose("eval", *arguments))
-    assert json.loads(output.read_text()) == report
+@pytest.fixture(scope="session")
+def mobilenet(tmp_path_factory):
+    """Words that name a network and its file of weights: initialised after He, so that images come out apart."""
+    path = tmp_path_factory.mktemp("network") / "weights.pt"
+    torch.manual_seed(0)
+    network = mobilenet_v2(weights=None)
+    for module in network.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            torch.nn.init.kaiming_normal_(module.weight)
+    torch.save(network.state_dict(), path)
+    return ["network=torchvision", "network.model=mobilenet_v2", f"network.weights={path}"]
+
+
+QUICK = ["lpips=null", "network=none"]
+
+
+def words(tokenizer, output, *overrides):
+    return (f"tokenizer={tokenizer}", f"output={output}", "image_size=32", "data.num_workers=0", *overrides)
+
+
+def evaluate(compose, tokenizer, tmp_path, *overrides, name="report.json"):
+    output = tmp_path / name
+    report = evaluation.evaluate(compose("eval", *words(tokenizer, output, *overrides)))
+    assert json.loads(output.read_text()) == json.loads(json.dumps(report))
     return report
 
 
 def test_a_folder(compose, trained, photos, tmp_path, offline, capsys):
     report = evaluate(compose, trained / "tokenizer", tmp_path, f"data.root={photos}", "batch_size=5")
-    assert set(report["unavailable"]) == {"lpips", "rfid"}
+    assert set(report["unavailable"]) == {"lpips_alex", "lpips_vgg", "rfid", "ms_ssim"}
     printed = capsys.readouterr().out
-    assert printed.index("lpips is unavailable") < printed.index("psnr")  # said before the work
+    assert printed.index("lpips_alex is unavailable") < printed.index("psnr")  # said before the work
     assert report["data"]["images"] == 12
-    metrics = report["metrics"]
+    (score,) = report["scores"]
+    metrics = score["metrics"]
     assert metrics["images"] == 12 and metrics["tokens"] == 12 * 16
     assert metrics["tokens_per_image"] == 16 and metrics["bits_per_image"] == 16 * 4  # 16 codewords: 4 bits each
 
@@ -52,34 +82,145 @@ def test_a_folder(compose, trained, photos, tmp_path, offline, capsys):
     assert metrics["psnr"] == pytest.approx(psnr(reconstructions, images).mean().item(), abs=1e-3)
     assert metrics["usage"] == len(codes.unique()) / 16
 
+    values = np.load(tmp_path / "report.npz")
+    assert values["names"].tolist() == sorted(data.test.names())
+    assert values["0/canonical/psnr"].tolist() == pytest.approx(psnr(reconstructions, images).tolist(), abs=1e-3)
+    assert values["0/adm/counts/0"].tolist() == codes.flatten().bincount(minlength=16).tolist()
+    assert values["0/adm/tokens"].tolist() == [16] * 12
 
-def test_another_network_gives_a_number_of_its_own_name(compose, trained, photos, tmp_path):
-    torch.manual_seed(0)
-    torch.save(mobilenet_v2(weights=None).state_dict(), tmp_path / "weights.pt")
-    words = ["network=torchvision", f"network.weights={tmp_path}/weights.pt", "lpips=null", f"data.root={photos}"]
-    metrics = evaluate(compose, trained, tmp_path, *words)["metrics"]
-    assert metrics["frechet_mobilenet_v2"] >= 0 and "rfid" not in metrics and "lpips" not in metrics
+
+def test_all_that_a_number_is_of_stands_beside_it(compose, trained, photos, tmp_path, capsys):
+    report = evaluate(compose, trained, tmp_path, f"data.root={photos}", *QUICK)
+    printed = capsys.readouterr().out
+    names = sorted(path.relative_to(photos).as_posix() for path in photos.rglob("*") if path.suffix in (".png", ".jpg"))
+    expected = running.names_hash(names)
+    assert report["data"]["sha256_of_names"] == expected
+    assert report["scores"][0]["hash"] == report["protocols"]["canonical"]["hash"] == "634fd2ad"
+    assert report["tokenizers"][0]["sha256"] == running.fingerprint(vistok.load(trained))
+    for shown in ("canonical", "634fd2ad", expected[:8], "12 images", "float32", vistok.__version__):
+        assert shown in printed
+
+
+def test_several_tokenizers_and_protocols(compose, trained, photos, tmp_path, mobilenet, monkeypatch):
+    """Images that are cut alike are reconstructed once, and seen by the network once for all tokenizers."""
+    other = tmp_path / "other"
+    tokenizer = vistok.load(trained)
+    with torch.no_grad():
+        tokenizer.decoder.last_layer.mul_(0.5)
+    from vistok.export.hub import save
+
+    save(tokenizer, other)
+    calls = []
+    forward = vistok.Tokenizer.forward
+    monkeypatch.setattr(
+        vistok.Tokenizer,
+        "forward",
+        lambda self, *arguments: calls.append(len(arguments[0])) or forward(self, *arguments),
+    )
+    chosen = "protocol=[canonical,llamagen,seed,titok,fvq]"
+    report = evaluate(
+        compose,
+        f"[{trained},{other}]",
+        tmp_path,
+        f"data.root={photos}",
+        "batch_size=12",
+        "lpips=null",
+        chosen,
+        *mobilenet,
+    )
+    assert calls == [12] * 4 * 2  # adm for two protocols, opencv, bicubic and none for one each
+    scores = {(score["tokenizer"], score["protocol"]): score["metrics"] for score in report["scores"]}
+    assert len(scores) == 10
+    for path in (str(trained), str(other)):
+        own = {protocol: scores[path, protocol] for protocol in report["protocols"]}
+        assert own["canonical"]["psnr"] == own["llamagen"]["psnr"] != own["seed"]["psnr"]
+        assert own["llamagen"]["ssim_skimage7_range2"] > own["canonical"]["ssim_skimage7"]
+        assert len({metrics["frechet_mobilenet_v2"] for metrics in own.values()}) == 4  # canonical is llamagen's
+        assert "psnr" not in own["titok"] and "psnr_y" in own["fvq"]
+    # scored alone, the second tokenizer gets what it got after the first
+    alone = evaluate(
+        compose, other, tmp_path, f"data.root={photos}", "batch_size=12", "lpips=null", *mobilenet, name="alone.json"
+    )
+    for name, value in alone["scores"][0]["metrics"].items():
+        assert value == pytest.approx(scores[str(other), "canonical"][name], rel=1e-9, abs=1e-12), name
+
+
+def test_another_network_gives_a_number_of_its_own_name(compose, trained, photos, tmp_path, mobilenet):
+    report = evaluate(compose, trained, tmp_path, "lpips=null", f"data.root={photos}", *mobilenet)
+    metrics = report["scores"][0]["metrics"]
+    assert metrics["frechet_mobilenet_v2"] > 0.1 and not {"rfid", "sfid", "lpips_alex"} & metrics.keys()
 
 
 def test_lpips_of_a_local_file(compose, trained, photos, tmp_path):
-    from torchvision.models import squeezenet1_1
+    from torchvision.models import alexnet
 
-    torch.save(squeezenet1_1(weights=None).state_dict(), tmp_path / "weights.pt")
-    words = ["network=none", "lpips.net=squeeze", f"lpips.weights={tmp_path}/weights.pt", f"data.root={photos}"]
-    report = evaluate(compose, trained, tmp_path, *words)
-    assert report["metrics"]["lpips"] > 0 and not report["unavailable"]
+    torch.save(alexnet(weights=None).features.state_dict(prefix="features."), tmp_path / "weights.pt")
+    given = ["network=none", f"lpips.alex={tmp_path}/weights.pt", "lpips.vgg=null", f"data.root={photos}"]
+    report = evaluate(compose, trained, tmp_path, *given)
+    assert report["scores"][0]["metrics"]["lpips_alex"] > 0 and set(report["unavailable"]) == {"ms_ssim"}
+
+
+def test_statistics_of_the_images_are_saved_and_reused(compose, trained, photos, tmp_path, mobilenet, monkeypatch):
+    given = [f"data.root={photos}", "lpips=null", *mobilenet]
+    file = tmp_path / "reference.safetensors"
+    first = evaluate(compose, trained, tmp_path, *given, f"save_reference={file}")
+    seen = []
+    from vistok.metrics import TorchvisionFeatures
+
+    forward = TorchvisionFeatures.forward
+    monkeypatch.setattr(
+        TorchvisionFeatures, "forward", lambda self, images: seen.append(len(images)) or forward(self, images)
+    )
+    second = evaluate(compose, trained, tmp_path, *given, f"reference={file}", name="second.json")
+    assert sum(seen) == 12 + 1  # reconstructions only, and one picture that tells the width
+    assert second["scores"] == first["scores"]
+
+    def refused(*changed: str) -> str:
+        with pytest.raises(ValueError) as error:
+            evaluate(compose, trained, tmp_path, *given, f"reference={file}", *changed, name="third.json")
+        assert not (tmp_path / "third.json").exists()
+        return str(error.value)
+
+    assert "crop is 'adm', not 'bicubic'" in refused("protocol=titok")
+    assert "image_size is 32, not 40" in refused("image_size=40")
+    (photos / "01.png").rename(photos / "99.png")
+    assert "images_sha256 is " in refused()
+    (photos / "99.png").unlink()
+    assert "images is 12, not 11" in refused()
+    assert "reference=/nowhere is not a file" in refused("reference=/nowhere")
+    assert "cannot be read as a file of an evaluation" in refused(f"reference={photos}/notes.txt")
+
+
+def test_broken_reconstructions_are_named_and_nothing_is_written(compose, trained, photos, tmp_path, monkeypatch):
+    forward = vistok.Tokenizer.forward
+
+    def broken(self, images, rate):
+        reconstruction, quantized = forward(self, images, rate)
+        reconstruction[-1, 0, 3, 3] = float("nan")
+        return reconstruction, quantized
+
+    monkeypatch.setattr(vistok.Tokenizer, "forward", broken)
+    with pytest.raises(ValueError, match="NaN or infinite pixels, of 10.png"):
+        evaluate(compose, trained, tmp_path, f"data.root={photos}", "batch_size=7", *QUICK)
+    assert not (tmp_path / "report.json").exists() and not (tmp_path / "report.npz").exists()
 
 
 @pytest.mark.parametrize("overrides, error, message", [
     (["data.root=/nowhere"], "ValueError", "data.root=/nowhere is not a folder"),
     (["data=sample", "image_size=60", "batch_size=2"], "ValueError", "image_size=60 is not a multiple"),
     (["data=sample", "tokenizer=/nowhere"], "FileNotFoundError", "is not an exported tokenizer"),
+    (["data=sample", "protocol.canonical.crop=square"], "ValueError", "crop=square must be one of adm, bicubic"),
+    (["data=sample", "rate=0.5"], "ValueError", "rate=0.5 needs a dynamic head"),
+    (["data=sample", "+data.resize=0"], "ValueError", "the protocol says how images are cut"),
     ([], "ValueError", "missing on the command line: data.root=..."),
 ])  # fmt: skip
 def test_what_makes_no_sense_is_refused(compose, trained, tmp_path, overrides, error, message):
-    words = [f"tokenizer={trained}", f"output={tmp_path}/report.json", "lpips=null", "network=none", *overrides]
+    given = [f"tokenizer={trained}", f"output={tmp_path}/report.json", *QUICK, *overrides]
+    if "+data.resize=0" in overrides:
+        Image.new("RGB", (256, 256)).save(tmp_path / "a.png")
+        given = [*given[:-2], f"data.root={tmp_path}", "data.resize=0"]
     with pytest.raises(Exception) as refused:
-        cli.evaluate(compose("eval", *words))
+        evaluation.evaluate(compose("eval", *given))
     cause = cli._cause(refused.value)
     assert type(cause).__name__ == error and message in str(cause)
     assert not (tmp_path / "report.json").exists()
@@ -93,5 +234,126 @@ def test_a_report_is_not_overwritten(compose, trained, photos, tmp_path):
 
 
 def test_json_has_no_numbers_that_json_has_not(tmp_path):
-    reports.write_json({"a": float("nan"), "b": {"c": float("inf"), "d": 1.5}}, tmp_path / "x" / "y.json")
-    assert json.loads((tmp_path / "x" / "y.json").read_text()) == {"a": None, "b": {"c": None, "d": 1.5}}
+    content = {"a": float("nan"), "b": {"c": float("inf"), "d": 1.5}, "e": [{"f": float("nan")}]}
+    reports.write_json(content, tmp_path / "x" / "y.json")
+    read = json.loads((tmp_path / "x" / "y.json").read_text())
+    assert read == {"a": None, "b": {"c": None, "d": 1.5}, "e": [{"f": None}]}
+
+
+KILLED = """
+import os, signal, sys
+import hydra
+from vistok import evaluation
+from vistok.evaluation import files
+
+replaced = os.replace
+writes = 0
+
+def replace(source, target):
+    global writes
+    writes += 1
+    if writes == 3:  # in the middle of the third write
+        os.kill(os.getpid(), signal.SIGKILL)
+    replaced(source, target)
+
+files.os.replace = replace
+with hydra.initialize_config_dir(sys.argv[1], version_base="1.3"):
+    config = hydra.compose("eval", overrides=sys.argv[2:])
+evaluation.evaluate(config)
+"""
+
+
+def program(source: str, *arguments: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tokenizers"), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", source, str(ROOT / "configs"), *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.slow
+def test_a_killed_evaluation_goes_on(compose, trained, photos, tmp_path, mobilenet, monkeypatch):
+    given = [f"data.root={photos}", "batch_size=2", "lpips=null", "partial_every=0", *mobilenet]
+    killed = program(KILLED, *words(trained, tmp_path / "report.json", *given))
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not (tmp_path / "report.json").exists()
+    (partial,) = tmp_path.glob(".*.partial")
+
+    batches = []
+    forward = vistok.Tokenizer.forward
+    monkeypatch.setattr(
+        vistok.Tokenizer, "forward", lambda self, *arguments: batches.append(1) or forward(self, *arguments)
+    )
+    other = evaluate(compose, trained, tmp_path, *given, "protocol=titok", name="other.json")
+    assert len(batches) == 6 and partial.exists()  # another protocol: another evaluation
+    resumed = evaluate(compose, trained, tmp_path, *given)
+    assert len(batches) == 6 + 4  # two of six were over
+    assert not partial.exists() and other["scores"] != resumed["scores"]
+    whole = evaluate(compose, trained, tmp_path, *given, name="whole.json")
+    assert resumed["scores"] == whole["scores"] and resumed["scores"][0]["metrics"]["images"] == 12
+    ours, theirs = np.load(tmp_path / "report.npz"), np.load(tmp_path / "whole.npz")
+    assert all(np.array_equal(ours[name], theirs[name]) for name in theirs.files)
+
+
+RANKS = """
+import os, sys
+import hydra
+import torch
+from vistok import evaluation
+
+torch.set_num_threads(1)
+with hydra.initialize_config_dir(sys.argv[1], version_base="1.3"):
+    for world_size in (1, 2, 3):
+        children = []
+        for rank in range(world_size):
+            pid = os.fork()
+            if pid == 0:
+                os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
+                os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(int(sys.argv[2]) + world_size)}
+                output = f"output={os.environ['OUT']}/{world_size}.json"
+                config = hydra.compose("eval", overrides=[*sys.argv[3:], output])
+                evaluation.evaluate(config)
+                sys.stdout.flush()
+                os._exit(0)
+            children.append(pid)
+        assert all(os.waitpid(pid, 0)[1] == 0 for pid in children)
+"""
+
+
+def free_port() -> int:
+    import socket
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["folder", "shards"])
+def test_one_two_and_three_processes_report_the_same(trained, photos, tmp_path, mobilenet, monkeypatch, source):
+    """Of 11 images, whose number no other divides, each is scored once."""
+    (photos / "01.png").unlink()
+    monkeypatch.setenv("OUT", str(tmp_path))
+    if source == "folder":
+        data = [f"data.root={photos}"]
+    else:
+        import tarfile
+
+        with tarfile.open(tmp_path / "images.tar", "w") as archive:
+            for path in sorted(photos.rglob("*.*")):
+                archive.add(path, path.name)
+        data = ["data=shards", f"data.val_urls={tmp_path}/images.tar"]
+    given = words(trained, "x", *data, "batch_size=2", "lpips=null", "protocol=[canonical,seed]", *mobilenet)
+    given = [word for word in given if not word.startswith("output=")]
+    done = program(RANKS, str(free_port()), *given)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.stdout.count("written to") == 3  # only rank 0 speaks
+    one, *others = (json.loads((tmp_path / f"{n}.json").read_text()) for n in (1, 2, 3))
+    values = [np.load(tmp_path / f"{n}.npz") for n in (1, 2, 3)]
+    assert one["data"]["images"] == 11
+    for other, own in zip(others, values[1:], strict=True):
+        assert other["data"] == one["data"]
+        for score, expected in zip(other["scores"], one["scores"], strict=True):
+            assert expected["metrics"]["frechet_mobilenet_v2"] > 0.1
+            for name, value in expected["metrics"].items():
+                assert score["metrics"][name] == pytest.approx(value, rel=1e-6), name
+        for name in values[0].files:
+            assert np.array_equal(own[name], values[0][name]), name

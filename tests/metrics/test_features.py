@@ -2,6 +2,7 @@ import shutil
 import sys
 import urllib.error
 from pathlib import Path
+from unittest import mock
 
 import huggingface_hub.constants
 import numpy as np
@@ -15,7 +16,8 @@ from torch import nn
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 from torch_fidelity.utils import create_feature_extractor
 
-from vistok.metrics import FrechetDistance, Inception, TimmFeatures, TorchvisionFeatures, features
+from vistok.evaluation.scores import score_names
+from vistok.metrics import DINOv2, Inception, TimmFeatures, TorchvisionFeatures, features
 from vistok.weights import WeightsUnavailable
 
 MOBILENET = Path(__file__).resolve().parents[3] / "shared" / "weights" / "mobilenetv2-imagenet1k-features.pt"
@@ -176,24 +178,64 @@ def test_missing_timm_names_the_extra(monkeypatch):
 def test_inception_has_torch_fidelitys_features(inception_weights):
     theirs = create_feature_extractor(
         "inception-v3-compat",
-        [FeatureExtractorInceptionV3.get_default_feature_layer_for_metric("fid")],
+        [FeatureExtractorInceptionV3.get_default_feature_layer_for_metric(metric) for metric in ("fid", "isc")],
         cuda=False,
         feature_extractor_weights_path=str(inception_weights),
     )
     images = pictures(3)
-    (expected,) = theirs(images)
-    actual = Inception(inception_weights)(images)
-    assert actual.std(0).mean() > 0.01  # not all alike
-    assert torch.equal(actual, expected)
+    spatial = []
+    theirs.Mixed_6d.branch1x1.register_forward_hook(lambda module, inputs, output: spatial.append(output))
+    pool, logits = theirs(images)
+    network = Inception(inception_weights)
+    actual = network.look(images)
+    assert actual.pool.std(0).mean() > 0.01  # not all alike
+    assert torch.equal(actual.pool, pool) and torch.equal(network(images), pool)
+    torch.testing.assert_close(actual.logits, logits)
+    assert torch.equal(actual.spatial, spatial[0][:, :7].flatten(1)) and actual.spatial.shape == (3, 2023)
+
+
+def test_inception_resizes_as_each_evaluator_does(inception_weights):
+    """On images of 299 pixels the three agree; others they enlarge differently."""
+    network = Inception(inception_weights)
+    fitting = pictures(1, 299, 299)
+    for resize in ("clean", "float"):
+        torch.testing.assert_close(network.look(fitting, resize).pool, network(fitting), rtol=2e-2, atol=2e-3)
+    (image,) = images = pictures(1)
+    by_pillow = (resized_by_pillow(image, (299, 299)).clamp(0, 255) - 128) / 128
+    by_torch = nn.functional.interpolate(images / 127.5 - 1, (299, 299), mode="bilinear", align_corners=False)[0]
+    for resize, expected in (("clean", by_pillow), ("float", by_torch)):
+        first = network.network.Conv2d_1a_3x3
+        with mock.patch.object(first, "forward", wraps=first.forward) as forward:
+            network.look(images, resize)
+        torch.testing.assert_close(forward.call_args.args[0][0], expected, rtol=0, atol=2e-5)
+
+
+def test_dinov2_is_torch_fidelitys(monkeypatch):
+    """On a model in place of the downloaded one: images are resized as TensorFlow 1 did, and normalised."""
+
+    class Mean(nn.Module):
+        def forward(self, images: torch.Tensor) -> torch.Tensor:
+            assert images.shape[-2:] == (224, 224)
+            return images.mean((2, 3)).repeat(1, 128)
+
+    monkeypatch.setattr(torch.hub, "load", lambda repository, model: Mean())
+    network = DINOv2("vit-s-14")
+    grey = torch.full((1, 3, 32, 32), 128, dtype=torch.uint8)
+    expected = (128 / 255 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
+    torch.testing.assert_close(network(grey), expected.repeat(128)[None], rtol=1e-4, atol=1e-4)
+    assert (network.name, network.dim, network.only_uint8) == ("dinov2_vit-s-14", 384, True)
+    with pytest.raises(ValueError, match="dinov2=vit-x must be one of vit-s-14"):
+        DINOv2("vit-x")
 
 
 def test_only_the_official_inception_makes_an_fid(inception_weights, monkeypatch):
     network = Inception(inception_weights)
     digest = features.hashlib.sha256(inception_weights.read_bytes()).hexdigest()
     assert (network.dim, network.name) == (2048, f"inception_{digest[:8]}")
-    assert FrechetDistance(network).name == f"frechet_inception_{digest[:8]}"
+    own = f"inception_{digest[:8]}"
+    assert score_names(network) == {f"frechet_{own}": 2048, f"frechet_spatial_{own}": 2023}
     monkeypatch.setattr(features, "INCEPTION_SHA256", digest)
-    assert FrechetDistance(Inception(inception_weights)).name == "rfid"
+    assert list(score_names(Inception(inception_weights))) == ["rfid", "sfid"]
 
 
 def test_the_download_is_checked_and_official(inception_weights, monkeypatch, tmp_path):
@@ -204,7 +246,7 @@ def test_the_download_is_checked_and_official(inception_weights, monkeypatch, tm
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
     network = Inception()
-    assert (network.name, FrechetDistance(network).name) == ("inception", "rfid")
+    assert network.name == "inception" and list(score_names(network)) == ["rfid", "sfid"]
 
 
 def test_inception_from_a_file_that_does_not_fit(tmp_path):

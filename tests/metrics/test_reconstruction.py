@@ -7,29 +7,12 @@ import numpy as np
 import pytest
 import skimage.metrics
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
 import vistok
 from vistok.metrics import ReconstructionMetrics, block_mean, psnr
 from vistok.pixels import to_uint8
-
-
-class Corners(nn.Module):
-    """Features for the Fréchet distance: the top left pixel."""
-
-    name, dim = "corners", 3
-
-    def forward(self, images: Tensor) -> Tensor:
-        return images[:, :, 0, 0].float()
-
-
-class MeanDifference(nn.Module):
-    """In place of LPIPS: keeps what it was given."""
-
-    def forward(self, reconstruction: Tensor, images: Tensor) -> Tensor:
-        self.given = reconstruction, images
-        return (reconstruction - images).abs().mean()
 
 
 @pytest.fixture
@@ -89,11 +72,11 @@ def test_image_metrics_against_scikit_image_and_torchmetrics(batch):
 
 
 def test_every_metric_under_its_name(batch):
-    metrics = ReconstructionMetrics((8,), factor=4, lpips=MeanDifference(), network=Corners())
+    metrics = ReconstructionMetrics((8,), factor=4)
     metrics.update(*batch)
     values = metrics.compute()
     assert values.keys() == {
-        *("psnr", "ssim", "psnr_block_mean", "lpips", "frechet_corners", "images"),
+        *("psnr", "ssim", "psnr_block_mean", "images"),
         *("usage", "usage_ceiling", "perplexity", "entropy_bits", "tokens"),
     }
     assert all(value.shape == () and value.is_floating_point() for value in values.values())
@@ -106,27 +89,13 @@ def test_every_metric_under_its_name(batch):
     }
 
 
-def test_lpips_sees_the_8_bit_images_and_is_weighted_by_the_batch(batch):
-    images, reconstruction, codes = batch
-    lpips = MeanDifference()
-    metrics = ReconstructionMetrics((8,), factor=4, lpips=lpips)
-    metrics.update(images[:4], reconstruction[:4], codes[:4])
-    torch.testing.assert_close(lpips.given[0], to_uint8(reconstruction[:4]) / 127.5 - 1)
-    torch.testing.assert_close(lpips.given[1], images[:4])
-    metrics.update(images[4:], reconstruction[4:], codes[4:])
-    expected = (to_uint8(reconstruction).float() - to_uint8(images).float()).abs().mean() / 127.5
-    assert metrics.compute()["lpips"].item() == pytest.approx(expected.item(), rel=1e-5)
-
-
 def test_identical_images(batch):
     images, _, codes = batch
-    metrics = ReconstructionMetrics((8,), factor=4, lpips=MeanDifference(), network=Corners())
+    metrics = ReconstructionMetrics((8,), factor=4)
     metrics.update(images, images, codes)
     values = metrics.compute()
     assert values["psnr"] == 100
     assert values["ssim"].item() == pytest.approx(1, abs=1e-6)
-    assert values["lpips"] == 0
-    assert abs(values["frechet_corners"].item()) < 1e-9
 
 
 def test_block_mean_keeps_what_is_constant_in_blocks():
@@ -157,18 +126,18 @@ def test_block_mean_baseline_is_its_psnr(batch):
 
 
 def test_reset_forgets(batch):
-    metrics = ReconstructionMetrics((8,), factor=4, lpips=MeanDifference(), network=Corners())
+    metrics = ReconstructionMetrics((8,), factor=4)
     metrics.update(batch[0], -batch[1], batch[2])
     metrics.reset()
     metrics.update(*batch)
-    fresh = ReconstructionMetrics((8,), factor=4, lpips=MeanDifference(), network=Corners())
+    fresh = ReconstructionMetrics((8,), factor=4)
     fresh.update(*batch)
     assert metrics.compute() == fresh.compute()
 
 
 def test_autocast_and_inference_mode_change_nothing(batch):
     def evaluate() -> dict[str, Tensor]:
-        metrics = ReconstructionMetrics((8,), factor=4, lpips=MeanDifference(), network=Corners())
+        metrics = ReconstructionMetrics((8,), factor=4)
         metrics.update(*batch)
         return metrics.compute()
 
@@ -197,15 +166,7 @@ rank, folder = int(sys.argv[1]), sys.argv[2]
 torch.set_num_threads(1)
 distributed.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
 
-
-class Corners(torch.nn.Module):
-    name, dim = "corners", 3
-
-    def forward(self, images):
-        return images[:, :, 0, 0].float()
-
-
-metrics = ReconstructionMetrics((8,), factor=4, network=Corners())
+metrics = ReconstructionMetrics((8,), factor=4)
 batch = torch.load(f"{folder}/batch.pt")
 part = slice(0, 3) if rank == 0 else slice(3, 5)
 metrics.update(*(values[part] for values in batch))
@@ -221,7 +182,7 @@ def test_two_ranks_report_what_one_does(batch, tmp_path):
         subprocess.Popen([sys.executable, "-c", RANK, str(rank), str(tmp_path)], env=environment) for rank in range(2)
     ]
     assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
-    metrics = ReconstructionMetrics((8,), factor=4, network=Corners())
+    metrics = ReconstructionMetrics((8,), factor=4)
     metrics.update(*batch)
     for rank in range(2):
         values = torch.load(tmp_path / f"{rank}.pt")

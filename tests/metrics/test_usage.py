@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from vistok.metrics import CodebookUsage
+from vistok.metrics import CodebookUsage, DistinctTuples
 from vistok.metrics.usage import ceiling
 
 
@@ -98,3 +98,20 @@ def test_counts_go_on_beyond_float32():
 def test_codes_of_another_number_of_codebooks_are_refused():
     with pytest.raises(ValueError, match="codes of 1 codebooks, but there are 2"):
         CodebookUsage([4, 4]).update(torch.zeros(1, 1, 2, 2, dtype=torch.int64))
+
+
+def test_distinct_tuples_by_hand():
+    tuples = DistinctTuples(2)
+    tuples.update(torch.tensor([[0, 0, 1], [3, 3, 2]])[None, :, None])  # (0, 3) twice, (1, 2)
+    tuples.update(torch.tensor([[1, 1], [2, 3]])[None, :, None], torch.tensor([[[True, False]]]))  # (1, 2) again
+    assert tuples.tuples().tolist() == [[0, 3], [1, 2]]
+    tuples.update(torch.tensor([[1], [3]])[None, :, None])
+    assert tuples.tuples().tolist() == [[0, 3], [1, 2], [1, 3]]
+
+
+def test_memory_of_distinct_tuples_grows_with_their_number_alone():
+    tuples = DistinctTuples(3)
+    for _ in range(40):
+        tuples.update(torch.randint(4, (16, 3, 16, 16)))
+        assert len(tuples.known) + sum(map(len, tuples.pending)) <= 2**16 + 64
+    assert len(tuples.tuples()) == 64

@@ -1,7 +1,5 @@
-"""What ``train.py`` and ``eval.py`` do with their config: check, build, run, report."""
+"""What ``train.py`` does with its config: check, build, run, report; and what ``eval.py`` shares with it."""
 
-import hashlib
-import math
 import os
 import sys
 import time
@@ -13,20 +11,15 @@ from omegaconf import DictConfig, OmegaConf
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
-    from torch import nn
 
     from vistok.data import ImageDataModule
     from vistok.health import CodebookHealth
-    from vistok.metrics import ReconstructionMetrics
     from vistok.tokenizer import Tokenizer
     from vistok.training import LitTokenizer
 
 
-TOO_FEW = "a Fréchet distance needs at least 2 images; network=none leaves it out"
-
-
 def run(action: Callable[..., Any], *arguments: Any) -> None:
-    """Do ``train`` or ``evaluate``; what the user got wrong ends in one message, not a traceback.
+    """Do ``train`` or ``evaluation.evaluate``; what the user got wrong ends in one message, not a traceback.
 
     ``HYDRA_FULL_ERROR=1`` in the environment shows the traceback, as for Hydra's own errors.
     """
@@ -69,6 +62,7 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, float]:
     from vistok import reports, runs
     from vistok.callbacks import Interrupted
     from vistok.health import CodebookHealth
+    from vistok.tokenizer import Tokenizer
 
     _check_hardware(config)
     health = CodebookHealth(on_collapse=config.on_collapse)
@@ -166,111 +160,9 @@ def instantiate(node: DictConfig) -> Any:
     return hydra.utils.instantiate(node, _convert_="all")
 
 
-def evaluate(config: DictConfig) -> dict[str, Any]:
-    """Score a tokenizer on a set of images as ``configs/eval.yaml`` says; prints a table and writes JSON.
-
-    Returns:
-        What the JSON holds.
-
-    Raises:
-        ValueError: The config does not make sense, or does not fit the tokenizer.
-        FileNotFoundError: There is no tokenizer.
-    """
-    _refuse_missing(config)
-    import torch
-    from rich.console import Console
-    from rich.progress import track
-
-    from vistok import reports
-    from vistok.export.hub import load
-    from vistok.pixels import to_float
-    from vistok.quantizers import DynamicQuantizer
-
-    console = Console()
-    output = Path(config.output)
-    if output.exists():
-        raise ValueError(f"output={output} exists already and is not overwritten")
-    tokenizer = load(config.tokenizer)
-    if config.rate is not None:
-        head = tokenizer.quantizer
-        if not isinstance(head, DynamicQuantizer) or head.grains != 2:
-            raise ValueError(f"rate={config.rate} needs a dynamic head of two grains, not a {type(head).__name__}")
-        if not 0 <= config.rate <= 1:
-            raise ValueError(f"rate={config.rate} must be a share in [0, 1]")
-    data = instantiate(config.data)
-    _check_image_size(data.image_size, tokenizer)
-    if config.network and data.num_test is not None and data.num_test < 2:
-        raise ValueError(TOO_FEW)
-    metrics, unavailable = _metrics(config, tokenizer)
-    for name, reason in unavailable.items():
-        console.print(f"[yellow]{name} is unavailable:[/] {reason}", highlight=False)
-
-    device = config.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    tokenizer, metrics = tokenizer.to(device), metrics.to(device)
-    names: list[str] = []
-    with torch.inference_mode():
-        for batch in track(data.test_dataloader(), description="evaluating", console=console, transient=True):
-            data.note(batch, data.num_test)
-            names += batch.names
-            if not batch.names:
-                continue
-            images = to_float(batch.images.to(device))
-            reconstruction, quantized = tokenizer(images, config.rate)
-            metrics.update(images, reconstruction, quantized.codes, quantized.keep)
-    if not names or (config.network and len(names) < 2):
-        raise ValueError(TOO_FEW if names else f"{data.about} has no image that can be read")
-    values = {name: value.item() for name, value in metrics.compute().items()}
-    tokens, sizes = values["tokens"] / values["images"], tokenizer.quantizer.codebook_sizes
-    values["tokens_per_image"] = tokens * len(sizes)
-    values["bits_per_image"] = tokens * sum(math.log2(size) for size in sizes)
-    if isinstance(tokenizer.quantizer, DynamicQuantizer):
-        values["bits_per_image"] += tokenizer.quantizer.grain_bits(quantized.codes[0, 0].numel())
-    report = {
-        "metrics": values,
-        "unavailable": unavailable,
-        "tokenizer": str(config.tokenizer),
-        "data": {
-            "source": data.about,
-            "images": len(names),
-            "unreadable": sorted(data.unreadable),
-            "image_size": data.image_size,
-            "sha256_of_names": hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest(),
-        },
-        "rate": config.rate,
-        "dtype": "float32",
-        "device": str(device),
-        "versions": reports.versions(),
-    }
-    reports.write_json(report, output)
-    console.print(f"{config.tokenizer} on {data.about}", highlight=False, soft_wrap=True)
-    console.print(reports.metrics_table(values, unavailable))
-    console.print(f"written to {output}", highlight=False)
-    return report
-
-
-def _metrics(config: DictConfig, tokenizer: "Tokenizer") -> tuple["ReconstructionMetrics", dict[str, str]]:
-    """The metrics that can be had, and why the others cannot."""
-    from hydra.errors import InstantiationException
-
-    from vistok.metrics import ReconstructionMetrics
-    from vistok.weights import WeightsUnavailable
-
-    networks: dict[str, nn.Module | None] = {}
-    unavailable = {}
-    model = config.network.get("model") if config.network else None
-    for part, metric in (("lpips", "lpips"), ("network", f"frechet_{model}" if model else "rfid")):
-        try:
-            networks[part] = instantiate(config[part]) if config[part] else None
-        except InstantiationException as error:
-            if not isinstance(_cause(error), WeightsUnavailable):
-                raise
-            unavailable[metric] = str(_cause(error))
-    return ReconstructionMetrics(tokenizer.quantizer.codebook_sizes, tokenizer.factor, **networks), unavailable
-
-
 def _check_config(config: DictConfig) -> None:
     """What can be seen to be wrong from the config alone."""
-    _refuse_missing(config)
+    refuse_missing(config)
     if config.weights == "random" and not config.debug:
         raise ValueError("weights=random trains on meaningless losses: it is for trainer=debug only")
     if "16" in str(config.trainer.precision) and "bf16" not in str(config.trainer.precision):
@@ -287,7 +179,8 @@ def _check_hardware(config: DictConfig) -> None:
         raise ValueError("trainer.accelerator=gpu, but torch sees no GPU; trainer=cpu runs without one")
 
 
-def _refuse_missing(config: DictConfig) -> None:
+def refuse_missing(config: DictConfig) -> None:
+    """Raise ``ValueError`` for values that only the command line can give."""
     missing = OmegaConf.missing_keys(config)
     if missing:
         raise ValueError(f"missing on the command line: {' '.join(f'{key}=...' for key in sorted(missing))}")

@@ -1,6 +1,7 @@
 """What a run writes and prints about itself: at its beginning, at its end, and when it is interrupted."""
 
 import json
+import os
 import platform
 import shlex
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from vistok import __version__, runs
@@ -86,14 +88,57 @@ def say_how_to_resume(run: Path, lit: LitTokenizer, overrides: list[str]) -> Non
     console.print(f"  {command}", highlight=False, soft_wrap=True)
 
 
-def metrics_table(metrics: dict[str, float], unavailable: dict[str, str] | None = None) -> Table:
+def metrics_table(metrics: dict[str, float]) -> Table:
     """A rich table of metrics with their units."""
     table = Table(show_header=False)
     for name, value in metrics.items():
         table.add_row(name.replace("_", " "), *_with_unit(name, value))
-    for name in unavailable or {}:
-        table.add_row(name, "unavailable", "")
     return table
+
+
+def scores_table(report: dict[str, Any]) -> Table:
+    """The scores of an evaluation, and below them what they are of.
+
+    A column for each protocol and a section for each tokenizer; under a single protocol a column for each tokenizer.
+    """
+    data, versions, scores = report["data"], report["versions"], report["scores"]
+    caption = (
+        f"{data['images']:,} images of {data['image_size']} px, list {data['sha256_of_names'][:8]}, from "
+        f"{data['source']}; {report['dtype']}, vistok {versions['vistok']}, torch {versions['torch']}"
+    )
+    table = Table(caption=escape(caption), caption_justify="left")
+    single = len(report["protocols"]) == 1
+    if single:
+        table.add_column("{protocol}\n{hash}".format(**scores[0]), no_wrap=True)
+        columns, sections = [escape(score["tokenizer"]) for score in scores], {"": scores}
+    else:
+        table.add_column("", no_wrap=True)
+        columns = [f"{name}\n{protocol['hash']}" for name, protocol in report["protocols"].items()]
+        paths = [own["tokenizer"] for own in report["tokenizers"]]
+        sections = {path: [score for score in scores if score["tokenizer"] == path] for path in paths}
+    for column in columns:
+        table.add_column(column, justify="right")
+    table.add_column("", no_wrap=True)
+    for path, section in sections.items():
+        if path:
+            table.add_section()
+            table.add_row(f"[bold]{escape(path)}[/]")
+        names = {name: None for score in section for name in score["metrics"]}  # in order, each once
+        for name in [*names, *(own for own in report["unavailable"] if own not in names)]:
+            shown = [_cell(report, score, name) for score in section]
+            table.add_row(
+                name.replace("_", " "), *(text for text, _ in shown), max((unit for _, unit in shown), key=len)
+            )
+    return table
+
+
+def _cell(report: dict[str, Any], score: dict[str, Any], name: str) -> tuple[str, str]:
+    """A score with its unit; nothing where the protocol does not have it."""
+    if name in score["metrics"]:
+        return _with_unit(name, score["metrics"][name])
+    distances = {own for protocol in report["protocols"].values() for own in protocol["distances"]}
+    asked = name not in distances or name in report["protocols"][score["protocol"]]["distances"]
+    return ("unavailable" if asked and name in report["unavailable"] else "", "")
 
 
 def _with_unit(name: str, value: float) -> tuple[str, str]:
@@ -101,6 +146,8 @@ def _with_unit(name: str, value: float) -> tuple[str, str]:
         return f"{value:.2f}", "dB"
     if name.startswith("usage"):
         return f"{100 * value:.1f}", "% of codewords"
+    if name.startswith("bits_per_pixel"):
+        return f"{value:.4g}", "bits"
     if name.startswith("bits"):
         return f"{value:,.0f}", "bits"
     if float(value).is_integer():
@@ -116,13 +163,17 @@ def versions() -> dict[str, str]:
 def write_json(content: dict[str, Any], path: Path) -> None:
     """Write JSON that any reader accepts: a number that is not finite becomes null."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(finite(content), indent=2, allow_nan=False) + "\n")
+    beside = path.with_name(f".{path.name}.tmp")  # a file that is there is whole
+    beside.write_text(json.dumps(finite(content), indent=2, allow_nan=False) + "\n")
+    os.replace(beside, path)
 
 
 def finite(value: Any) -> Any:
     """The same content with None for every number that is not finite, which JSON does not have."""
     if isinstance(value, dict):
         return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [finite(inner) for inner in value]
     return None if isinstance(value, float) and value - value != 0 else value
 
 

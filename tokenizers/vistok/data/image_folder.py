@@ -57,6 +57,9 @@ class ImageFiles:
     def names(self) -> list[str]:
         return self.files
 
+    def cut(self, transforms: Sequence[Transform]) -> "ImageFiles":
+        return ImageFiles(self.root, self.files, transforms, self.seed, self.replace)
+
 
 def folder(
     root: str,

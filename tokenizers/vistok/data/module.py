@@ -1,7 +1,7 @@
 """The Lightning data module that every source of images shares."""
 
 import signal
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import pytorch_lightning as pl
@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from vistok.data.images import Batch, Sample, collate
 from vistok.data.sampler import EndlessSampler, StrideSampler
 from vistok.data.skipped import Skipped
+from vistok.data.transforms import Transform
 from vistok.pixels import to_float
 
 
@@ -28,6 +29,9 @@ class NamedImages(Images, Protocol):
 
     def names(self) -> Sequence[str]:
         """What identifies the images: listed and hashed in reports."""
+
+    def cut(self, transforms: Sequence[Transform]) -> "NamedImages":
+        """The same images, but for their transforms; pictures that have none stay as they are."""
 
 
 class ImageDataModule(pl.LightningDataModule):
@@ -96,6 +100,20 @@ class ImageDataModule(pl.LightningDataModule):
 
     def test_dataloader(self) -> DataLoader:
         return self._all_of(self.test)
+
+    def scored_batches(
+        self, transforms: Sequence[Transform], rank: int = 0, world_size: int = 1, start: int = 0
+    ) -> Iterator[Batch]:
+        """What ``eval.py`` scores: the share of one process of several.
+
+        Args:
+            transforms: Of the protocol, in place of the test set's own.
+            rank: This process.
+            world_size: Number of processes.
+            start: Batches that are over.
+        """
+        sampler = StrideSampler(len(self.test), rank, world_size, start * self.batch_size)
+        return iter(loader(self.test.cut(transforms), self.batch_size, self.num_workers, None, sampler))
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Tensor:
         self.note(batch, len(self.train if self.trainer.training else self.val))

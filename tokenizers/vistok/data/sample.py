@@ -1,5 +1,7 @@
 """Photos that scikit-image ships, so that everything runs with no download."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from PIL import Image
@@ -7,7 +9,7 @@ from torch import Tensor
 
 from vistok.data.images import Sample
 from vistok.data.module import ImageDataModule
-from vistok.data.transforms import ResizeShortSide, to_tensor
+from vistok.data.transforms import ResizeShortSide, Transform, to_tensor
 
 TRAIN = ("chelsea", "rocket", "hubble_deep_field", "motorcycle_left", "motorcycle_right", "retina", "ihc")
 HELD_OUT = ("coffee", "astronaut")
@@ -138,3 +140,6 @@ class FixedCrops:
 
     def names(self) -> list[str]:
         return self._names
+
+    def cut(self, transforms: Sequence[Transform]) -> "FixedCrops":
+        return self

@@ -39,10 +39,17 @@ class EndlessSampler(Sampler[tuple[int, int]]):
 
 
 class StrideSampler(Sampler[tuple[int, int]]):
-    """Every index once, shared among ranks by stride; nothing is padded, so all ranks together see each image once."""
+    """Every index once, shared among ranks by stride; nothing is padded, so all ranks together see each image once.
 
-    def __init__(self, length: int, rank: int = 0, world_size: int = 1):
-        self.indices = range(rank, length, world_size)
+    Args:
+        length: Number of images.
+        rank: This process.
+        world_size: Number of processes.
+        start: Images of this process that are over already.
+    """
+
+    def __init__(self, length: int, rank: int = 0, world_size: int = 1, start: int = 0):
+        self.indices = range(rank + start * world_size, length, world_size)
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
         return ((0, index) for index in self.indices)

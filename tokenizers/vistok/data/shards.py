@@ -1,6 +1,7 @@
 """Images from webdataset tar shards."""
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -12,7 +13,7 @@ from vistok.data.module import loader, rank_of
 from vistok.data.skipped import Skipped
 from vistok.data.streams import Place, ShardImages, ShardStream
 from vistok.data.tars import expand
-from vistok.data.transforms import AtLeast, croppings
+from vistok.data.transforms import AtLeast, Transform, croppings
 from vistok.pixels import to_float
 from vistok.ranks import from_all_ranks
 
@@ -80,6 +81,13 @@ class ShardDataModule(pl.LightningDataModule):
 
     def test_dataloader(self) -> DataLoader:
         return self.val_dataloader()
+
+    def scored_batches(
+        self, transforms: Sequence[Transform], rank: int = 0, world_size: int = 1, start: int = 0
+    ) -> Iterator[Batch]:
+        """What ``eval.py`` scores, as ``ImageDataModule`` has it; batches that are over are read again and left out."""
+        images = self.val.cut(transforms).at(rank, world_size)
+        return itertools.islice(loader(images, self.batch_size, self.num_workers, None), start, None)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Tensor:
         if self.trainer.training:

@@ -125,6 +125,10 @@ class ShardImages(IterableDataset):
         self.urls, self.transforms = list(urls), list(transforms)
         self.rank, self.world_size = 0, 1
 
+    def cut(self, transforms: Sequence[Transform]) -> "ShardImages":
+        """The same images with other transforms."""
+        return ShardImages(self.urls, transforms)
+
     def at(self, rank: int, world_size: int) -> "ShardImages":
         """The share of one process of several."""
         images = copy.copy(self)

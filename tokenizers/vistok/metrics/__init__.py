@@ -1,14 +1,19 @@
 """What an evaluation reports: image fidelity, the Fréchet distance and the use of the codebook."""
 
-from vistok.metrics.features import Inception, TimmFeatures, TorchvisionFeatures
-from vistok.metrics.frechet import FrechetDistance, frechet_distance
-from vistok.metrics.reconstruction import ReconstructionMetrics, block_mean, psnr
-from vistok.metrics.usage import CodebookUsage
+from vistok.metrics.distances import psnr
+from vistok.metrics.features import DINOv2, Inception, TimmFeatures, TorchvisionFeatures
+from vistok.metrics.frechet import FeatureStatistics, frechet_distance
+from vistok.metrics.inception_score import InceptionScore
+from vistok.metrics.reconstruction import ReconstructionMetrics, block_mean
+from vistok.metrics.usage import CodebookUsage, DistinctTuples
 
 __all__ = [
     "CodebookUsage",
-    "FrechetDistance",
+    "DINOv2",
+    "DistinctTuples",
+    "FeatureStatistics",
     "Inception",
+    "InceptionScore",
     "ReconstructionMetrics",
     "TimmFeatures",
     "TorchvisionFeatures",

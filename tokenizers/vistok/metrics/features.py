@@ -4,6 +4,7 @@ import hashlib
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,16 +21,26 @@ class FeatureNetwork(FrozenNetwork):
     Attributes:
         name: What a number made with these features is called after.
         dim: Features d of an image.
+        only_uint8: Whether images that are not 8-bit are refused.
     """
 
     name: str
     dim: int
+    only_uint8 = False
+
+
+class Seen(NamedTuple):
+    """What Inception makes of images."""
+
+    pool: Tensor  # (b, 2048), for FID
+    spatial: Tensor  # (b, 2023), for sFID: 7 channels at 17×17 places
+    logits: Tensor  # (b, 1008), without the bias, for the Inception score
 
 
 class Inception(FeatureNetwork):
     """The Inception of FID (TensorFlow, 2015-12-05) as torch-fidelity ports it: "inception-v3-compat", pool features.
 
-    It resizes images to 299 pixels itself, as TensorFlow 1 did.
+    It resizes images to 299 pixels itself.
 
     Args:
         weights: A file with its state dict; None downloads torch-fidelity's. A file other than theirs is a different
@@ -44,6 +55,7 @@ class Inception(FeatureNetwork):
     """
 
     dim = 2048
+    spatial_dim = 7 * 17 * 17
 
     def __init__(self, weights: str | Path | None = None):
         super().__init__()
@@ -69,6 +81,67 @@ class Inception(FeatureNetwork):
         self.official = digest == INCEPTION_SHA256
         self.name = "inception" if self.official else f"inception_{digest[:8]}"
         self.freeze()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.look(images).pool
+
+    def look(self, images: Tensor, resize: str = "uint8") -> Seen:
+        """All that is made of images in one pass.
+
+        sFID's features are ADM's (``mixed_6/conv`` of TensorFlow's graph, the first 7 channels): the block's branch of
+        one 1×1 convolution, after its ReLU.
+
+        Args:
+            images: (b, 3, H, W) uint8, or of the ``float`` resize float from 0 to 255.
+            resize: ``uint8``, ``clean`` or ``float``, as a protocol's ``frechet``.
+        """
+        x = (_resized(images, resize) - 128) / 128 if resize != "float" else _resized(images, resize) / 127.5 - 1
+        for name, layer in self.network.named_children():
+            if name == "Mixed_6d":
+                spatial = layer.branch1x1(x)[:, :7].flatten(1)
+            if name == "fc":
+                break
+            x = layer(x)
+        pool = x.flatten(1)
+        return Seen(pool, spatial, pool @ self.network.fc.weight.T)
+
+
+def _resized(images: Tensor, resize: str) -> Tensor:
+    from torch_fidelity.interpolate_compat_tensorflow import interpolate_bilinear_2d_like_tensorflow1x
+
+    size = (299, 299)
+    if resize == "float":
+        return F.interpolate(images.float(), size, mode="bilinear", align_corners=False)
+    if resize == "clean":  # Pillow's kernel
+        return F.interpolate(images.float(), size, mode="bicubic", antialias=True).clamp(0, 255)
+    return interpolate_bilinear_2d_like_tensorflow1x(images.float(), size=size, align_corners=False)
+
+
+class DINOv2(FeatureNetwork):
+    """DINOv2's class token (arXiv:2304.07193), as torch-fidelity extracts it: images resized to 224 pixels.
+
+    Args:
+        model: ``vit-s-14``, ``vit-b-14``, ``vit-l-14`` or ``vit-g-14``. torch.hub downloads its code and weights, or
+            takes them from its cache (``TORCH_HOME``).
+
+    Raises:
+        WeightsUnavailable: The download failed.
+        ValueError: There is no such model.
+    """
+
+    only_uint8 = True
+    dims = {"vit-s-14": 384, "vit-b-14": 768, "vit-l-14": 1024, "vit-g-14": 1536}
+
+    def __init__(self, model: str):
+        super().__init__()
+        from torch_fidelity.feature_extractor_dinov2 import FeatureExtractorDinoV2
+
+        if model not in self.dims:
+            raise ValueError(f"dinov2={model} must be one of {', '.join(self.dims)}")
+        with fixed_seed(), downloading(f"DINOv2's {model}", "put facebookresearch/dinov2 into torch.hub's cache"):
+            self.network = FeatureExtractorDinoV2(f"dinov2-{model}", ["dinov2"])
+        self.name, self.dim = f"dinov2_{model}", self.dims[model]
+        self._freeze()
 
     def forward(self, images: Tensor) -> Tensor:
         return self.network(images)[0]

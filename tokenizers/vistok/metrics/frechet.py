@@ -1,61 +1,60 @@
-"""Fréchet distance between images and their reconstructions (FID: arXiv:1706.08500, Eq. 6), in constant memory."""
+"""Fréchet distance between two sets of images (FID: arXiv:1706.08500, Eq. 6), in constant memory."""
 
 import torch
-from torch import Tensor, nn
-from torchmetrics import Metric
-
-from vistok.metrics.features import Inception
+from torch import Tensor
 
 
-class FrechetDistance(Metric):
-    """The Fréchet distance between Gaussians fitted to the features of images and of their reconstructions.
+class FeatureStatistics:
+    """Sums over the features of a set of images: d² + d float64 values, whatever the number of images.
 
-    Keeps sums only, 2 (d² + d) float64 whatever the number of images, and adds them over ranks. ``compute`` returns a
-    float64 scalar and raises ``ValueError`` for fewer than 2 images. Below about d images the covariances are singular:
-    the value is exact, but far above what more images would give.
+    Attributes:
+        count: () int64, images seen.
+        total: (d,) float64, Σx.
+        product: (d, d) float64, Σxxᵀ.
 
     Args:
-        network: uint8 images (b, 3, H, W) to features (b, d), with ``name`` and ``dim``; see ``features.py``.
+        dim: Features d of an image.
+        device: Where the features are.
     """
 
-    full_state_update = False
-    higher_is_better = False
-    count: Tensor  # () int64
-    totals: Tensor  # (2, d) float64, Σx of the images and of the reconstructions
-    products: Tensor  # (2, d, d) float64, Σxxᵀ
+    def __init__(self, dim: int, device: torch.device | str = "cpu"):
+        self.count = torch.zeros((), dtype=torch.int64, device=device)
+        self.total = torch.zeros(dim, dtype=torch.float64, device=device)
+        self.product = torch.zeros(dim, dim, dtype=torch.float64, device=device)
 
-    def __init__(self, network: nn.Module):
-        super().__init__()
-        self.network = network
-        self.add_state("count", torch.tensor(0), dist_reduce_fx="sum")
-        self.add_state("totals", torch.zeros(2, network.dim, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("products", torch.zeros(2, network.dim, network.dim, dtype=torch.float64), dist_reduce_fx="sum")
+    def update(self, features: Tensor) -> None:
+        """Add the features (b, d) of a batch."""
+        features = features.double()
+        # Not shifted by a first batch's mean, which would differ between ranks. Products of float32 values are
+        # exact in float64, so the covariance is off by 1e-15 of its largest entry with MobileNetV2's features
+        # (means of one deviation), by 1e-9 where means are 10⁴ deviations: measured against long double.
+        self.total += features.sum(0)
+        self.product.addmm_(features.T, features)
+        self.count += len(features)
 
-    @property
-    def name(self) -> str:
-        """``rfid`` with the network and weights that define FID, else ``frechet_`` and the network's name."""
-        official = isinstance(self.network, Inception) and self.network.official
-        return "rfid" if official else f"frechet_{self.network.name}"
+    def gaussian(self) -> tuple[Tensor, Tensor]:
+        """Mean (d,) and sample covariance (d, d), float64.
 
-    def update(self, images: Tensor, reconstruction: Tensor) -> None:
-        """Add a batch of images and their reconstructions, both (b, 3, H, W) uint8."""
-        for side, pixels in enumerate((images, reconstruction)):
-            with torch.autocast(pixels.device.type, enabled=False):
-                features = self.network(pixels).double()
-            # Not shifted by a first batch's mean, which would differ between ranks. Products of float32 values are
-            # exact in float64, so the covariance is off by 1e-15 of its largest entry with MobileNetV2's features
-            # (means of one deviation), by 1e-9 where means are 10⁴ deviations: measured against long double.
-            self.totals[side] += features.sum(0)
-            self.products[side].addmm_(features.T, features)
-        self.count += len(images)
-
-    def compute(self) -> Tensor:
+        Raises:
+            ValueError: Fewer than 2 images.
+        """
         n = self.count.item()
         if n < 2:
             raise ValueError(f"a Fréchet distance needs at least 2 images, not {n}")
-        means = self.totals / n
-        covariances = (self.products - n * means.unsqueeze(2) * means.unsqueeze(1)) / (n - 1)
-        return frechet_distance(means[0], covariances[0], means[1], covariances[1])
+        mean = self.total / n
+        return mean, (self.product - n * mean.outer(mean)) / (n - 1)
+
+    def distance(self, other: "FeatureStatistics") -> Tensor:
+        """Fréchet distance to another set: a float64 scalar.
+
+        Below about d images the covariances are singular: the value is exact, but far above what more images would
+        give.
+        """
+        return frechet_distance(*self.gaussian(), *other.gaussian())
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The sums themselves, by name: to add them over ranks, to save them, to fill them."""
+        return {"count": self.count, "total": self.total, "product": self.product}
 
 
 def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> Tensor:

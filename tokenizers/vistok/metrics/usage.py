@@ -43,11 +43,43 @@ class CodebookUsage(Metric):
             hits.index_add_(0, own.flatten(), added)  # bincount would wait for the GPU
 
     def compute(self) -> dict[str, Tensor]:
-        values = {}
-        for i, counts in enumerate(self.counts):
-            suffix = f"_{i}" if len(self.codebook_sizes) > 1 else ""
-            values |= {f"{name}{suffix}": value for name, value in usage_of(counts).items()}
-        return values | {"tokens": self.hits[0].sum().double()}
+        return usages_of(self.counts)
+
+
+class DistinctTuples:
+    """The different tuples of k codes that a product of codebooks has given: memory grows with their number alone.
+
+    Args:
+        num_codebooks: How many codes k are in a tuple.
+    """
+
+    def __init__(self, num_codebooks: int):
+        self.known = torch.empty(0, num_codebooks, dtype=torch.int32)
+        self.pending: list[Tensor] = []
+
+    def update(self, codes: Tensor, keep: Tensor | None = None) -> None:
+        """Add codes (b, k, *positions) int64, where ``keep`` (b, *positions) bool is given only those it keeps."""
+        tuples = codes.flatten(2).transpose(1, 2).reshape(-1, codes.shape[1])
+        tuples = tuples if keep is None else tuples[keep.flatten()]
+        self.pending.append(tuples.int().unique(dim=0).cpu())
+        if sum(map(len, self.pending)) > max(len(self.known), 2**16):  # sorting all of them at each batch would be slow
+            self.tuples()
+
+    def tuples(self) -> Tensor:
+        """All of them, sorted: (m, k) int32."""
+        if self.pending:
+            self.known = torch.cat([self.known, *self.pending]).unique(dim=0)
+            self.pending = []
+        return self.known
+
+
+def usages_of(counts: Sequence[Tensor]) -> dict[str, Tensor]:
+    """What ``CodebookUsage`` says of codebooks whose codewords were chosen so many times: k tensors (n,) int64."""
+    values = {}
+    for i, own in enumerate(counts):
+        suffix = f"_{i}" if len(counts) > 1 else ""
+        values |= {f"{name}{suffix}": value for name, value in usage_of(own).items()}
+    return values | {"tokens": counts[0].sum().double()}
 
 
 def usage_of(counts: Tensor) -> dict[str, Tensor]:

@@ -24,7 +24,8 @@ class DynamicQuantizer(Quantizer):
     weighs 1 / n at each in the losses and statistics, so that every token counts alike.
 
     The coarser maps come from a hierarchical encoder through ``context.maps``, coarsest first; those that it lacks are
-    means of the coarsest it has, or of the latent, and those beyond G are left out. ``context.rate`` asks for a share of regions for the finer grains: (b,), or (b, G - 1) with more than two.
+    means of the coarsest it has, or of the latent, and those beyond G are left out. ``context.rate`` asks for a share
+    of regions for the finer grains: (b,), or (b, G - 1) with more than two.
 
     Args:
         head: Quantizes the assembled latent; any head.

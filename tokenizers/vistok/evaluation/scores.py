@@ -1,0 +1,356 @@
+"""What is kept of a tokenizer's reconstructions while they go by, and the numbers that come of it.
+
+One ``Scores`` serves all protocols that cut images alike: each image is reconstructed once, and what protocols share
+(8-bit pixels, features, distances) is made once.
+"""
+
+import io
+import math
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from vistok.data.transforms import to_tensor
+from vistok.evaluation.protocols import Protocol
+from vistok.metrics.distances import DISTANCES, MS_SSIM_SMALLEST, SSIM_WINDOW
+from vistok.metrics.features import FeatureNetwork, Inception
+from vistok.metrics.frechet import FeatureStatistics
+from vistok.metrics.inception_score import InceptionScore
+from vistok.metrics.reconstruction import block_mean, psnr
+from vistok.metrics.usage import CodebookUsage, DistinctTuples, usages_of
+from vistok.pixels import to_float, to_uint8
+from vistok.quantizers import DynamicQuantizer
+from vistok.quantizers.base import Quantized
+from vistok.ranks import from_all_ranks, sum_over_ranks
+from vistok.tokenizer import Tokenizer
+
+BASELINE = "psnr_block_mean"  # beside every PSNR
+
+
+class Judges(NamedTuple):
+    """The networks to compare images by, as far as they can be had."""
+
+    networks: tuple[FeatureNetwork, ...] = ()
+    lpips: Mapping[str, nn.Module] = {}  # by the names lpips_alex and lpips_vgg; with ``distance`` of (b, 3, H, W)
+
+    def to(self, device: torch.device | str) -> "Judges":
+        for network in (*self.networks, *self.lpips.values()):
+            network.to(device)
+        return self
+
+
+class Scores:
+    """Everything that one tokenizer gets for one cut of the images.
+
+    Args:
+        protocols: By name; all have the same ``crop``.
+        tokenizer: What is scored.
+        judges: The networks, on ``device``.
+        references: Statistics of the images themselves, by ``reference_name``: where they are known, the networks see
+            reconstructions only.
+        left_out: Distances that these images do not have; see ``too_small``.
+        device: Where images come from.
+    """
+
+    def __init__(
+        self,
+        protocols: Mapping[str, Protocol],
+        tokenizer: Tokenizer,
+        judges: Judges = Judges(),
+        references: Mapping[str, FeatureStatistics] | None = None,
+        left_out: Collection[str] = (),
+        device: torch.device | str = "cpu",
+    ):
+        self.protocols, self.judges, self.left_out = dict(protocols), judges, left_out
+        self.head, self.factor = tokenizer.quantizer, tokenizer.factor
+        self.references = dict(references or {})
+        self.names: list[str] = []
+        self.unreadable: list[str] = []
+        self.tokens: list[Tensor] = []  # (b,) int64 of each batch: positions that are tokens
+        self.distances: dict[str, list[Tensor]] = {  # protocol/distance, (b,) float32 of each batch
+            f"{name}/{distance}": [] for name, protocol in self.protocols.items() for distance in self._own(protocol)
+        }
+        self.positions, self.pixels = 0, 0  # of an image
+        self.usage = CodebookUsage(self.head.codebook_sizes).to(device)
+        self.tuples = DistinctTuples(len(self.head.codebook_sizes)) if len(self.head.codebook_sizes) > 1 else None
+        self.images: dict[str, FeatureStatistics] = {}
+        self.reconstructions: dict[str, FeatureStatistics] = {}
+        self.inception_scores: dict[str, InceptionScore] = {}
+        for view in {protocol.view for protocol in self.protocols.values()}:
+            for network in judges.networks:
+                for score, dim in score_names(network).items():
+                    name = reference_name(view, score)
+                    self.reconstructions[name] = FeatureStatistics(dim, device)
+                    if name not in self.references:
+                        self.images[name] = FeatureStatistics(dim, device)
+                if isinstance(network, Inception):
+                    self.inception_scores["/".join(view)] = InceptionScore(device=device)
+
+    def update(self, names: Sequence[str], images: Tensor, reconstruction: Tensor, quantized: Quantized) -> None:
+        """Add a batch.
+
+        Args:
+            names: Of the images.
+            images: (b, 3, H, W) uint8, at least 11 pixels high and wide.
+            reconstruction: The same shape, float in [-1, 1], unclamped.
+            quantized: What the head has returned.
+
+        Raises:
+            ValueError: A reconstruction is not finite, or images are too small.
+        """
+        broken = ~reconstruction.isfinite().flatten(1).all(1)
+        if broken.any():
+            which = ", ".join(name for name, bad in zip(names, broken.tolist(), strict=True) if bad)
+            raise ValueError(f"the reconstruction has NaN or infinite pixels, of {which}")
+        if min(images.shape[-2:]) < SSIM_WINDOW:
+            size = "x".join(map(str, images.shape[-2:]))
+            raise ValueError(f"images of {size} pixels are smaller than SSIM's window of {SSIM_WINDOW}")
+        pairs = Pairs(images, reconstruction)
+        with torch.autocast(images.device.type, enabled=False):  # bfloat16 would change the numbers
+            self._compare(pairs)
+            self._look(names, pairs)
+        codes, keep = quantized.codes, quantized.keep
+        self.usage.update(codes, keep)
+        if self.tuples:
+            self.tuples.update(codes, keep)
+        self.positions, self.pixels = codes[0, 0].numel(), images[0, 0].numel()
+        kept = torch.full((len(codes),), self.positions) if keep is None else keep.flatten(1).sum(1).cpu()
+        self.tokens.append(kept)
+        self.names += names
+
+    def _compare(self, pairs: "Pairs") -> None:
+        for name, protocol in self.protocols.items():
+            for distance in self._own(protocol):
+                if distance in self.judges.lpips:
+                    sides = pairs.floats() if protocol.lpips == "float" else map(to_float, pairs.levels(protocol))
+                    lpips = self.judges.lpips[distance]
+                    key = (distance, protocol.lpips == "float" or protocol.rounding)
+                    values = pairs.once(key, lambda lpips=lpips, sides=sides: lpips.distance(*sides).flatten())
+                elif distance == BASELINE:
+                    images = pairs.levels(protocol)[1]
+                    values = psnr(block_mean(images, self.factor), images)
+                else:
+                    sides, compare = pairs.levels(protocol), DISTANCES[distance]
+                    values = pairs.once(
+                        (distance, protocol.rounding), lambda compare=compare, sides=sides: compare(*sides)
+                    )
+                self.distances[f"{name}/{distance}"].append(values.float().cpu())
+
+    def _look(self, names: Sequence[str], pairs: "Pairs") -> None:
+        for protocol in {protocol.view: protocol for protocol in self.protocols.values()}.values():
+            for network in self.judges.networks:
+                reconstruction, images = pairs.shown(protocol, network)
+                own = next(iter(score_names(network)))
+                for statistics, side in ((self.reconstructions, reconstruction), (self.images, images)):
+                    if reference_name(protocol.view, own) not in statistics:
+                        continue
+                    if isinstance(network, Inception):
+                        seen = network.look(side, protocol.frechet)
+                        features = (seen.pool, seen.spatial)
+                        if statistics is self.reconstructions:
+                            self.inception_scores["/".join(protocol.view)].update(names, seen.logits)
+                    else:
+                        features = (network(side),)
+                    for score, values in zip(score_names(network), features, strict=True):
+                        statistics[reference_name(protocol.view, score)].update(values)
+
+    def _own(self, protocol: Protocol) -> list[str]:
+        """The distances of a protocol that can be had."""
+        had = [name for name in protocol.distances if DISTANCES[name] or name in self.judges.lpips]
+        had = [name for name in had if name not in self.left_out]
+        return had + [BASELINE] * ("psnr" in had)
+
+    def gather(self) -> "Scores":
+        """Make this the scores of all ranks, on each of them, with images in the order of their names."""
+        for tensor in self._sums().values():
+            sum_over_ranks(tensor)
+        self._compact()
+        everyone = from_all_ranks(
+            (self.names, self.unreadable, self.tokens, self.distances, self.positions, self.pixels)
+        )
+        self.names = [name for names, *_ in everyone for name in names]
+        self.unreadable = sorted({reason for _, unreadable, *_ in everyone for reason in unreadable})
+        self.tokens = [part for _, _, tokens, *_ in everyone for part in tokens]
+        self.distances = {key: [p for _, _, _, own, *_ in everyone for p in own[key]] for key in self.distances}
+        self.positions, self.pixels = max(own[4] for own in everyone), max(own[5] for own in everyone)
+        if self.tuples:
+            self.tuples.pending = from_all_ranks(self.tuples.tuples())
+        self._compact()
+        order = sorted(range(len(self.names)), key=self.names.__getitem__)
+        self.names = [self.names[i] for i in order]
+        self.tokens = [part[order] for part in self.tokens]
+        self.distances = {key: [part[order] for part in parts] for key, parts in self.distances.items()}
+        return self
+
+    def values(self, protocol: str) -> dict[str, Tensor]:
+        """Of each image, by the name of the distance: (n,) float32, in the order of ``names``."""
+        self._compact()
+        prefix = f"{protocol}/"
+        return {k.removeprefix(prefix): v[0] for k, v in self.distances.items() if k.startswith(prefix) and v}
+
+    def metrics(self, protocol: str) -> dict[str, float]:
+        """All numbers of a protocol by name, after ``gather``."""
+        values = {name: own.double().mean().item() for name, own in self.values(protocol).items()}
+        view = self.protocols[protocol].view
+        for network in self.judges.networks:
+            for score in score_names(network):
+                name = reference_name(view, score)
+                reference = self.references.get(name) or self.images[name]
+                values[score] = reference.distance(self.reconstructions[name]).item()
+            if isinstance(network, Inception):
+                suffix = "" if network.official else f"_{network.name}"
+                values[f"inception_score{suffix}"] = self.inception_scores["/".join(view)].compute()
+        return values | self._code_metrics()
+
+    def _code_metrics(self) -> dict[str, float]:
+        tokens, n = self.tokens[0].double(), len(self.names)
+        counts = self.usage.counts
+        use = {name: value.item() for name, value in usages_of(counts).items()}
+        k = len(counts)
+        fixed = sum(math.log2(len(own)) for own in counts)
+        entropy = sum(use[name] for name in use if name.startswith("entropy_bits"))
+        grain = self.head.grain_bits(self.positions) if isinstance(self.head, DynamicQuantizer) else 0.0
+        mean = use.pop("tokens") / n
+        bits, by_entropy = mean * fixed + grain, mean * entropy + grain
+        if self.tuples:
+            use["distinct_tuples"] = float(len(self.tuples.tuples()))
+        spread = {}
+        if tokens.min() < tokens.max():
+            spread = {
+                "tokens_per_image_min": k * tokens.min().item(),
+                "tokens_per_image_std": k * tokens.std().item(),
+                "tokens_per_image_max": k * tokens.max().item(),
+            }
+        return use | {
+            "tokens": tokens.sum().item(),
+            "tokens_per_image": k * mean,
+            **spread,
+            "bits_per_image": bits,
+            "bits_per_image_entropy": by_entropy,
+            "bits_per_pixel": bits / self.pixels,
+            "bits_per_pixel_entropy": by_entropy / self.pixels,
+            "images": float(n),
+        }
+
+    def _sums(self) -> dict[str, Tensor]:
+        """All sums, by name, in the same order on all ranks."""
+        sums = {"usage": self.usage.hits}
+        for side in ("images", "reconstructions", "inception_scores"):
+            for name, statistics in sorted(getattr(self, side).items()):
+                sums |= {f"{side}/{name}/{part}": tensor for part, tensor in statistics.tensors().items()}
+        return sums
+
+    def _compact(self) -> None:
+        """One tensor in place of one for each batch."""
+        self.tokens = [torch.cat(self.tokens)] if self.tokens else []
+        self.distances = {key: [torch.cat(parts)] if parts else [] for key, parts in self.distances.items()}
+
+    def state(self) -> tuple[dict[str, Tensor], dict]:
+        """All that has been kept, as tensors and plain content: what ``restore`` takes."""
+        self._compact()
+        tensors = {f"sum/{name}": tensor.cpu() for name, tensor in self._sums().items()}
+        tensors |= {f"distance/{key}": parts[0] for key, parts in self.distances.items() if parts}
+        if self.tokens:
+            tensors["tokens"] = self.tokens[0]
+        if self.tuples:
+            tensors["tuples"] = self.tuples.tuples()
+        about = {
+            "names": self.names,
+            "unreadable": self.unreadable,
+            "positions": self.positions,
+            "pixels": self.pixels,
+        }
+        return tensors, about
+
+    def restore(self, tensors: Mapping[str, Tensor], about: Mapping) -> None:
+        """Go on from what ``state`` of scores made alike has returned."""
+        for name, tensor in self._sums().items():
+            tensor.copy_(tensors[f"sum/{name}"])
+        self.distances = {
+            key: [tensors[f"distance/{key}"]] if f"distance/{key}" in tensors else [] for key in self.distances
+        }
+        self.tokens = [tensors["tokens"]] if "tokens" in tensors else []
+        if self.tuples:
+            self.tuples.known = tensors["tuples"]
+        self.names, self.unreadable = list(about["names"]), list(about["unreadable"])
+        self.positions, self.pixels = about["positions"], about["pixels"]
+
+
+class Pairs:
+    """A batch's reconstructions and images in the forms that protocols compare, each made once.
+
+    Args:
+        images: (b, 3, H, W) uint8.
+        reconstruction: The same shape, float in [-1, 1], unclamped.
+    """
+
+    def __init__(self, images: Tensor, reconstruction: Tensor):
+        self.images, self.reconstruction = images, reconstruction
+        self.made: dict = {}
+
+    def once(self, key: tuple, make: Callable):
+        """What ``make`` returns, made at the first call with this key."""
+        if key not in self.made:
+            self.made[key] = make()
+        return self.made[key]
+
+    def floats(self) -> tuple[Tensor, Tensor]:
+        """Reconstructions, clamped, and images, in [-1, 1]."""
+        return self.once(("floats",), lambda: (self.reconstruction.float().clamp(-1, 1), to_float(self.images)))
+
+    def levels(self, protocol: Protocol) -> tuple[Tensor, Tensor]:
+        """Reconstructions and images in 8 bits."""
+        if protocol.rounding == "truncate":
+            return self.once(("truncate",), lambda: tuple(truncated(side) for side in self.floats()))
+        return self.once(("nearest",), lambda: (to_uint8(self.reconstruction), self.images))
+
+    def shown(self, protocol: Protocol, network: FeatureNetwork) -> tuple[Tensor, Tensor]:
+        """What a network is shown: 8-bit images, as they come out of their file, or floats from 0 to 255."""
+        if protocol.frechet == "float" and not network.only_uint8:
+            return self.once(("shown",), lambda: tuple((side + 1) * 127.5 for side in self.floats()))
+        sides = self.levels(protocol)
+        if protocol.file == "png":
+            return sides
+        return self.once(("jpeg", protocol.rounding), lambda: tuple(through_jpeg(side) for side in sides))
+
+
+def truncated(images: Tensor) -> Tensor:
+    """[-1, 1] to 8 bits as ``255 (x + 1) / 2`` without its fraction, in float32."""
+    return ((images + 1) / 2 * 255).to(torch.uint8)
+
+
+def through_jpeg(images: Tensor) -> Tensor:
+    """(b, 3, H, W) uint8 as they are after Pillow has written and read them as JPEG of its default quality, 75."""
+    decoded = []
+    for image in images.permute(0, 2, 3, 1).cpu().numpy():
+        file = io.BytesIO()
+        Image.fromarray(np.ascontiguousarray(image)).save(file, "JPEG")
+        decoded.append(to_tensor(Image.open(file).convert("RGB")))
+    return torch.stack(decoded).to(images.device)
+
+
+def score_names(network: FeatureNetwork) -> dict[str, int]:
+    """The Fréchet distances that a network's features make, and how many features each has.
+
+    Only the official Inception's are called ``rfid`` and ``sfid``.
+    """
+    if not isinstance(network, Inception):
+        return {f"frechet_{network.name}": network.dim}
+    names = ("rfid", "sfid") if network.official else (f"frechet_{network.name}", f"frechet_spatial_{network.name}")
+    return dict(zip(names, (network.dim, network.spatial_dim), strict=True))
+
+
+def reference_name(view: Sequence[str], score: str) -> str:
+    """What statistics of images are called: by all that they depend on besides the images and their cut."""
+    return "/".join([*view, score])
+
+
+def too_small(protocol: Protocol, image_size: int) -> dict[str, str]:
+    """The distances of a protocol that images of this size do not have, and why."""
+    if "ms_ssim" in protocol.distances and image_size < MS_SSIM_SMALLEST:
+        return {"ms_ssim": f"its five scales need images of {MS_SSIM_SMALLEST} pixels, not {image_size}"}
+    return {}
