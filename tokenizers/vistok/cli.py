@@ -62,7 +62,6 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, float]:
     from vistok import reports, runs
     from vistok.callbacks import Interrupted
     from vistok.health import CodebookHealth
-    from vistok.tokenizer import Tokenizer
 
     _check_hardware(config)
     health = CodebookHealth(on_collapse=config.on_collapse)
@@ -101,7 +100,7 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, float]:
 def build(config: DictConfig) -> tuple["ImageDataModule", "LitTokenizer"]:
     """The data and the module to train, from a config; wrong arguments raise ValueError."""
     data, lit = instantiate(config.data), build_module(config)
-    _check_image_size(data.image_size, lit.tokenizer)
+    check_image_size(data.image_size, lit.tokenizer)
     return data, lit
 
 
@@ -140,7 +139,7 @@ def estimate(config: DictConfig) -> None:
 
     def build() -> "LitTokenizer":
         lit = build_module(config)
-        _check_image_size(config.image_size, lit.tokenizer)
+        check_image_size(config.image_size, lit.tokenizer)
         return lit
 
     estimated = estimator.estimate(build, config.image_size, config.batch_size, gpu, precision, ddp)
@@ -148,7 +147,8 @@ def estimate(config: DictConfig) -> None:
     estimator.show(estimated, config.estimate * estimator.GIB, about)
 
 
-def _check_image_size(image_size: int, tokenizer: "Tokenizer") -> None:
+def check_image_size(image_size: int, tokenizer: "Tokenizer") -> None:
+    """Refuse images whose sides are not multiples of the tokenizer's factor."""
     if image_size % tokenizer.factor:
         raise ValueError(f"image_size={image_size} is not a multiple of the tokenizer's factor {tokenizer.factor}")
 

@@ -344,14 +344,15 @@ def judges_of(config: DictConfig, protocols: Sequence[Protocol]) -> tuple[Judges
 
 def check(tokenizer: Tokenizer, data: Data, rate: float | None) -> None:
     """Refuse a tokenizer that does not fit the data or the rate."""
+    from vistok import cli
+
     if rate is not None:
         head = tokenizer.quantizer
         if not isinstance(head, DynamicQuantizer) or head.grains != 2:
             raise ValueError(f"rate={rate} needs a dynamic head of two grains, not a {type(head).__name__}")
         if not 0 <= rate <= 1:
             raise ValueError(f"rate={rate} must be a share in [0, 1]")
-    if data.image_size % tokenizer.factor:
-        raise ValueError(f"image_size={data.image_size} is not a multiple of the tokenizer's factor {tokenizer.factor}")
+    cli.check_image_size(data.image_size, tokenizer)
 
 
 def fingerprint(tokenizer: Tokenizer) -> str:

@@ -141,7 +141,7 @@ class DINOv2(FeatureNetwork):
         with fixed_seed(), downloading(f"DINOv2's {model}", "put facebookresearch/dinov2 into torch.hub's cache"):
             self.network = FeatureExtractorDinoV2(f"dinov2-{model}", ["dinov2"])
         self.name, self.dim = f"dinov2_{model}", self.dims[model]
-        self._freeze()
+        self.freeze()
 
     def forward(self, images: Tensor) -> Tensor:
         return self.network(images)[0]
