@@ -28,6 +28,7 @@ from vistok.schedules import Schedule
 from vistok.training import LitTokenizer
 
 torch.set_num_threads(1)
+torch.backends.mkldnn.enabled = False  # its last digits depend on the size of a batch, and nearly equal codes on these
 name, world, output = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 heads = {
     "ema": lambda: VectorQuantizer(32, 4, ema_decay=0.9, restart=0.5, kmeans_updates=2),
@@ -46,7 +47,7 @@ lit = LitTokenizer(
     tokenizer,
     {"l1": nn.L1Loss()},
     {term: weights[term] for term in ("l1", *head.loss_names)} | {"adversarial": 0.1, "discriminator": 1.0},
-    partial(torch.optim.SGD, lr=0.1),  # Adam would make much of the last bits of a small gradient
+    partial(torch.optim.SGD, lr=0.02),  # Adam would make much of the last bits of a small gradient
     Schedule(4),
     adversary=Adversary(judge, adaptive=True),
     ema_decay=0.9,

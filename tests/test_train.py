@@ -185,7 +185,8 @@ def test_the_command_line(tmp_path):
     scored = python(ROOT / "eval.py", f"tokenizer={run}/tokenizer", "data=sample", "image_size=32", cwd=tmp_path)
     assert scored.returncode == 0, scored.stderr
     (report,) = (tmp_path / "evaluations").glob("*.json")
-    assert json.loads(report.read_text())["metrics"]["bits_per_image"] == 16 * 4
+    (score,) = json.loads(report.read_text())["scores"]
+    assert score["metrics"]["bits_per_image"] == 16 * 4
 
 
 @pytest.mark.slow
