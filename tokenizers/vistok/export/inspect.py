@@ -1,0 +1,91 @@
+"""``python -m vistok inspect FILE``: what is in a checkpoint, without running any of it."""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from torch import Tensor
+
+from vistok.export.reading import Contents, Stub, read_tensors
+
+SHOWN = 80  # characters of a value or of a list of names
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """What the command line asks for."""
+    asked = parser().parse_args(words)
+    try:
+        contents = read_tensors(asked.file)
+    except (ValueError, OSError) as error:
+        sys.stderr.write(" ".join(printable(str(error)).split()) + "\n")
+        raise SystemExit(2) from error
+    show(asked.file, contents, asked.depth)
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("file", help=".ckpt, .pt, .pth, .bin or .safetensors")
+    parser.add_argument("--depth", type=int, default=2, help="parts of a key by which tensors are summed up")
+    return parser
+
+
+def show(file: str, contents: Contents, depth: int) -> None:
+    """Print the top of the tree, the tensors by the first ``depth`` parts of their keys, and the stubs."""
+    console = Console()
+    tree = contents.tree if type(contents.tree) is dict else {"": contents.tree}
+    tensors = dict(tensors_in(tree))
+    console.print(
+        f"{file}: {len(tensors):,} tensors, {values(tensors.values()):,} values", markup=False, soft_wrap=True
+    )
+    if not all(isinstance(value, Tensor) for value in tree.values()):
+        table = Table("key", "holds")
+        for key, value in tree.items():
+            table.add_row(escape(printable(str(key))), escape(described(value)))
+        console.print(table)
+    groups: dict[str, list[Tensor]] = {}
+    for name, tensor in tensors.items():
+        groups.setdefault(".".join(name.split(".")[:depth]), []).append(tensor)
+    table = Table("tensors", "count", "values", "dtypes", "largest")
+    for prefix, group in groups.items():
+        dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in group})
+        largest = max(group, key=lambda tensor: tensor.numel())
+        row = (prefix, f"{len(group):,}", f"{values(group):,}", ", ".join(dtypes), str(tuple(largest.shape)))
+        table.add_row(*(escape(printable(part)) for part in row))
+    console.print(table)
+    if contents.stubs:
+        names = ", ".join(printable(name) for name in contents.stubs)
+        console.print(f"not read, objects of: {names}", markup=False, highlight=False, soft_wrap=True)
+
+
+def tensors_in(tree: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Every tensor with the path to it, joined by dots."""
+    if isinstance(tree, Tensor):
+        yield prefix, tree
+    elif type(tree) in (dict, list, tuple):
+        for key, value in tree.items() if type(tree) is dict else enumerate(tree):
+            yield from tensors_in(value, f"{prefix}.{key}" if prefix else str(key))
+
+
+def values(tensors: Any) -> int:
+    return sum(tensor.numel() for tensor in tensors)
+
+
+def described(value: Any) -> str:
+    """A value in a few words."""
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+    if type(value) in (dict, list, tuple):
+        return f"{type(value).__name__} of {len(value):,}, {sum(1 for _ in tensors_in(value)):,} tensors"
+    if isinstance(value, Stub):
+        return f"not read: {printable(value.name)}"
+    return printable(repr(value))
+
+
+def printable(text: str) -> str:
+    """Text of a file without control characters, which a terminal would obey, and not too long."""
+    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[: 4 * SHOWN])
+    return text if len(text) <= 4 * SHOWN else text[: 4 * SHOWN] + "..."
