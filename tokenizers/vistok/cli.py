@@ -78,7 +78,7 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, float]:
     if checkpoint:
         runs.check_checkpoint(lit, checkpoint)
     elif config.init:
-        runs.load_slim(lit, Path(config.init))
+        runs.load_slim(lit, Path(config.init), config.family, config.family_config)
     folder = runs.folder_of(config, checkpoint)
     config = OmegaConf.merge(config, {"run_dir": str(folder)})
     trainer = _trainer(config, folder, health)
@@ -179,7 +179,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     from rich.progress import track
 
     from vistok import reports
-    from vistok.export.hub import load
+    from vistok.export.checkpoints import load
     from vistok.pixels import to_float
     from vistok.quantizers import DynamicQuantizer
 
@@ -187,7 +187,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     output = Path(config.output)
     if output.exists():
         raise ValueError(f"output={output} exists already and is not overwritten")
-    tokenizer = load(config.tokenizer)
+    tokenizer = load(config.tokenizer, config.family, config.family_config)
     if config.rate is not None:
         head = tokenizer.quantizer
         if not isinstance(head, DynamicQuantizer) or head.grains != 2:
