@@ -1,6 +1,6 @@
 """vistok: discrete visual tokenizers, any quantization head on any backbone."""
 
-from vistok.export.hub import load
+from vistok.export.checkpoints import load
 from vistok.pixels import PixelMap
 from vistok.quantizers.base import Quantized
 from vistok.tokenizer import Tokenizer

@@ -71,7 +71,7 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, float]:
     if checkpoint:
         made = runs.check_checkpoint(lit, checkpoint)
     elif config.init:
-        runs.load_slim(lit, Path(config.init))
+        runs.load_slim(lit, Path(config.init), config.family, config.family_config)
     folder = runs.folder_of(config, checkpoint)
     config = OmegaConf.merge(config, {"run_dir": str(folder)})
     trainer = _trainer(config, folder, health)

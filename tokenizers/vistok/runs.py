@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
 from omegaconf import DictConfig
@@ -21,6 +21,11 @@ if TYPE_CHECKING:
 LAST = Path("checkpoints") / "last.ckpt"
 SLIM = Path("checkpoints") / "slim.safetensors"
 METRICS = "metrics.json"  # written last, when a run is closed
+OWN = ("encoder.levels.", "encoder.transformer.blocks.")  # names that our encoders have and no published one
+SETTINGS = (  # arguments on which weights depend without a shape that tells
+    *("class", "cosine", "num_heads", "heads", "activation", "positions", "patch", "norm_groups", "groups"),
+    *("scale", "shift", "thresholds", "low", "high"),
+)
 
 
 def checkpoint_of(config: DictConfig) -> Path | None:
@@ -82,25 +87,65 @@ def save_slim(lit: "LitTokenizer", path: Path) -> None:
     safetensors.torch.save_file(weights, path)
 
 
-def load_slim(lit: "LitTokenizer", path: Path) -> None:
-    """Begin a training run with the weights of ``slim.safetensors``, or of the run folder that has one.
+def load_slim(
+    lit: "LitTokenizer", path: Path, family: str | None = None, family_config: Mapping[str, Any] | None = None
+) -> None:
+    """Begin a training run with the weights of ``slim.safetensors``, of a run folder that has one, or a published file.
 
     Optimizers, schedule and discriminator begin anew, so that the discriminator starts at ``adversarial_start`` again.
 
+    Args:
+        lit: The module to train.
+        path: The file or folder.
+        family: A published file's, as for ``vistok.load``.
+        family_config: What else its keys do not tell.
+
     Raises:
-        ValueError: It is not there, cannot be read, or has other names or shapes; the message says which.
+        ValueError: It is not there, cannot be read, or has other names, shapes or settings; the message says which.
     """
     path = path / SLIM if path.is_dir() else path
     if not path.is_file():
         raise ValueError(f"init={path} is not a file")
-    try:
-        weights = safetensors.torch.load_file(path)
-    except SafetensorError as error:
-        raise ValueError(f"init={path} cannot be read: {error}") from error
+    weights = None
+    if path.suffix == ".safetensors":
+        try:
+            weights = safetensors.torch.load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"init={path} cannot be read: {error}") from error
+    if weights is None or not any(name.startswith(OWN) for name in weights):
+        weights = _published(lit, path, family, family_config)
     _refuse_differences(f"init={path}", weights, lit.tokenizer.state_dict())
     lit.tokenizer.load_state_dict(weights)
     if lit.average is not None:
         lit.average.tokenizer.load_state_dict(weights)
+
+
+def _published(
+    lit: "LitTokenizer", path: Path, family: str | None, family_config: Mapping[str, Any] | None
+) -> Mapping[str, Tensor]:
+    """The weights of a published file, whose settings must be the config's where no shape tells them."""
+    from vistok.export import hub
+    from vistok.export.checkpoints import load
+
+    theirs = load(path, family, family_config)
+    _refuse_differences(f"init={path}", theirs.state_dict(), lit.tokenizer.state_dict())
+    there, here = (settings(hub.describe(tokenizer)) for tokenizer in (theirs, lit.tokenizer))
+    differences = [f"{name} is {value!r} in the file, {here[name]!r} here"
+                   for name, value in there.items() if name in here and here[name] != value]  # fmt: skip
+    if differences:
+        raise ValueError(f"init={path} does not fit the config: {'; '.join(differences)}")
+    return theirs.state_dict()
+
+
+def settings(description: dict[str, Any], path: str = "tokenizer") -> dict[str, Any]:
+    """From what ``hub.describe`` gives: what weights depend on and their shapes do not show, by its place."""
+    found = {f"{path}.{name}": value for name, value in description.items() if name in SETTINGS}
+    for name, value in description.items():
+        members = dict(enumerate(value)) if isinstance(value, list) else {"": value}
+        for i, member in members.items():
+            if isinstance(member, dict) and name != "estimator":
+                found |= settings(member, f"{path}.{name}{i}")
+    return found
 
 
 def check_checkpoint(lit: "LitTokenizer", path: Path) -> int:
@@ -108,7 +153,6 @@ def check_checkpoint(lit: "LitTokenizer", path: Path) -> int:
 
     Returns:
         The updates it has made. They may be all: a run can be killed after its last checkpoint and before its export.
-
     Raises:
         ValueError: The message names the keys and shapes that differ.
     """

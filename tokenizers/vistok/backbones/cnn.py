@@ -28,6 +28,7 @@ class CNNEncoder(nn.Module):
             the levels of high resolution, where most of the time goes.
         mid_attention: Whether there is self-attention between the blocks on the smallest grid; latent diffusion's
             f4 model without attention has none.
+        norm_groups: Groups of the norms; a width that it does not divide has the most that divide both.
     """
 
     def __init__(
@@ -40,22 +41,30 @@ class CNNEncoder(nn.Module):
         in_channels: int = 3,
         patch: int = 1,
         mid_attention: bool = True,
+        norm_groups: int = 32,
     ):
         super().__init__()
         self.channels, self.multipliers, self.num_blocks = channels, tuple(multipliers), num_blocks
         self.attention, self.dim, self.in_channels = check_levels(attention, multipliers), dim, in_channels
-        self.patch, self.mid_attention = patch, mid_attention
+        self.patch, self.mid_attention, self.norm_groups = patch, mid_attention, norm_groups
         self.factor = patch * 2 ** (len(multipliers) - 1)
 
         widths = [channels * m for m in multipliers]
         last = len(widths) - 1
         self.conv_in = nn.Conv2d(in_channels * patch**2, channels, 3, padding=1)
         self.levels = nn.ModuleList(
-            Level(before, width, num_blocks, i in self.attention, Downsample(width) if i < last else nn.Identity())
+            Level(
+                before,
+                width,
+                num_blocks,
+                i in self.attention,
+                Downsample(width) if i < last else nn.Identity(),
+                groups=norm_groups,
+            )
             for i, (before, width) in enumerate(zip([channels, *widths], widths, strict=False))
         )
-        self.mid = middle(widths[-1], mid_attention)
-        self.norm_out = group_norm(widths[-1])
+        self.mid = middle(widths[-1], mid_attention, norm_groups)
+        self.norm_out = group_norm(widths[-1], norm_groups)
         self.conv_out = nn.Conv2d(widths[-1], dim, 3, padding=1)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -82,17 +91,18 @@ class CNNDecoder(nn.Module):
         out_channels: int = 3,
         patch: int = 1,
         mid_attention: bool = True,
+        norm_groups: int = 32,
     ):
         super().__init__()
         self.channels, self.multipliers, self.num_blocks = channels, tuple(multipliers), num_blocks
         self.attention, self.dim, self.out_channels = check_levels(attention, multipliers), dim, out_channels
-        self.patch, self.mid_attention = patch, mid_attention
+        self.patch, self.mid_attention, self.norm_groups = patch, mid_attention, norm_groups
         self.factor = patch * 2 ** (len(multipliers) - 1)
 
         widths = [channels * m for m in multipliers]
         last = len(widths) - 1
         self.conv_in = nn.Conv2d(dim, widths[-1], 3, padding=1)
-        self.mid = middle(widths[-1], mid_attention)
+        self.mid = middle(widths[-1], mid_attention, norm_groups)
         self.levels = nn.ModuleList(
             Level(
                 widths[min(i + 1, last)],
@@ -100,10 +110,11 @@ class CNNDecoder(nn.Module):
                 num_blocks + 1,
                 i in self.attention,
                 Upsample(widths[i]) if i else nn.Identity(),
+                groups=norm_groups,
             )
             for i in reversed(range(len(widths)))
         )
-        self.norm_out = group_norm(channels * multipliers[0])
+        self.norm_out = group_norm(channels * multipliers[0], norm_groups)
         self.conv_out = nn.Conv2d(channels * multipliers[0], out_channels * patch**2, 3, padding=1)
 
     def forward(self, latent: Tensor) -> Tensor:
@@ -122,11 +133,22 @@ class Level(nn.Module):
     """Residual blocks at one resolution, attention after each where asked for, then the change of resolution."""
 
     def __init__(
-        self, before: int, width: int, num_blocks: int, attention: bool, resample: nn.Module, bias: bool = True
+        self,
+        before: int,
+        width: int,
+        num_blocks: int,
+        attention: bool,
+        resample: nn.Module,
+        bias: bool = True,
+        groups: int = 32,
     ):
         super().__init__()
-        self.blocks = nn.ModuleList(ResnetBlock(before if i == 0 else width, width, bias) for i in range(num_blocks))
-        self.attentions = nn.ModuleList(AttentionBlock(width) if attention else nn.Identity() for _ in self.blocks)
+        self.blocks = nn.ModuleList(
+            ResnetBlock(before if i == 0 else width, width, bias, groups) for i in range(num_blocks)
+        )
+        self.attentions = nn.ModuleList(
+            AttentionBlock(width, groups) if attention else nn.Identity() for _ in self.blocks
+        )
         self.resample = resample
 
     def features(self, h: Tensor) -> Tensor:
@@ -142,11 +164,11 @@ class Level(nn.Module):
 class ResnetBlock(nn.Module):
     """Two convolutions, each behind a norm and SiLU, beside a shortcut; ``bias`` is the convolutions'."""
 
-    def __init__(self, before: int, width: int, bias: bool = True):
+    def __init__(self, before: int, width: int, bias: bool = True, groups: int = 32):
         super().__init__()
-        self.norm1 = group_norm(before)
+        self.norm1 = group_norm(before, groups)
         self.conv1 = nn.Conv2d(before, width, 3, padding=1, bias=bias)
-        self.norm2 = group_norm(width)
+        self.norm2 = group_norm(width, groups)
         self.conv2 = nn.Conv2d(width, width, 3, padding=1, bias=bias)
         self.shortcut = nn.Conv2d(before, width, 1, bias=bias) if before != width else nn.Identity()
 
@@ -159,9 +181,9 @@ class ResnetBlock(nn.Module):
 class AttentionBlock(nn.Module):
     """Single-head self-attention over all positions, scaled by width^-0.5."""
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, groups: int = 32):
         super().__init__()
-        self.norm = group_norm(width)
+        self.norm = group_norm(width, groups)
         self.q = nn.Conv2d(width, width, 1)
         self.k = nn.Conv2d(width, width, 1)
         self.v = nn.Conv2d(width, width, 1)
@@ -196,15 +218,15 @@ class Upsample(nn.Module):
         return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
 
 
-def middle(width: int, attention: bool = True) -> nn.Sequential:
+def middle(width: int, attention: bool = True, groups: int = 32) -> nn.Sequential:
     """What both networks do on the smallest grid: residual, attention where asked for, residual."""
-    between = AttentionBlock(width) if attention else nn.Identity()
-    return nn.Sequential(ResnetBlock(width, width), between, ResnetBlock(width, width))
+    between = AttentionBlock(width, groups) if attention else nn.Identity()
+    return nn.Sequential(ResnetBlock(width, width, groups=groups), between, ResnetBlock(width, width, groups=groups))
 
 
-def group_norm(width: int) -> nn.GroupNorm:
-    """32 groups (the most that divide a narrower ``width``), eps 1e-6."""
-    return nn.GroupNorm(math.gcd(32, width), width, eps=1e-6)
+def group_norm(width: int, groups: int = 32) -> nn.GroupNorm:
+    """``groups`` groups (the most that divide both where ``width`` is no multiple), eps 1e-6."""
+    return nn.GroupNorm(math.gcd(groups, width), width, eps=1e-6)
 
 
 def check_levels(attention: Sequence[int], multipliers: Sequence[int]) -> tuple[int, ...]:

@@ -50,7 +50,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         FileNotFoundError: There is no tokenizer.
     """
     from vistok import cli
-    from vistok.export.hub import load
+    from vistok.export.checkpoints import load
 
     cli.refuse_missing(config)
     output = Path(config.output)
@@ -63,7 +63,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         if not console.is_terminal:
             console.width = WIDTH
         paths = [config.tokenizer] if isinstance(config.tokenizer, str) else list(config.tokenizer)
-        tokenizers = [load(path) for path in paths]
+        tokenizers = [load(path, config.family, config.family_config) for path in paths]
         protocols = cli.instantiate(config.protocol)
         data = cli.instantiate(config.data)
         for tokenizer in tokenizers:

@@ -1,5 +1,6 @@
 """Tokenizers as files."""
 
-from vistok.export.hub import load, save
+from vistok.export.checkpoints import load
+from vistok.export.hub import save
 
 __all__ = ["load", "save"]

@@ -30,6 +30,7 @@ from vistok.quantizers import (
     EntropyRouter,
     FactorizedQuantizer,
     FeatureRouter,
+    JanusQuantizer,
     RotationTrick,
     SimVQ,
     StraightThrough,
@@ -40,7 +41,7 @@ from vistok.tokenizer import Tokenizer
 
 FORMAT = 1
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-HEADS = (DynamicQuantizer, FactorizedQuantizer, SimVQ, VectorQuantizer, VQBridge)
+HEADS = (DynamicQuantizer, FactorizedQuantizer, JanusQuantizer, SimVQ, VectorQuantizer, VQBridge)
 PARTS_OF_HEADS = (DiVeQ, EntropyRouter, FeatureRouter, RotationTrick, StraightThrough)
 BACKBONES = (CNNDecoder, CNNEncoder, HierarchicalEncoder, MagvitDecoder, MagvitEncoder, PositionalDecoder)
 BACKBONES += (BranchedEncoder, ViTDecoder, ViTEncoder)

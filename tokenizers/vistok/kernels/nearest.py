@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 SCORES_AT_ONCE = 2**22  # floats of scratch: 16 MiB
+is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # torch 2.6 has the latter alone
 
 
 @torch.no_grad()
@@ -19,12 +20,15 @@ def nearest_code(z: Tensor, codebook: Tensor) -> Tensor:
         codebook: Codewords (k, d).
 
     Returns:
-        Codes (n,) int64; of exact ties the lowest. Scratch memory is bounded: no n × k tensor is made.
+        Codes (n,) int64; of exact ties the lowest. Scratch memory is bounded: no n × k tensor is made, except in an
+        exported graph, which must not depend on n.
     """
     with torch.autocast(z.device.type, enabled=False):
         codebook = codebook.float()
         mean = codebook.mean(0)
         codebook, z = codebook - mean, z.float() - mean
         bias = codebook.square().sum(1).mul_(-0.5)
+        if is_exporting():
+            return torch.addmm(bias, z, codebook.T).argmax(1)
         rows = max(1, SCORES_AT_ONCE // len(codebook))
         return torch.cat([torch.addmm(bias, part, codebook.T).argmax(1) for part in z.split(rows)])

@@ -4,6 +4,7 @@ from vistok.quantizers.base import Context, Quantized, Quantizer
 from vistok.quantizers.dqvae import DynamicQuantizer
 from vistok.quantizers.estimators import DiVeQ, RotationTrick, StraightThrough
 from vistok.quantizers.fq import FactorizedQuantizer, factorized
+from vistok.quantizers.janus import JanusQuantizer
 from vistok.quantizers.routers import EntropyRouter, FeatureRouter
 from vistok.quantizers.simvq import SimVQ
 from vistok.quantizers.vq import VectorQuantizer
@@ -16,6 +17,7 @@ __all__ = [
     "EntropyRouter",
     "FactorizedQuantizer",
     "FeatureRouter",
+    "JanusQuantizer",
     "Quantized",
     "Quantizer",
     "RotationTrick",

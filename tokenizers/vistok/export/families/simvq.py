@@ -1,0 +1,43 @@
+"""SimVQ's image models (arXiv:2411.02038)."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from vistok.backbones import MagvitDecoder, MagvitEncoder
+from vistok.export.families import cnn
+from vistok.export.families.config import only
+from vistok.export.families.names import Rule, under
+from vistok.quantizers import SimVQ
+from vistok.tokenizer import Tokenizer
+
+RULES = (
+    *under("encoder", "encoder", cnn.ENDS),
+    *cnn.residual("encoder.down.{i}.block.{j}", "encoder.levels.{i}.blocks.{j}"),
+    Rule("encoder.down.{i}.downsample.{p}", "encoder.levels.{i}.resample.{p}"),
+    *cnn.residual("encoder.mid_block.{j}", "encoder.mid.{j}"),
+    *under("decoder", "decoder", cnn.ENDS),
+    *cnn.residual("decoder.mid_block.{j}", "decoder.mid.{j}"),
+    *cnn.residual("decoder.up.{i}.block.{j}", "decoder.levels.{~i}.blocks.{j}"),
+    Rule("decoder.up.{i}.upsample.conv1.{p}", "decoder.levels.{~i}.resample.conv.{p}"),
+    Rule("quantize.embedding.weight", "quantizer.basis"),
+    Rule("quantize.embedding_proj.{p}", "quantizer.projection.{p}"),
+)
+
+
+def build(shapes: cnn.Shapes, config: Mapping[str, Any], sure: bool) -> Tokenizer:
+    """The tokenizer that tensors of our names are for; its head keeps basis and map apart, to be trained on."""
+    only(config, "l2_norm", False)
+    wide = cnn.widths(shapes, "decoder.levels.")[::-1]
+    channels = math.gcd(*wide)
+    return Tokenizer(
+        MagvitEncoder(**cnn.path_down(shapes), dim=cnn.shape(shapes, "encoder.conv_out.weight", 4)[0]),
+        SimVQ(*cnn.shape(shapes, "quantizer.basis", 2)),
+        MagvitDecoder(
+            channels=channels,
+            multipliers=[width // channels for width in wide],
+            num_blocks=cnn.count(shapes, "decoder.levels.0.blocks."),
+            dim=cnn.shape(shapes, "decoder.conv_in.weight", 4)[1],
+            out_channels=cnn.shape(shapes, "decoder.conv_out.weight", 4)[0],
+        ),
+    )

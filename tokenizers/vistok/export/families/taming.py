@@ -1,0 +1,45 @@
+"""taming-transformers' VQGAN and latent diffusion's VQ models (arXiv:2012.09841, arXiv:2112.10752)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from vistok.export.families import cnn
+from vistok.export.families.config import Unknown, only
+from vistok.export.families.names import under
+from vistok.quantizers import VectorQuantizer
+from vistok.tokenizer import Tokenizer
+
+RULES = (
+    *under("encoder", "encoder", cnn.ENDS),
+    *cnn.level("encoder.down.{i}", "encoder.levels.{i}"),
+    *cnn.middle("encoder.mid", "encoder.mid"),
+    *under("decoder", "decoder", cnn.ENDS),
+    *cnn.middle("decoder.mid", "decoder.mid"),
+    *cnn.level("decoder.up.{i}", "decoder.levels.{~i}", resample="upsample.conv"),
+    *cnn.MAPS,
+    cnn.TABLE,
+)
+# Codewords and their dimension, of the published models of 128 channels and 2 blocks a level. IBQ's have 4 blocks.
+PUBLISHED = ((1024, 256), (16384, 256), (8192, 3), (16384, 4), (256, 4), (16384, 8))
+
+
+def build(shapes: cnn.Shapes, config: Mapping[str, Any], sure: bool) -> Tokenizer:
+    """The tokenizer that tensors of our names are for.
+
+    Args:
+        shapes: Their sizes.
+        config: What the caller knows.
+        sure: Whether the caller has named the family.
+    """
+    only(config, "l2_norm", False)
+    only(config, "ddconfig.double_z", False)
+    encoder, decoder = cnn.encoder(shapes), cnn.decoder(shapes)
+    head = VectorQuantizer(*cnn.shape(shapes, "quantizer.table", 2))
+    published = (encoder.channels, encoder.num_blocks) == (128, 2) and (head.codebook_size, head.dim) in PUBLISHED
+    if not sure and encoder.mid_attention and not published:
+        raise Unknown(
+            "VQGAN and IBQ have the same names, but IBQ chooses codes by inner product, and no published VQGAN has "
+            f"{head.codebook_size} codewords of {head.dim} channels behind {encoder.num_blocks} blocks a level: give "
+            "family='taming' if it is one; IBQ's head is not in vistok yet"
+        )
+    return Tokenizer(encoder, head, decoder, cnn.conv(shapes, "to_latent"), cnn.conv(shapes, "from_latent"))

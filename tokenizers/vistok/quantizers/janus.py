@@ -1,0 +1,51 @@
+"""The head of transformers' Janus, which chooses codes in one table and decodes another."""
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vistok.quantizers import base
+from vistok.quantizers.base import Context, Quantized, Quantizer
+from vistok.quantizers.estimators import with_gradient_of
+
+
+class JanusQuantizer(Quantizer):
+    """Codes are those of the nearest codewords by L2; what is decoded are the same codewords at unit length.
+
+    transformers' port of LlamaGen's head normalises when it decodes but not when it encodes. This one gives the
+    codes and images of that library for its files. To train a tokenizer take ``VectorQuantizer(cosine=True)``, the head
+    that the port is of; weights fit from one to the other.
+
+    Args:
+        codebook_size: Number of codewords n, at least 2.
+        dim: Codeword dimension d, the channels of the latent.
+    """
+
+    loss_names = ("commitment", "codebook")
+
+    def __init__(self, codebook_size: int, dim: int):
+        super().__init__()
+        base.check_size(codebook_size)
+        self.codebook_size, self.dim, self.codebook_sizes = codebook_size, dim, (codebook_size,)
+        self.table = nn.Parameter(F.normalize(torch.randn(codebook_size, dim)))
+
+    @base.in_float32
+    def forward(self, z: Tensor, context: Context = Context()) -> Quantized:
+        quantized = base.quantize(z.float(), self.table.float(), weight=context.weight)
+        unit = base.lookup(quantized.codes, F.normalize(self.table.float()))
+        return quantized._replace(latent=with_gradient_of(unit, quantized.latent))
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        base.check_codes(codes, self.codebook_sizes)
+        return base.lookup(codes, F.normalize(self.table.float()))
+
+    def update(self, stats: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {}  # learned by gradient alone
+
+    def fold(self) -> Quantizer:
+        raise ValueError("codes are chosen in one table and decoded from another: no single table gives both")
+
+    def for_inference(self) -> "JanusQuantizer":
+        return copy.deepcopy(self).eval().requires_grad_(False)
