@@ -32,13 +32,24 @@ def golden() -> Callable[[str, str], dict[str, Tensor]]:
 
 
 @pytest.fixture
-def family() -> Callable[[str], tuple[dict[str, Tensor], dict[str, Tensor]]]:
-    """``family(name)``: the weights and the inputs and outputs of a whole published model."""
+def family_file() -> Callable[[str], Path]:
+    """``family_file(name)``: the weights of a whole published model in its authors' layout."""
 
-    def read(name: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    def find(name: str) -> Path:
         path = SHARED / "golden" / f"{name}.safetensors"
         if not path.is_file():
             pytest.skip(f"the golden files of whole models are not in the repository, and {path} is not there")
+        return path
+
+    return find
+
+
+@pytest.fixture
+def family(family_file) -> Callable[[str], tuple[dict[str, Tensor], dict[str, Tensor]]]:
+    """``family(name)``: the weights and the inputs and outputs of a whole published model."""
+
+    def read(name: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        path = family_file(name)
         return load_file(path), load_file(path.with_suffix(".io.safetensors"))
 
     return read

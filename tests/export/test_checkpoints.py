@@ -21,6 +21,7 @@ from vistok.backbones import (
     ViTDecoder,
     ViTEncoder,
 )
+from vistok.evaluation import evaluate
 from vistok.export import checkpoints, hub
 from vistok.export.families import dqvae, enhancing, fqgan, janus, llamagen, simvq, taming, vqmodel
 from vistok.export.families.names import Rule, to_ours, to_theirs
@@ -413,11 +414,12 @@ def test_evaluating_a_published_file(compose, fitting, photos, tmp_path):
     file, tokenizer = fitting
     config = compose("eval", f"tokenizer={file}", "data=folder", f"data.root={photos}", "image_size=32", "network=none",
                      "lpips=null", f"output={tmp_path}/report.json", "device=cpu")  # fmt: skip
-    report = cli.evaluate(config)
-    assert report["metrics"]["images"] == 12
+    (score,) = evaluate(config)["scores"]
+    assert score["metrics"]["images"] == 12
     hub.save(tokenizer, tmp_path / "ours")
     config.update({"tokenizer": str(tmp_path / "ours"), "output": str(tmp_path / "again.json")})
-    assert cli.evaluate(config)["metrics"]["psnr"] == pytest.approx(report["metrics"]["psnr"], abs=1e-6)
+    (again,) = evaluate(config)["scores"]
+    assert again["metrics"]["psnr"] == pytest.approx(score["metrics"]["psnr"], abs=1e-6)
 
 
 def test_file_names_are_not_believed(llamagen_file, tmp_path):

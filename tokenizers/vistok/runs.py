@@ -153,6 +153,7 @@ def check_checkpoint(lit: "LitTokenizer", path: Path) -> int:
 
     Returns:
         The updates it has made. They may be all: a run can be killed after its last checkpoint and before its export.
+
     Raises:
         ValueError: The message names the keys and shapes that differ.
     """

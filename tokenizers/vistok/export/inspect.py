@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
+from vistok.export.checkpoints import family_of, tokenizer_of
 from vistok.export.reading import Contents, Stub, read_tensors
 
 SHOWN = 80  # characters of a value or of a list of names
@@ -41,6 +42,8 @@ def show(file: str, contents: Contents, depth: int) -> None:
     console.print(
         f"{file}: {len(tensors):,} tensors, {values(tensors.values()):,} values", markup=False, soft_wrap=True
     )
+    for line in verdict(contents.tree):
+        console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
     if not all(isinstance(value, Tensor) for value in tree.values()):
         table = Table("key", "holds")
         for key, value in tree.items():
@@ -59,6 +62,24 @@ def show(file: str, contents: Contents, depth: int) -> None:
     if contents.stubs:
         names = ", ".join(printable(name) for name in contents.stubs)
         console.print(f"not read, objects of: {names}", markup=False, highlight=False, soft_wrap=True)
+
+
+def verdict(tree: Any) -> list[str]:
+    """What ``vistok.load`` makes of a checkpoint, or why it makes nothing."""
+    family = family_of(tree)
+    if family is None:
+        return ["family: none that is known here"]
+    try:
+        tokenizer = tokenizer_of(tree, None, {}, "ema")
+    except ValueError as error:
+        return [f"family: {family}", f"vistok.load: {error}"]
+    sizes = " + ".join(f"{size:,}" for size in tokenizer.quantizer.codebook_sizes)
+    parameters = sum(parameter.numel() for parameter in tokenizer.parameters())
+    return [
+        f"family: {family}",
+        f"tokenizer: {parameters:,} parameters, {type(tokenizer.quantizer).__name__} of {sizes} codewords of "
+        f"{tokenizer.quantizer.dim} channels, one code for each {tokenizer.factor} x {tokenizer.factor} pixels",
+    ]
 
 
 def tensors_in(tree: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
