@@ -1,11 +1,67 @@
-"""Pretrained weights of other networks (LPIPS trunks, Inception): downloaded by the libraries that know them."""
+"""Pretrained networks of others (LPIPS trunks, Inception, teachers): downloaded by the libraries that know them."""
 
+import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from typing_extensions import Self
 
 
 class WeightsUnavailable(RuntimeError):
     """Pretrained weights that are neither on disk nor to be downloaded; the message says what to do."""
+
+
+class FrozenNetwork(nn.Module):
+    """Never trained, and in evaluation mode whatever its parent does."""
+
+    def train(self, mode: bool = True) -> Self:
+        return super().train(False)
+
+    def freeze(self) -> None:
+        """For the end of a constructor."""
+        self.eval().requires_grad_(False)
+
+
+def timm_network(
+    model: str, weights: str | Path = "pretrained", classifier: bool = False
+) -> tuple[nn.Module, dict[str, Any]]:
+    """A timm model, and how timm prepares its images: ``input_size``, ``mean``, ``std``.
+
+    Args:
+        model: Its name in timm.
+        weights: ``pretrained`` downloads timm's, ``random`` takes the same random ones every time, anything else is
+            the path of a state dict in timm's layout.
+        classifier: Whether to keep the model's classifier: its output is then logits.
+
+    Raises:
+        WeightsUnavailable: The download failed. Without a network huggingface_hub first retries for most of a minute;
+            ``HF_HUB_OFFLINE=1`` spares that.
+        ValueError: timm has no such model or weights, or the file does not fit.
+    """
+    try:
+        import timm
+    except ImportError as error:
+        raise ImportError(f"{model} needs timm: pip install 'vistok[timm]'") from error
+
+    if not timm.is_model(model):
+        raise ValueError(f"timm has no model {model!r}")
+    with fixed_seed(), downloading(f"timm's weights of {model}", "give the path of a file with them"):
+        try:
+            network = timm.create_model(model, weights == "pretrained", **({} if classifier else {"num_classes": 0}))
+        except RuntimeError as error:  # no such tag, or no weights for this model
+            raise ValueError(f"timm cannot make {model!r} with weights={weights!r}: {error}") from error
+    if weights not in ("pretrained", "random"):
+        classifiers = () if classifier else network.pretrained_cfg.get("classifier") or ()
+        classifiers = (classifiers,) if isinstance(classifiers, str) else classifiers
+        dropped = tuple(f"{name}." for name in classifiers)
+        load_state(network, {k: v for k, v in read_state(weights).items() if not k.startswith(dropped)}, weights)
+    return network, timm.data.resolve_model_data_config(network)
 
 
 @contextmanager
@@ -20,3 +76,35 @@ def downloading(what: str, instead: str) -> Iterator[None]:
         yield
     except OSError as error:  # urllib's URLError and requests' exceptions are OSErrors
         raise WeightsUnavailable(f"{what} could not be downloaded ({error}); {instead}") from error
+
+
+@contextmanager
+def fixed_seed() -> Iterator[None]:
+    """Random weights are the same every time, and the caller's random numbers go on as if none had been drawn."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+def read_state(path: str | Path) -> dict[str, Tensor]:
+    """The state dict in a ``.safetensors`` file, or in one of torch's, from which nothing but tensors is unpickled."""
+    try:
+        if Path(path).suffix == ".safetensors":
+            state = safetensors.torch.load_file(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, SafetensorError) as error:
+        raise ValueError(f"{path} is not a file of plain tensors: {error}") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{path} is not a state dict: names and their tensors")
+    return state
+
+
+def load_state(network: nn.Module, state: dict[str, Tensor], path: str | Path) -> None:
+    """Load weights stored in any precision; ``ValueError`` names the keys that are missing or too many."""
+    try:
+        missing, unexpected = network.load_state_dict(state, strict=False)
+    except RuntimeError as error:  # shapes
+        raise ValueError(f"{path} does not fit: {error}") from error
+    if missing or unexpected:
+        raise ValueError(f"{path} does not fit: missing keys {missing}, unexpected keys {unexpected}")
