@@ -22,7 +22,7 @@ from vistok import Tokenizer
 from vistok.backbones import CNNDecoder, CNNEncoder
 from vistok.data import sample
 from vistok.health import CodebookHealth
-from vistok.losses import Adversary
+from vistok.losses import R1, Adversary, LeCam
 from vistok.quantizers import DynamicQuantizer, EntropyRouter, SimVQ, VectorQuantizer, factorized
 from vistok.schedules import Schedule
 from vistok.training import LitTokenizer
@@ -46,10 +46,13 @@ judge = nn.Sequential(nn.Conv2d(3, 8, 4, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(8, 
 lit = LitTokenizer(
     tokenizer,
     {"l1": nn.L1Loss()},
-    {term: weights[term] for term in ("l1", *head.loss_names)} | {"adversarial": 0.1, "discriminator": 1.0},
+    {term: weights[term] for term in ("l1", *head.loss_names)}
+    | {"adversarial": 0.1, "discriminator": 1.0, "r1": 1.0, "lecam": 0.1},
     partial(torch.optim.SGD, lr=0.02),  # Adam would make much of the last bits of a small gradient
     Schedule(4),
-    adversary=Adversary(judge, adaptive=True),
+    adversary=Adversary(
+        judge, adaptive=True, warmup=3, regularizers={"r1": R1(every=3), "lecam": LeCam(decay=0.5)}
+    ),
     ema_decay=0.9,
     clip=1.0,
 )

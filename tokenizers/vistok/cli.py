@@ -192,6 +192,7 @@ def _trainer(config: DictConfig, run: Path, health: "CodebookHealth") -> "pl.Tra
 
     from vistok.callbacks import FiniteWatch, LastCheckpoint, Pictures, ProgressLine
     from vistok.checkpoints import SafeCheckpointIO
+    from vistok.stability import StabilityWatch
 
     _quiet_lightning()
     loggers = [CSVLogger(run, name="", version="", flush_logs_every_n_steps=1)]
@@ -204,6 +205,7 @@ def _trainer(config: DictConfig, run: Path, health: "CodebookHealth") -> "pl.Tra
             health,
             ProgressLine(),
             FiniteWatch(run),
+            StabilityWatch(config.reference),
             Pictures(run),
             LastCheckpoint(run / "checkpoints" / "last.ckpt", config.save_every),
         ],

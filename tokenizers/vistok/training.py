@@ -32,7 +32,7 @@ class LitTokenizer(pl.LightningModule):
         tokenizer: What is trained.
         image_losses: Losses ``loss(reconstruction, images)`` by name.
         weights: The weight of every term, by name: the head's, the image and latent losses', and with an
-            adversary ``adversarial`` and ``discriminator``.
+            adversary ``adversarial``, ``discriminator`` and its regularizers'.
         optimizer: From parameters to an optimizer; makes the generator's and the discriminator's.
         schedule: Factor of both learning rates, for each update.
         adversary: Discriminator and its losses; None trains without.
@@ -81,11 +81,12 @@ class LitTokenizer(pl.LightningModule):
         self.batches = 0
         self._stats: dict[str, Tensor] = {}  # of the head, over the batches of this update
         self._terms: list[dict[str, Tensor]] = []  # of each of these batches
+        self._logits: list[dict[str, Tensor]] = []  # of each of these batches: the discriminator's, in the mean
         self._random_state: dict[str, Tensor] = {}  # of a resumed run, until its first batch
         self._folded: list[Tokenizer] = []  # what validation runs; in a list, so that it is no child
 
         terms = {*tokenizer.quantizer.loss_names, *self.pixel_losses, *self.latent_losses}
-        terms |= {"adversarial", "discriminator"} if adversary else set()
+        terms |= set(adversary.loss_names) if adversary else set()
         if terms != set(self.weights):
             raise ValueError(
                 "every loss term needs a weight and every weight a term: "
@@ -117,7 +118,7 @@ class LitTokenizer(pl.LightningModule):
         ]
         optimizers = [self.make_optimizer(generator)]
         if self.adversary:
-            optimizers.append(self.make_optimizer(self.adversary.parameters()))
+            optimizers.append(self.make_optimizer(self.adversary.trained))
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["initial_lr"] = group["lr"]
@@ -145,15 +146,20 @@ class LitTokenizer(pl.LightningModule):
         terms |= {name: loss(quantized.latent, images) for name, loss in self.latent_losses.items()}
         scales = {}
         if adversarial:
-            self.adversary.requires_grad_(False)
+            self.adversary.learns(False)
             terms["adversarial"] = self.adversary.generator_loss(reconstruction)
             if self.adversary.adaptive:
                 scales["adversarial"] = self._adaptive_weight(terms)
+            if self.adversary.warmup:
+                scales["adversarial"] = scales.get("adversarial", 1.0) * self.adversary.strength(self.updates)
         self.manual_backward(weighted_sum(terms, self.weights, scales) / self.accumulate)
         if adversarial:
-            self.adversary.requires_grad_(True)
-            terms["discriminator"] = self.adversary.discriminator_loss(reconstruction, images)
-            self.manual_backward(self.weights["discriminator"] * terms["discriminator"] / self.accumulate)
+            self.adversary.learns(True)
+            verdict = self.adversary.judge(reconstruction, images, self.updates)
+            loss = sum(self.weights[name] * term for name, term in verdict.terms.items())  # of weight 0, gradients of 0
+            self.manual_backward(loss / self.accumulate)
+            terms |= verdict.terms
+            self._logits.append(verdict.stats())
         self._gather(quantized.stats)
         self._terms.append({name: term.detach() for name, term in terms.items()})
         self.batches += 1
@@ -164,6 +170,7 @@ class LitTokenizer(pl.LightningModule):
         if self.batches % self.trainer.log_every_n_steps == 0:
             logs = {name: term.detach() for name, term in terms.items()}
             logs |= {f"{name}_scale": scale for name, scale in scales.items()}
+            logs |= verdict.accuracy() if adversarial else {}
             logs["psnr"] = psnr(to_uint8(reconstruction.detach()), to_uint8(images)).mean()
             logs["lr"] = generator.param_groups[0]["lr"]
             self.log_dict({f"train/{name}": value for name, value in logs.items()}, sync_dist=True)
@@ -204,7 +211,7 @@ class LitTokenizer(pl.LightningModule):
             self._learn()
         for optimizer in optimizers:
             optimizer.zero_grad()
-        self._stats, self._terms = {}, []
+        self._stats, self._terms, self._logits = {}, [], []
         return {} if finite else {name: value.item() for name, value in values.items()}
 
     def _learn(self) -> None:
@@ -214,6 +221,9 @@ class LitTokenizer(pl.LightningModule):
             merged = {name: sum_over_ranks(value) for name, value in self._stats.items()}
             rows_of = self.tokenizer.quantizer.update(merged)
             moved = {f"quantizer.{name}": rows for name, rows in rows_of.items()}
+        if self._logits:
+            sums = {name: sum(logits[name] for logits in self._logits) for name in self._logits[0]}
+            self.adversary.update({name: sum_over_ranks(value) for name, value in sums.items()})
         if self.average is not None:
             self.average.update(self.tokenizer)
             self.average.copy_rows(self.tokenizer, moved)
@@ -259,6 +269,7 @@ class LitTokenizer(pl.LightningModule):
         losses = {name: getattr(self, name) for name in ("image_losses", "latent_losses", "output_losses")}
         left_out = [f"{group}.{name}." for group, members in losses.items() for name in frozen(members)]
         left_out += ["metrics.", "validation_sums."]
+        left_out += [f"adversary.{name}." for name in (self.adversary.frozen if self.adversary else ())]
         return {key: value for key, value in state.items() if not key.startswith(tuple(left_out))}
 
 

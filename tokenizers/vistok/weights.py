@@ -28,13 +28,16 @@ class FrozenNetwork(nn.Module):
         self.eval().requires_grad_(False)
 
 
-def timm_network(model: str, weights: str | Path = "pretrained") -> tuple[nn.Module, dict[str, Any]]:
-    """A timm model without its classifier, and how timm prepares its images: ``input_size``, ``mean``, ``std``.
+def timm_network(
+    model: str, weights: str | Path = "pretrained", classifier: bool = False
+) -> tuple[nn.Module, dict[str, Any]]:
+    """A timm model, and how timm prepares its images: ``input_size``, ``mean``, ``std``.
 
     Args:
         model: Its name in timm.
         weights: ``pretrained`` downloads timm's, ``random`` takes the same random ones every time, anything else is
             the path of a state dict in timm's layout.
+        classifier: Whether to keep the model's classifier: its output is then logits.
 
     Raises:
         WeightsUnavailable: The download failed. Without a network huggingface_hub first retries for most of a minute;
@@ -50,11 +53,11 @@ def timm_network(model: str, weights: str | Path = "pretrained") -> tuple[nn.Mod
         raise ValueError(f"timm has no model {model!r}")
     with fixed_seed(), downloading(f"timm's weights of {model}", "give the path of a file with them"):
         try:
-            network = timm.create_model(model, pretrained=weights == "pretrained", num_classes=0)
+            network = timm.create_model(model, weights == "pretrained", **({} if classifier else {"num_classes": 0}))
         except RuntimeError as error:  # no such tag, or no weights for this model
             raise ValueError(f"timm cannot make {model!r} with weights={weights!r}: {error}") from error
     if weights not in ("pretrained", "random"):
-        classifiers = network.pretrained_cfg.get("classifier") or ()
+        classifiers = () if classifier else network.pretrained_cfg.get("classifier") or ()
         classifiers = (classifiers,) if isinstance(classifiers, str) else classifiers
         dropped = tuple(f"{name}." for name in classifiers)
         load_state(network, {k: v for k, v in read_state(weights).items() if not k.startswith(dropped)}, weights)

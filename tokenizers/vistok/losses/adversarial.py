@@ -1,5 +1,9 @@
 """Adversarial training of the decoder (VQGAN, arXiv:2012.09841, Eq. 5-7)."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -17,6 +21,11 @@ def vanilla(real: Tensor, fake: Tensor) -> Tensor:
     return 0.5 * (F.softplus(-real).mean() + F.softplus(fake).mean())
 
 
+def least_squares(real: Tensor, fake: Tensor) -> Tensor:
+    """``½ (mean (real - 1)² + mean (fake + 1)²)`` (LSGAN, arXiv:1611.04076, Eq. 2 with a = -1, b = 1)."""
+    return 0.5 * ((real - 1).square().mean() + (fake + 1).square().mean())
+
+
 def linear(fake: Tensor) -> Tensor:
     """``-mean fake``: the generator's side of the hinge loss, and VQGAN's of either."""
     return -fake.mean()
@@ -27,20 +36,74 @@ def non_saturating(fake: Tensor) -> Tensor:
     return F.softplus(-fake).mean()
 
 
-DISCRIMINATOR_LOSSES = {"hinge": hinge, "vanilla": vanilla}
-GENERATOR_LOSSES = {"linear": linear, "non_saturating": non_saturating}
+def fooling_squares(fake: Tensor) -> Tensor:
+    """``½ mean (fake - 1)²``: the generator's side of ``least_squares`` (c = b)."""
+    return 0.5 * (fake - 1).square().mean()
+
+
+DISCRIMINATOR_LOSSES = {"hinge": hinge, "vanilla": vanilla, "least_squares": least_squares}
+GENERATOR_LOSSES = {"linear": linear, "non_saturating": non_saturating, "least_squares": fooling_squares}
+
+
+class Regularizer(nn.Module, ABC):
+    """A further term of the discriminator's loss.
+
+    Attributes:
+        every: It takes part in every so manieth update.
+    """
+
+    every: int
+
+    @abstractmethod
+    def forward(self, discriminate: Callable[[Tensor], Tensor], images: Tensor, real: Tensor, fake: Tensor) -> Tensor:
+        """The unweighted scalar. Pure: changes no buffer of its own.
+
+        Args:
+            discriminate: Images to float32 logits, as the discriminator's loss sees them (augmented).
+            images: Real images (b, c, H, W) in [-1, 1].
+            real: Their logits (b, ...), float32.
+            fake: Those of the reconstructions.
+        """
+
+    @abstractmethod
+    def update(self, real: Tensor, fake: Tensor) -> None:
+        """Learn from the mean logits of an update's real images and reconstructions, over all ranks."""
+
+
+class Verdict(NamedTuple):
+    """The discriminator's losses on a batch, and the logits they come from."""
+
+    terms: dict[str, Tensor]  # unweighted scalars, named as they are weighted and logged
+    real: Tensor  # (b, ...) float32, detached
+    fake: Tensor
+
+    def stats(self) -> dict[str, Tensor]:
+        """What ``Adversary.update`` needs; sums over batches and ranks."""
+        return {"real": self.real.mean(), "fake": self.fake.mean(), "batches": torch.ones_like(self.real.mean())}
+
+    def accuracy(self) -> dict[str, Tensor]:
+        """The shares of logits on the right side of 0."""
+        return {
+            "accuracy_real": (self.real > 0).float().mean(),
+            "accuracy_fake": (self.fake < 0).float().mean(),
+        }
 
 
 class Adversary(nn.Module):
     """A discriminator, its losses, and when and how strongly the decoder feels them.
 
     Args:
-        discriminator: Images to logits of any shape, high for real ones.
-        loss: The discriminator's loss: ``hinge`` or ``vanilla``.
-        generator_loss: The decoder's: ``linear`` or ``non_saturating``.
+        discriminator: Images to logits of any shape, high for real ones. Parameters that it has frozen stay so.
+        loss: The discriminator's loss: ``hinge``, ``vanilla`` or ``least_squares``.
+        generator_loss: The decoder's: ``linear``, ``non_saturating`` or ``least_squares``.
         start: Update from which both take part.
+        warmup: Updates after the start over which the weight of the decoder's loss rises linearly to its full value,
+            while the discriminator learns at its full rate.
         adaptive: Scale the decoder's loss by the gradient ratio of ``adaptive_weight``.
         max_weight: Clamp of that ratio: 1e4 in VQGAN, 0.75 in DQ-VAE.
+        augmentation: What real images and reconstructions alike pass through on their way to the discriminator, such
+            as ``DiffAug``.
+        regularizers: Further terms of the discriminator by name, such as ``R1`` and ``LeCam``.
     """
 
     def __init__(
@@ -49,27 +112,68 @@ class Adversary(nn.Module):
         loss: str = "hinge",
         generator_loss: str = "linear",
         start: int = 0,
+        warmup: int = 0,
         adaptive: bool = False,
         max_weight: float = 1e4,
+        augmentation: nn.Module | None = None,
+        regularizers: Mapping[str, Regularizer] | None = None,
     ):
         super().__init__()
         if loss not in DISCRIMINATOR_LOSSES:
             raise ValueError(f"loss must be one of {', '.join(DISCRIMINATOR_LOSSES)}, not {loss!r}")
         if generator_loss not in GENERATOR_LOSSES:
             raise ValueError(f"generator_loss must be one of {', '.join(GENERATOR_LOSSES)}, not {generator_loss!r}")
+        if warmup < 0:
+            raise ValueError(f"warmup must be 0 or more updates, not {warmup}")
         self.discriminator = discriminator
         self.loss, self.generator = DISCRIMINATOR_LOSSES[loss], GENERATOR_LOSSES[generator_loss]
-        self.start, self.adaptive, self.max_weight = start, adaptive, max_weight
+        self.start, self.warmup, self.adaptive, self.max_weight = start, warmup, adaptive, max_weight
+        self.augmentation = augmentation or nn.Identity()
+        self.regularizers = nn.ModuleDict(regularizers or {})
+        self.trained = [parameter for parameter in discriminator.parameters() if parameter.requires_grad]
+
+    @property
+    def loss_names(self) -> tuple[str, ...]:
+        """Every term that needs a weight."""
+        return ("adversarial", "discriminator", *self.regularizers)
+
+    @property
+    def frozen(self) -> list[str]:
+        """The names of parts that have parameters, none of them trained; checkpoints leave them out."""
+        trained = {id(parameter) for parameter in self.trained}
+        owned = {name: {id(p) for p in part.parameters()} for name, part in self.named_modules() if name}
+        return [name for name, parameters in owned.items() if parameters and not parameters & trained]
+
+    def learns(self, on: bool) -> None:
+        """Whether the discriminator's own gradients are wanted: not for the decoder's loss."""
+        for parameter in self.trained:
+            parameter.requires_grad_(on)
+
+    def strength(self, update: int) -> float:
+        """The warm-up's factor of the decoder's loss, in (0, 1]."""
+        return min(1.0, (update - self.start + 1) / self.warmup) if self.warmup else 1.0
+
+    def discriminate(self, images: Tensor) -> Tensor:
+        """Augmented images to logits in float32."""
+        return self.discriminator(self.augmentation(images)).float()
 
     def generator_loss(self, reconstruction: Tensor) -> Tensor:
-        """What the decoder minimises. The discriminator's own gradients are not wanted here: freeze it."""
-        return self.generator(self.discriminator(reconstruction).float())
+        """What the decoder minimises. The discriminator's own gradients are not wanted here: ``learns(False)``."""
+        return self.generator(self.discriminate(reconstruction))
 
-    def discriminator_loss(self, reconstruction: Tensor, images: Tensor) -> Tensor:
-        """What the discriminator minimises; gradients stop at the reconstruction."""
-        real = self.discriminator(images).float()
-        fake = self.discriminator(reconstruction.detach()).float()
-        return self.loss(real, fake)
+    def judge(self, reconstruction: Tensor, images: Tensor, update: int) -> Verdict:
+        """What the discriminator minimises in an update; gradients stop at the reconstruction."""
+        real, fake = self.discriminate(images), self.discriminate(reconstruction.detach())
+        terms = {"discriminator": self.loss(real, fake)}
+        for name, regularizer in self.regularizers.items():
+            if update % regularizer.every == 0:
+                terms[name] = regularizer(self.discriminate, images, real, fake)
+        return Verdict(terms, real.detach(), fake.detach())
+
+    def update(self, stats: Mapping[str, Tensor]) -> None:
+        """Hand an update's mean logits to the regularizers; ``stats`` are sums over its batches and all ranks."""
+        for regularizer in self.regularizers.values():
+            regularizer.update(stats["real"] / stats["batches"], stats["fake"] / stats["batches"])
 
 
 def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Tensor, maximum: float = 1e4) -> Tensor:

@@ -1,6 +1,14 @@
 """PatchGAN: a discriminator that judges overlapping patches (pix2pix, arXiv:1611.07004, section 3.2.2)."""
 
+import math
+
 from torch import Tensor, nn
+
+NORMS = {
+    "batch": nn.BatchNorm2d,
+    "group": lambda width: nn.GroupNorm(math.gcd(32, width), width),
+    "none": lambda width: nn.Identity(),
+}
 
 
 class PatchGAN(nn.Module):
@@ -12,17 +20,21 @@ class PatchGAN(nn.Module):
         channels: Channels of the first layer; each further one doubles them, up to eight times.
         num_layers: Layers of stride 2.
         in_channels: Channels of the image.
+        norm: ``batch`` as published; ``group`` (up to 32 groups) or ``none`` judge an image without regard to the
+            others of its batch and of its process, and are the same with 1 process and several.
     """
 
-    def __init__(self, channels: int = 64, num_layers: int = 3, in_channels: int = 3):
+    def __init__(self, channels: int = 64, num_layers: int = 3, in_channels: int = 3, norm: str = "batch"):
         super().__init__()
+        if norm not in NORMS:
+            raise ValueError(f"norm must be one of {', '.join(NORMS)}, not {norm!r}")
         widths = [channels * min(2**i, 8) for i in range(num_layers + 1)]
         layers = [nn.Conv2d(in_channels, channels, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
         for i, (before, width) in enumerate(zip(widths, widths[1:], strict=False), start=1):
             stride = 2 if i < num_layers else 1
             layers += [
-                nn.Conv2d(before, width, 4, stride=stride, padding=1, bias=False),
-                nn.BatchNorm2d(width),
+                nn.Conv2d(before, width, 4, stride=stride, padding=1, bias=norm == "none"),
+                NORMS[norm](width),
                 nn.LeakyReLU(0.2),
             ]
         self.layers = nn.Sequential(*layers, nn.Conv2d(widths[-1], 1, 4, padding=1))
@@ -36,6 +48,6 @@ def _initialise(module: nn.Module) -> None:
     """The normal initialisation of pix2pix."""
     if isinstance(module, nn.Conv2d):
         nn.init.normal_(module.weight, 0.0, 0.02)
-    elif isinstance(module, nn.BatchNorm2d):
+    elif isinstance(module, nn.BatchNorm2d | nn.GroupNorm):
         nn.init.normal_(module.weight, 1.0, 0.02)
         nn.init.zeros_(module.bias)

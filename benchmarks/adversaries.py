@@ -1,0 +1,173 @@
+"""Every discriminator, and every perceptual loss, for about the same time on the same small tokenizer.
+
+    python benchmarks/adversaries.py [--minutes M] [--updates U] [--data DIR] [--stlpips FILE] [NAME ...]
+
+Each run first makes a few updates to learn how many it has time for; the discriminator takes part from a fifth of them
+on. Runs go one after the other into ``runs/adversaries/NAME``; finished ones are not repeated, so that the whole can be
+done in parts. Without DIR the images are the photos that need no download. What cannot be had (weights, without a
+network) is left out with its reason. Writes ``runs/adversaries/table.md`` and ``adversaries.jpg`` of all that are
+finished.
+"""
+
+import argparse
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+import vistok
+from vistok import cli
+from vistok.metrics import psnr
+from vistok.pictures import CAPTION, GAP, tiles
+from vistok.pixels import to_float, to_uint8
+
+ROOT = Path(__file__).parent.parent
+FOLDER = ROOT / "runs" / "adversaries"
+GROUP = "discriminator@loss.adversary.discriminator"
+NARROW = "+loss.adversary.discriminator.channels=[32,64,128,128,128]"  # at 64, 32, ..., 4 pixels
+RUNS = {
+    "L2 alone": ["loss=l2_gan", "adversarial_start=1000000000"],
+    "PatchGAN, hinge": ["loss=l2_gan"],
+    "PatchGAN, non-saturating": ["loss=l2_gan", "loss.adversary.loss=vanilla",
+                                 "loss.adversary.generator_loss=non_saturating"],
+    "PatchGAN, least squares": ["loss=l2_gan", "loss.adversary.loss=least_squares",
+                                "loss.adversary.generator_loss=least_squares"],
+    "PatchGAN, group norms": ["loss=l2_gan", "+loss.adversary.discriminator.norm=group"],
+    "PatchGAN, R1, LeCam, DiffAug": ["loss=small_data"],
+    "StyleGAN2, R1": ["loss=l2_gan", f"{GROUP}=stylegan2", NARROW, "loss.adversary.loss=vanilla",
+                      "loss.adversary.generator_loss=non_saturating", "+loss.weights.r1=10",
+                      "+loss.adversary.regularizers.r1._target_=vistok.losses.R1"],
+    "LlamaGen's StyleGAN": ["loss=l2_gan", f"{GROUP}=stylegan_llamagen", NARROW],
+    "DINO heads, DiffAug": ["loss=l2_gan", f"{GROUP}=dino",
+                            "+loss.adversary.augmentation._target_=vistok.losses.DiffAug"],
+    "LPIPS-VGG": ["loss=lpips_vgg"],
+    "LPIPS-AlexNet": ["loss=lpips_alex"],
+    "LPIPS-SqueezeNet": ["loss=lpips_squeeze"],
+    "ST-LPIPS": ["loss=stlpips"],
+    "ConvNeXt-S logits": ["loss=convnext"],
+    "ResNet-50 stages": ["loss=resnet"],
+}  # fmt: skip
+TRIAL = 40  # updates that are timed
+
+
+def folder_of(name: str, folder: Path) -> Path:
+    words = "".join(c if c.isalnum() else " " for c in name.lower().replace("'", "")).split()
+    return folder / "_".join(words)
+
+
+def launch(run: Path, words: Sequence[str]) -> dict | None:
+    """What ``train.py`` leaves in ``metrics.json``; None where it ended in an error, which is in ``log.txt``."""
+    command = [sys.executable, ROOT / "train.py", *words, f"run_dir={run}"]
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+    run.mkdir(parents=True, exist_ok=True)
+    (run / "log.txt").write_text(done.stdout + done.stderr)
+    report = run / "metrics.json"
+    return json.loads(report.read_text()) if report.is_file() else None
+
+
+def train(name: str, words: Sequence[str], minutes: float, updates: int | None, folder: Path) -> None:
+    """One run of so many updates, or of as many as a trial says there is time for."""
+    run = folder_of(name, folder)
+    if updates is None:
+        trial = [f"updates={TRIAL}", f"val_every={TRIAL}", "adversarial_start=0", "schedule=constant"]
+        report = launch(folder / "trials" / run.name, [*words, *trial])
+        if report is None:
+            run.mkdir(parents=True, exist_ok=True)
+            (run / "log.txt").write_text((folder / "trials" / run.name / "log.txt").read_text())
+            return
+        updates = max(TRIAL, round(TRIAL * 60 * minutes / report["seconds"]))
+    budget = [f"updates={updates}", f"val_every={updates}", f"adversarial_start={updates // 5}"]
+    if name == "L2 alone":
+        budget.pop()
+    launch(run, [*words, *budget])
+
+
+def row(name: str, folder: Path) -> str:
+    """A run's line of the table."""
+    run = folder_of(name, folder)
+    if not (run / "metrics.json").is_file():
+        lines = [line for line in (run / "log.txt").read_text().splitlines() if line.startswith("error: ")]
+        return f"| {name} | not run: {lines[-1].removeprefix('error: ') if lines else 'see its log.txt'} |" + " |" * 5
+    report = json.loads((run / "metrics.json").read_text())
+    metrics = report["metrics"]
+    with (run / "metrics.csv").open() as file:
+        judged = [line for line in csv.DictReader(file) if line.get("train/accuracy_real")][-20:]
+    sides = [sum(float(line[f"train/accuracy_{side}"]) for line in judged) for side in ("real", "fake")]
+    accuracy = " / ".join(f"{side / len(judged):.0%}" for side in sides) if judged else "–"
+    return (
+        f"| {name} | {report['updates']:,} | {report['seconds'] / 60:.1f} | {metrics['psnr']:.2f} | "
+        f"{metrics['ssim']:.3f} | {accuracy} | {metrics['perplexity']:.0f} |"
+    )
+
+
+def held_out(words: Sequence[str], columns: int) -> torch.Tensor:
+    """Test images (columns, 3, 64, 64) in uint8, spread evenly over the set."""
+    import hydra
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        config = hydra.compose("train", overrides=[word for word in words if word.startswith(("data", "image_size"))])
+    data = cli.instantiate(config.data)
+    total = len(data.test)
+    return torch.stack([data.test[0, i * total // columns].image for i in range(columns)])
+
+
+def picture(names: Sequence[str], images: torch.Tensor, folder: Path) -> Image.Image:
+    """The same held-out images by each run, a row each."""
+    columns, size, sheets = len(images), 96, 2
+    rows = [("original", images)]
+    for name in names:
+        with torch.no_grad():
+            rebuilt = to_uint8(vistok.load(folder_of(name, folder))(to_float(images)).reconstruction)
+        rows.append((f"{name}: {psnr(rebuilt, images).mean():.1f} dB on these", rebuilt))
+    per_sheet = -(-len(rows) // sheets)
+    width = columns * (size + GAP) + GAP
+    canvas = Image.new("RGB", (sheets * (width + 3 * GAP), per_sheet * (CAPTION + size + GAP)), (255, 255, 255))
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=14)
+    for i, (text, pictures) in enumerate(rows):
+        left, top = i // per_sheet * (width + 3 * GAP), i % per_sheet * (CAPTION + size + GAP)
+        draw.text((left + GAP, top + CAPTION // 2), text, fill=(40, 40, 40), font=font, anchor="lm")
+        for column, tile in enumerate(tiles(pictures, (size, size))):
+            canvas.paste(tile, (left + GAP + column * (size + GAP), top + CAPTION))
+    return canvas
+
+
+def main(arguments: argparse.Namespace, words: Sequence[str] = (), folder: Path = FOLDER) -> None:
+    """All of it; ``words`` are further overrides of every run."""
+    if arguments.data:
+        words = ["data=folder", f"data.root={arguments.data}", *words]
+    for name in arguments.names or RUNS:
+        own = [*RUNS[name], *words]
+        if name == "ST-LPIPS" and arguments.stlpips:
+            own.append(f"loss.image_losses.stlpips.weights={arguments.stlpips}")
+        if not (folder_of(name, folder) / "metrics.json").is_file():
+            train(name, own, arguments.minutes, arguments.updates, folder)
+    tried = [name for name in RUNS if (folder_of(name, folder) / "log.txt").is_file()]
+    columns = ["loss", "updates", "minutes", "PSNR", "SSIM", "accuracy real / reconstructed", "perplexity"]
+    header = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
+    (folder / "table.md").write_text("\n".join([*header, *(row(name, folder) for name in tried)]) + "\n")
+    finished = [name for name in tried if (folder_of(name, folder) / "metrics.json").is_file()]
+    picture(finished, held_out(words, columns=6), folder).save(folder / "adversaries.jpg", quality=92)
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Compare discriminators and perceptual losses on a small tokenizer.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of: {'; '.join(RUNS)}")
+    parser.add_argument("--minutes", type=float, default=5, help="of each run, about (default: %(default)s)")
+    parser.add_argument("--updates", type=int, help="of each run, in place of --minutes")
+    parser.add_argument("--data", help="a folder of images")
+    parser.add_argument("--stlpips", help="the file of ST-LPIPS's weights, if stlpips_pytorch is not installed")
+    return parser
+
+
+if __name__ == "__main__":
+    parsed = parser().parse_args()
+    if unknown := set(parsed.names) - set(RUNS):
+        sys.exit(f"no such run: {', '.join(sorted(unknown))}; there are: {'; '.join(RUNS)}")
+    main(parsed)

@@ -1,0 +1,73 @@
+"""Every loss and every discriminator that configs/ has trains; what they need survives a resume."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+def choices(group):
+    return sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+
+
+def logged(run):
+    """The names of all numbers in a run's ``metrics.csv``."""
+    with (run / "metrics.csv").open() as file:
+        return {name for row in csv.DictReader(file) for name, value in row.items() if value}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("loss", choices("loss"))
+def test_every_loss_trains(train, compose, tmp_path, loss):
+    run = train(tmp_path / "run", f"loss={loss}", "adversarial_start=0")
+    names = set(compose("train", f"loss={loss}").loss.weights)
+    assert {f"train/{name}" for name in names} <= logged(run)
+    assert not (run / "not_finite.jsonl").exists()
+    if "adversarial" in names:
+        assert {"train/accuracy_real", "train/accuracy_fake"} <= logged(run)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("discriminator", choices("discriminator"))
+def test_every_discriminator_trains(train, tmp_path, discriminator):
+    """With every regularizer: R1 of update 0 and 2."""
+    words = [f"discriminator@loss.adversary.discriminator={discriminator}", "loss.adversary.regularizers.r1.every=2"]
+    run = train(tmp_path / "run", "loss=small_data", "adversarial_start=0", "updates=3", *words)
+    assert {"train/adversarial", "train/discriminator", "train/r1", "train/lecam"} <= logged(run)
+    assert not (run / "not_finite.jsonl").exists()
+
+
+def test_resumed_it_ends_as_one_never_interrupted(train, tmp_path):
+    """LeCam's averages, the draws of DiffAug, and when R1 is taken: equal to the last bit."""
+    words = ["loss=small_data", "loss.adversary.regularizers.r1.every=3", "schedule=constant", "adversarial_start=1"]
+    whole = train(tmp_path / "whole", *words, "updates=8", "save_every=4")
+    train(tmp_path / "parts", *words, "updates=4", "ckpt=auto")
+    parts = train(tmp_path / "parts", *words, "updates=8", "ckpt=auto")
+    ours, theirs = (torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (parts, whole))
+    assert ours["updates"] == theirs["updates"] == 8
+    assert theirs["state_dict"]["adversary.regularizers.lecam.real"] != 0
+    assert set(ours["state_dict"]) == set(theirs["state_dict"])
+    for name, tensor in theirs["state_dict"].items():
+        assert torch.equal(ours["state_dict"][name], tensor), name
+
+
+def test_frozen_features_are_not_in_checkpoints(train, tmp_path):
+    words = ["loss=dino_gan", "+loss.adversary.discriminator.size=32", "loss.image_losses.lpips.net=squeeze"]
+    words += ["loss.adversary.discriminator.model=vit_tiny_patch16_224", "+loss.adversary.discriminator.blocks=[1]"]
+    run = train(tmp_path / "run", *words, "adversarial_start=0", "schedule=constant")
+    names = set(torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"])
+    assert any(name.startswith("adversary.discriminator.heads.") for name in names)
+    assert not any(name.startswith("adversary.discriminator.features.") for name in names)
+    train(run, *words, "adversarial_start=0", "schedule=constant", "updates=3", "ckpt=auto")
+
+
+def test_accumulated_batches_are_one_update_of_the_averages(train, tmp_path):
+    words = ["loss=openmagvit2", "loss.image_losses.lpips.net=squeeze", "adversarial_start=0", "accumulate=2"]
+    run = train(tmp_path / "run", *words, "updates=1", "+loss.adversary.regularizers.lecam.decay=0")
+    state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    batches = state["adversary.discriminator.layers.3.num_batches_tracked"]
+    assert batches == 6  # two batches: reconstructions for the decoder, then images and reconstructions
+    assert state["adversary.regularizers.lecam.real"].isfinite() and state["adversary.regularizers.lecam.real"] != 0

@@ -1,0 +1,43 @@
+"""LeCam regularisation: logits held back by moving averages of the other side's (arXiv:2104.03310)."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vistok.losses.adversarial import Regularizer
+from vistok.ranks import mean_over_ranks
+
+
+class LeCam(Regularizer):
+    """``mean relu(D(x) - a_fake)² + mean relu(a_real - D(x̂))²``, the form of the authors' and Open-MAGVIT2's code.
+
+    The paper's Eq. 3 has no relu: the code lets a logit go free on the wrong side of the average. As in the code, the
+    averages take in the batch's own logits first. They are buffers, saved with the run and equal on all ranks.
+
+    Args:
+        decay: Of the averages, for each update.
+    """
+
+    every = 1
+
+    def __init__(self, decay: float = 0.999):
+        super().__init__()
+        if not 0 <= decay < 1:
+            raise ValueError(f"decay must be in [0, 1), not {decay}")
+        self.decay = decay
+        self.register_buffer("real", torch.zeros(()))
+        self.register_buffer("fake", torch.zeros(()))
+
+    def forward(self, discriminate: Callable[[Tensor], Tensor], images: Tensor, real: Tensor, fake: Tensor) -> Tensor:
+        mean_real = self._follow(self.real, mean_over_ranks(real.detach().mean()))
+        mean_fake = self._follow(self.fake, mean_over_ranks(fake.detach().mean()))
+        return F.relu(real - mean_fake).square().mean() + F.relu(mean_real - fake).square().mean()
+
+    def update(self, real: Tensor, fake: Tensor) -> None:
+        self.real.copy_(self._follow(self.real, real))
+        self.fake.copy_(self._follow(self.fake, fake))
+
+    def _follow(self, average: Tensor, value: Tensor) -> Tensor:
+        return self.decay * average + (1 - self.decay) * value

@@ -1,0 +1,122 @@
+"""ST-LPIPS, the shift-tolerant perceptual distance (Ghildyal and Liu, arXiv:2207.13686), its AlexNet form."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vistok.weights import FrozenNetwork, WeightsUnavailable, fixed_seed, load_state, read_state
+
+PACKAGE, FILE = "stlpips_pytorch", "weights/vST0.0/alex_shift_tolerant.pth"
+
+
+class STLPIPS(FrozenNetwork):
+    """Mean ST-LPIPS of images (b, 3, H, W) in [-1, 1], H and W at least 32; frozen.
+
+    Trunk and heads were trained together on human judgements: this is not LPIPS, nor are these ImageNet features, and
+    a number made with it is to be called ST-LPIPS. Its file is small and needs no network.
+
+    Args:
+        weights: The path of the authors' state dict, in any precision; ``pretrained`` takes it from the installed
+            package ``stlpips_pytorch``, of which nothing is run; ``random`` is for debugging.
+
+    Raises:
+        WeightsUnavailable: ``pretrained``, and the package is not installed.
+        ValueError: The file does not fit.
+    """
+
+    def __init__(self, weights: str | Path = "pretrained"):
+        super().__init__()
+        with fixed_seed():
+            self.trunk, self.heads = nn.ModuleList(stages()), nn.ModuleList(head(c) for c in (64, 192, 384, 256, 256))
+        self.register_buffer("shift", torch.tensor([-0.030, -0.088, -0.188]).view(3, 1, 1))
+        self.register_buffer("scale", torch.tensor([0.458, 0.448, 0.450]).view(3, 1, 1))
+        if weights != "random":
+            path = package_file() if weights == "pretrained" else Path(weights)
+            load_state(self, renamed(read_state(path), path), path)
+        self.freeze()
+
+    def forward(self, reconstruction: Tensor, images: Tensor) -> Tensor:
+        return self.distance(reconstruction, images).mean()
+
+    def distance(self, a: Tensor, b: Tensor) -> Tensor:
+        """ST-LPIPS of each pair, (b,) in float32."""
+        a, b = ((images - self.shift) / self.scale for images in (a, b))
+        total = 0.0
+        for stage, head in zip(self.trunk, self.heads, strict=True):
+            a, b = stage(a), stage(b)
+            difference = (unit(a) - unit(b)).square()
+            total = total + F.conv2d(difference, head.weight.float()).mean((1, 2, 3))
+        return total
+
+
+def unit(features: Tensor) -> Tensor:
+    """Channels (b, c, h, w) made a unit vector at each position, in float32."""
+    features = features.float()
+    return features / (features.square().sum(1, keepdim=True).sqrt() + 1e-10)
+
+
+class Blur(nn.Module):
+    """Every channel filtered by [1, 2, 1] both ways, reflected by 2 at the borders, with stride 2."""
+
+    def __init__(self):
+        super().__init__()
+        row = torch.tensor([1.0, 2.0, 1.0])
+        self.register_buffer("kernel", torch.outer(row, row)[None, None] / 16, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel = self.kernel.to(x.dtype).expand(x.shape[1], 1, 3, 3)
+        return F.conv2d(F.pad(x, (2, 2, 2, 2), mode="reflect"), kernel, stride=2, groups=x.shape[1])
+
+
+def stages() -> list[nn.Sequential]:
+    """AlexNet in five parts, each of which ends at a map that is compared; blurs in place of its strides."""
+    pool = nn.MaxPool2d(3, stride=1)
+    return [
+        nn.Sequential(nn.Conv2d(3, 64, 11, padding=2), Blur(), nn.ReLU()),
+        nn.Sequential(pool, Blur(), nn.Conv2d(64, 192, 5, padding=2), nn.ReLU()),
+        nn.Sequential(pool, Blur(), nn.Conv2d(192, 384, 3, padding=1), nn.ReLU()),
+        nn.Sequential(nn.Conv2d(384, 256, 3, padding=1), nn.ReLU()),
+        nn.Sequential(nn.Conv2d(256, 256, 3, padding=1), nn.ReLU()),
+    ]
+
+
+def head(channels: int) -> nn.Conv2d:
+    """Non-negative weights of squared differences."""
+    convolution = nn.Conv2d(channels, 1, 1, bias=False)
+    nn.init.constant_(convolution.weight, 1 / channels)
+    return convolution
+
+
+def package_file() -> Path:
+    """The weights within the package, found without importing it."""
+    package = find_spec(PACKAGE)
+    if package is None:
+        raise WeightsUnavailable(
+            f"ST-LPIPS's weights come with the package {PACKAGE}, which is not installed; pip install --no-deps "
+            f"{PACKAGE}, or pass the path of {Path(FILE).name} as `weights`"
+        )
+    return Path(package.submodule_search_locations[0]) / FILE
+
+
+def renamed(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The authors' names to ours; their blur kernels and their second copy of the heads are left out."""
+    convolutions = {
+        "net.slice1.0": "trunk.0.0",
+        "net.slice2.5": "trunk.1.2",
+        "net.slice3.9": "trunk.2.2",
+        "net.slice4.11": "trunk.3.0",
+        "net.slice5.13": "trunk.4.0",
+    }
+    names = {
+        f"{theirs}.{kind}": f"{ours}.{kind}" for theirs, ours in convolutions.items() for kind in ("weight", "bias")
+    }
+    names |= {f"lin{i}.model.1.weight": f"heads.{i}.weight" for i in range(5)}
+    names |= {f"scaling_layer.{name}": name for name in ("shift", "scale")}
+    missing = [name for name in names if name not in state]
+    if missing:
+        raise ValueError(f"{path} does not hold ST-LPIPS's AlexNet: {missing[0]} is missing")
+    own = {ours: state[theirs] for theirs, ours in names.items()}
+    return own | {name: own[name].reshape(3, 1, 1) for name in ("shift", "scale")}

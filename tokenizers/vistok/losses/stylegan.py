@@ -1,0 +1,180 @@
+"""The residual discriminator of StyleGAN2 (arXiv:1912.04958), and the plainer one that LlamaGen offers."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange, repeat
+from torch import Tensor, nn
+
+VARIANTS = ("stylegan2", "llamagen")
+
+
+class StyleGAN(nn.Module):
+    """Square images (b, 3, size, size) in [-1, 1] to one logit each (b, 1): high for real ones.
+
+    * ``stylegan2``: equalised learning rates (arXiv:1710.10196, section 4.1), activations times √2, blur with
+      [1, 3, 3, 1] before each stride (arXiv:1904.11486), the spread over the minibatch as a last channel.
+    * ``llamagen``: none of these but a blur with [1, 2, 1]; a third convolution in each block.
+
+    Args:
+        size: Side of the images: 4 · 2^n, n ≥ 1.
+        channels: Channels at ``size``, ``size / 2``, ..., 4; None takes the paper's min(512, 32768 / side).
+        variant: ``stylegan2`` or ``llamagen``.
+        group: Images over which the spread is taken, of ``stylegan2`` only; the batch where that has fewer.
+        in_channels: Channels of the image.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        channels: Sequence[int] | None = None,
+        variant: str = "stylegan2",
+        group: int = 4,
+        in_channels: int = 3,
+    ):
+        super().__init__()
+        if size < 8 or size & (size - 1):
+            raise ValueError(f"size must be a power of 2 of at least 8, not {size}")
+        sides = [size >> i for i in range(size.bit_length() - 2)]  # size, ..., 4
+        widths = list(channels) if channels is not None else [min(512, 32768 // side) for side in sides]
+        if len(widths) != len(sides):
+            raise ValueError(f"channels must have {len(sides)} numbers, for sides {sides}, not {widths}")
+        if variant not in VARIANTS:
+            raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, not {variant!r}")
+        self.size, pairs, last = size, list(zip(widths, widths[1:], strict=False)), widths[-1]
+        if variant == "stylegan2":
+            self.stem = nn.Sequential(EqualConv(in_channels, widths[0], 1), ScaledLeakyReLU())
+            self.blocks = nn.Sequential(*(EqualBlock(before, after) for before, after in pairs))
+            self.spread = MinibatchSpread(group)
+            self.last = nn.Sequential(EqualConv(last + 1, last, 3, padding=1), ScaledLeakyReLU())
+            self.head = nn.Sequential(EqualLinear(last * 16, last), ScaledLeakyReLU(), EqualLinear(last, 1))
+        else:
+            self.stem = nn.Sequential(nn.Conv2d(in_channels, widths[0], 3, padding=1), nn.LeakyReLU(0.2))
+            self.blocks = nn.Sequential(*(PlainBlock(before, after) for before, after in pairs))
+            self.spread = nn.Identity()
+            self.last = nn.Sequential(nn.Conv2d(last, last, 3, padding=1), nn.LeakyReLU(0.2))
+            self.head = nn.Sequential(nn.Linear(last * 16, last), nn.LeakyReLU(0.2), nn.Linear(last, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.shape[-2:] != (self.size, self.size):
+            raise ValueError(f"this discriminator is for {self.size} x {self.size} images, not {tuple(images.shape)}")
+        features = self.last(self.spread(self.blocks(self.stem(images))))
+        return self.head(rearrange(features, "b c h w -> b (c h w)"))
+
+
+class EqualBlock(nn.Module):
+    """Half the side: two convolutions beside a 1x1 one, their sum over √2."""
+
+    def __init__(self, before: int, after: int):
+        super().__init__()
+        self.first = nn.Sequential(EqualConv(before, before, 3, padding=1), ScaledLeakyReLU())
+        self.blur = Blur((1, 3, 3, 1), padding=2)
+        self.second = nn.Sequential(EqualConv(before, after, 3, stride=2), ScaledLeakyReLU())
+        self.skip_blur = Blur((1, 3, 3, 1), padding=1)
+        self.skip = EqualConv(before, after, 1, stride=2, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.second(self.blur(self.first(x))) + self.skip(self.skip_blur(x))) / math.sqrt(2)
+
+
+class PlainBlock(nn.Module):
+    """Half the side: three convolutions beside a 1x1 one that skips every other pixel, their sum over √2."""
+
+    def __init__(self, before: int, after: int):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(before, after, 3, padding=1),
+            nn.LeakyReLU(0.2),
+            nn.Conv2d(after, after, 3, padding=1),
+            nn.LeakyReLU(0.2),
+            Blur((1, 2, 1), padding=1, mode="reflect"),
+            nn.Conv2d(after, after, 3, stride=2, padding=1),
+        )
+        self.skip = nn.Conv2d(before, after, 1, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.layers(x) + self.skip(x)) / math.sqrt(2)
+
+
+class EqualConv(nn.Conv2d):
+    """A convolution whose weights are N(0, 1) and scaled by 1 / √fan-in when used; its bias begins at 0."""
+
+    def __init__(self, before: int, after: int, kernel: int, stride: int = 1, padding: int = 0, bias: bool = True):
+        super().__init__(before, after, kernel, stride, padding, bias=bias)
+        equalise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.weight * scale(self.weight), self.bias)
+
+
+class EqualLinear(nn.Linear):
+    """A linear map of the same kind."""
+
+    def __init__(self, before: int, after: int):
+        super().__init__(before, after)
+        equalise(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, self.weight * scale(self.weight), self.bias)
+
+
+def equalise(layer: nn.Conv2d | nn.Linear) -> None:
+    nn.init.normal_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
+def scale(weight: Tensor) -> float:
+    """1 / √fan-in."""
+    return weight[0].numel() ** -0.5
+
+
+class ScaledLeakyReLU(nn.Module):
+    """``√2 · leaky_relu``, slope 0.2: keeps the variance of its input about the same."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.leaky_relu(x, 0.2) * math.sqrt(2)
+
+
+class Blur(nn.Module):
+    """Every channel filtered by the same small kernel, of sum 1.
+
+    Args:
+        taps: The kernel's row and column.
+        padding: On each side.
+        mode: Of the padding, as in ``torch.nn.functional.pad``.
+    """
+
+    def __init__(self, taps: Sequence[float], padding: int, mode: str = "constant"):
+        super().__init__()
+        row = torch.tensor(taps, dtype=torch.float32)
+        self.register_buffer("kernel", torch.outer(row, row) / row.sum() ** 2, persistent=False)
+        self.padding, self.mode = padding, mode
+
+    def forward(self, x: Tensor) -> Tensor:
+        kernel = repeat(self.kernel.to(x.dtype), "h w -> c 1 h w", c=x.shape[1])
+        return F.conv2d(F.pad(x, [self.padding] * 4, mode=self.mode), kernel, groups=x.shape[1])
+
+
+class MinibatchSpread(nn.Module):
+    """One more channel: the standard deviation over a group of images, averaged over channels and positions.
+
+    (arXiv:1710.10196, section 3, in groups as in StyleGAN's code.) With n images and groups of g, images j, j + n / g,
+    j + 2 n / g and so on make a group. A batch of no multiple of g is taken as one group.
+
+    Args:
+        group: g.
+    """
+
+    def __init__(self, group: int):
+        super().__init__()
+        self.group = group
+
+    def forward(self, x: Tensor) -> Tensor:
+        b, _, h, w = x.shape
+        members = self.group if b % self.group == 0 else b
+        groups = rearrange(x.float(), "(g n) c h w -> g n c h w", g=members)
+        spread = (groups.var(0, unbiased=False) + 1e-8).sqrt().mean((1, 2, 3))
+        return torch.cat([x, repeat(spread.to(x.dtype), "n -> (g n) 1 h w", g=members, h=h, w=w)], dim=1)
