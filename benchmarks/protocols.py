@@ -8,6 +8,7 @@ The data are images in the bytes of an ``.npz`` file (``data`` and ``offsets``),
 """
 
 import argparse
+import resource
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -134,7 +135,10 @@ def main() -> None:
             "image_size": options.image_size,
             "sha256_of_names": names_hash(result.names),
         },
-        "scores": [{"tokenizer": "", "protocol": name, "metrics": own} for name, own in metrics.items()],
+        "scores": [
+            {"tokenizer": "", "protocol": name, "hash": protocols[name].hash, "metrics": own}
+            for name, own in metrics.items()
+        ],
         "protocols": {name: {"hash": own.hash, "distances": own.distances} for name, own in protocols.items()},
         "tokenizers": [{"tokenizer": ""}],
         "unavailable": {},
@@ -143,6 +147,7 @@ def main() -> None:
     }
     console.width = max(console.width, 120)
     console.print(reports.scores_table(report))
+    console.print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MiB", highlight=False)
 
 
 if __name__ == "__main__":

@@ -318,6 +318,28 @@ with hydra.initialize_config_dir(sys.argv[1], version_base="1.3"):
 """
 
 
+@pytest.mark.slow
+def test_torchrun(trained, photos, tmp_path):
+    """The launcher itself starts two processes of ``eval.py``, which report what one does."""
+    given = ["batch_size=5", f"data.root={photos}", *QUICK]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tokenizers"), "OMP_NUM_THREADS": "1"}
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    for launcher, name in (([], "one.json"), (torchrun, "two.json")):
+        command = [sys.executable, *launcher, str(ROOT / "eval.py"), *words(trained, tmp_path / name, *given)]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, cwd=tmp_path)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert done.stdout.count("written to") == 1  # only rank 0 speaks
+    one, two = (json.loads((tmp_path / name).read_text()) for name in ("one.json", "two.json"))
+    assert (one["processes"], two["processes"]) == (1, 2) and two["data"] == one["data"]
+    assert one["scores"][0]["metrics"]["images"] == 12
+    for name, value in one["scores"][0]["metrics"].items():
+        assert two["scores"][0]["metrics"][name] == pytest.approx(value, rel=1e-9), name
+    pages = [(tmp_path / name).read_text() for name in ("one.html", "two.html")]
+    shown = [[line for line in page.split("<figure>") if "data:image" in line] for page in pages]
+    assert len(shown[0]) > 12 and shown[0][:-1] == shown[1][:-1]  # the last goes on to the provenance
+    assert not list(tmp_path.glob(".*.partial"))
+
+
 def free_port() -> int:
     import socket
 

@@ -51,6 +51,22 @@ def test_correlated_gaussians_against_sqrtm():
     assert frechet_distance(*statistics).item() == pytest.approx(by_sqrtm(*statistics), rel=1e-9)
 
 
+@pytest.mark.parametrize("images, tolerance", [(24, 1e-5), (25, 1e-7), (200, 1e-9)])
+def test_sums_over_images_against_sqrtm_where_there_are_as_many_as_features(images, tolerance):
+    """24 features of n ≥ d images in uneven batches.
+
+    At n = d the covariances are singular, near it badly conditioned, and the root of their product loses digits.
+    """
+    torch.manual_seed(0)
+    mixing = torch.randn(24, 24, dtype=torch.float64)
+    x = torch.randn(images, 24, dtype=torch.float64) @ mixing + 3
+    y = 0.7 * torch.randn(images, 24, dtype=torch.float64) @ mixing + 2.5
+    ours = statistics(x[:5], x[5:]).distance(statistics(y[:17], y[17:])).item()
+    expected = by_sqrtm(*gaussian(x), *gaussian(y))
+    assert expected > 1
+    assert ours == pytest.approx(expected, rel=tolerance)
+
+
 def test_singular_covariances_by_hand():
     # Variance 4 along (1, 0) and along (1, 1)/√2: the root's trace is 4 |cos 45°|
     cov1 = torch.tensor([[4.0, 0.0], [0.0, 0.0]])

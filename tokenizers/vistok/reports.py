@@ -125,14 +125,14 @@ def scores_table(report: dict[str, Any]) -> Table:
             table.add_row(f"[bold]{escape(path)}[/]")
         names = {name: None for score in section for name in score["metrics"]}  # in order, each once
         for name in [*names, *(own for own in report["unavailable"] if own not in names)]:
-            shown = [_cell(report, score, name) for score in section]
+            shown = [cell(report, score, name) for score in section]
             table.add_row(
                 name.replace("_", " "), *(text for text, _ in shown), max((unit for _, unit in shown), key=len)
             )
     return table
 
 
-def _cell(report: dict[str, Any], score: dict[str, Any], name: str) -> tuple[str, str]:
+def cell(report: dict[str, Any], score: dict[str, Any], name: str) -> tuple[str, str]:
     """A score with its unit; nothing where the protocol does not have it."""
     if name in score["metrics"]:
         return _with_unit(name, score["metrics"][name])

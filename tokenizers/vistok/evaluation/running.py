@@ -16,16 +16,18 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from rich import get_console
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
-from rich.text import Text
 from torch import Tensor
 
 from vistok import reports
 from vistok.data import ImageDataModule, ShardDataModule
 from vistok.evaluation import files
+from vistok.evaluation.examples import Examples
 from vistok.evaluation.geometry import CROPS
+from vistok.evaluation.progress import progress
 from vistok.evaluation.protocols import Protocol, digest
+from vistok.evaluation.report import page
 from vistok.evaluation.scores import Judges, Scores, reference_name, score_names, too_small
+from vistok.files import whole
 from vistok.metrics.frechet import FeatureStatistics
 from vistok.pixels import to_float
 from vistok.quantizers import DynamicQuantizer
@@ -33,7 +35,7 @@ from vistok.quantizers.base import Quantized
 from vistok.ranks import rank_and_size
 from vistok.tokenizer import Tokenizer
 
-FORMAT = 2
+FORMAT = 3
 WIDTH = 160  # characters of a line in a file or a pipe
 TOO_FEW = "a Fréchet distance needs at least 2 images; network=none leaves it out"
 Data = ImageDataModule | ShardDataModule
@@ -56,6 +58,8 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     output = Path(config.output)
     if output.exists():
         raise ValueError(f"output={output} exists already and is not overwritten")
+    if output.suffix in (".html", ".npz"):
+        raise ValueError(f"output={output} is the JSON; files of other kinds are written beside it")
     with processes(config.device) as device:
         rank, world_size = rank_and_size()
         console = Console(quiet=rank > 0)
@@ -100,7 +104,8 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         for done in results:
             done.forget()
         console.print(reports.scores_table(report))
-        console.print(f"written to {output} and {output.with_suffix('.npz').name}", highlight=False, soft_wrap=True)
+        beside = f"{output.with_suffix('.html').name} and {output.with_suffix('.npz').name}"
+        console.print(f"written to {output}, {beside}", highlight=False, soft_wrap=True)
         return report
 
 
@@ -179,12 +184,14 @@ def score(
         result = Result(fingerprint(tokenizer))
         for crop, own in crops.items():
             references = {name: statistics_to(held, device) for name, held in known[crop].items()}
-            scores = Scores(own, tokenizer, judges, references, left_out, device)
+            shown = crop == next(iter(crops))  # a report's pictures are of the first protocol's cut
+            scores = Scores(own, tokenizer, judges, references, left_out, device, Examples() if shown else None)
             key = digest(
                 {
                     "format": FORMAT,
                     "tokenizer": result.fingerprint,
                     "rate": rate,
+                    "shown": shown,
                     "protocols": {name: asdict(protocol) for name, protocol in own.items()},
                     "judges": [*(network.name for network in judges.networks), *sorted(judges.lpips)],
                     "references": sorted(references),
@@ -236,8 +243,7 @@ def run(
     total = data.num_test
     data.skipped.reasons |= set(scores.unreadable)
     written, before = time.monotonic(), len(scores.names)
-    with progress(console) as bar, torch.inference_mode():
-        task = bar.add_task(title, total=total, completed=before * world_size)
+    with progress(console, title, total, before * world_size) as advance, torch.inference_mode():
         for batch in data.scored_batches(CROPS[crop](data.image_size), rank, world_size, done):
             data.note(batch, total)
             if batch.names:
@@ -246,7 +252,7 @@ def run(
             scores.unreadable += batch.skipped
             done += 1
             seen = (len(scores.names) + len(scores.unreadable)) * world_size
-            bar.update(task, completed=seen if total is None else min(seen, total))
+            advance(seen if total is None else min(seen, total))
             if partial and time.monotonic() - written >= partial_every:
                 keep(scores, done, partial)
                 written = time.monotonic()
@@ -270,24 +276,6 @@ def reconstruct(tokenizer: Tokenizer, images: Tensor, rate: float | None, batch_
 def keep(scores: Scores, batches: int, path: Path) -> None:
     tensors, about = scores.state()
     files.write(tensors, about | {"batches": batches}, path)
-
-
-class Rate(ProgressColumn):
-    """Images per second."""
-
-    def render(self, task) -> Text:
-        return Text(f"{task.speed:,.1f} images/s" if task.speed else "")
-
-
-def progress(console: Console) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), Rate(), TimeRemainingColumn())
-    return Progress(
-        *columns,
-        console=console,
-        transient=True,
-        disable=console.quiet or not console.is_terminal,
-        speed_estimate_period=60,
-    )
 
 
 @contextmanager
@@ -489,7 +477,9 @@ def report_of(
 
 
 def write(report: Mapping[str, Any], results: Sequence[Result], output: Path) -> None:
-    """Write the values of each image and the counts of codes beside the JSON, which comes last and so means success.
+    """Write values and pictures beside the JSON, which comes last and so means success.
+
+    ``OUTPUT.html`` is the page to look at.
 
     ``OUTPUT.npz`` holds ``names`` (n,); for the i-th tokenizer ``i/PROTOCOL/DISTANCE`` (n,) float32, and for each crop
     ``i/CROP/tokens`` (n,) int64, the positions that are tokens, and ``i/CROP/counts/j`` (size,) int64, how often each
@@ -500,11 +490,11 @@ def write(report: Mapping[str, Any], results: Sequence[Result], output: Path) ->
         for crop, scores in result.scores.items():
             for protocol in scores.protocols:
                 arrays |= {f"{i}/{protocol}/{name}": v.numpy() for name, v in scores.values(protocol).items()}
-            arrays[f"{i}/{crop}/tokens"] = scores.tokens[0].numpy()
+            arrays[f"{i}/{crop}/tokens"] = np.array(scores.tokens)
             arrays |= {f"{i}/{crop}/counts/{j}": own.cpu().numpy() for j, own in enumerate(scores.usage.counts)}
     output.parent.mkdir(parents=True, exist_ok=True)
-    beside = output.with_name(f".{output.stem}.npz.tmp")
-    with beside.open("wb") as file:
+    with whole(output.with_suffix(".npz")) as file:
         np.savez_compressed(file, **arrays)
-    os.replace(beside, output.with_suffix(".npz"))
+    with whole(output.with_suffix(".html")) as file:
+        file.write(page(report, [result.scores for result in results]).encode())
     reports.write_json(report, output)

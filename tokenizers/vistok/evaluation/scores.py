@@ -6,6 +6,7 @@ One ``Scores`` serves all protocols that cut images alike: each image is reconst
 
 import io
 import math
+from array import array
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vistok.data.transforms import to_tensor
+from vistok.evaluation.examples import Examples
 from vistok.evaluation.protocols import Protocol
 from vistok.metrics.distances import DISTANCES, MS_SSIM_SMALLEST, SSIM_WINDOW
 from vistok.metrics.features import FeatureNetwork, Inception
@@ -29,6 +31,7 @@ from vistok.ranks import from_all_ranks, sum_over_ranks
 from vistok.tokenizer import Tokenizer
 
 BASELINE = "psnr_block_mean"  # beside every PSNR
+PLAIN = Protocol()
 
 
 class Judges(NamedTuple):
@@ -54,6 +57,7 @@ class Scores:
             reconstructions only.
         left_out: Distances that these images do not have; see ``too_small``.
         device: Where images come from.
+        examples: What keeps the images that a report shows, if it shows any of this cut.
     """
 
     def __init__(
@@ -64,17 +68,22 @@ class Scores:
         references: Mapping[str, FeatureStatistics] | None = None,
         left_out: Collection[str] = (),
         device: torch.device | str = "cpu",
+        examples: Examples | None = None,
     ):
         self.protocols, self.judges, self.left_out = dict(protocols), judges, left_out
         self.head, self.factor = tokenizer.quantizer, tokenizer.factor
         self.references = dict(references or {})
         self.names: list[str] = []
         self.unreadable: list[str] = []
-        self.tokens: list[Tensor] = []  # (b,) int64 of each batch: positions that are tokens
-        self.distances: dict[str, list[Tensor]] = {  # protocol/distance, (b,) float32 of each batch
-            f"{name}/{distance}": [] for name, protocol in self.protocols.items() for distance in self._own(protocol)
+        # Arrays that double: a small tensor of each batch would pin the memory of the large ones freed below it.
+        self.tokens = array("q")  # of each image: positions that are tokens
+        self.distances = {  # protocol/distance, of each image
+            f"{name}/{distance}": array("f")
+            for name, protocol in self.protocols.items()
+            for distance in self._own(protocol)
         }
         self.positions, self.pixels = 0, 0  # of an image
+        self.examples = examples
         self.usage = CodebookUsage(self.head.codebook_sizes).to(device)
         self.tuples = DistinctTuples(len(self.head.codebook_sizes)) if len(self.head.codebook_sizes) > 1 else None
         self.images: dict[str, FeatureStatistics] = {}
@@ -113,32 +122,44 @@ class Scores:
         with torch.autocast(images.device.type, enabled=False):  # bfloat16 would change the numbers
             self._compare(pairs)
             self._look(names, pairs)
+            if self.examples:
+                self.examples.update(names, self._example_distances(pairs), *pairs.levels(PLAIN)[::-1])
         codes, keep = quantized.codes, quantized.keep
         self.usage.update(codes, keep)
         if self.tuples:
             self.tuples.update(codes, keep)
         self.positions, self.pixels = codes[0, 0].numel(), images[0, 0].numel()
         kept = torch.full((len(codes),), self.positions) if keep is None else keep.flatten(1).sum(1).cpu()
-        self.tokens.append(kept)
+        self.tokens.extend(kept.tolist())
         self.names += names
 
     def _compare(self, pairs: "Pairs") -> None:
         for name, protocol in self.protocols.items():
             for distance in self._own(protocol):
-                if distance in self.judges.lpips:
-                    sides = pairs.floats() if protocol.lpips == "float" else map(to_float, pairs.levels(protocol))
-                    lpips = self.judges.lpips[distance]
-                    key = (distance, protocol.lpips == "float" or protocol.rounding)
-                    values = pairs.once(key, lambda lpips=lpips, sides=sides: lpips.distance(*sides).flatten())
-                elif distance == BASELINE:
-                    images = pairs.levels(protocol)[1]
-                    values = psnr(block_mean(images, self.factor), images)
-                else:
-                    sides, compare = pairs.levels(protocol), DISTANCES[distance]
-                    values = pairs.once(
-                        (distance, protocol.rounding), lambda compare=compare, sides=sides: compare(*sides)
-                    )
-                self.distances[f"{name}/{distance}"].append(values.float().cpu())
+                values = self._distance(distance, protocol, pairs)
+                self.distances[f"{name}/{distance}"].extend(values.float().tolist())
+
+    def _distance(self, distance: str, protocol: Protocol, pairs: "Pairs") -> Tensor:
+        """Of each image, (b,)."""
+        if distance in self.judges.lpips:
+            sides = pairs.floats() if protocol.lpips == "float" else map(to_float, pairs.levels(protocol))
+            lpips = self.judges.lpips[distance]
+            key = (distance, protocol.lpips == "float" or protocol.rounding)
+            return pairs.once(key, lambda: lpips.distance(*sides).flatten())
+        if distance == BASELINE:
+            images = pairs.levels(protocol)[1]
+            return psnr(block_mean(images, self.factor), images)
+        return pairs.once((distance, protocol.rounding), lambda: DISTANCES[distance](*pairs.levels(protocol)))
+
+    @property
+    def example_distance(self) -> str:
+        """What the best and the worst examples are chosen by: LPIPS where it can be had."""
+        return next(iter(self.judges.lpips), "1 - ssim_gauss11")
+
+    def _example_distances(self, pairs: "Pairs") -> Tensor:
+        if self.judges.lpips:
+            return self._distance(self.example_distance, PLAIN, pairs)
+        return 1 - self._distance("ssim_gauss11", PLAIN, pairs)
 
     def _look(self, names: Sequence[str], pairs: "Pairs") -> None:
         for protocol in {protocol.view: protocol for protocol in self.protocols.values()}.values():
@@ -168,29 +189,28 @@ class Scores:
         """Make this the scores of all ranks, on each of them, with images in the order of their names."""
         for tensor in self._sums().values():
             sum_over_ranks(tensor)
-        self._compact()
         everyone = from_all_ranks(
-            (self.names, self.unreadable, self.tokens, self.distances, self.positions, self.pixels)
+            (self.names, self.unreadable, self.tokens, self.distances, self.positions, self.pixels, self.examples)
         )
         self.names = [name for names, *_ in everyone for name in names]
         self.unreadable = sorted({reason for _, unreadable, *_ in everyone for reason in unreadable})
-        self.tokens = [part for _, _, tokens, *_ in everyone for part in tokens]
-        self.distances = {key: [p for _, _, _, own, *_ in everyone for p in own[key]] for key in self.distances}
+        tokens = [count for _, _, tokens, *_ in everyone for count in tokens]
+        distances = {key: [value for _, _, _, own, *_ in everyone for value in own[key]] for key in self.distances}
         self.positions, self.pixels = max(own[4] for own in everyone), max(own[5] for own in everyone)
+        if self.examples:
+            self.examples = Examples.merged([examples for *_, examples in everyone])
         if self.tuples:
             self.tuples.pending = from_all_ranks(self.tuples.tuples())
-        self._compact()
         order = sorted(range(len(self.names)), key=self.names.__getitem__)
         self.names = [self.names[i] for i in order]
-        self.tokens = [part[order] for part in self.tokens]
-        self.distances = {key: [part[order] for part in parts] for key, parts in self.distances.items()}
+        self.tokens = array("q", [tokens[i] for i in order])
+        self.distances = {key: array("f", [own[i] for i in order]) for key, own in distances.items()}
         return self
 
     def values(self, protocol: str) -> dict[str, Tensor]:
         """Of each image, by the name of the distance: (n,) float32, in the order of ``names``."""
-        self._compact()
         prefix = f"{protocol}/"
-        return {k.removeprefix(prefix): v[0] for k, v in self.distances.items() if k.startswith(prefix) and v}
+        return {k.removeprefix(prefix): to_vector(v) for k, v in self.distances.items() if k.startswith(prefix) and v}
 
     def metrics(self, protocol: str) -> dict[str, float]:
         """All numbers of a protocol by name, after ``gather``."""
@@ -207,7 +227,7 @@ class Scores:
         return values | self._code_metrics()
 
     def _code_metrics(self) -> dict[str, float]:
-        tokens, n = self.tokens[0].double(), len(self.names)
+        tokens, n = to_vector(self.tokens).double(), len(self.names)
         counts = self.usage.counts
         use = {name: value.item() for name, value in usages_of(counts).items()}
         k = len(counts)
@@ -244,18 +264,13 @@ class Scores:
                 sums |= {f"{side}/{name}/{part}": tensor for part, tensor in statistics.tensors().items()}
         return sums
 
-    def _compact(self) -> None:
-        """One tensor in place of one for each batch."""
-        self.tokens = [torch.cat(self.tokens)] if self.tokens else []
-        self.distances = {key: [torch.cat(parts)] if parts else [] for key, parts in self.distances.items()}
-
     def state(self) -> tuple[dict[str, Tensor], dict]:
         """All that has been kept, as tensors and plain content: what ``restore`` takes."""
-        self._compact()
         tensors = {f"sum/{name}": tensor.cpu() for name, tensor in self._sums().items()}
-        tensors |= {f"distance/{key}": parts[0] for key, parts in self.distances.items() if parts}
-        if self.tokens:
-            tensors["tokens"] = self.tokens[0]
+        tensors |= {f"distance/{key}": to_vector(values) for key, values in self.distances.items()}
+        tensors["tokens"] = to_vector(self.tokens)
+        examples, about_examples = self.examples.state() if self.examples else ({}, {})
+        tensors |= examples
         if self.tuples:
             tensors["tuples"] = self.tuples.tuples()
         about = {
@@ -263,6 +278,7 @@ class Scores:
             "unreadable": self.unreadable,
             "positions": self.positions,
             "pixels": self.pixels,
+            "examples": about_examples,
         }
         return tensors, about
 
@@ -270,10 +286,10 @@ class Scores:
         """Go on from what ``state`` of scores made alike has returned."""
         for name, tensor in self._sums().items():
             tensor.copy_(tensors[f"sum/{name}"])
-        self.distances = {
-            key: [tensors[f"distance/{key}"]] if f"distance/{key}" in tensors else [] for key in self.distances
-        }
-        self.tokens = [tensors["tokens"]] if "tokens" in tensors else []
+        self.distances = {key: array("f", tensors[f"distance/{key}"].tolist()) for key in self.distances}
+        self.tokens = array("q", tensors["tokens"].tolist())
+        if self.examples:
+            self.examples.restore(tensors, about["examples"])
         if self.tuples:
             self.tuples.known = tensors["tuples"]
         self.names, self.unreadable = list(about["names"]), list(about["unreadable"])
@@ -316,6 +332,11 @@ class Pairs:
         if protocol.file == "png":
             return sides
         return self.once(("jpeg", protocol.rounding), lambda: tuple(through_jpeg(side) for side in sides))
+
+
+def to_vector(values: array) -> Tensor:
+    """(n,) of the array's own type."""
+    return torch.from_numpy(np.array(values))
 
 
 def truncated(images: Tensor) -> Tensor:

@@ -1,0 +1,86 @@
+"""The few images that a report shows, found while all images go by once."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+WORST, BEST, DRAWN = "worst", "best", "drawn"
+
+
+class Example(NamedTuple):
+    """An image and what became of it."""
+
+    key: tuple[float | str, str]  # that it is chosen by, the smallest first; the name settles ties
+    distance: float
+    image: Tensor  # (3, H, W) uint8
+    reconstruction: Tensor  # the same
+
+    @property
+    def name(self) -> str:
+        return self.key[1]
+
+
+class Examples:
+    """The images at the greatest distance and at the smallest, and some that a hash of their names draws.
+
+    Which they are depends on no order, so that any number of ranks, and an evaluation that was interrupted, show the
+    same; memory does not grow with the number of images.
+
+    Args:
+        count: Of each kind.
+    """
+
+    def __init__(self, count: int = 6):
+        self.count = count
+        self.chosen: dict[str, list[Example]] = {WORST: [], BEST: [], DRAWN: []}
+
+    def update(self, names: Sequence[str], distances: Tensor, images: Tensor, reconstruction: Tensor) -> None:
+        """Look at a batch.
+
+        Args:
+            names: Of the images.
+            distances: (b,) of each reconstruction from its image.
+            images: (b, 3, H, W) uint8.
+            reconstruction: The same.
+        """
+        for i, (name, distance) in enumerate(zip(names, distances.tolist(), strict=True)):
+            keys = {WORST: -distance, BEST: distance, DRAWN: hashlib.sha256(name.encode()).hexdigest()}
+            for kind, key in keys.items():
+                own = self.chosen[kind]
+                if len(own) < self.count or (key, name) < own[-1].key:
+                    pair = (side[i].cpu().clone() for side in (images, reconstruction))  # not the whole batch
+                    self._add(kind, Example((key, name), distance, *pair))
+
+    @classmethod
+    def merged(cls, parts: Sequence["Examples"]) -> "Examples":
+        """What would have been chosen from the images of all ranks."""
+        whole = cls(parts[0].count)
+        for part in parts:
+            for kind, examples in part.chosen.items():
+                for example in examples:
+                    whole._add(kind, example)
+        return whole
+
+    def _add(self, kind: str, example: Example) -> None:
+        self.chosen[kind] = sorted([*self.chosen[kind], example], key=lambda own: own.key)[: self.count]
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, list]]:
+        """Everything, as tensors and plain content."""
+        tensors, about = {}, {}
+        for kind, own in self.chosen.items():
+            if own:
+                pairs = torch.stack([torch.stack([example.image, example.reconstruction]) for example in own])
+                tensors[f"example/{kind}"] = pairs
+            about[kind] = [[*example.key, example.distance] for example in own]
+        return tensors, about
+
+    def restore(self, tensors: Mapping[str, Tensor], about: Mapping[str, Sequence]) -> None:
+        """Go on from what ``state`` has returned."""
+        for kind, own in about.items():
+            pairs = tensors.get(f"example/{kind}", ())
+            self.chosen[kind] = [
+                Example((key, name), distance, *pair) for (key, name, distance), pair in zip(own, pairs, strict=True)
+            ]
