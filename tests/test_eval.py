@@ -264,7 +264,8 @@ evaluation.evaluate(config)
 
 
 def program(source: str, *arguments: str) -> subprocess.CompletedProcess:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tokenizers"), "OMP_NUM_THREADS": "1"}
+    threads = str(torch.get_num_threads())  # last digits depend on their number
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "tokenizers"), "OMP_NUM_THREADS": threads}
     command = [sys.executable, "-c", source, str(ROOT / "configs"), *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
