@@ -1,5 +1,7 @@
 """A tokenizer as a folder: ``config.json`` says how to build it, ``model.safetensors`` holds its weights.
 
+``README.md`` is its model card.
+
 A downloaded folder is data, never code: only the classes in ``CLASSES`` are built, and nothing is unpickled.
 """
 
@@ -23,6 +25,7 @@ from vistok.backbones import (
     ViTDecoder,
     ViTEncoder,
 )
+from vistok.export import card
 from vistok.pixels import LogitLaplaceMap, PixelMap
 from vistok.quantizers import (
     DiVeQ,
@@ -41,6 +44,13 @@ from vistok.tokenizer import Tokenizer
 
 FORMAT = 1
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+USAGE = """
+import vistok
+
+tokenizer = vistok.load("FOLDER")
+codes = tokenizer.tokenize(images)
+images = tokenizer.detokenize(codes)
+"""
 HEADS = (DynamicQuantizer, FactorizedQuantizer, JanusQuantizer, SimVQ, VectorQuantizer, VQBridge)
 PARTS_OF_HEADS = (DiVeQ, EntropyRouter, FeatureRouter, RotationTrick, StraightThrough)
 BACKBONES = (CNNDecoder, CNNEncoder, HierarchicalEncoder, MagvitDecoder, MagvitEncoder, PositionalDecoder)
@@ -55,8 +65,8 @@ def save(tokenizer: Tokenizer, folder: str | Path, about: dict[str, Any] | None 
 
     Args:
         tokenizer: The tokenizer.
-        folder: Made if need be; the two files in it are replaced.
-        about: What else ``config.json`` should tell, under ``about``: data, metrics, version.
+        folder: Made if need be; the three files in it are replaced.
+        about: What else ``config.json`` should tell, under ``about``, and the model card: data, metrics, versions.
     """
     folded = tokenizer.fold()
     config = {"format": FORMAT, "tokenizer": describe(folded), "about": about or {}}
@@ -66,7 +76,34 @@ def save(tokenizer: Tokenizer, folder: str | Path, about: dict[str, Any] | None 
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in folded.state_dict().items()}
     safetensors.torch.save_file(weights, folder / WEIGHTS)
     (folder / CONFIG).write_text(text + "\n")
+    card.write(folder, folded, about, USAGE)
     return folder
+
+
+def push_to_hub(folder: str | Path, repo_id: str, private: bool = False) -> str:
+    """Upload an exported folder, of any target, to the Hugging Face hub.
+
+    Args:
+        folder: The folder.
+        repo_id: ``user/name``; made if need be.
+        private: Whether a repository that is made is private.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        ValueError: The folder has no model card, and so was not exported.
+    """
+    try:
+        from huggingface_hub import HfApi
+    except ImportError as error:
+        raise ImportError("the hub needs huggingface_hub: pip install 'vistok[export]'") from error
+
+    if not (Path(folder) / card.README).is_file():
+        raise ValueError(f"{folder} is not an exported tokenizer: it has no {card.README}")
+    api = HfApi()
+    api.create_repo(repo_id, private=private, exist_ok=True)
+    return str(api.upload_folder(repo_id=repo_id, folder_path=folder, commit_message="A tokenizer from vistok"))
 
 
 def load(folder: str | Path) -> Tokenizer:

@@ -1,0 +1,111 @@
+"""``python -m vistok export SOURCE --to TARGET --out DIR``: a tokenizer for those who load it elsewhere.
+
+What was written is loaded by the library that it is for and compared with the tokenizer; where they differ, nothing
+is left.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from vistok.export import graph, hub, janus, llamagen, vqmodel
+from vistok.export.checkpoints import load
+from vistok.export.folders import whole_folder
+from vistok.export.parity import Encoded, Parity, ParityError, check, sizes_of
+from vistok.export.plain import inference_copy
+from vistok.tokenizer import Tokenizer
+from vistok.weights import WeightsUnavailable
+
+OF_RUN = ("name", "image_size", "batch_size", "seed")  # of a run's config.yaml, for the model card
+
+
+def save_folder(
+    tokenizer: Tokenizer, folder: str | Path, about: Mapping[str, Any] | None = None, image_size: int | None = None
+) -> Parity:
+    """Write our own folder, load it again, check it, and give it its name; the arguments are those of the others."""
+    folded = inference_copy(tokenizer)
+    with whole_folder(folder) as partial:
+        read = hub.load(hub.save(tokenizer, partial, dict(about or {})))
+
+        def encode(images):
+            quantized = read.quantize(images)
+            return Encoded(quantized.codes, read.encode(images), quantized.keep)
+
+        sizes = sizes_of(folded) if image_size is None else [(image_size, image_size)]
+        return check(folded, encode, lambda codes: read.decode(read.quantizer.lookup(codes)), sizes)
+
+
+TARGETS: dict[str, Callable[..., Parity]] = {
+    "diffusers": vqmodel.save,
+    "llamagen": llamagen.save,
+    "janus": janus.save,
+    "onnx": graph.save_onnx,
+    "torch": graph.save_torch,
+    "folder": save_folder,
+}
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """What the command line asks for."""
+    asked = parser().parse_args(words)
+    console = Console()
+    try:
+        config = json.loads(asked.config) if asked.config else None
+        about = about_of(Path(asked.source)) | {
+            name: value for name, value in (("licence", asked.license), ("name", asked.name)) if value
+        }
+        if asked.evaluation:
+            about["evaluation"] = json.loads(Path(asked.evaluation).read_text())
+        tokenizer = load(asked.source, asked.family, config)
+        parity = TARGETS[asked.to](tokenizer, asked.out, about, asked.image_size)
+        console.print(f"{asked.out}: {parity}", highlight=False, soft_wrap=True)
+        if asked.push_to:
+            console.print(hub.push_to_hub(asked.out, asked.push_to, asked.private), highlight=False, soft_wrap=True)
+    except (ValueError, OSError, ImportError, ParityError, WeightsUnavailable) as error:
+        sys.exit(f"error: {error}")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    words = argparse.ArgumentParser(prog="python -m vistok export", description=__doc__)
+    words.add_argument(
+        "source", help="a run folder, an exported folder, a published checkpoint, or user/repo on the hub"
+    )
+    words.add_argument("--to", required=True, choices=TARGETS, help="what to write")
+    words.add_argument("--out", required=True, help="a new folder")
+    words.add_argument("--image-size", type=int, help="the one size that janus decodes; or that a graph is fixed to")
+    words.add_argument("--name", help="of the model, for its card")
+    words.add_argument("--license", help="of the weights, for the card, as the hub calls it: apache-2.0, mit, other")
+    words.add_argument("--evaluation", help="the JSON file that eval.py wrote, for the card")
+    words.add_argument("--family", help="of a published checkpoint, where its keys do not tell")
+    words.add_argument("--config", help="what else they do not tell, as JSON")
+    words.add_argument("--push-to", metavar="USER/REPO", help="upload the folder to the Hugging Face hub as well")
+    words.add_argument("--private", action="store_true", help="a repository made for that is private")
+    return words
+
+
+def about_of(source: Path) -> dict[str, Any]:
+    """What a run or an exported folder tells of itself; nothing for other sources."""
+    about: dict[str, Any] = {}
+    for folder in (source / "tokenizer", source):
+        path = folder / hub.CONFIG
+        if path.is_file():
+            told = json.loads(path.read_text())
+            told = told.get("about") if isinstance(told, dict) else None
+            about |= told if isinstance(told, dict) else {}
+            break
+    run = source / "config.yaml"
+    if run.is_file():
+        config = OmegaConf.load(run)
+        about |= {name: config[name] for name in OF_RUN if config.get(name) is not None}
+    return about
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""Whether an exported tokenizer, loaded by those it is for, does what the tokenizer does."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from vistok.quantizers import DynamicQuantizer
+from vistok.quantizers.base import Quantizer, single_heads
+from vistok.tokenizer import Tokenizer
+
+TOLERANCE = 1e-4  # of latents and images, as a share of their largest absolute value where that is above 1
+TIE = 1e-5  # of the squared lengths of vector and codeword: what float32 may lose of their distance
+
+
+class ParityError(RuntimeError):
+    """What was written differs from the tokenizer, so that it was removed; the message says in what."""
+
+
+class Encoded(NamedTuple):
+    """What a consumer makes of images; None for what it does not show."""
+
+    codes: Tensor  # (b, k, h, w)
+    latent: Tensor | None = None  # (b, d, h, w), before quantization
+    keep: Tensor | None = None  # (b, h, w)
+
+
+class Parity(NamedTuple):
+    """What was compared, and how far apart it was."""
+
+    sizes: tuple[tuple[int, int], ...]  # of the images, (H, W)
+    codes: int
+    near_ties: int  # of the codes: another one, as near in float64 as float32 can tell
+    pixels: float  # largest difference between decoded images
+
+    def __str__(self) -> str:
+        sizes = " and ".join(f"{height}x{width}" for height, width in self.sizes)
+        ties = f"all but {self.near_ties} near-ties of" if self.near_ties else "all"
+        return f"{ties} {self.codes:,} codes of images of {sizes} agree; pixels differ by at most {self.pixels:.1e}"
+
+
+@torch.no_grad()
+def check(
+    tokenizer: Tokenizer,
+    encode: Callable[[Tensor], Encoded],
+    decode: Callable[[Tensor], Tensor],
+    sizes: Sequence[tuple[int, int]],
+    clamped: bool = False,
+) -> Parity:
+    """Compare a consumer of exported files with the tokenizer, on random images and codes.
+
+    Args:
+        tokenizer: The tokenizer, folded, in evaluation mode.
+        encode: The consumer's way from images (b, c, H, W) in [-1, 1] to codes.
+        decode: The consumer's way from codes (b, k, h, w) to images.
+        sizes: Of the images, (H, W) each; the first comes as a batch of two, others alone.
+        clamped: Whether the consumer clamps images to [-1, 1].
+
+    Raises:
+        ParityError: They differ.
+    """
+    head, generator = tokenizer.quantizer, torch.Generator().manual_seed(0)
+    total = ties = 0
+    furthest = 0.0
+    for i, size in enumerate(sizes):
+        images = random_images(1 if i else 2, tokenizer.encoder.in_channels, size, generator)
+        ours, theirs = tokenizer.quantize(images), encode(images)
+        if theirs.codes.shape != ours.codes.shape:
+            raise ParityError(f"codes have the shape {tuple(theirs.codes.shape)}, not {tuple(ours.codes.shape)}")
+        if theirs.latent is not None:
+            _difference("latents", theirs.latent, tokenizer.encode(images))
+        if ours.keep is not None and (theirs.keep is None or not torch.equal(theirs.keep, ours.keep)):
+            raise ParityError("the positions to keep differ")
+        differing = theirs.codes != ours.codes
+        tied = differing & near_ties(head, tokenizer.encode(images), ours.codes, theirs.codes)
+        if not torch.equal(tied, differing):
+            wrong = int((differing & ~tied).sum())
+            raise ParityError(f"{wrong} of {differing.numel()} codes of images of {size[0]}x{size[1]} differ")
+        total, ties = total + differing.numel(), ties + int(differing.sum())
+        drawn = [torch.randint(n, ours.codes[:, :1].shape, generator=generator) for n in head.codebook_sizes]
+        for codes in (ours.codes, torch.cat(drawn, dim=1)):
+            expected = tokenizer.decode(head.lookup(codes))
+            expected = expected.clamp(-1, 1) if clamped else expected
+            furthest = max(furthest, _difference("decoded images", decode(codes), expected))
+    return Parity(tuple(sizes), total, ties, furthest)
+
+
+def _difference(what: str, theirs: Tensor, ours: Tensor) -> float:
+    if theirs.shape != ours.shape:
+        raise ParityError(f"{what} have the shape {tuple(theirs.shape)}, not {tuple(ours.shape)}")
+    difference = float((theirs - ours).abs().max())
+    bound = TOLERANCE * max(1.0, float(ours.abs().max()))
+    if not difference <= bound:  # NaN as well
+        raise ParityError(f"{what} differ by {difference:.1e}, more than {bound:.1e}")
+    return difference
+
+
+def near_ties(head: Quantizer, latent: Tensor, ours: Tensor, theirs: Tensor) -> Tensor:
+    """Where two codes are as near to the latent as float32 can tell; the distances are computed in float64.
+
+    Args:
+        head: A folded head. Of a dynamic one nothing counts as a tie, since its latent is not the encoder's.
+        latent: (b, d, h, w).
+        ours: Codes (b, k, h, w).
+        theirs: Codes (b, k, h, w).
+
+    Returns:
+        (b, k, h, w) bool.
+    """
+    if isinstance(head, DynamicQuantizer):
+        return torch.zeros_like(ours, dtype=torch.bool)
+    heads = single_heads(head)
+    tied = []
+    for i, (single, z) in enumerate(zip(heads, latent.split([single.dim for single in heads], dim=1), strict=True)):
+        table, z = single.table.double(), rearrange(z, "b d h w -> b h w d").double()
+        a, b = (table[codes[:, i].clamp(0, len(table) - 1)] for codes in (ours, theirs))
+        apart = ((z - a).square().sum(-1) - (z - b).square().sum(-1)).abs()
+        inside = (theirs[:, i] >= 0) & (theirs[:, i] < len(table))
+        tied.append(inside & (apart <= TIE * (z.square().sum(-1) + a.square().sum(-1))))
+    return torch.stack(tied, dim=1)
+
+
+def random_images(number: int, channels: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """Images (number, channels, H, W) in [-1, 1], of soft blotches under noise, so that their codes differ."""
+    coarse = torch.rand(number, channels, 5, 5, generator=generator) * 3 - 1.5
+    noise = torch.rand(number, channels, *size, generator=generator) * 0.6 - 0.3
+    return (F.interpolate(coarse, size, mode="bilinear") + noise).clamp(-1, 1)
+
+
+def sizes_of(tokenizer: Tokenizer) -> tuple[tuple[int, int], ...]:
+    """Small sizes (H, W) to check at, of different shapes, and the size that a transformer was trained on."""
+    f = tokenizer.factor
+    own = getattr(tokenizer.encoder, "image_size", None)
+    return ((4 * f, 8 * f), (8 * f, 4 * f), *([(own, own)] if own else []))

@@ -1,0 +1,95 @@
+"""What layouts of others have room for: VQGAN's networks around one codebook."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from vistok.backbones import CNNDecoder, CNNEncoder
+from vistok.pixels import PixelMap
+from vistok.quantizers import JanusQuantizer
+from vistok.tokenizer import Tokenizer
+
+INSTEAD = "the targets onnx, torch and folder take it"
+
+
+def refuse(target: str, what: str) -> ValueError:
+    """The error that says why a layout has no room, and what has."""
+    return ValueError(f"{target} has no place for {what}; {INSTEAD}")
+
+
+def inference_copy(tokenizer: Tokenizer) -> Tokenizer:
+    """A folded copy on the CPU in float32, in evaluation mode; nothing is shared with the original."""
+    return copy.deepcopy(tokenizer.fold()).cpu().float().eval().requires_grad_(False)
+
+
+def vqgan(tokenizer: Tokenizer, target: str) -> Tokenizer:
+    """A folded copy of a tokenizer that is VQGAN's networks around one codebook.
+
+    Raises:
+        ValueError: It is something else; the message names a target that takes it.
+    """
+    encoder, decoder = tokenizer.encoder, tokenizer.decoder
+    for part, wanted in ((encoder, CNNEncoder), (decoder, CNNDecoder)):
+        if type(part) is not wanted:
+            raise refuse(target, f"a {type(part).__name__}, only for VQGAN's {wanted.__name__}")
+        if part.patch != 1:
+            raise refuse(target, f"patch={part.patch}, only for 1")
+    if tokenizer.pixels != PixelMap():
+        raise refuse(target, f"{tokenizer.pixels}, only for networks on pixels in [-1, 1]")
+    if not isinstance(tokenizer.quantizer, JanusQuantizer):
+        try:
+            tokenizer.quantizer.fold()
+        except ValueError as error:
+            raise refuse(target, f"a {type(tokenizer.quantizer).__name__}: {error}") from error
+    for name in ("to_latent", "from_latent"):
+        conv = getattr(tokenizer, name)
+        if isinstance(conv, nn.Conv2d) and (conv.kernel_size != (1, 1) or conv.groups != 1):
+            raise refuse(target, f"a {name} of kernel_size={conv.kernel_size}, groups={conv.groups}, only for 1x1")
+    if encoder.dim != decoder.dim:
+        raise refuse(target, f"an encoder of dim={encoder.dim} before a decoder of dim={decoder.dim}")
+    if encoder.num_blocks != decoder.num_blocks:
+        raise refuse(target, f"num_blocks={encoder.num_blocks} in the encoder, {decoder.num_blocks} in the decoder")
+    if encoder.mid_attention != decoder.mid_attention:
+        raise refuse(target, "attention between the middle blocks of one network only")
+    return inference_copy(tokenizer)
+
+
+def widths(part: CNNEncoder | CNNDecoder) -> list[int]:
+    """Channels of each level, full resolution first."""
+    return [part.channels * multiple for multiple in part.multipliers]
+
+
+def norm_groups(tokenizer: Tokenizer, target: str) -> int:
+    """The groups that all norms have."""
+    groups = {module.num_groups for module in tokenizer.modules() if isinstance(module, nn.GroupNorm)}
+    if len(groups) > 1:
+        raise refuse(target, f"norms of {', '.join(map(str, sorted(groups)))} groups, only for one number")
+    return groups.pop()
+
+
+def check_llamagen(tokenizer: Tokenizer, target: str) -> None:
+    """Refuse networks that LlamaGen's VQ model and its port to transformers cannot be."""
+    groups, last = norm_groups(tokenizer, target), len(tokenizer.encoder.multipliers) - 1
+    if groups != 32:
+        raise refuse(target, f"norms of {groups} groups, only for 32")
+    if not tokenizer.encoder.mid_attention:
+        raise refuse(target, "mid_attention=False")
+    for part in (tokenizer.encoder, tokenizer.decoder):
+        if part.attention != (last,):
+            raise refuse(target, f"attention={part.attention}, only for the last level, {last}")
+
+
+def codewords_are_unit(tokenizer: Tokenizer) -> bool:
+    """Whether all codewords are of length 1."""
+    return bool(((tokenizer.quantizer.table.norm(dim=1) - 1).abs() < 1e-5).all())
+
+
+def state_of(tokenizer: Tokenizer) -> dict[str, Tensor]:
+    """The state dict with both maps around the head: where it has none, convolutions that change nothing."""
+    state = dict(tokenizer.state_dict())
+    for name in ("to_latent", "from_latent"):
+        if isinstance(getattr(tokenizer, name), nn.Identity):
+            dim = tokenizer.quantizer.dim
+            state |= {f"{name}.weight": torch.eye(dim)[:, :, None, None], f"{name}.bias": torch.zeros(dim)}
+    return {name: tensor.contiguous() for name, tensor in state.items()}
