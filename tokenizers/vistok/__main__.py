@@ -6,6 +6,7 @@ from importlib import import_module
 
 COMMANDS = {  # name: module with main(words), what it does
     "inspect": ("vistok.export.inspect", "say what is in a checkpoint: keys, tensors, what was not read"),
+    "export": ("vistok.export.command", "write a tokenizer for diffusers, LlamaGen, transformers, ONNX or torch"),
     "convert": ("vistok.convert", "write images as tar shards"),
     "thresholds": ("vistok.thresholds", "measure the entropies an entropy router needs"),
 }
