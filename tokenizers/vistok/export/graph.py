@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from vistok.backbones import PositionalDecoder
+from vistok.backbones.vit import LearnedPositions
 from vistok.export import card
 from vistok.export.folders import whole_folder
 from vistok.export.parity import Encoded, Parity, check, sizes_of
@@ -152,16 +154,21 @@ def programs(tokenizer: Tokenizer, image_size: int | None = None) -> dict[str, E
     """
     if any(isinstance(module, EntropyRouter) for module in tokenizer.modules()):
         raise ValueError("an entropy router reads images in parts, which no graph can have; the target folder takes it")
+    learned = [m for m in tokenizer.modules() if isinstance(m, LearnedPositions | PositionalDecoder)]
+    if learned and image_size is None:  # on their own grid they are read, on others interpolated: two graphs
+        raise ValueError("learned positions have no graph for images of any size; give the one image_size it is for")
     f = tokenizer.factor
     if image_size is not None and image_size % f:
         raise ValueError(f"image_size={image_size} is not a multiple of the tokenizer's factor {f}")
-    h, w = (12, 20) if image_size is None else (image_size // f, image_size // f)
+    head = tokenizer.quantizer
+    cells = 2 ** (head.grains - 1) if isinstance(head, DynamicQuantizer) else 1  # positions along a region
+    h, w = (6 * cells, 10 * cells) if image_size is None else (image_size // f, image_size // f)
     images = torch.zeros(2, tokenizer.encoder.in_channels, h * f, w * f)
-    codes = torch.zeros(2, len(tokenizer.quantizer.codebook_sizes), h, w, dtype=torch.int64)
+    codes = torch.zeros(2, len(head.codebook_sizes), h, w, dtype=torch.int64)
     batch, height, width = Dim("batch"), Dim("height"), Dim("width")
     free = {ENCODER: {0: batch}, DECODER: {0: batch}}
     if image_size is None:
-        free[ENCODER] |= {2: f * height, 3: f * width}
+        free[ENCODER] |= {2: f * cells * height, 3: f * cells * width}
         free[DECODER] |= {2: height, 3: width}
     try:
         return {

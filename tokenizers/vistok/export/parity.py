@@ -132,6 +132,7 @@ def random_images(number: int, channels: int, size: tuple[int, int], generator: 
 
 def sizes_of(tokenizer: Tokenizer) -> tuple[tuple[int, int], ...]:
     """Small sizes (H, W) to check at, of different shapes, and the size that a transformer was trained on."""
-    f = tokenizer.factor
+    head = tokenizer.quantizer
+    side = tokenizer.factor * max(4, 2 ** (head.grains - 1) if isinstance(head, DynamicQuantizer) else 1)
     own = getattr(tokenizer.encoder, "image_size", None)
-    return ((4 * f, 8 * f), (8 * f, 4 * f), *([(own, own)] if own else []))
+    return ((side, 2 * side), (2 * side, side), *([(own, own)] if own else []))
