@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from vistok import cli, convert, thresholds
+from vistok.export import command, inspect
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -45,6 +46,13 @@ def test_threshold_commands_are_understood(command):
 @pytest.mark.parametrize("command", commands("python -m vistok.convert"))
 def test_conversion_commands_are_understood(command):
     convert.parser().parse_args(shlex.split(command, comments=True)[3:])
+
+
+@pytest.mark.parametrize("name", ["inspect", "export"])
+def test_other_commands_are_understood(name):
+    parser = {"inspect": inspect.parser, "export": command.parser}[name]()
+    for line in commands(f"python -m vistok {name}"):
+        parser.parse_args(shlex.split(line.values[0], comments=True)[4:])
 
 
 def test_there_are_commands():

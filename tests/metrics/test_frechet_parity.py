@@ -1,5 +1,6 @@
 """The Fréchet distance against torch-fidelity's own ``calculate_metrics``, on the same saved Inception weights."""
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -55,3 +56,25 @@ def test_two_fixed_sets_are_as_far_apart_as_torch_fidelity_says(inception_weight
     )["frechet_inception_distance"]
     assert theirs > 100  # far from 0: the weights tell the sets apart
     assert ours == pytest.approx(theirs, rel=1e-4)
+
+
+@pytest.mark.slow
+def test_floats_are_as_far_apart_as_pytorch_fid_says(inception_weights, monkeypatch):
+    """What ``frechet: float`` of a protocol means: pytorch-fid's network, on floats that it resizes itself."""
+    inception = pytest.importorskip("pytorch_fid.inception", reason="pytorch-fid is in the dev extra")
+    fid_score = pytest.importorskip("pytorch_fid.fid_score")
+    state = torch.load(inception_weights, weights_only=True)
+    monkeypatch.setattr(inception, "load_state_dict_from_url", lambda *_, **__: state)
+    theirs = inception.InceptionV3().eval()
+    images, copies = (side.float() for side in pictures_and_copies(12))
+    network = Inception(inception_weights)
+    sides, statistics = [], []
+    with torch.inference_mode():
+        for pictures in (images, copies):
+            sides.append(FeatureStatistics(network.dim))
+            sides[-1].update(network.look(pictures, "float").pool)
+            features = theirs(pictures / 255)[0].flatten(1).double().numpy()
+            statistics += [features.mean(0), np.cov(features, rowvar=False)]
+    ours = sides[0].distance(sides[1]).item()
+    expected = fid_score.calculate_frechet_distance(*statistics)
+    assert expected > 100 and ours == pytest.approx(expected, rel=1e-4)

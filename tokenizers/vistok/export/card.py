@@ -82,7 +82,7 @@ def text(
             "",
             "## Metrics",
             "",
-            *_metrics(evaluation.get("metrics") or about.get("metrics")),
+            *_metrics(_scores(evaluation) or about.get("metrics")),
             "",
             "## Licence",
             "",
@@ -120,6 +120,17 @@ def _evaluated(evaluation: Mapping[str, Any]) -> dict[str, Any]:
         "evaluation: image size": data.get("image_size", UNKNOWN),
         "evaluation: names' sha256": data.get("sha256_of_names", UNKNOWN),
         "evaluation: precision": evaluation.get("dtype", UNKNOWN),
+    }
+
+
+def _scores(evaluation: Mapping[str, Any]) -> dict[str, Any]:
+    """The numbers of the report's first tokenizer, each with its protocol."""
+    scores = evaluation.get("scores") or []
+    own = [score for score in scores if score.get("tokenizer") == scores[0].get("tokenizer")]
+    return {
+        f"{score['protocol']} ({score['hash']}): {name}": value
+        for score in own
+        for name, value in score["metrics"].items()
     }
 
 
