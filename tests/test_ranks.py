@@ -34,7 +34,7 @@ heads = {
     "ema": lambda: VectorQuantizer(32, 4, ema_decay=0.9, restart=0.5, kmeans_updates=2),
     "restart": lambda: VectorQuantizer(64, 4, restart=1.0, restart_unit="vector"),
     "few vectors": lambda: VectorQuantizer(2048, 4, ema_decay=0.9, restart=0.1),
-    "entropy": lambda: factorized(partial(VectorQuantizer, 32, cosine=True, entropy_temperature=0.1), 2, 4),
+    "entropy": lambda: factorized(partial(VectorQuantizer, 16, cosine=True, entropy_temperature=0.1), 2, 4),
     "dynamic": lambda: DynamicQuantizer(SimVQ(32, 4), EntropyRouter([2.0], patch=8), rates=[0.3]),
 }
 weights = {"l1": 1.0, "commitment": 0.25, "codebook": 1.0, "entropy": 0.1, "disentanglement": 0.1, "budget": 1.0}
@@ -48,7 +48,7 @@ lit = LitTokenizer(
     {"l1": nn.L1Loss()},
     {term: weights[term] for term in ("l1", *head.loss_names)}
     | {"adversarial": 0.1, "discriminator": 1.0, "r1": 1.0, "lecam": 0.1},
-    partial(torch.optim.SGD, lr=0.02),  # Adam would make much of the last bits of a small gradient
+    partial(torch.optim.SGD, lr=0.01),  # Adam would make much of the last bits of a small gradient
     Schedule(4),
     adversary=Adversary(
         judge, adaptive=True, warmup=3, regularizers={"r1": R1(every=3), "lecam": LeCam(decay=0.5)}

@@ -19,7 +19,9 @@ from vistok.checkpoints import older
 
 ROOT = Path(__file__).parent.parent
 TINY = ["trainer=debug", "backbone.encoder.channels=8", "codebook_size=16", "latent_dim=4", "image_size=32"]
-WORDS = [*TINY, "updates=24", "val_every=24", "log_every=4", "save_every=5", "schedule=constant", "ema_decay=0.9"]
+LAST = 80  # update: far enough that none is over before it is killed
+WORDS = [*TINY, f"updates={LAST}", f"val_every={LAST}", "log_every=4", "save_every=5"]
+WORDS += ["schedule=constant", "ema_decay=0.9"]
 
 
 def start(run, *words, processes=1):
@@ -80,11 +82,11 @@ def test_killed_and_started_again_it_ends_as_one_never_killed(tmp_path, processe
     time.sleep(pause)
     kill_all_of(tmp_path / "killed")
     killed.communicate(timeout=60)
-    assert update <= saved(tmp_path / "killed")["updates"] < 24
+    assert update <= saved(tmp_path / "killed")["updates"] < LAST
     finish(start(tmp_path / "killed", *words, processes=processes))
     finish(start(tmp_path / "whole", *words, processes=processes))
     resumed, whole = saved(tmp_path / "killed"), saved(tmp_path / "whole")
-    assert resumed["updates"] == whole["updates"] == 24
+    assert resumed["updates"] == whole["updates"] == LAST
     for name, tensor in whole["state_dict"].items():
         assert torch.equal(resumed["state_dict"][name], tensor), name
     for ours, theirs in zip(resumed["optimizer_states"], whole["optimizer_states"], strict=True):
