@@ -99,7 +99,7 @@ def learn(tmp_path, name, world):
     ("ema", (2, 4)),
     ("restart", (2,)),
     ("few vectors", (2,)),
-    ("entropy", (2,)),
+    ("entropy", (2, 4)),
     ("dynamic", (2,)),
 ])  # fmt: skip
 def test_several_processes_learn_what_one_does(tmp_path, name, worlds):

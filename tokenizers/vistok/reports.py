@@ -1,7 +1,6 @@
 """What a run writes and prints about itself: at its beginning, at its end, and when it is interrupted."""
 
 import json
-import os
 import platform
 import shlex
 from pathlib import Path
@@ -16,6 +15,7 @@ from rich.table import Table
 from vistok import __version__, runs
 from vistok.data import ImageDataModule, ShardDataModule
 from vistok.export.hub import save
+from vistok.files import whole
 from vistok.training import LitTokenizer
 
 Data = ImageDataModule | ShardDataModule
@@ -163,9 +163,9 @@ def versions() -> dict[str, str]:
 def write_json(content: dict[str, Any], path: Path) -> None:
     """Write JSON that any reader accepts: a number that is not finite becomes null."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.tmp")  # a file that is there is whole
-    beside.write_text(json.dumps(finite(content), indent=2, allow_nan=False) + "\n")
-    os.replace(beside, path)
+    text = json.dumps(finite(content), indent=2, allow_nan=False) + "\n"
+    with whole(path) as file:
+        file.write(text.encode())
 
 
 def finite(value: Any) -> Any:
