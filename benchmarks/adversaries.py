@@ -1,32 +1,27 @@
-"""Every discriminator, and every perceptual loss, for about the same time on the same small tokenizer.
+"""Every discriminator, and every perceptual loss, on the same small tokenizer with as many updates or as much time.
 
-    python benchmarks/adversaries.py [--minutes M] [--updates U] [--data DIR] [--stlpips FILE] [NAME ...]
+    python benchmarks/adversaries.py [--updates U | --minutes M] [--data DIR] [--weights NAME=FILE] [--set OVERRIDE]
+        [NAME ...]
 
-Each run first makes a few updates to learn how many it has time for; the discriminator takes part from a fifth of them
-on. Runs go one after the other into ``runs/adversaries/NAME``; finished ones are not repeated, so that the whole can be
-done in parts. Without DIR the images are the photos that need no download. What cannot be had (weights, without a
-network) is left out with its reason. Writes ``runs/adversaries/table.md`` and ``adversaries.jpg`` of all that are
-finished.
+The discriminator takes part from a fifth of the updates on. With ``--minutes`` each run first makes a few updates to
+learn how many it has time for. Runs go one after the other into ``runs/adversaries/NAME``; finished ones are not
+repeated, so that the whole can be done in parts. Without DIR the images are the photos that need no download. What
+cannot be had (weights, without a network) is left out with its reason. Writes ``runs/adversaries/table.md`` and
+``adversaries.jpg`` of all that are finished.
 """
 
 import argparse
 import csv
 import json
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from compared import ROOT, finished, folder_of, launch, picture, table
 
-import vistok
 from vistok import cli
-from vistok.metrics import psnr
-from vistok.pictures import CAPTION, GAP, tiles
-from vistok.pixels import to_float, to_uint8
 
-ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "runs" / "adversaries"
 GROUP = "discriminator@loss.adversary.discriminator"
 NARROW = "+loss.adversary.discriminator.channels=[32,64,128,128,128]"  # at 64, 32, ..., 4 pixels
@@ -51,23 +46,11 @@ RUNS = {
     "ST-LPIPS": ["loss=stlpips"],
     "ConvNeXt-S logits": ["loss=convnext"],
     "ResNet-50 stages": ["loss=resnet"],
+    "EfficientNet-Lite0 logits": ["loss=efficientnet"],
+    "MobileNetV2 layers": ["loss=mobilenet"],
 }  # fmt: skip
 TRIAL = 40  # updates that are timed
-
-
-def folder_of(name: str, folder: Path) -> Path:
-    words = "".join(c if c.isalnum() else " " for c in name.lower().replace("'", "")).split()
-    return folder / "_".join(words)
-
-
-def launch(run: Path, words: Sequence[str]) -> dict | None:
-    """What ``train.py`` leaves in ``metrics.json``; None where it ended in an error, which is in ``log.txt``."""
-    command = [sys.executable, ROOT / "train.py", *words, f"run_dir={run}"]
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
-    run.mkdir(parents=True, exist_ok=True)
-    (run / "log.txt").write_text(done.stdout + done.stderr)
-    report = run / "metrics.json"
-    return json.loads(report.read_text()) if report.is_file() else None
+NETWORKS = ("lpips", "stlpips", "features")  # image losses that have weights
 
 
 def train(name: str, words: Sequence[str], minutes: float, updates: int | None, folder: Path) -> None:
@@ -118,42 +101,31 @@ def held_out(words: Sequence[str], columns: int) -> torch.Tensor:
     return torch.stack([data.test[0, i * total // columns].image for i in range(columns)])
 
 
-def picture(names: Sequence[str], images: torch.Tensor, folder: Path) -> Image.Image:
-    """The same held-out images by each run, a row each."""
-    columns, size, sheets = len(images), 96, 2
-    rows = [("original", images)]
-    for name in names:
-        with torch.no_grad():
-            rebuilt = to_uint8(vistok.load(folder_of(name, folder))(to_float(images)).reconstruction)
-        rows.append((f"{name}: {psnr(rebuilt, images).mean():.1f} dB on these", rebuilt))
-    per_sheet = -(-len(rows) // sheets)
-    width = columns * (size + GAP) + GAP
-    canvas = Image.new("RGB", (sheets * (width + 3 * GAP), per_sheet * (CAPTION + size + GAP)), (255, 255, 255))
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=14)
-    for i, (text, pictures) in enumerate(rows):
-        left, top = i // per_sheet * (width + 3 * GAP), i % per_sheet * (CAPTION + size + GAP)
-        draw.text((left + GAP, top + CAPTION // 2), text, fill=(40, 40, 40), font=font, anchor="lm")
-        for column, tile in enumerate(tiles(pictures, (size, size))):
-            canvas.paste(tile, (left + GAP + column * (size + GAP), top + CAPTION))
-    return canvas
+def weights(name: str, file: str) -> str:
+    """The override that has a run's perceptual network take its weights from a file."""
+    loss = next(word for word in RUNS[name] if word.startswith("loss=")).removeprefix("loss=")
+    config = (ROOT / "configs" / "loss" / f"{loss}.yaml").read_text()
+    network = next((network for network in NETWORKS if f"  {network}:" in config), None)
+    if network is None:
+        raise ValueError(f"--weights {name}={file}: this run has no perceptual network")
+    return f"loss.image_losses.{network}.weights={file}"
 
 
 def main(arguments: argparse.Namespace, words: Sequence[str] = (), folder: Path = FOLDER) -> None:
     """All of it; ``words`` are further overrides of every run."""
+    words = [*arguments.set, *words]
     if arguments.data:
         words = ["data=folder", f"data.root={arguments.data}", *words]
+    files = dict(pair.split("=", 1) for pair in arguments.weights)
     for name in arguments.names or RUNS:
-        own = [*RUNS[name], *words]
-        if name == "ST-LPIPS" and arguments.stlpips:
-            own.append(f"loss.image_losses.stlpips.weights={arguments.stlpips}")
-        if not (folder_of(name, folder) / "metrics.json").is_file():
+        own = [*RUNS[name], *([weights(name, files[name])] if name in files else []), *words]
+        if not finished(name, folder):
             train(name, own, arguments.minutes, arguments.updates, folder)
     tried = [name for name in RUNS if (folder_of(name, folder) / "log.txt").is_file()]
     columns = ["loss", "updates", "minutes", "PSNR", "SSIM", "accuracy real / reconstructed", "perplexity"]
-    header = [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
-    (folder / "table.md").write_text("\n".join([*header, *(row(name, folder) for name in tried)]) + "\n")
-    finished = [name for name in tried if (folder_of(name, folder) / "metrics.json").is_file()]
-    picture(finished, held_out(words, columns=6), folder).save(folder / "adversaries.jpg", quality=92)
+    (folder / "table.md").write_text(table(columns, (row(name, folder) for name in tried)))
+    done = [name for name in tried if finished(name, folder)]
+    picture(done, held_out(words, columns=6), folder).save(folder / "adversaries.jpg", quality=92)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -162,12 +134,14 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--minutes", type=float, default=5, help="of each run, about (default: %(default)s)")
     parser.add_argument("--updates", type=int, help="of each run, in place of --minutes")
     parser.add_argument("--data", help="a folder of images")
-    parser.add_argument("--stlpips", help="the file of ST-LPIPS's weights, if stlpips_pytorch is not installed")
+    parser.add_argument("--weights", action="append", default=[], metavar="NAME=FILE", help="of a perceptual network")
+    parser.add_argument("--set", action="append", default=[], metavar="OVERRIDE", help="of the config of every run")
     return parser
 
 
 if __name__ == "__main__":
     parsed = parser().parse_args()
-    if unknown := set(parsed.names) - set(RUNS):
+    names = {*parsed.names, *(pair.split("=", 1)[0] for pair in parsed.weights)}
+    if unknown := names - set(RUNS):
         sys.exit(f"no such run: {', '.join(sorted(unknown))}; there are: {'; '.join(RUNS)}")
     main(parsed)

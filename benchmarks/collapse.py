@@ -11,7 +11,8 @@ from pathlib import Path
 
 import hydra
 import pytorch_lightning as pl
-from heads import FOLDER, ROOT, folder_of
+from compared import ROOT, folder_of
+from heads import FOLDER
 from matplotlib import pyplot
 from pytorch_lightning.loggers import CSVLogger
 
@@ -74,12 +75,12 @@ def main() -> None:
         train_synthetic(synthetic)
     figure, axes = pyplot.subplots(figsize=(8, 5), dpi=120, layout="constrained")
     for name, label in COLLAPSED.items():
-        updates, usage, collapsed = windows(synthetic if name == "synthetic" else folder_of(name))
+        updates, usage, collapsed = windows(synthetic if name == "synthetic" else folder_of(name, FOLDER))
         flagged = next(update for update, flag in zip(updates, collapsed, strict=True) if flag)
         (line,) = axes.plot(updates, usage, label=f"{label}, flagged at update {flagged:.0f}", linewidth=2)
         axes.axvline(flagged, color=line.get_color(), linestyle="--", linewidth=1)
     for name in HEALTHY:
-        updates, usage, collapsed = windows(folder_of(name))
+        updates, usage, collapsed = windows(folder_of(name, FOLDER))
         said = "never flagged" if not any(collapsed) else "FLAGGED"
         axes.plot(updates, usage, label=f"{name}: {said}", linewidth=1)
     axes.set_xlim(0, 800)

@@ -8,20 +8,13 @@ can be done in parts. Writes ``runs/heads/table.md`` and ``runs/heads/heads.jpg`
 
 import csv
 import json
-import subprocess
 import sys
-from pathlib import Path
 
 import torch
-from PIL import Image, ImageDraw, ImageFont
+from compared import ROOT, finished, folder_of, launch, picture, table
 
-import vistok
 from vistok.data import sample
-from vistok.metrics import psnr
-from vistok.pictures import CAPTION, GAP, tiles
-from vistok.pixels import to_float, to_uint8
 
-ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "runs" / "heads"
 UPDATES = 1800
 BUDGET = [f"updates={UPDATES}", f"val_every={UPDATES}", f"adversarial_start={UPDATES * 8 // 10}"]
@@ -49,22 +42,9 @@ RUNS = {
 }
 
 
-def folder_of(name: str) -> Path:
-    return FOLDER / name.replace(", ", "-").replace(" = ", "").replace(" ", "_")
-
-
-def train(name: str) -> None:
-    """One run, its output kept in ``log.txt`` beside what a run leaves."""
-    run = folder_of(name)
-    words = [sys.executable, ROOT / "train.py", *RUNS[name], *BUDGET, f"run_dir={run}"]
-    done = subprocess.run([str(word) for word in words], capture_output=True, text=True)
-    run.mkdir(parents=True, exist_ok=True)
-    (run / "log.txt").write_text(done.stdout + done.stderr)
-
-
 def row(name: str) -> str:
     """A run's line of the table."""
-    run = folder_of(name)
+    run = folder_of(name, FOLDER)
     report = json.loads((run / "metrics.json").read_text())
     metrics = report["metrics"]
     k = 2 if "usage_1" in metrics else 1
@@ -81,38 +61,16 @@ def row(name: str) -> str:
     )
 
 
-def picture(names: list[str], columns: int = 6) -> Image.Image:
-    """The same held-out crops by each head, a row each."""
-    data = sample(image_size=64)
-    images = torch.stack([data.test[0, i * len(data.test) // columns].image for i in range(columns)])
-    rows = [("original", images)]
-    for name in names:
-        with torch.no_grad():
-            rebuilt = to_uint8(vistok.load(folder_of(name))(to_float(images)).reconstruction)
-        rows.append((f"{name}: {psnr(rebuilt, images).mean():.1f} dB on these", rebuilt))
-    size = 96
-    sheets = 2  # side by side, as a page is wider than high
-    per_sheet = -(-len(rows) // sheets)
-    width = columns * (size + GAP) + GAP
-    canvas = Image.new("RGB", (sheets * (width + 3 * GAP), per_sheet * (CAPTION + size + GAP)), (255, 255, 255))
-    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=14)
-    for i, (text, pictures) in enumerate(rows):
-        left, top = i // per_sheet * (width + 3 * GAP), i % per_sheet * (CAPTION + size + GAP)
-        draw.text((left + GAP, top + CAPTION // 2), text, fill=(40, 40, 40), font=font, anchor="lm")
-        for column, tile in enumerate(tiles(pictures, (size, size))):
-            canvas.paste(tile, (left + GAP + column * (size + GAP), top + CAPTION))
-    return canvas
-
-
-def main() -> None:
+def main(columns: int = 6) -> None:
     for name in sys.argv[1:] or RUNS:
-        if not (folder_of(name) / "metrics.json").is_file():
-            train(name)
-    names = [name for name in RUNS if (folder_of(name) / "metrics.json").is_file()]
-    columns = ["head", "tokens", "PSNR", "SSIM", "usage in training (tokens)", "perplexity", "collapse flagged"]
-    table = "\n".join([f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|", *(row(name) for name in names)])
-    (FOLDER / "table.md").write_text(table + "\n")
-    picture(names).save(FOLDER / "heads.jpg", quality=92)
+        if not finished(name, FOLDER):
+            launch(folder_of(name, FOLDER), [*RUNS[name], *BUDGET])
+    names = [name for name in RUNS if finished(name, FOLDER)]
+    titles = ["head", "tokens", "PSNR", "SSIM", "usage in training (tokens)", "perplexity", "collapse flagged"]
+    (FOLDER / "table.md").write_text(table(titles, map(row, names)))
+    test = sample(image_size=64).test
+    images = torch.stack([test[0, i * len(test) // columns].image for i in range(columns)])
+    picture(names, images, FOLDER).save(FOLDER / "heads.jpg", quality=92)
 
 
 if __name__ == "__main__":

@@ -64,6 +64,60 @@ def timm_network(
     return network, timm.data.resolve_model_data_config(network)
 
 
+def torchvision_features(model: str, weights: str | Path = "pretrained") -> tuple[nn.Sequential, Any]:
+    """The ``features`` of a torchvision convnet, layer by layer, and how torchvision prepares its images.
+
+    Args:
+        model: Its name in torchvision: AlexNet, VGG, SqueezeNet, DenseNet, MobileNet, EfficientNet and ConvNeXt have
+            ``features``.
+        weights: ``pretrained`` downloads torchvision's, ``random`` takes the same random ones every time, anything
+            else is the path of a state dict in torchvision's layout, of which ``features.*`` is read; MobileNetV2 also
+            in the older layout with flat blocks.
+
+    Returns:
+        The network, and torchvision's transforms with ``crop_size``, ``mean`` and ``std``.
+
+    Raises:
+        WeightsUnavailable: The download failed.
+        ValueError: torchvision has no such convnet, or the file does not fit.
+    """
+    from torchvision import models
+
+    if model not in models.list_models(module=models):
+        raise ValueError(f"torchvision has no classifier {model!r}")
+    published = models.get_model_weights(model).DEFAULT
+    with fixed_seed(), downloading(f"torchvision's weights of {model}", "give the path of a file with them"):
+        network = models.get_model(model, weights=published if weights == "pretrained" else None, progress=False)
+    parts = dict(network.named_children())
+    if not {"features", "classifier"} <= parts.keys():
+        raise ValueError(f"torchvision's {model} is no convnet with `features`; timm may have it")
+    features = parts["features"]
+    if weights not in ("pretrained", "random"):
+        state = {k.removeprefix("features."): v for k, v in read_state(weights).items() if k.startswith("features.")}
+        load_state(features, _nest(state) if model == "mobilenet_v2" else state, weights)
+    return features, published.transforms()
+
+
+def _nest(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """MobileNetV2 whose blocks are flat (``1.conv.3.weight``) to torchvision's layout, where conv and norm are nested.
+
+    The layers are the same; a state dict in torchvision's layout is returned as it is.
+    """
+    without_expansion = {"0": "0.0", "1": "0.1", "3": "1", "4": "2"}
+    with_expansion = {"0": "0.0", "1": "0.1", "3": "1.0", "4": "1.1", "6": "2", "7": "3"}
+    if "1.conv.4.weight" not in state:
+        return state
+    nested = {}
+    for key, value in state.items():
+        block, _, rest = key.partition(".conv.")
+        if rest:
+            layer, _, parameter = rest.partition(".")
+            table = with_expansion if f"{block}.conv.7.weight" in state else without_expansion
+            key = f"{block}.conv.{table.get(layer, layer)}.{parameter}"
+        nested[key] = value
+    return nested
+
+
 @contextmanager
 def downloading(what: str, instead: str) -> Iterator[None]:
     """Turn a failed download within the block into a ``WeightsUnavailable`` that names what is missing.

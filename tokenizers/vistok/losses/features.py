@@ -1,13 +1,15 @@
-"""Feature losses: images compared through a frozen classifier of timm's (after arXiv:1603.08155, Eq. 2)."""
+"""Feature losses: images compared through a frozen classifier (after arXiv:1603.08155, Eq. 2)."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from vistok.weights import FrozenNetwork, timm_network
+from vistok.weights import FrozenNetwork, timm_network, torchvision_features
+
+LIBRARIES = ("timm", "torchvision")
 
 
 class FeatureLoss(FrozenNetwork):
@@ -18,15 +20,17 @@ class FeatureLoss(FrozenNetwork):
     difference of the classifier's logits, as the perceptual loss of MaskGIT's tokenizer and later ones.
 
     Args:
-        model: Its name in timm, such as ``convnext_small`` or ``resnet50``.
+        model: Its name in ``library``, such as ``convnext_small`` or ``resnet50``.
         weights: ``pretrained`` downloads timm's, ``random`` takes the same random ones every time (for debugging),
-            anything else is the path of a state dict in timm's layout.
-        stages: Stages of the network, counted from 0, whose maps are compared; None compares logits.
+            anything else is the path of a state dict in the library's layout.
+        stages: Stages of the network, counted from 0, whose maps are compared; None compares logits. Of torchvision's
+            networks they are the layers of ``features``, and logits are not to be had.
         size: Side of the square that images are resized to (bilinear, antialiased); None leaves them as they are.
+        library: ``timm``, or ``torchvision`` for its convnets that have ``features``.
 
     Raises:
         WeightsUnavailable: The download failed.
-        ValueError: timm has no such model or weights, the file does not fit, or there is no such stage.
+        ValueError: The library has no such model or weights, the file does not fit, or there is no such stage.
     """
 
     def __init__(
@@ -35,16 +39,27 @@ class FeatureLoss(FrozenNetwork):
         weights: str | Path = "pretrained",
         stages: Sequence[int] | None = None,
         size: int | None = 224,
+        library: str = "timm",
     ):
         super().__init__()
-        self.stages, self.size = None if stages is None else list(stages), size
-        self.network, settings = timm_network(model, weights, classifier=stages is None)
-        if stages is not None:
-            count = len(self.network.feature_info)
-            if not stages or not all(0 <= stage < count for stage in stages):
-                raise ValueError(f"stages must be in 0, ..., {count - 1} for {model}, not {self.stages}")
-        self.register_buffer("mean", torch.tensor(settings["mean"]).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(settings["std"]).view(3, 1, 1), persistent=False)
+        if library not in LIBRARIES:
+            raise ValueError(f"library must be one of {', '.join(LIBRARIES)}, not {library!r}")
+        self.stages, self.size, self.library = None if stages is None else list(stages), size, library
+        if library == "timm":
+            self.network, settings = timm_network(model, weights, classifier=stages is None)
+            count, mean, std = len(self.network.feature_info), settings["mean"], settings["std"]
+        else:
+            self.network, settings = torchvision_features(model, weights)
+            count, mean, std = len(self.network), settings.mean, settings.std
+            if stages is None:
+                raise ValueError(f"stages=null compares logits, which {library}'s networks are not read for")
+            for layer in self.network.modules():
+                if isinstance(layer, nn.ReLU | nn.ReLU6):
+                    layer.inplace = False  # it would overwrite the map of the layer before
+        if stages is not None and (not stages or not all(0 <= stage < count for stage in stages)):
+            raise ValueError(f"stages must be in 0, ..., {count - 1} for {model}, not {self.stages}")
+        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
         self.freeze()
 
     def features(self, images: Tensor) -> list[Tensor]:
@@ -54,7 +69,13 @@ class FeatureLoss(FrozenNetwork):
         prepared = ((images + 1) / 2 - self.mean) / self.std
         if self.stages is None:
             return [self.network(prepared)]
-        return self.network.forward_intermediates(prepared, indices=self.stages, intermediates_only=True)
+        if self.library == "timm":
+            return self.network.forward_intermediates(prepared, indices=self.stages, intermediates_only=True)
+        maps = []
+        for layer in self.network[: max(self.stages) + 1]:
+            prepared = layer(prepared)
+            maps.append(prepared)
+        return [maps[stage] for stage in self.stages]
 
     def forward(self, reconstruction: Tensor, images: Tensor) -> Tensor:
         with torch.no_grad():

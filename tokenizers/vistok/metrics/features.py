@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vistok.weights import FrozenNetwork, downloading, fixed_seed, load_state, read_state, timm_network
+from vistok.weights import FrozenNetwork, downloading, fixed_seed, read_state, timm_network, torchvision_features
 
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # its release's file
 
@@ -192,23 +192,7 @@ class TorchvisionFeatures(FeatureNetwork):
 
     def __init__(self, model: str, weights: str | Path = "pretrained"):
         super().__init__()
-        from torchvision import models
-
-        if model not in models.list_models(module=models):
-            raise ValueError(f"torchvision has no classifier {model!r}")
-        published = models.get_model_weights(model).DEFAULT
-        with fixed_seed(), downloading(f"torchvision's weights of {model}", "give the path of a file with them"):
-            network = models.get_model(model, weights=published if weights == "pretrained" else None, progress=False)
-        parts = dict(network.named_children())
-        if not {"features", "classifier"} <= parts.keys():
-            raise ValueError(f"torchvision's {model} is no convnet with `features`; TimmFeatures may have it")
-        self.network = parts["features"]
-        if weights not in ("pretrained", "random"):
-            state = {
-                k.removeprefix("features."): v for k, v in read_state(weights).items() if k.startswith("features.")
-            }
-            load_state(self.network, _nest(state) if model == "mobilenet_v2" else state, weights)
-        settings = published.transforms()
+        self.network, settings = torchvision_features(model, weights)
         self.preprocess = Preprocess((settings.crop_size[0],) * 2, settings.mean, settings.std)
         self.freeze()
         self.name = _name(model, weights)
@@ -245,23 +229,3 @@ def _name(model: str, weights: str | Path) -> str:
 @torch.no_grad()
 def _width(network: FeatureNetwork) -> int:
     return network(torch.zeros(1, 3, 32, 32, dtype=torch.uint8)).shape[1]
-
-
-def _nest(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """MobileNetV2 whose blocks are flat (``1.conv.3.weight``) to torchvision's layout, where conv and norm are nested.
-
-    The layers are the same; a state dict in torchvision's layout is returned as it is.
-    """
-    without_expansion = {"0": "0.0", "1": "0.1", "3": "1", "4": "2"}
-    with_expansion = {"0": "0.0", "1": "0.1", "3": "1.0", "4": "1.1", "6": "2", "7": "3"}
-    if "1.conv.4.weight" not in state:
-        return state
-    nested = {}
-    for key, value in state.items():
-        block, _, rest = key.partition(".conv.")
-        if rest:
-            layer, _, parameter = rest.partition(".")
-            table = with_expansion if f"{block}.conv.7.weight" in state else without_expansion
-            key = f"{block}.conv.{table.get(layer, layer)}.{parameter}"
-        nested[key] = value
-    return nested

@@ -1,0 +1,60 @@
+"""What comparisons of runs share: training each into a folder of its own, a table, and a picture of them all."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+import vistok
+from vistok.metrics import psnr
+from vistok.pictures import CAPTION, GAP, tiles
+from vistok.pixels import to_float, to_uint8
+
+ROOT = Path(__file__).parent.parent
+SIZE, SHEETS = 96, 2  # pixels of a tile; columns of runs, as a page is wider than high
+
+
+def folder_of(name: str, folder: Path) -> Path:
+    words = "".join(c if c.isalnum() else " " for c in name.lower().replace("'", "")).split()
+    return folder / "_".join(words)
+
+
+def finished(name: str, folder: Path) -> bool:
+    return (folder_of(name, folder) / "metrics.json").is_file()
+
+
+def launch(run: Path, words: Sequence[str]) -> dict | None:
+    """What ``train.py`` leaves in ``metrics.json``; None where it ended in an error, which is in ``log.txt``."""
+    command = [sys.executable, ROOT / "train.py", *words, f"run_dir={run}"]
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
+    run.mkdir(parents=True, exist_ok=True)
+    (run / "log.txt").write_text(done.stdout + done.stderr)
+    report = run / "metrics.json"
+    return json.loads(report.read_text()) if report.is_file() else None
+
+
+def table(columns: Sequence[str], rows: Iterable[str]) -> str:
+    return "\n".join([f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|", *rows]) + "\n"
+
+
+def picture(names: Sequence[str], images: torch.Tensor, folder: Path) -> Image.Image:
+    """The same held-out images (n, 3, H, W) uint8 by each run, a row each."""
+    rows = [("original", images)]
+    for name in names:
+        with torch.no_grad():
+            rebuilt = to_uint8(vistok.load(folder_of(name, folder))(to_float(images)).reconstruction)
+        rows.append((f"{name}: {psnr(rebuilt, images).mean():.1f} dB on these", rebuilt))
+    per_sheet = -(-len(rows) // SHEETS)
+    width = len(images) * (SIZE + GAP) + GAP
+    canvas = Image.new("RGB", (SHEETS * (width + 3 * GAP), per_sheet * (CAPTION + SIZE + GAP)), (255, 255, 255))
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=14)
+    for i, (text, pictures) in enumerate(rows):
+        left, top = i // per_sheet * (width + 3 * GAP), i % per_sheet * (CAPTION + SIZE + GAP)
+        draw.text((left + GAP, top + CAPTION // 2), text, fill=(40, 40, 40), font=font, anchor="lm")
+        for column, tile in enumerate(tiles(pictures, (SIZE, SIZE))):
+            canvas.paste(tile, (left + GAP + column * (SIZE + GAP), top + CAPTION))
+    return canvas
