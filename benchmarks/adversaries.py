@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from compared import ROOT, finished, folder_of, launch, picture, table
+from compared import ROOT, cpu_minutes, finished, folder_of, launch, picture, table
 
 from vistok import cli
 
@@ -83,7 +83,7 @@ def row(name: str, folder: Path) -> str:
     sides = [sum(float(line[f"train/accuracy_{side}"]) for line in judged) for side in ("real", "fake")]
     accuracy = " / ".join(f"{side / len(judged):.0%}" for side in sides) if judged else "–"
     return (
-        f"| {name} | {report['updates']:,} | {report['seconds'] / 60:.1f} | {metrics['psnr']:.2f} | "
+        f"| {name} | {report['updates']:,} | {cpu_minutes(name, folder):.1f} | {metrics['psnr']:.2f} | "
         f"{metrics['ssim']:.3f} | {accuracy} | {metrics['perplexity']:.0f} |"
     )
 
@@ -122,7 +122,7 @@ def main(arguments: argparse.Namespace, words: Sequence[str] = (), folder: Path 
         if not finished(name, folder):
             train(name, own, arguments.minutes, arguments.updates, folder)
     tried = [name for name in RUNS if (folder_of(name, folder) / "log.txt").is_file()]
-    columns = ["loss", "updates", "minutes", "PSNR", "SSIM", "accuracy real / reconstructed", "perplexity"]
+    columns = ["loss", "updates", "CPU minutes", "PSNR", "SSIM", "accuracy real / reconstructed", "perplexity"]
     (folder / "table.md").write_text(table(columns, (row(name, folder) for name in tried)))
     done = [name for name in tried if finished(name, folder)]
     picture(done, held_out(words, columns=6), folder).save(folder / "adversaries.jpg", quality=92)

@@ -1,6 +1,7 @@
 """What comparisons of runs share: training each into a folder of its own, a table, and a picture of them all."""
 
 import json
+import resource
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -15,6 +16,7 @@ from vistok.pictures import CAPTION, GAP, tiles
 from vistok.pixels import to_float, to_uint8
 
 ROOT = Path(__file__).parent.parent
+CPU = "seconds of CPU time: "
 SIZE, SHEETS = 96, 2  # pixels of a tile; columns of runs, as a page is wider than high
 
 
@@ -28,13 +30,28 @@ def finished(name: str, folder: Path) -> bool:
 
 
 def launch(run: Path, words: Sequence[str]) -> dict | None:
-    """What ``train.py`` leaves in ``metrics.json``; None where it ended in an error, which is in ``log.txt``."""
+    """What ``train.py`` leaves in ``metrics.json``; None where it ended in an error.
+
+    The run's output, and the CPU time that it took with its loaders, are in ``log.txt``.
+    """
     command = [sys.executable, ROOT / "train.py", *words, f"run_dir={run}"]
+    before = children_seconds()
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
     run.mkdir(parents=True, exist_ok=True)
-    (run / "log.txt").write_text(done.stdout + done.stderr)
+    (run / "log.txt").write_text(f"{done.stdout}{done.stderr}\n{CPU}{children_seconds() - before:.0f}\n")
     report = run / "metrics.json"
     return json.loads(report.read_text()) if report.is_file() else None
+
+
+def children_seconds() -> float:
+    """CPU time of all processes that this one has started and waited for."""
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def cpu_minutes(name: str, folder: Path) -> float:
+    """CPU time of a run that ``launch`` made."""
+    return float((folder_of(name, folder) / "log.txt").read_text().rpartition(CPU)[2]) / 60
 
 
 def table(columns: Sequence[str], rows: Iterable[str]) -> str:
