@@ -11,6 +11,7 @@ from vistok.ema import AveragedTokenizer
 from vistok.export import hub
 from vistok.kernels import nearest_code
 from vistok.quantizers import (
+    BinaryQuantizer,
     Context,
     DiVeQ,
     DynamicQuantizer,
@@ -55,6 +56,9 @@ SINGLE = {
     "vqbridge_dit": lambda: bridge(8, variant="dit"),
     "vqbridge_square": lambda: VQBridge(36, 8, size="XS", patch=3, depth=1),
     "vqbridge_rotation": lambda: bridge(8, estimator=RotationTrick()),
+    "bsq": lambda: BinaryQuantizer(8),
+    "bsq_group": lambda: BinaryQuantizer(8, group=4),
+    "lfq": lambda: BinaryQuantizer(8, spherical=False, temperature=0.1, group=8),
 }
 COMPOSED = {
     "fq": lambda: factorized(partial(vq, cosine=True, entropy_temperature=0.1), 2, 8),
@@ -63,6 +67,7 @@ COMPOSED = {
     "fq_simvq": lambda: factorized(partial(SimVQ, 32), 2, 8),
     "fq_vqbridge": lambda: factorized(bridge, 2, 8),
     "fq_mixed": lambda: FactorizedQuantizer([vq(2, cosine=True), SimVQ(16, 6)], disentangle=False),
+    "fq_bsq": lambda: factorized(BinaryQuantizer, 2, 8),
     "fq_rotation": lambda: factorized(partial(vq, estimator=RotationTrick()), 2, 8),
     "dqvae": lambda: dynamic(vq(8, ema_decay=0.9, restart=1.0, restart_unit="vector")),
     "dqvae_triple": lambda: dynamic(vq(8, ema_decay=0.9), grains=3),
@@ -70,6 +75,7 @@ COMPOSED = {
     "dqvae_vq_entropy": lambda: dynamic(vq(8, cosine=True, entropy_temperature=0.1)),
     "dqvae_simvq": lambda: dynamic(SimVQ(32, 8)),
     "dqvae_vqbridge": lambda: dynamic(bridge(8)),
+    "dqvae_lfq": lambda: dynamic(BinaryQuantizer(8, spherical=False, group=2)),
     "dqvae_fq": lambda: dynamic(factorized(partial(SimVQ, 32), 2, 8)),
 }
 HEADS = SINGLE | COMPOSED
@@ -180,7 +186,7 @@ def test_codes_are_the_nearest(head):
     assert len(seen) == len(head.codebook_sizes)
     for part, latent, codes in seen:
         vectors = rearrange(latent.detach(), "b d h w -> (b h w) d").double()
-        if isinstance(part, VectorQuantizer) and part.cosine:
+        if getattr(part, "cosine", False) or getattr(part, "spherical", False):
             vectors = F.normalize(vectors)
         distances = (vectors[:, None] - part.codebook().detach().double()).square().sum(2)
         chosen = distances.gather(1, codes.flatten()[:, None])[:, 0]
@@ -201,13 +207,16 @@ def test_in_evaluation_the_gradient_passes_straight_through(single):
     (gradient,) = torch.autograd.grad(single(z).latent, z, upstream)
     if isinstance(single, VectorQuantizer) and single.cosine and not single.raw_gradient:  # to the unit latent
         (upstream,) = torch.autograd.grad(F.normalize(z, dim=1), z, upstream)
+    if isinstance(single, BinaryQuantizer):  # that of the sign, times the length of a coordinate
+        u = F.normalize(z, dim=1) if single.spherical else z
+        (upstream,) = torch.autograd.grad(u * single.length, z, upstream)
     torch.testing.assert_close(gradient, upstream)
 
 
 def test_in_training_the_value_is_the_codeword(head):
     """To the last bit, for all estimators but DiVeQ, which moves the latent there itself."""
     quantized = head.train()(*inputs(head))
-    if any(isinstance(part.estimator, DiVeQ) for part in single_heads(head)):
+    if any(isinstance(getattr(part, "estimator", None), DiVeQ) for part in single_heads(head)):
         torch.testing.assert_close(quantized.latent, head.lookup(quantized.codes), rtol=0.02, atol=0.02)
     else:
         same(quantized.latent, head.lookup(quantized.codes))
@@ -268,7 +277,8 @@ def test_the_head_for_inference(head):
     z = z * 3
     folded = head.for_inference()
     assert folded is not head and not folded.training
-    assert all(type(part) is VectorQuantizer and not part.cosine for part in single_heads(folded))
+    for part in single_heads(folded):  # signs need no table
+        assert type(part) is BinaryQuantizer or (type(part) is VectorQuantizer and not part.cosine)
     same(folded(z, context).latent, head(z, context).latent)
     assert torch.equal(folded(z, context).codes, head(z, context).codes)
 
@@ -324,8 +334,8 @@ def test_no_matrix_of_all_scores_is_kept_for_backward(head):
     assert max(kept) < 4096 * min(head.codebook_sizes)
 
 
-@pytest.mark.parametrize("name", ["vq", "vq_cosine", "vq_rotation", "vq_ema_restart", "simvq", "vqbridge_vit", "fq",
-                                  "fq_simvq"])  # fmt: skip
+@pytest.mark.parametrize("name", ["vq", "vq_cosine", "vq_rotation", "vq_ema_restart", "simvq", "vqbridge_vit", "bsq",
+                                  "fq", "fq_simvq"])  # fmt: skip
 def test_compiling_breaks_no_graph(name):
     """Captured whole, and with the same codes and losses; ``eager`` leaves the generated code out."""
     head = make(name)

@@ -28,6 +28,7 @@ from vistok.backbones import (
 from vistok.export import card
 from vistok.pixels import LogitLaplaceMap, PixelMap
 from vistok.quantizers import (
+    BinaryQuantizer,
     DiVeQ,
     DynamicQuantizer,
     EntropyRouter,
@@ -51,7 +52,7 @@ tokenizer = vistok.load("FOLDER")
 codes = tokenizer.tokenize(images)
 images = tokenizer.detokenize(codes)
 """
-HEADS = (DynamicQuantizer, FactorizedQuantizer, JanusQuantizer, SimVQ, VectorQuantizer, VQBridge)
+HEADS = (BinaryQuantizer, DynamicQuantizer, FactorizedQuantizer, JanusQuantizer, SimVQ, VectorQuantizer, VQBridge)
 PARTS_OF_HEADS = (DiVeQ, EntropyRouter, FeatureRouter, RotationTrick, StraightThrough)
 BACKBONES = (CNNDecoder, CNNEncoder, HierarchicalEncoder, MagvitDecoder, MagvitEncoder, PositionalDecoder)
 BACKBONES += (BranchedEncoder, ViTDecoder, ViTEncoder)

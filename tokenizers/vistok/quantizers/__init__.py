@@ -1,6 +1,7 @@
 """Quantization heads: an encoder's latent to codes and codewords."""
 
 from vistok.quantizers.base import Context, Quantized, Quantizer
+from vistok.quantizers.bsq import BinaryQuantizer
 from vistok.quantizers.dqvae import DynamicQuantizer
 from vistok.quantizers.estimators import DiVeQ, RotationTrick, StraightThrough
 from vistok.quantizers.fq import FactorizedQuantizer, factorized
@@ -11,6 +12,7 @@ from vistok.quantizers.vq import VectorQuantizer
 from vistok.quantizers.vqbridge import VQBridge
 
 __all__ = [
+    "BinaryQuantizer",
     "Context",
     "DiVeQ",
     "DynamicQuantizer",

@@ -1,0 +1,123 @@
+"""Binary codes: a bit for the sign of each channel (BSQ, arXiv:2406.07548; LFQ of MAGVIT-v2, arXiv:2310.05737)."""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from vistok.quantizers import base
+from vistok.quantizers.base import Context, Quantized, Quantizer
+from vistok.quantizers.vq import VectorQuantizer, plain
+from vistok.ranks import mean_with_gradient
+
+LARGEST_TABLE = 22  # bits of codes that are ever laid out side by side
+ROWS_TIMES_HALF = 2**20  # numbers of one half's probabilities that are computed at once
+
+
+class BinaryQuantizer(Quantizer):
+    """``q = a · sign(u)``: 2^dim codewords, the corners of a cube, with nothing to learn and no table to search.
+
+    * BSQ, ``spherical``: ``u = z / |z|`` and ``a = 1 / √dim``, so that codewords lie on the unit sphere too. The first
+      channel is the highest bit of a code. The straight-through gradient is that of ``sign``, times a (section 3.2).
+    * LFQ: ``u = z`` and ``a = 1``. The first channel is the lowest bit, as in Open-MAGVIT2's code.
+
+    The ``entropy`` loss is that of ``base.entropy``, at all 2^dim codewords and exact, in far fewer operations: bits are
+    independent in the soft assignment ``softmax(-|u - c|² / temperature)``, each 1 with ``σ(4 a u / temperature)``. The
+    ``commitment`` loss is the mean over channels; BSQ's code has their sum.
+
+    Args:
+        dim: Bits of a code, the channels of the latent; at most 62.
+        spherical: BSQ, else LFQ.
+        temperature: Of the soft assignments: 1 in BSQ's code, 0.01 in Open-MAGVIT2's.
+        group: Bits whose joint distribution over the batch is wanted even; those of different groups are taken for
+            independent. 1 is BSQ's Eq. 8, as in its published models; ``dim`` is exact. It divides ``dim``, and is at
+            most 22.
+    """
+
+    loss_names = ("commitment", "entropy")
+
+    def __init__(self, dim: int, spherical: bool = True, temperature: float = 1.0, group: int = 1):
+        super().__init__()
+        if not 1 <= dim <= 62:
+            raise ValueError(f"dim must be 1 to 62 bits, which int64 can hold, not {dim}")
+        if not 1 <= group <= LARGEST_TABLE or dim % group:
+            raise ValueError(f"group={group} must divide dim={dim} and be at most {LARGEST_TABLE} bits")
+        if temperature <= 0:
+            raise ValueError(f"temperature must be above 0, not {temperature}")
+        self.dim, self.spherical, self.temperature, self.group = dim, spherical, temperature, group
+        self.codebook_sizes = (2**dim,)
+        self.length = dim**-0.5 if spherical else 1.0  # a
+        bits = torch.arange(dim)
+        self.register_buffer("powers", 2 ** (bits.flip(0) if spherical else bits), persistent=False)
+
+    @base.in_float32
+    def forward(self, z: Tensor, context: Context = Context()) -> Quantized:
+        u = F.normalize(z.float(), dim=1) if self.spherical else z.float()
+        positive = u > 0
+        q = torch.where(positive, self.length, -self.length)
+        codes = (positive * self.powers.view(-1, 1, 1)).sum(1, keepdim=True)
+        losses = {
+            "commitment": base.squared_error(u, q, context.weight),
+            "entropy": self.entropy(u, context.weight),
+        }
+        return Quantized(q + self.length * (u - u.detach()), codes, losses)
+
+    def entropy(self, u: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Mean entropy of the soft assignments of (b, dim, h, w) less that of their mean; ``weight`` is (b, h, w)."""
+        logits = rearrange(u, "b d h w -> (b h w) d") * (4 * self.length / self.temperature)
+        weight = logits.new_ones(len(logits)) if weight is None else weight.flatten()
+        rows = max(1, ROWS_TIMES_HALF // 2 ** -(-self.group // 2))
+        sums = [
+            checkpoint(entropy_sums, part, weights, self.group, use_reentrant=False)
+            for part, weights in zip(logits.split(rows), weight.split(rows), strict=True)
+        ]
+        total = mean_with_gradient(weight.sum())
+        mean = mean_with_gradient(sum(assigned for _, assigned in sums) / total)
+        floor = 1e-8 if self.spherical else 1e-5  # each as its authors have it
+        return sum(own for own, _ in sums) / total + (mean * (mean + floor).log()).sum()
+
+    def lookup(self, codes: Tensor) -> Tensor:
+        base.check_codes(codes, self.codebook_sizes)
+        ones = codes & self.powers.view(-1, 1, 1) != 0  # (b, d, h, w)
+        return torch.where(ones, self.length, -self.length)
+
+    def codebook(self) -> Tensor:  # (2^dim, dim)
+        if self.dim > LARGEST_TABLE:
+            raise ValueError(f"2^{self.dim} codewords is no plain table; for_inference() needs none")
+        return self.lookup(torch.arange(2**self.dim, device=self.powers.device).view(-1, 1, 1, 1)).flatten(1)
+
+    def update(self, stats: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {}
+
+    def fold(self) -> VectorQuantizer:
+        return plain(self.codebook())
+
+    def for_inference(self) -> "BinaryQuantizer":
+        head = BinaryQuantizer(self.dim, self.spherical, self.temperature, self.group)
+        return head.to(self.powers.device).eval()
+
+
+def entropy_sums(logits: Tensor, weight: Tensor, group: int) -> tuple[Tensor, Tensor]:
+    """Of bits with these log-odds (m, d) of being 1, weighted by (m,).
+
+    Returns:
+        The sum of the entropies of their tuples, a scalar, and the sums of the probabilities of each tuple of a group,
+        (d / group, 2^group), computed as a product of matrices: one has the probabilities of the group's first half of
+        bits, the other those of the second.
+    """
+    one, zero = logits.sigmoid(), (-logits).sigmoid()
+    entropies = -(one * F.logsigmoid(logits) + zero * F.logsigmoid(-logits)).sum(1)
+    groups = [rearrange(p, "m (n g) -> n m g", g=group) for p in (zero, one)]
+    first, second = (
+        tuples(*(p[..., half] for p in groups)) for half in (slice(group // 2), slice(group // 2, None))
+    )
+    return (entropies * weight).sum(), ((first * weight[:, None]).mT @ second).flatten(1)
+
+
+def tuples(zero: Tensor, one: Tensor) -> Tensor:
+    """Probabilities of independent bits (..., g) to those of their tuples (..., 2^g), the first bit the highest."""
+    joint = zero.new_ones(*zero.shape[:-1], 1)
+    for i in range(zero.shape[-1]):
+        joint = torch.stack([joint * zero[..., i, None], joint * one[..., i, None]], dim=-1).flatten(-2)
+    return joint
