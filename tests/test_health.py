@@ -20,7 +20,7 @@ import vistok
 from vistok import Tokenizer
 from vistok.ema import AveragedTokenizer
 from vistok.health import CodebookHealth, CollapseRule, Watch, advice, kept, relative_usage, tuple_counts
-from vistok.quantizers import Context, FactorizedQuantizer, SimVQ, VectorQuantizer
+from vistok.quantizers import BinaryQuantizer, Context, FactorizedQuantizer, SimVQ, VectorQuantizer
 from vistok.schedules import Schedule
 from vistok.training import LitTokenizer
 
@@ -135,6 +135,17 @@ def test_only_kept_positions_are_counted():
     assert (values["tokens"], values["usage_0"], values["distinct_tuples"]) == (3, 0.5, 2)
     nothing = run.see(latent([0, 0], [10, 6]), torch.tensor([[[False, False]]]), times=2)
     assert (nothing["tokens"], nothing["usage_0"], nothing["distinct_tuples"]) == (0, 0, 0)
+
+
+def test_groups_of_bits_of_a_large_codebook():
+    """36 bits are counted as 18 and 18; binary codewords have no lengths to tell."""
+    z = torch.full((1, 36, 1, 3), -1.0)
+    z[:, 35, :, 0] = z[:, 0, :, 1] = 1.0  # the last channel is the lowest bit
+    values = Run(CodebookHealth(), BinaryQuantizer(36).train()).start().see(z)
+    assert "norm_0" not in values and "usage_2" not in values
+    assert values["usage_0"] == values["usage_1"] == 2 / 2**18
+    assert (values["tokens"], values["distinct_tuples"], values["distance_1"]) == (3, 3, pytest.approx(0, abs=1e-6))
+    assert values["tuple_entropy_bits"] == pytest.approx(math.log2(3))
 
 
 def test_distance_weighs_positions_as_the_head_does():

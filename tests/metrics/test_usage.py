@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vistok.metrics import CodebookUsage, DistinctTuples
-from vistok.metrics.usage import ceiling
+from vistok.metrics.usage import Part, ceiling, parts_of, split
 
 
 def test_a_histogram_worked_by_hand():
@@ -115,3 +115,36 @@ def test_memory_of_distinct_tuples_grows_with_their_number_alone():
         tuples.update(torch.randint(4, (16, 3, 16, 16)))
         assert len(tuples.known) + sum(map(len, tuples.pending)) <= 2**16 + 64
     assert len(tuples.tuples()) == 64
+
+
+def test_bits_of_large_codebooks_are_counted_in_groups():
+    assert parts_of([2**22]) == (Part(0, 0, 2**22, ""),)
+    assert parts_of([2**36]) == (Part(0, 0, 2**18, "bits 0 to 17"), Part(0, 18, 2**18, "bits 18 to 35"))
+    assert [part.size for part in parts_of([2**62])] == [2**15, 2**16, 2**15, 2**16]
+    assert parts_of([8, 5 * 2**21]) == (
+        Part(0, 0, 8, "codebook 0"),
+        Part(1, 0, 2**12, "codebook 1 bits 0 to 11"),
+        Part(1, 12, 5 * 2**9, "codebook 1 bits 12 to 23"),
+    )
+
+
+@pytest.mark.parametrize("size", [2**23, 5 * 2**21 - 3, 2**36, 2**62])
+def test_groups_of_bits_make_up_the_code(size):
+    parts = parts_of([size])
+    codes = torch.tensor([0, 1, size // 3, size - 2, size - 1]).view(1, 1, 1, 5)
+    values = split(codes, parts)
+    assert all(values[:, i].max() < part.size for i, part in enumerate(parts))
+    assert torch.equal(sum(values[:, i] << part.shift for i, part in enumerate(parts)), codes[:, 0])
+
+
+def test_usage_of_a_large_codebook_by_hand():
+    usage = CodebookUsage([2**36])
+    codes = torch.tensor([3 + (7 << 18), 3 + (8 << 18), 4 + (7 << 18), 3 + (7 << 18)]).view(1, 1, 2, 2)
+    usage.update(codes)
+    values = usage.compute()
+    assert (values["usage_0"], values["usage_1"], values["tokens"]) == (2 / 2**18, 2 / 2**18, 4)
+    assert values["entropy_bits_1"].item() == pytest.approx(2 - 0.75 * math.log2(3))
+    assert usage.counts[0][3:5].tolist() == [3, 1] and usage.counts[1][7:9].tolist() == [3, 1]
+    tuples = DistinctTuples(2)
+    tuples.update(split(codes, usage.parts))
+    assert tuples.tuples().tolist() == [[3, 7], [3, 8], [4, 7]]

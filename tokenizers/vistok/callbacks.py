@@ -168,7 +168,7 @@ class Pictures(pl.Callback):
         caption = f"after {pl_module.updates:,} updates: PSNR {metrics['val/psnr']:.2f} dB over the validation images"
         pictures = {
             "reconstructions": reconstruction_grid(images, reconstructions, caption, self.keep),
-            "codebook": codebook_plot(counts),
+            "codebook": codebook_plot(counts, [part.name for part in pl_module.metrics.usage.parts]),
         }
         for name, picture in pictures.items():
             picture.save(self.folder / f"{name}.png")

@@ -12,8 +12,8 @@ from torch import Tensor, distributed, nn
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from vistok.metrics import CodebookUsage
-from vistok.metrics.usage import entropy_bits, usage_of
-from vistok.quantizers import VectorQuantizer
+from vistok.metrics.usage import entropy_bits, split, usage_of
+from vistok.quantizers import BinaryQuantizer, VectorQuantizer
 from vistok.quantizers.base import Context, Quantized, Quantizer, sample, single_heads
 from vistok.ranks import sum_over_ranks
 
@@ -105,12 +105,14 @@ class CodebookHealth(pl.Callback):
     * ``dead``: codewords not chosen in the window.
     * ``dead_age``: updates since each of these was last chosen, the mean, counted from the end of that window, or from
       the start of the run; 0 if none is dead.
-    * ``norm``, ``norm_spread``: the median length of codewords; their 95th percentile over their 5th.
+    * ``norm``, ``norm_spread``: the median length of codewords; their 95th percentile over their 5th. Not of binary
+      codes, which are all of one length.
     * ``distance``: the root of the mean squared L2 distance from latents to their codewords, as the head compares them
       (by cosine, unit vectors) and as its ``commitment`` loss weighs positions.
     * ``collapsed``: 0 or 1, see ``CollapseRule``.
 
-    With several codebooks all but ``tokens`` end in ``_0``, ``_1`` and so on; of their product there are
+    With several codebooks all but ``tokens`` end in ``_0``, ``_1`` and so on; so they do of one with more than 2²²
+    codewords, of which groups of bits are counted (``metrics.usage.parts_of``). Of their product there are
 
     * ``distinct_tuples``: how many different tuples of codes were chosen.
     * ``tuple_entropy_bits``: plug-in entropy of the tuples' frequencies, at most log₂ of the tokens.
@@ -127,21 +129,22 @@ class CodebookHealth(pl.Callback):
             raise ValueError(f"on_collapse must be {' or '.join(ACTIONS)}, or null for neither, not {on_collapse!r}")
         self.on_collapse, self.rule = on_collapse, rule
         self.watches: list[Watch] = []
-        self.last_chosen: list[Tensor] = []  # of each codebook (n,) int64: after how many updates
+        self.last_chosen: list[Tensor] = []  # of each part (n,) int64: after how many updates
         self.hooks: list[torch.utils.hooks.RemovableHandle] = []
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         quantizer, device = pl_module.tokenizer.quantizer, pl_module.device
         self.heads = single_heads(quantizer)
-        self.suffixes = [f"_{i}" for i in range(len(self.heads))] if len(self.heads) > 1 else [""]
         self.usage = CodebookUsage(quantizer.codebook_sizes).to(device)
+        self.parts = self.usage.parts
+        self.suffixes = [f"_{i}" for i in range(len(self.parts))] if len(self.parts) > 1 else [""]
         self.errors = torch.zeros(len(self.heads), 2, dtype=torch.float64, device=device)  # sum of squares, of weights
         self.codes: list[tuple[Tensor, Tensor | None]] = []  # of several codebooks, with what to keep
         self.latents: dict[int, Tensor] = {}  # (b, d, h, w) of the last batch, where an action may need them
         self.start = pl_module.updates
         if not self.watches:  # else resumed
-            self.watches = [Watch(self.rule) for _ in self.heads]
-            self.last_chosen = [torch.full((size,), self.start) for size in quantizer.codebook_sizes]
+            self.watches = [Watch(self.rule) for _ in self.parts]
+            self.last_chosen = [torch.full((part.size,), self.start) for part in self.parts]
         self.hooks = [head.register_forward_hook(partial(self._observe, i)) for i, head in enumerate(self.heads)]
 
     def _observe(self, i: int, head: Quantizer, inputs: tuple[Any, ...], quantized: Quantized) -> None:
@@ -158,8 +161,8 @@ class CodebookHealth(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: dict[str, Tensor], batch: Tensor, index: int
     ) -> None:
         self.usage.update(outputs["codes"], outputs["keep"])
-        if len(self.heads) > 1:
-            self.codes.append((outputs["codes"].int(), outputs["keep"]))
+        if len(self.parts) > 1:
+            self.codes.append((split(outputs["codes"], self.parts).int(), outputs["keep"]))
         if pl_module.batches % trainer.log_every_n_steps == 0:
             self._end_window(trainer, pl_module)
 
@@ -167,23 +170,21 @@ class CodebookHealth(pl.Callback):
     def _end_window(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         hits, errors = sum_over_ranks(self.usage.hits).cpu(), sum_over_ranks(self.errors).cpu()
         values = {"tokens": hits[0].sum()}
-        for i, (head, suffix) in enumerate(zip(self.heads, self.suffixes, strict=True)):
-            counts = hits[i, : len(self.last_chosen[i])]
+        for i, (part, suffix) in enumerate(zip(self.parts, self.suffixes, strict=True)):
+            counts = hits[i, : part.size]
             self.last_chosen[i][counts > 0] = module.updates
             ages = module.updates - self.last_chosen[i][counts == 0].double()
-            low, median, high = head.codebook().norm(dim=1).cpu().quantile(torch.tensor([0.05, 0.5, 0.95]))
             if values["tokens"]:
                 self._judge(i, counts, trainer, module)
             own = usage_of(counts) | {
                 "dead": len(ages),
                 "dead_age": ages.sum() / max(len(ages), 1),
-                "norm": median,
-                "norm_spread": high / low,
-                "distance": (errors[i, 0] / errors[i, 1]).sqrt(),
+                **norms(self.heads[part.codebook]),
+                "distance": (errors[part.codebook, 0] / errors[part.codebook, 1]).sqrt(),
                 "collapsed": self.watches[i].collapsed,
             }
             values |= {f"{name}{suffix}": value for name, value in own.items()}
-        if len(self.heads) > 1:
+        if len(self.parts) > 1:
             counts = tuple_counts(torch.cat([kept(codes, keep) for codes, keep in self.codes]))
             values |= {"distinct_tuples": len(counts), "tuple_entropy_bits": entropy_bits(counts)}
         module.log_dict({f"codebook/{name}": float(value) for name, value in values.items()})
@@ -192,13 +193,14 @@ class CodebookHealth(pl.Callback):
         self.codes, self.start = [], module.updates
 
     def _judge(self, i: int, counts: Tensor, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Show a codebook's window to its watch, then do and say what is called for."""
+        """Show the window of a codebook, or a part of one, to its watch, then do and say what is called for."""
         watch, was_collapsed = self.watches[i], self.watches[i].collapsed
+        head = self.heads[self.parts[i].codebook]
         low = watch.see(self.start, module.updates, relative_usage(counts))
         done = self._repair(i, counts, module) if low and self.on_collapse else None
         if watch.collapsed and not was_collapsed and trainer.is_global_zero:
-            name = f"codebook {i}" if len(self.heads) > 1 else "the codebook"
-            lines = [seen(name, counts, watch, self.start, module.updates), done, advice(self.heads[i])]
+            name = self.parts[i].name or "the codebook"
+            lines = [seen(name, counts, watch, self.start, module.updates), done, advice(head)]
             text = "\n  ".join(line for line in lines if line)
             get_console().print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
         if done:
@@ -206,10 +208,10 @@ class CodebookHealth(pl.Callback):
 
     def _repair(self, i: int, counts: Tensor, module: pl.LightningModule) -> str:
         """Move codewords onto latents of the last batch, and say what was done."""
-        head = self.heads[i]
+        head = self.heads[self.parts[i].codebook]  # all of it: what is free to move is no more than a table holds
         if not isinstance(head, VectorQuantizer):
             return f"{self.on_collapse} does not apply: a {type(head).__name__} has no codewords that are free to move"
-        vectors = rearrange(self.latents[i], "b d h w -> (b h w) d").float()
+        vectors = rearrange(self.latents[self.parts[i].codebook], "b d h w -> (b h w) d").float()
         vectors = sum_over_ranks(sample(F.normalize(vectors) if head.cosine else vectors, head.codebook_size))
         rows = (counts == 0).to(vectors.device) | (self.on_collapse == "reinitialise")
         even = counts.sum().item() / max(module.updates - self.start, 1) / head.codebook_size  # each one's in an update
@@ -238,6 +240,14 @@ class CodebookHealth(pl.Callback):
         self.watches = [Watch(self.rule) for _ in self.last_chosen]
         for watch, state in zip(self.watches, state_dict["watches"], strict=True):
             watch.load_state_dict(state)
+
+
+def norms(head: Quantizer) -> dict[str, Tensor]:
+    """The lengths of a head's codewords: their median, and their 95th percentile over their 5th."""
+    if isinstance(head, BinaryQuantizer):
+        return {}
+    low, median, high = head.codebook().norm(dim=1).cpu().quantile(torch.tensor([0.05, 0.5, 0.95]))
+    return {"norm": median, "norm_spread": high / low}
 
 
 def relative_usage(counts: Tensor) -> float:
@@ -286,5 +296,7 @@ def advice(head: Quantizer) -> str:
         if not head.cosine:
             ideas.append("quantizer=vq_cosine with latent_dim=8, or another low one")
         ideas.append("quantizer=simvq or quantizer=vqbridge, where all codewords move together")
+    if "entropy" in head.loss_names:
+        ideas.append("a larger quantizer_weights.entropy")
     ideas += ["a lower optimizer.lr", "a longer schedule.warmup", "a smaller codebook_size"]
     return f"what to try: {'; '.join(ideas)}"

@@ -69,20 +69,22 @@ def outline(picture: Image.Image, keep: np.ndarray) -> Image.Image:
     return picture
 
 
-def codebook_plot(counts: Sequence[Tensor]) -> Image.Image:
+def codebook_plot(counts: Sequence[Tensor], names: Sequence[str] = ()) -> Image.Image:
     """Share of positions that chose each codeword, most frequent first, beside an even use of all.
 
     Args:
         counts: For each codebook, how often each codeword was chosen (n,).
+        names: What to call them; empty numbers several codebooks.
     """
+    names = names or [f"codebook {i}" if len(counts) > 1 else "" for i in range(len(counts))]
     figure = Figure(figsize=(8, 4), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    for i, of_codebook in enumerate(counts):
+    for name, of_codebook in zip(names, counts, strict=True):
         frequency = np.sort(of_codebook.cpu().numpy().astype(np.float64))[::-1]
         total = max(frequency.sum(), 1.0)
         used = int((frequency > 0).sum())
-        label = f"codebook {i}: " if len(counts) > 1 else ""
+        label = f"{name}: " if name else ""
         label += f"{used:,} of {len(frequency):,} codewords used ({used / len(frequency):.0%})"
         axes.plot(np.arange(1, used + 1), 100 * frequency[:used] / total, label=f"{label}, {int(total):,} tokens")
         color = axes.lines[-1].get_color()

@@ -277,9 +277,8 @@ def codes(labels: Sequence[str], shown: Sequence[Scores]) -> str:
     series = []
     for label, scores in zip(distinct(labels), shown, strict=True):
         counts = [own.cpu().numpy() for own in scores.usage.counts]
-        for j, own in enumerate(counts[:MOST_CODEBOOKS]):
-            suffix = f"codebook {j}" if len(counts) > 1 else ""
-            series.append((", ".join(part for part in (label if len(labels) > 1 else "", suffix) if part), own))
+        for part, own in list(zip(scores.usage.parts, counts, strict=True))[:MOST_CODEBOOKS]:
+            series.append((", ".join(name for name in (label if len(labels) > 1 else "", part.name) if name), own))
     ranks = plots.rank_chart(series)
     key = plots.legend([(name, i, 1) for i, (name, _) in enumerate(series)]) if len(series) > 1 else ""
     maps = "".join(f"<figure>{dead_map(name, counts)}</figure>" for name, counts in series)

@@ -23,7 +23,7 @@ from vistok.metrics.features import FeatureNetwork, Inception
 from vistok.metrics.frechet import FeatureStatistics
 from vistok.metrics.inception_score import InceptionScore
 from vistok.metrics.reconstruction import block_mean, psnr
-from vistok.metrics.usage import CodebookUsage, DistinctTuples, usages_of
+from vistok.metrics.usage import CodebookUsage, DistinctTuples, split, usages_of
 from vistok.pixels import to_float, to_uint8
 from vistok.quantizers import DynamicQuantizer
 from vistok.quantizers.base import Quantized
@@ -85,7 +85,7 @@ class Scores:
         self.positions, self.pixels = 0, 0  # of an image
         self.examples = examples
         self.usage = CodebookUsage(self.head.codebook_sizes).to(device)
-        self.tuples = DistinctTuples(len(self.head.codebook_sizes)) if len(self.head.codebook_sizes) > 1 else None
+        self.tuples = DistinctTuples(len(self.usage.parts)) if len(self.usage.parts) > 1 else None
         self.images: dict[str, FeatureStatistics] = {}
         self.reconstructions: dict[str, FeatureStatistics] = {}
         self.inception_scores: dict[str, InceptionScore] = {}
@@ -127,7 +127,7 @@ class Scores:
         codes, keep = quantized.codes, quantized.keep
         self.usage.update(codes, keep)
         if self.tuples:
-            self.tuples.update(codes, keep)
+            self.tuples.update(split(codes, self.usage.parts), keep)
         self.positions, self.pixels = codes[0, 0].numel(), images[0, 0].numel()
         kept = torch.full((len(codes),), self.positions) if keep is None else keep.flatten(1).sum(1).cpu()
         self.tokens.extend(kept.tolist())
@@ -230,8 +230,8 @@ class Scores:
         tokens, n = to_vector(self.tokens).double(), len(self.names)
         counts = self.usage.counts
         use = {name: value.item() for name, value in usages_of(counts).items()}
-        k = len(counts)
-        fixed = sum(math.log2(len(own)) for own in counts)
+        k = len(self.head.codebook_sizes)
+        fixed = sum(map(math.log2, self.head.codebook_sizes))
         entropy = sum(use[name] for name in use if name.startswith("entropy_bits"))
         grain = self.head.grain_bits(self.positions) if isinstance(self.head, DynamicQuantizer) else 0.0
         mean = use.pop("tokens") / n

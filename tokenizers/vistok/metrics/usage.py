@@ -2,10 +2,50 @@
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+
+LARGEST = 2**22  # codewords of a codebook that are counted one by one
+GROUP_BITS = 18  # most bits of a code that are counted together in larger ones
+
+
+class Part(NamedTuple):
+    """A codebook, or a group of bits of the codes of one with more than ``LARGEST`` codewords."""
+
+    codebook: int
+    shift: int  # bits below this part
+    size: int  # different values
+    name: str  # empty where it is all there is
+
+
+def parts_of(codebook_sizes: Sequence[int]) -> tuple[Part, ...]:
+    """What is counted: a codebook as a whole up to ``LARGEST`` codewords, else its codes in groups of bits.
+
+    Groups have at most ``GROUP_BITS`` bits, as alike in number as can be, the lowest first: 36 bits are 18 and 18.
+    """
+    parts = []
+    for i, size in enumerate(codebook_sizes):
+        name = f"codebook {i}" if len(codebook_sizes) > 1 else ""
+        if size <= LARGEST:
+            parts.append(Part(i, 0, size, name))
+            continue
+        bits = (size - 1).bit_length()
+        groups = -(-bits // GROUP_BITS)
+        edges = [bits * group // groups for group in range(groups + 1)]
+        for low, high in zip(edges, edges[1:], strict=False):
+            values = -(-min(size, 2**high) // 2**low)  # fewer in the highest group if size is no power of 2
+            parts.append(Part(i, low, values, f"{name} bits {low} to {high - 1}".strip()))
+    return tuple(parts)
+
+
+def split(codes: Tensor, parts: Sequence[Part]) -> Tensor:
+    """Codes (b, k, *positions) int64 of k codebooks to those of their parts (b, parts, *positions)."""
+    if all(part.shift == 0 for part in parts) and len(parts) == codes.shape[1]:
+        return codes
+    return torch.stack([(codes[:, part.codebook] >> part.shift) % part.size for part in parts], dim=1)
 
 
 class CodebookUsage(Metric):
@@ -16,29 +56,37 @@ class CodebookUsage(Metric):
     ``tokens`` (positions counted, the same in every codebook). With several codebooks all but the last are ``usage_0``,
     ``usage_ceiling_0`` and so on, then ``usage_1``. With nothing seen all are 0.
 
+    A codebook of more than 2²² codewords is counted as if it were several, of groups of at most 18 bits of its codes:
+    see ``parts_of``. Their ``usage_0``, ``usage_1``, ... and the sum of their entropies are upper bounds of the whole's;
+    ``DistinctTuples`` counts the whole codes that were chosen.
+
     Args:
         codebook_sizes: Codewords in each of the k codebooks.
+
+    Attributes:
+        parts: What is counted.
     """
 
     full_state_update = False
-    hits: Tensor  # (k, largest size) int64: a float32 count would stop growing at 2²⁴
+    hits: Tensor  # (parts, largest size) int64: a float32 count would stop growing at 2²⁴
 
     def __init__(self, codebook_sizes: Sequence[int]):
         super().__init__()
         self.codebook_sizes = tuple(codebook_sizes)
-        hits = torch.zeros(len(self.codebook_sizes), max(self.codebook_sizes), dtype=torch.int64)
+        self.parts = parts_of(self.codebook_sizes)
+        hits = torch.zeros(len(self.parts), max(part.size for part in self.parts), dtype=torch.int64)
         self.add_state("hits", hits, dist_reduce_fx="sum")
 
     @property
     def counts(self) -> tuple[Tensor, ...]:
-        """How often each codeword was chosen: k tensors (n,) int64, of this rank only outside of ``sync_context``."""
-        return tuple(hits[:size] for hits, size in zip(self.hits, self.codebook_sizes, strict=True))
+        """How often each codeword was chosen: (n,) int64 of each part, of this rank only outside of ``sync_context``."""
+        return tuple(hits[: part.size] for hits, part in zip(self.hits, self.parts, strict=True))
 
     def update(self, codes: Tensor, keep: Tensor | None = None) -> None:
         """Count codes (b, k, *positions) int64, where ``keep`` (b, *positions) bool is given only those it keeps."""
         if codes.shape[1] != len(self.codebook_sizes):
             raise ValueError(f"codes of {codes.shape[1]} codebooks, but there are {len(self.codebook_sizes)}")
-        for hits, own in zip(self.hits, codes.unbind(1), strict=True):
+        for hits, own in zip(self.hits, split(codes, self.parts).unbind(1), strict=True):
             added = hits.new_ones(1).expand(own.numel()) if keep is None else keep.flatten().to(hits.dtype)
             hits.index_add_(0, own.flatten(), added)  # bincount would wait for the GPU
 
@@ -50,7 +98,7 @@ class DistinctTuples:
     """The different tuples of k codes that a product of codebooks has given: memory grows with their number alone.
 
     Args:
-        num_codebooks: How many codes k are in a tuple.
+        num_codebooks: How many codes k are in a tuple, each below 2³¹: parts of larger ones (``split``).
     """
 
     def __init__(self, num_codebooks: int):
@@ -74,7 +122,7 @@ class DistinctTuples:
 
 
 def usages_of(counts: Sequence[Tensor]) -> dict[str, Tensor]:
-    """What ``CodebookUsage`` says of codebooks whose codewords were chosen so many times: k tensors (n,) int64."""
+    """What ``CodebookUsage`` says of parts whose codewords were chosen so many times: tensors (n,) int64."""
     values = {}
     for i, own in enumerate(counts):
         suffix = f"_{i}" if len(counts) > 1 else ""
