@@ -272,4 +272,5 @@ def test_time_limit_ends_a_run_properly(train, tmp_path, capsys):
 def test_help_lists_the_groups(tmp_path):
     shown = python(ROOT / "train.py", "--help", cwd=tmp_path)
     assert shown.returncode == 0
-    assert "quantizer: dqvae, dqvae_entropy, dqvae_triple, fq, simvq, vq, vq_cosine, vq_ema, vqbridge" in shown.stdout
+    heads = "bsq, dqvae, dqvae_entropy, dqvae_triple, fq, lfq, simvq, vq, vq_cosine, vq_ema, vqbridge"
+    assert f"quantizer: {heads}" in shown.stdout

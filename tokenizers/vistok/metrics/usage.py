@@ -57,8 +57,8 @@ class CodebookUsage(Metric):
     ``usage_ceiling_0`` and so on, then ``usage_1``. With nothing seen all are 0.
 
     A codebook of more than 2²² codewords is counted as if it were several, of groups of at most 18 bits of its codes:
-    see ``parts_of``. Their ``usage_0``, ``usage_1``, ... and the sum of their entropies are upper bounds of the whole's;
-    ``DistinctTuples`` counts the whole codes that were chosen.
+    see ``parts_of``. Their ``usage_0``, ``usage_1``, ... and the sum of their entropies are upper bounds of the
+    whole's; ``DistinctTuples`` counts the whole codes that were chosen.
 
     Args:
         codebook_sizes: Codewords in each of the k codebooks.
@@ -79,7 +79,7 @@ class CodebookUsage(Metric):
 
     @property
     def counts(self) -> tuple[Tensor, ...]:
-        """How often each codeword was chosen: (n,) int64 of each part, of this rank only outside of ``sync_context``."""
+        """How often each codeword of a part was chosen: (n,) int64, of this rank only outside of ``sync_context``."""
         return tuple(hits[: part.size] for hits, part in zip(self.hits, self.parts, strict=True))
 
     def update(self, codes: Tensor, keep: Tensor | None = None) -> None:

@@ -22,9 +22,9 @@ class BinaryQuantizer(Quantizer):
       channel is the highest bit of a code. The straight-through gradient is that of ``sign``, times a (section 3.2).
     * LFQ: ``u = z`` and ``a = 1``. The first channel is the lowest bit, as in Open-MAGVIT2's code.
 
-    The ``entropy`` loss is that of ``base.entropy``, at all 2^dim codewords and exact, in far fewer operations: bits are
-    independent in the soft assignment ``softmax(-|u - c|² / temperature)``, each 1 with ``σ(4 a u / temperature)``. The
-    ``commitment`` loss is the mean over channels; BSQ's code has their sum.
+    The ``entropy`` loss is that of ``base.entropy``, at all 2^dim codewords and exact, in far fewer operations: bits
+    are independent in the soft assignment ``softmax(-|u - c|² / temperature)``, each 1 with
+    ``σ(4 a u / temperature)``. The ``commitment`` loss is the mean over channels; BSQ's code has their sum.
 
     Args:
         dim: Bits of a code, the channels of the latent; at most 62.
@@ -109,9 +109,7 @@ def entropy_sums(logits: Tensor, weight: Tensor, group: int) -> tuple[Tensor, Te
     one, zero = logits.sigmoid(), (-logits).sigmoid()
     entropies = -(one * F.logsigmoid(logits) + zero * F.logsigmoid(-logits)).sum(1)
     groups = [rearrange(p, "m (n g) -> n m g", g=group) for p in (zero, one)]
-    first, second = (
-        tuples(*(p[..., half] for p in groups)) for half in (slice(group // 2), slice(group // 2, None))
-    )
+    first, second = (tuples(*(p[..., half] for p in groups)) for half in (slice(group // 2), slice(group // 2, None)))
     return (entropies * weight).sum(), ((first * weight[:, None]).mT @ second).flatten(1)
 
 
