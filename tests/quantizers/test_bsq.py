@@ -109,6 +109,11 @@ def test_all_18_bits_jointly_without_a_matrix_of_scores():
     assert torch.autograd.grad(entropy, z)[0].isfinite().all()
 
 
+@pytest.mark.parametrize("dim, group", [(8, 8), (18, 18), (24, 12), (36, 18), (62, 2), (23, 1)])
+def test_the_largest_group(dim, group):
+    assert BinaryQuantizer(dim, group=None).group == group
+
+
 @pytest.mark.parametrize("arguments, message", [
     ({"dim": 63}, "dim must be 1 to 62 bits"),
     ({"dim": 12, "group": 5}, "group=5 must divide dim=12"),

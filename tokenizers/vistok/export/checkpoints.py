@@ -15,6 +15,7 @@ from torch import Tensor
 
 from vistok.export import hub
 from vistok.export.families import (
+    bsqvit,
     dqvae,
     enhancing,
     fqgan,
@@ -60,7 +61,8 @@ FIRST_BLOCK = "encoder.down.0.block.0.norm1.weight"
 TABLE = "quantize.embedding.weight"
 FVQ = ("fvq_vit", "fvq_dit", "fvq_vit_converted", "fvq_dit_converted")
 FAMILIES = (
-    Family("bsqvit", ("quant_embed.weight", "encoder.positional_embedding")),
+    Family("bsqvit", ("quant_embed.weight", "encoder.positional_embedding"), bsqvit.RULES, bsqvit.build,
+           bsqvit.IGNORED),
     Family("titok", ("encoder.latent_token_positional_embedding",)),
     Family("var", ("quantize.quant_resi.qresi_ls.0.weight",), also=("var_vqvae",)),
     Family("rqvae", ("quantizer.codebooks.0.weight",)),

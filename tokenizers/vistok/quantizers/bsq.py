@@ -12,6 +12,7 @@ from vistok.quantizers.vq import VectorQuantizer, plain
 from vistok.ranks import mean_with_gradient
 
 LARGEST_TABLE = 22  # bits of codes that are ever laid out side by side
+LARGEST_GROUP = 18  # bits of a group, where none is asked for
 ROWS_TIMES_HALF = 2**20  # numbers of one half's probabilities that are computed at once
 
 
@@ -32,15 +33,17 @@ class BinaryQuantizer(Quantizer):
         temperature: Of the soft assignments: 1 in BSQ's code, 0.01 in Open-MAGVIT2's.
         group: Bits whose joint distribution over the batch is wanted even; those of different groups are taken for
             independent. 1 is BSQ's Eq. 8, as in its published models; ``dim`` is exact. It divides ``dim``, and is at
-            most 22.
+            most 22; None takes as many as that, up to 18.
     """
 
     loss_names = ("commitment", "entropy")
 
-    def __init__(self, dim: int, spherical: bool = True, temperature: float = 1.0, group: int = 1):
+    def __init__(self, dim: int, spherical: bool = True, temperature: float = 1.0, group: int | None = 1):
         super().__init__()
         if not 1 <= dim <= 62:
             raise ValueError(f"dim must be 1 to 62 bits, which int64 can hold, not {dim}")
+        if group is None:
+            group = max(bits for bits in range(1, LARGEST_GROUP + 1) if dim % bits == 0)
         if not 1 <= group <= LARGEST_TABLE or dim % group:
             raise ValueError(f"group={group} must divide dim={dim} and be at most {LARGEST_TABLE} bits")
         if temperature <= 0:
