@@ -12,17 +12,18 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import hydra
 import torch
+from measure import MIB, allocated
 from omegaconf import DictConfig
 
 from vistok import cli
 from vistok.estimate import Step, estimate, size_of
 
 ROOT = Path(__file__).parent.parent
-MIB = 2**20
 PIXELS = 128
 BATCHES = (1, 4)
 NARROW = ["backbone=cnn_f16", "backbone.encoder.channels=32"]
@@ -38,18 +39,6 @@ def config_of(name: str) -> DictConfig:
     words = [*RUNS[name], "trainer=debug", f"image_size={PIXELS}"]
     with hydra.initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         return hydra.compose("train", overrides=words)
-
-
-def allocated(step: Step, images: torch.Tensor) -> int:
-    """The most that torch's CPU allocator had handed out at once during an update."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
-        step(images)
-    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
-    total = peak = 0
-    for event in sorted(events, key=lambda event: event.start_ns()):
-        total += event.nbytes()
-        peak = max(peak, total)
-    return peak
 
 
 def resident(step: Step, images: torch.Tensor) -> int:
@@ -76,7 +65,8 @@ def measure(name: str) -> list[dict[str, int]]:
     for batch in BATCHES:
         images = torch.rand(batch, 3, PIXELS, PIXELS)
         base = resting + size_of([images])
-        measured.append({"resident": base + resident(step, images), "allocated": base + allocated(step, images)})
+        update = partial(step, images)
+        measured.append({"resident": base + resident(step, images), "allocated": base + allocated(update)})
     return measured
 
 

@@ -1,5 +1,6 @@
 """Golden values, and small tokenizers to test with."""
 
+import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 
@@ -75,6 +76,15 @@ def close(actual: Tensor, expected: Tensor, tolerance: float = 2e-5) -> None:
     """Within ``tolerance`` of the largest absolute value expected."""
     bound = tolerance * float(expected.detach().abs().max())
     torch.testing.assert_close(actual, expected.reshape(actual.shape), rtol=0, atol=bound)
+
+
+@pytest.fixture
+def allocated() -> Callable[[Callable[[], object]], int]:
+    """``allocated(run)``: the most bytes that torch had handed out at once, as the benchmarks measure it."""
+    spec = importlib.util.spec_from_file_location("measure", HERE.parent / "benchmarks" / "measure.py")
+    measure = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(measure)
+    return measure.allocated
 
 
 @pytest.fixture(name="close")

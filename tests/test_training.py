@@ -12,6 +12,7 @@ from torch import nn
 from vistok.callbacks import FiniteWatch, NotFinite
 from vistok.data import sample
 from vistok.losses import Adversary, PatchGAN
+from vistok.quantizers import base
 from vistok.schedules import Schedule
 from vistok.training import LitTokenizer, weighted_sum
 
@@ -107,6 +108,16 @@ def test_the_generators_pass_leaves_no_gradient_in_the_discriminator(make_tokeni
     module = lit(make_tokenizer, weights, adversary=adversary(), optimizer=partial(torch.optim.SGD, lr=0.1))
     moved = changed(module.adversary, lambda: fit(module))
     assert not {name for name in moved if name.endswith((".weight", ".bias"))}
+
+
+def test_a_head_leaves_out_the_entropy_of_weight_0(make_tokenizer, monkeypatch):
+    tokenizer = make_tokenizer(entropy_temperature=0.1)
+    made = []
+    monkeypatch.setattr(base, "entropy", lambda z, *_: made.append(1) or z.sum())
+    for weight, expected in ((0.0, 0), (0.1, 2)):
+        weights = WEIGHTS | {"entropy": weight}
+        fit(LitTokenizer(tokenizer, {"l1": nn.L1Loss()}, weights, partial(torch.optim.Adam, lr=1e-3), Schedule(2)))
+        assert len(made) == expected
 
 
 def test_accumulating_two_batches_is_one_of_both(make_tokenizer):

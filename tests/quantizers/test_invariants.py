@@ -9,7 +9,6 @@ from torch.nn import functional as F
 
 from vistok.ema import AveragedTokenizer
 from vistok.export import hub
-from vistok.kernels import nearest_code
 from vistok.quantizers import (
     BinaryQuantizer,
     Context,
@@ -361,10 +360,3 @@ def test_compiled_code_agrees():
         results.append((quantized.codes, loss, *torch.autograd.grad(loss, [z, *head.parameters()])))
     assert torch.equal(results[0][0], results[1][0])
     torch.testing.assert_close(results[0][1:], results[1][1:])
-
-
-def test_nearest_code_agrees_over_parts(monkeypatch):
-    z, table = torch.randn(1000, 8), torch.randn(50, 8)
-    whole = nearest_code(z, table)
-    monkeypatch.setattr("vistok.kernels.nearest.SCORES_AT_ONCE", 700)
-    assert torch.equal(nearest_code(z, table), whole)

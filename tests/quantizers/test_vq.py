@@ -1,10 +1,12 @@
 """The vector quantizer against numbers worked by hand, the authors' own values and vector-quantize-pytorch."""
 
+from functools import partial
+
 import pytest
 import torch
 from einops import rearrange
 
-from vistok.quantizers import Context, DiVeQ, VectorQuantizer, base
+from vistok.quantizers import Context, DiVeQ, VectorQuantizer, base, factorized
 from vistok.quantizers.vq import smoothed
 
 
@@ -307,3 +309,13 @@ def test_entropy_is_low_for_sure_and_even_choices():
 def test_wrong_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         VectorQuantizer(dim=4, **arguments)
+
+
+def test_an_entropy_that_nobody_wants_is_not_computed(monkeypatch):
+    head = factorized(partial(VectorQuantizer, 16, entropy_temperature=0.5), 2, 8)
+    z = torch.randn(2, 8, 4, 4)
+    wanted = head(z)
+    monkeypatch.setattr(base, "entropy", None)  # a call would raise
+    unwanted = head(z, Context(unused=("entropy",)))
+    assert set(wanted.losses) - set(unwanted.losses) == {"entropy"}
+    torch.testing.assert_close(unwanted.losses, {name: wanted.losses[name] for name in unwanted.losses})

@@ -62,17 +62,18 @@ class Tokenizer(nn.Module):
         quantized = self.quantize(images, rate)
         return Autoencoded(self.decode(quantized.latent), quantized)
 
-    def quantize(self, images: Tensor, rate: float | Tensor | None = None) -> Quantized:
+    def quantize(self, images: Tensor, rate: float | Tensor | None = None, unused: tuple[str, ...] = ()) -> Quantized:
         """Images (b, c, H, W) in [-1, 1] to all that the head returns.
 
         Args:
             images: The images.
             rate: For a dynamic head, the share of regions in [0, 1] that get fine codes: one number, or (b,) for each.
+            unused: Loss terms that are not wanted, which the head leaves out where they are costly.
         """
         if isinstance(rate, float | int):
             rate = torch.full((len(images),), float(rate))
         *coarser, latent = self._maps(images)
-        return self.quantizer(latent, Context(images=images, maps=tuple(coarser) or None, rate=rate))
+        return self.quantizer(latent, Context(images, tuple(coarser) or None, rate=rate, unused=unused))
 
     def encode(self, images: Tensor) -> Tensor:
         """Images (b, c, H, W) in [-1, 1] to the latent (b, d, h, w) before quantization, the finest of several."""

@@ -70,6 +70,7 @@ class LitTokenizer(pl.LightningModule):
         self.output_losses = nn.ModuleDict(output_losses or {})
         self.adversary = adversary
         self.weights = dict(weights)
+        self.unused = tuple(name for name, weight in self.weights.items() if not weight)
         self.make_optimizer = optimizer
         self.schedule, self.clip, self.accumulate = schedule, clip, accumulate
         self.average = None if ema_decay is None else AveragedTokenizer(tokenizer, ema_decay)
@@ -139,7 +140,7 @@ class LitTokenizer(pl.LightningModule):
         adversarial = self.adversary is not None and self.updates >= self.adversary.start
         last_batch = (self.batches + 1) % self.accumulate == 0
 
-        quantized = self.tokenizer.quantize(images)
+        quantized = self.tokenizer.quantize(images, unused=self.unused)
         output = self.tokenizer.decoder_output(quantized.latent)
         reconstruction = self.tokenizer.pixels.out(output)
         terms = quantized.losses | self.compare(output, reconstruction, images)

@@ -1,5 +1,6 @@
-"""The searches that quantizers spend their time in."""
+"""What quantizers spend their time in."""
 
 from vistok.kernels.nearest import nearest_code
+from vistok.kernels.soft_assignment import soft_assignment
 
-__all__ = ["nearest_code"]
+__all__ = ["nearest_code", "soft_assignment"]

@@ -1,9 +1,14 @@
-"""Nearest-codeword search."""
+"""Nearest-codeword search: one operation, and the choice of how it is computed."""
+
+import importlib.util
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import register_flop_formula
 
-SCORES_AT_ONCE = 2**22  # floats of scratch: 16 MiB
+from vistok.kernels import nearest_cpu
+
+SCORES_AT_ONCE = 2**22  # floats of scratch of the plain search: 16 MiB
 is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # torch 2.6 has the latter alone
 
 
@@ -13,22 +18,76 @@ def nearest_code(z: Tensor, codebook: Tensor) -> Tensor:
 
     The largest ``z·c - |c|²/2`` is the smallest distance. ``|z|²`` is left out, and the codebook's mean taken off
     both, because the squares that cancel in ``|z|² - 2z·c + |c|²`` swamp the differences between codewords: for z of
-    unit variance and VQGAN's initial codebook that form misses the nearest codeword of 2.5 % of vectors.
+    unit variance and VQGAN's initial codebook that form misses the nearest codeword of 2.5 % of vectors. Codewords
+    whose scores float32 cannot tell apart are compared by their distances in float64.
+
+    No n × k matrix is made: scratch memory is bounded, but for 1 / 512 of such a matrix. ``torch.compile`` sees one
+    operation, ``vistok::nearest_code``; an exported graph, which must not depend on n, has one product and one argmax.
+
+    Args:
+        z: Vectors (n, d); n may be 0.
+        codebook: Codewords (k, d), at least one, on the same device.
+
+    Returns:
+        Codes (n,) int64; of equally near codewords the first. A vector that is not finite gets code 0. A codeword with
+        a NaN is the nearest of all, as in ``torch.argmin``, so that the loss shows it.
+
+    Raises:
+        ValueError: The shapes do not fit.
+    """
+    if z.ndim != 2 or codebook.ndim != 2 or z.shape[1] != codebook.shape[1]:
+        raise ValueError(f"z {tuple(z.shape)} and codebook {tuple(codebook.shape)} must be (n, d) and (k, d)")
+    if not codebook.numel():
+        raise ValueError(f"codebook {tuple(codebook.shape)} is empty")
+    if is_exporting():
+        return plain_search(z, codebook, parts=False)
+    return search(z.detach(), codebook.detach())
+
+
+@torch.library.custom_op("vistok::nearest_code", mutates_args=())
+def search(z: Tensor, codebook: Tensor) -> Tensor:
+    """What ``nearest_code`` does, as one operation of torch."""
+    if not len(z):
+        return torch.empty(0, dtype=torch.int64, device=z.device)
+    with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
+        if z.device.type == "cpu":
+            return nearest_cpu.search(z, codebook)
+        if z.is_cuda and triton_runs():
+            from vistok.kernels import nearest_triton
+
+            return nearest_triton.search(z, codebook)
+        return plain_search(z, codebook)
+
+
+@search.register_fake
+def _(z: Tensor, codebook: Tensor) -> Tensor:
+    return z.new_empty(len(z), dtype=torch.int64)
+
+
+@register_flop_formula(torch.ops.vistok.nearest_code)
+def _(z_shape: tuple[int, int], codebook_shape: tuple[int, int], *_, **__) -> int:
+    return 2 * z_shape[0] * z_shape[1] * codebook_shape[0]
+
+
+def triton_runs() -> bool:
+    """Whether Triton is installed, and the GPU one that it makes code for."""
+    return importlib.util.find_spec("triton") is not None and torch.cuda.get_device_capability() >= (8, 0)
+
+
+def plain_search(z: Tensor, codebook: Tensor, parts: bool = True) -> Tensor:
+    """The same by ``argmax`` over all scores, near ties left to rounding: for exports, and devices without a kernel.
 
     Args:
         z: Vectors (n, d).
         codebook: Codewords (k, d).
-
-    Returns:
-        Codes (n,) int64; of exact ties the lowest. Scratch memory is bounded: no n × k tensor is made, except in an
-        exported graph, which must not depend on n.
+        parts: Whether to take a few vectors at a time; else the n × k matrix is made.
     """
     with torch.autocast(z.device.type, enabled=False):
         codebook = codebook.float()
         mean = codebook.mean(0)
         codebook, z = codebook - mean, z.float() - mean
         bias = codebook.square().sum(1).mul_(-0.5)
-        if is_exporting():
+        if not parts:
             return torch.addmm(bias, z, codebook.T).argmax(1)
         rows = max(1, SCORES_AT_ONCE // len(codebook))
         return torch.cat([torch.addmm(bias, part, codebook.T).argmax(1) for part in z.split(rows)])

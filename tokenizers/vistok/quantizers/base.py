@@ -8,9 +8,8 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from vistok.kernels.nearest import nearest_code
+from vistok.kernels import nearest_code, soft_assignment
 from vistok.quantizers.estimators import Estimator, StraightThrough
 from vistok.ranks import from_rank_zero, mean_with_gradient, rank_and_size
 
@@ -32,6 +31,7 @@ class Context(NamedTuple):
     maps: tuple[Tensor, ...] | None = None  # coarser maps of a hierarchical encoder
     weight: Tensor | None = None  # (b, h, w) weights for losses and statistics
     rate: Tensor | None = None  # (b,) target share of fine positions
+    unused: tuple[str, ...] = ()  # loss terms that nobody wants: costly ones are left out
 
 
 class Quantizer(nn.Module, ABC):
@@ -186,8 +186,7 @@ def sample(vectors: Tensor, number: int) -> Tensor:
 def entropy(z: Tensor, codebook: Tensor, temperature: float, weight: Tensor | None = None) -> Tensor:
     """Mean entropy of soft assignments less the entropy of their mean: low when each choice is sure and all are used.
 
-    Assignments are ``softmax(-|z - c|² / temperature)`` (MaskGIT's VQGAN; LlamaGen arXiv:2406.06525, code). They are
-    computed in parts, and again in the backward pass, so that no (b h w) × n matrix is kept.
+    Assignments are ``softmax(-|z - c|² / temperature)`` (MaskGIT's VQGAN; LlamaGen arXiv:2406.06525, code).
 
     Args:
         z: Latent (b, d, h, w).
@@ -196,24 +195,11 @@ def entropy(z: Tensor, codebook: Tensor, temperature: float, weight: Tensor | No
         weight: (b, h, w) weights of positions in both means; None counts all alike.
     """
     vectors = rearrange(z, "b d h w -> (b h w) d")
-    weight = vectors.new_ones(len(vectors)) if weight is None else weight.flatten()
-    rows = max(1, 2**22 // len(codebook))
-    sums = [
-        checkpoint(_entropy_sums, part, weights, codebook, temperature, use_reentrant=False)
-        for part, weights in zip(vectors.split(rows), weight.split(rows), strict=True)
-    ]
+    weight = vectors.new_ones(len(vectors)) if weight is None else weight.flatten().to(vectors)
     total = mean_with_gradient(weight.sum())
-    mean_entropy = sum(own for own, _ in sums) / total
-    mean = mean_with_gradient(sum(assigned for _, assigned in sums) / total)
-    return mean_entropy + (mean * (mean + 1e-5).log()).sum()
-
-
-def _entropy_sums(z: Tensor, weight: Tensor, codebook: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """For vectors (m, d): the weighted sum of the assignments' entropies, a scalar, and that of assignments (n,)."""
-    scores = torch.addmm(codebook.square().sum(1) * -0.5, z, codebook.T)  # the |z|² of each row cancels in softmax
-    log_p = (scores * (2 / temperature)).log_softmax(1)
-    p = log_p.exp()
-    return -((p * log_p).sum(1) * weight).sum(), weight @ p
+    entropies, sums = soft_assignment(vectors, codebook, weight, 2 / temperature)
+    mean = mean_with_gradient(sums) / total
+    return (entropies * weight).sum() / total + (mean * (mean + 1e-5).log()).sum()
 
 
 def in_float32(method):

@@ -34,7 +34,8 @@ class VectorQuantizer(Quantizer):
             batch, and each codeword is the mean of all that chose it so far. 0 leaves it out.
         weighted_counts: Whether a context's weights count in the statistics as they do in the losses. False counts
             every position once, as DQ-VAE's code does.
-        entropy_temperature: Adds the ``entropy`` loss at this temperature; None leaves it out.
+        entropy_temperature: Adds the ``entropy`` loss at this temperature; None leaves it out, and so does a context in
+            whose ``unused`` it is.
         estimator: How gradients pass the choice of a codeword.
     """
 
@@ -97,7 +98,7 @@ class VectorQuantizer(Quantizer):
         estimator = self.estimator if self.training else StraightThrough()
         quantized = base.quantize(z, codebook, estimator, weight, source=raw if self.raw_gradient else z)
         losses = {name: quantized.losses[name] for name in self.loss_names if name != "entropy"}
-        if self.entropy_temperature is not None:
+        if self.entropy_temperature is not None and "entropy" not in context.unused:
             losses["entropy"] = base.entropy(z, codebook, self.entropy_temperature, weight)
         return quantized._replace(losses=losses, stats=self._stats(z, quantized.codes, weight))
 

@@ -1,0 +1,74 @@
+"""How the benchmarks measure: CPU time in turns, bytes of torch's allocator, and claims that may be missed."""
+
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+
+MIB = 2**20
+Run = Callable[[], object]
+
+
+def milliseconds(runs: Mapping[str, Run], samples: int = 5) -> dict[str, float]:
+    """CPU milliseconds of each run by name: the median of so many, taken in turns after one for warmth.
+
+    CPU time of the whole process does not see what else the machine does, but for caches shared with it.
+    """
+    for run in runs.values():
+        run()
+    spent = {name: [] for name in runs}
+    for _ in range(samples):
+        for name, run in runs.items():
+            began = time.process_time()
+            run()
+            spent[name].append(1000 * (time.process_time() - began))
+    return {name: statistics.median(times) for name, times in spent.items()}
+
+
+def allocated(run: Run) -> int:
+    """The most bytes that torch's CPU allocator had handed out at once during a run, beyond what there was before."""
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        run()
+    events = [event for event in profiler.profiler.kineto_results.events() if event.name() == "[memory]"]
+    total = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        total += event.nbytes()
+        peak = max(peak, total)
+    return peak
+
+
+def table(columns: list[str]) -> None:
+    """Print the head of a Markdown table."""
+    line(columns)
+    line(["---"] * len(columns))
+
+
+def line(cells: list[object]) -> None:
+    """Print a row of it."""
+    sys.stdout.write(f"| {' | '.join(f'{cell:.3g}' if isinstance(cell, float) else str(cell) for cell in cells)} |\n")
+    sys.stdout.flush()
+
+
+class Claims:
+    """Bars that measured numbers must keep."""
+
+    def __init__(self) -> None:
+        self.missed = 0
+
+    def at_most(self, what: str, value: float, bar: float) -> None:
+        self._say(what, value, "at most", bar, value <= bar)
+
+    def at_least(self, what: str, value: float, bar: float) -> None:
+        self._say(what, value, "at least", bar, value >= bar)
+
+    def _say(self, what: str, value: float, relation: str, bar: float, kept: bool) -> None:
+        self.missed += not kept
+        sys.stdout.write(f"{'kept' if kept else 'MISSED'}: {what}: {value:.4g}, {relation} {bar:g}\n")
+        sys.stdout.flush()
+
+    def finish(self, gate: bool) -> None:
+        """End the process with status 1 if a bar was missed and ``gate`` is set."""
+        if gate and self.missed:
+            sys.exit(1)
