@@ -8,6 +8,11 @@ COMMANDS = {  # name: module with main(words), what it does
     "inspect": ("vistok.export.inspect", "say what is in a checkpoint: keys, tensors, what was not read"),
     "export": ("vistok.export.command", "write a tokenizer for diffusers, LlamaGen, transformers, ONNX or torch"),
     "convert": ("vistok.convert", "write images as tar shards"),
+    "reduce": ("vistok.codec.reduce", "cluster a tokenizer's codewords: fewer bits from the same networks"),
+    "codec": ("vistok.codec.build", "make a codec of a tokenizer and its reduced codebooks"),
+    "conceal": ("vistok.codec.conceal", "train the model that guesses what a damaged file has lost"),
+    "compress": ("vistok.codec.compress", "write an image as a file of very few bytes"),
+    "decompress": ("vistok.codec.decompress", "write the image in such a file"),
     "thresholds": ("vistok.thresholds", "measure the entropies an entropy router needs"),
 }
 

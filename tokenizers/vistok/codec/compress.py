@@ -1,0 +1,57 @@
+"""``python -m vistok compress CODEC IMAGE --out FILE``: an image as a file of very few bytes."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from vistok.codec import stream
+from vistok.codec.codec import load
+from vistok.codec.ranges import CODINGS
+from vistok.data.images import read_rgb
+from vistok.data.transforms import to_tensor
+from vistok.files import whole
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """What the command line asks for."""
+    asked = parser().parse_args(words)
+    try:
+        run(asked)
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f"error: {error}")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    words = argparse.ArgumentParser(prog="python -m vistok compress", description=__doc__)
+    words.add_argument("codec", help="a folder that python -m vistok codec made")
+    words.add_argument("image", help="in any format that Pillow reads")
+    words.add_argument("--out", required=True, help="the file to write; one that is there is replaced")
+    words.add_argument("--rate", type=int, default=0, help="which of the codec's codebooks, 0 the largest")
+    words.add_argument("--coding", choices=("best", *CODINGS), default="best", help="how codes become bits")
+    words.add_argument("--packets", type=int, default=1, help="parts of the file any of which may be lost")
+    words.add_argument("--max-pixels", type=int, default=stream.MAX_PIXELS, help="refuse larger images")
+    return words
+
+
+def run(asked: argparse.Namespace) -> None:
+    """Compress and say how small it became."""
+    codec = load(asked.codec)
+    try:
+        image = to_tensor(read_rgb(asked.image))
+    except ValueError as error:
+        raise ValueError(f"{asked.image} cannot be read: {error}") from error
+    data = codec.compress(image, asked.rate, asked.coding, asked.packets, asked.max_pixels)
+    with whole(Path(asked.out)) as file:
+        file.write(data)
+    height, width = image.shape[-2:]
+    sizes = " + ".join(f"{size:,}" for size in codec.rates[asked.rate].sizes)
+    Console().print(
+        f"{asked.out}: {len(data):,} bytes, {8 * len(data) / (width * height):.4f} bits per pixel of "
+        f"{width}x{height}, {sizes} codewords",
+        highlight=False,
+        soft_wrap=True,
+    )

@@ -1,0 +1,47 @@
+"""``python -m vistok decompress CODEC FILE --out IMAGE``: the image in a file that ``compress`` wrote."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from vistok.codec import stream
+from vistok.codec.codec import load
+from vistok.files import whole
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """What the command line asks for."""
+    asked = parser().parse_args(words)
+    try:
+        run(asked)
+    except (ValueError, OSError, ImportError) as error:
+        sys.exit(f"error: {error}")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    words = argparse.ArgumentParser(prog="python -m vistok decompress", description=__doc__)
+    words.add_argument("codec", help="the folder that the file was compressed with")
+    words.add_argument("file", help="what compress wrote")
+    words.add_argument("--out", required=True, help="the image to write, .png for one without further loss")
+    words.add_argument("--conceal", action="store_true", help="guess what was lost with damaged packets")
+    words.add_argument("--max-pixels", type=int, default=stream.MAX_PIXELS, help="refuse files of larger images")
+    return words
+
+
+def run(asked: argparse.Namespace) -> None:
+    """Decompress and write."""
+    out = Path(asked.out)
+    Image.init()
+    if out.suffix.lower() not in Image.EXTENSION or Image.EXTENSION[out.suffix.lower()] not in Image.SAVE:
+        raise ValueError(f"out={out} has the extension of no image format that Pillow writes")
+    codec = load(asked.codec)
+    try:
+        image = codec.decompress(Path(asked.file).read_bytes(), asked.conceal, asked.max_pixels)
+    except ValueError as error:
+        raise ValueError(f"{asked.file}: {error}") from error
+    with whole(out) as file:
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, Image.EXTENSION[out.suffix.lower()])

@@ -1,0 +1,105 @@
+"""A small transformer that says what lost codes may have been (after arXiv:2307.08265, section 3.3).
+
+It reads codewords, not codes, and answers with a vector for each position that is compared with all codewords, so that
+one model serves every reduced codebook of a tokenizer.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+
+class Filler(nn.Module):
+    """From the codewords around lost positions to a query for each of them.
+
+    Args:
+        dim: Channels d of the latent.
+        width: Channels of a token.
+        depth: Number of blocks.
+        num_heads: Attention heads.
+        window: Positions along each side of the square that is looked at.
+    """
+
+    def __init__(self, dim: int, width: int = 128, depth: int = 4, num_heads: int = 4, window: int = 16):
+        super().__init__()
+        self.dim, self.width, self.depth, self.num_heads, self.window = dim, width, depth, num_heads, window
+        self.register_buffer("mean", torch.zeros(dim))  # of the codewords in use
+        self.register_buffer("deviation", torch.ones(dim))
+        self.into = nn.Linear(dim, width)
+        self.lost = nn.Parameter(torch.zeros(width))
+        self.positions = nn.Parameter(torch.randn(window * window, width) * 0.02)
+        self.blocks = nn.ModuleList(
+            nn.TransformerEncoderLayer(
+                width, num_heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+            )
+            for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.out = nn.Linear(width, dim)
+
+    def forward(self, latent: Tensor, known: Tensor) -> Tensor:
+        """Queries (b, d, s, s) for a window of s positions a side.
+
+        Args:
+            latent: Codewords (b, d, s, s); those of lost positions are not read.
+            known: (b, s, s) bool, the positions that were received.
+        """
+        b, d, s, _ = latent.shape
+        x = (latent.flatten(2).transpose(1, 2) - self.mean) / self.deviation
+        x = torch.where(known.flatten(1)[..., None], self.into(x), self.lost) + self.positions
+        for block in self.blocks:
+            x = block(x)
+        return self.out(self.norm(x)).transpose(1, 2).reshape(b, d, s, s)
+
+    def log_chances(self, queries: Tensor, tables: Sequence[Tensor], counts: Sequence[Tensor]) -> list[Tensor]:
+        """Of each codebook (m, n): the logarithms of the probabilities of its codes, ``softmax(q · c + log count)``.
+
+        Args:
+            queries: (m, d).
+            tables: Codewords (n, d_i) of each codebook, whose d_i add up to d.
+            counts: How often each codeword is chosen (n,), above 0.
+        """
+        dims = [table.shape[1] for table in tables]
+        chances = []
+        for query, table, count, mean, deviation in zip(
+            queries.split(dims, 1), tables, counts, self.mean.split(dims), self.deviation.split(dims), strict=True
+        ):
+            logits = query @ ((table - mean) / deviation).T + count.float().log()
+            chances.append(logits.log_softmax(1))
+        return chances
+
+    @torch.no_grad()
+    def queries(self, latent: Tensor, known: Tensor) -> Tensor:
+        """Queries (m, d) for the m lost positions of a grid of any size, row by row, each from the window around it.
+
+        Args:
+            latent: Codewords (d, h, w).
+            known: (h, w) bool.
+        """
+        s = self.window
+        h, w = known.shape
+        down, right = max(0, s - h), max(0, s - w)
+        latent = nn.functional.pad(latent, (0, right, 0, down))
+        known_here = nn.functional.pad(known, (0, right, 0, down))
+        ys, y_of = windows(known_here.shape[0], s)
+        xs, x_of = windows(known_here.shape[1], s)
+        rows, columns = (~known).nonzero(as_tuple=True)
+        window_of = y_of[rows] * len(xs) + x_of[columns]
+        needed, at = window_of.unique(return_inverse=True)
+        corners = [(int(ys[i // len(xs)]), int(xs[i % len(xs)])) for i in needed.tolist()]
+        found = []
+        for chunk in range(0, len(corners), 64):
+            part = corners[chunk : chunk + 64]
+            latents = torch.stack([latent[:, y : y + s, x : x + s] for y, x in part])
+            received = torch.stack([known_here[y : y + s, x : x + s] for y, x in part])
+            found.append(self(latents, received))
+        corner_y, corner_x = torch.tensor(corners).T[:, at]
+        return torch.cat(found)[at, :, rows - corner_y, columns - corner_x]
+
+
+def windows(length: int, side: int) -> tuple[Tensor, Tensor]:
+    """Where windows that overlap by half begin, and the one in which each of ``length`` positions is most central."""
+    starts = torch.tensor([*range(0, length - side, max(1, side // 2)), length - side])
+    centres = starts + (side - 1) / 2
+    return starts, (torch.arange(length)[:, None] - centres).abs().argmin(1)

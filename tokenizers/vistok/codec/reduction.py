@@ -1,0 +1,97 @@
+"""Smaller codebooks for a trained tokenizer: its codewords clustered by k-means (arXiv:2307.08265, section 3.1)."""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vistok.kernels import nearest_code
+from vistok.quantizers import FactorizedQuantizer, Quantizer, VectorQuantizer
+from vistok.quantizers.vq import plain
+
+ITERATIONS = 300  # of k-means, where it does not settle before
+
+
+def tables_of(head: Quantizer) -> list[Tensor]:
+    """The codewords (n, d) of each codebook of a head whose codes alone say what is decoded.
+
+    Args:
+        head: After ``for_inference``.
+
+    Raises:
+        ValueError: It is no plain table or several side by side.
+    """
+    if type(head) is VectorQuantizer and not head.cosine:
+        return [head.table.detach()]
+    if type(head) is FactorizedQuantizer:
+        return [table for part in head.heads for table in tables_of(part)]
+    raise ValueError(
+        f"a {type(head).__name__} cannot be reduced or stored in files: it is neither one codebook nor several side by "
+        "side, whose codes alone give the latent"
+    )
+
+
+def with_tables(head: Quantizer, tables: list[Tensor]) -> Quantizer:
+    """A head like one that ``tables_of`` takes, with other codewords: (n, d) for each codebook, n of any size."""
+    if isinstance(head, FactorizedQuantizer):
+        rest = list(tables)
+        parts = [with_tables(part, [rest.pop(0) for _ in part.codebook_sizes]) for part in head.heads]
+        return FactorizedQuantizer(parts, head.disentangle).eval().requires_grad_(False)
+    return plain(tables[0])
+
+
+def reduced(table: Tensor, size: int, weights: Tensor | None = None, seed: int = 0) -> Tensor:
+    """A codebook's k-means centroids. Where all codewords are of length 1, as heads by cosine have them, so are these.
+
+    Args:
+        table: Codewords (n, d).
+        size: How many centroids, from 2 to n - 1.
+        weights: What each codeword counts (n,), such as how often it is chosen; None counts all alike, as the paper.
+        seed: Of the start, which is k-means++.
+
+    Returns:
+        (size, d) float32.
+    """
+    n = len(table)
+    if not 2 <= size < n:
+        raise ValueError(f"size {size} must be from 2 to {n - 1}: the codebook has {n} codewords")
+    table = table.float().cpu()
+    unit = bool(((table.norm(dim=1) - 1).abs() < 1e-5).all())
+    weights = torch.ones(n) if weights is None else weights.cpu().float().clamp(min=1e-6)
+    centroids = start(table, size, weights, np.random.default_rng(seed))
+    former = None
+    for _ in range(ITERATIONS):
+        nearest = nearest_code(table, centroids)
+        if former is not None and torch.equal(nearest, former):
+            break
+        former = nearest
+        centroids = means(table, nearest, weights, centroids)
+        centroids = F.normalize(centroids) if unit else centroids
+    return centroids
+
+
+def start(table: Tensor, size: int, weights: Tensor, rng: np.random.Generator) -> Tensor:
+    """k-means++: codewords drawn one by one, each with its weight times its squared distance to those drawn before."""
+    vectors, weight = table.double().numpy(), weights.double().numpy()
+    chosen = [int(rng.choice(len(vectors), p=weight / weight.sum()))]
+    distance = np.square(vectors - vectors[chosen[0]]).sum(1)
+    while len(chosen) < size:
+        chance = weight * distance
+        if chance.sum() <= 0:  # fewer different codewords than centroids
+            chance = np.isin(np.arange(len(vectors)), chosen, invert=True).astype(float)
+        chosen.append(int(rng.choice(len(vectors), p=chance / chance.sum())))
+        distance = np.minimum(distance, np.square(vectors - vectors[chosen[-1]]).sum(1))
+    return table[chosen].clone()
+
+
+def means(table: Tensor, nearest: Tensor, weights: Tensor, centroids: Tensor) -> Tensor:
+    """Weighted means of clusters; an empty one takes over the codeword that is worst served, each another one."""
+    total = torch.zeros(len(centroids), dtype=torch.float64).index_add_(0, nearest, weights.double())
+    sums = torch.zeros(centroids.shape, dtype=torch.float64)
+    sums.index_add_(0, nearest, table.double() * weights.double()[:, None])
+    moved = (sums / total.clamp(min=1e-300)[:, None]).float()
+    empty = (total == 0).nonzero().flatten()
+    if len(empty):
+        error = weights * (table - moved[nearest]).square().sum(1)
+        moved[empty] = table[error.argsort(descending=True)[: len(empty)]]
+    return moved

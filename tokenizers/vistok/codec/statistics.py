@@ -1,0 +1,77 @@
+"""How often codes are chosen, alone and beside their neighbours: integer tables that coder and decoder share."""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from vistok.codec.reduction import reduced
+from vistok.kernels import nearest_code
+
+CLASSES = 8  # of codewords, by which contexts tell their neighbours apart
+SCALE = 2**20  # of a table's sum, about: the largest codebook adds less than 2^23 to it, and float32 is exact to 2^24
+STRENGTH = 256.0  # positions that the next less specific table counts for in the estimate of a more specific one
+
+
+class Statistics(NamedTuple):
+    """Of one codebook of n codewords. A neighbour is of the class of its codeword, or of class C outside the image."""
+
+    frequencies: np.ndarray  # (n,) int32, above 0
+    classes: np.ndarray  # (n,) uint8, below C
+    rows: np.ndarray  # (C + 1, C + 1, n) int32, above 0: frequencies beside neighbours to the left and above
+
+    @property
+    def size(self) -> int:
+        """n."""
+        return len(self.frequencies)
+
+
+def context_of(codes: np.ndarray, y: int, x: int, classes: np.ndarray) -> tuple[int, int]:
+    """The classes of the codes (h, w) to the left of a position and above it."""
+    outside = OUTSIDE
+    return (
+        int(classes[codes[y, x - 1]]) if x else outside,
+        int(classes[codes[y - 1, x]]) if y else outside,
+    )
+
+
+OUTSIDE = CLASSES  # the class of neighbours outside the image
+
+
+def gather(table: torch.Tensor, codes: np.ndarray) -> Statistics:
+    """The statistics of training images.
+
+    Args:
+        table: Codewords (n, d).
+        codes: (images, h, w), those of one codebook.
+    """
+    n = len(table)
+    counts = np.bincount(codes.ravel(), minlength=n).astype(np.int64)
+    classes = classes_of(table, counts)
+    left = np.full(codes.shape, OUTSIDE, dtype=np.int64)
+    above = left.copy()
+    left[:, :, 1:], above[:, 1:] = classes[codes[:, :, :-1]], classes[codes[:, :-1]]
+    pairs = np.zeros((CLASSES + 1, CLASSES + 1, n), dtype=np.int64)
+    np.add.at(pairs, (left, above, codes), 1)
+    alone = (counts + 0.5) / (counts + 0.5).sum()
+    beside = smoothed(pairs.sum(1), alone), smoothed(pairs.sum(0), alone)  # (C + 1, n) each, of left and above
+    both = smoothed(pairs, (beside[0][:, None] + beside[1][None]) / 2)
+    return Statistics(integers(alone), classes, integers(both))
+
+
+def smoothed(counts: np.ndarray, prior: np.ndarray) -> np.ndarray:
+    """Probabilities (..., n): those of counts, with a prior that weighs ``STRENGTH`` positions."""
+    return (counts + STRENGTH * prior) / (counts.sum(-1, keepdims=True) + STRENGTH)
+
+
+def integers(probabilities: np.ndarray) -> np.ndarray:
+    """Frequencies (..., n) int32 in about their ratio, none of them 0."""
+    return 1 + (probabilities * SCALE).astype(np.int32)
+
+
+def classes_of(table: torch.Tensor, counts: np.ndarray) -> np.ndarray:
+    """A class (n,) uint8 for each codeword: its cluster of ``CLASSES``, or itself if there are no more codewords."""
+    if len(table) <= CLASSES:
+        return np.arange(len(table), dtype=np.uint8)
+    centres = reduced(table, CLASSES, torch.from_numpy(counts))
+    return nearest_code(table.float(), centres).numpy().astype(np.uint8)

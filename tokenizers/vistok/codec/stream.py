@@ -1,0 +1,111 @@
+"""The file: a checked header, and packets of codes with a checksum each.
+
+    89 56 54 4B   magic
+    1 byte        version
+    4 bytes       which codec: the first of its id
+    varints       width and height in pixels
+    1 byte        rate: which of the codec's tables
+    1 byte        how codes are written: 0 fixed length, 1 range coder, 2 range coder with contexts
+    1 byte        number of packets, at least 1
+    per packet    varint of its length, 4 bytes CRC-32 of it
+    4 bytes       CRC-32 of all before
+    packets       one after the other, to the end of the file
+
+Numbers of several bytes are big-endian; a varint has 7 bits a byte, the lowest first, the top bit set before more.
+"""
+
+import zlib
+from collections.abc import Sequence
+from typing import NamedTuple
+
+MAGIC, VERSION = b"\x89VTK", 1
+MAX_PIXELS = 2**24  # of an image: a header must not make a decoder allocate what it likes
+
+
+class Header(NamedTuple):
+    """What a file says before its codes."""
+
+    codec: bytes  # (4,)
+    width: int  # pixels
+    height: int
+    rate: int
+    coding: int
+
+
+def pack(header: Header, packets: Sequence[bytes]) -> bytes:
+    """A file's bytes."""
+    head = MAGIC + bytes([VERSION]) + header.codec + varint(header.width) + varint(header.height)
+    head += bytes([header.rate, header.coding, len(packets)])
+    head += b"".join(varint(len(packet)) + crc(packet) for packet in packets)
+    return head + crc(head) + b"".join(packets)
+
+
+def unpack(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Header, list[bytes | None]]:
+    """The header and the packets of a file, None for one that is damaged or cut off.
+
+    Raises:
+        ValueError: It is no such file, its header is damaged, it is of a larger image, or something follows it.
+    """
+    reader = Reader(data)
+    if reader.take(len(MAGIC)) != MAGIC:
+        raise ValueError("it is no file of python -m vistok compress: it begins otherwise")
+    version = reader.byte()
+    if version != VERSION:
+        raise ValueError(f"it is of version {version}; this program reads {VERSION}")
+    codec = reader.take(4)
+    header = Header(codec, reader.varint(), reader.varint(), reader.byte(), reader.byte())
+    entries = [(reader.varint(), reader.take(4)) for _ in range(reader.byte())]
+    if crc(data[: reader.at]) != reader.take(4):
+        raise ValueError("its header is damaged: the checksum is another")
+    if not entries or header.width < 1 or header.height < 1:
+        raise ValueError(f"its header makes no sense: {header.width}x{header.height} pixels, {len(entries)} packets")
+    if header.width * header.height > max_pixels:
+        raise ValueError(f"it is of {header.width}x{header.height} pixels, more than max_pixels={max_pixels}")
+    packets: list[bytes | None] = []
+    for length, checksum in entries:
+        packet = data[reader.at : reader.at + length]
+        packets.append(packet if len(packet) == length and crc(packet) == checksum else None)
+        reader.at += length
+    if reader.at < len(data):
+        raise ValueError(f"{len(data) - reader.at} bytes follow its end")
+    return header, packets
+
+
+class Reader:
+    """Takes bytes from the front; where they end too early, ValueError."""
+
+    def __init__(self, data: bytes):
+        self.data, self.at = data, 0
+
+    def take(self, number: int) -> bytes:
+        taken = self.data[self.at : self.at + number]
+        if len(taken) < number:
+            raise ValueError("it is cut off within its header")
+        self.at += number
+        return taken
+
+    def byte(self) -> int:
+        return self.take(1)[0]
+
+    def varint(self) -> int:
+        """At most 4 bytes long: below 2^28."""
+        value = 0
+        for shift in range(0, 28, 7):
+            byte = self.byte()
+            value |= (byte & 127) << shift
+            if byte < 128:
+                return value
+        raise ValueError("its header makes no sense: a number of more than 28 bits")
+
+
+def varint(value: int) -> bytes:
+    """A number below 2^28 in 7 bits a byte."""
+    if not 0 <= value < 2**28:
+        raise ValueError(f"{value} is not from 0 to {2**28 - 1}")
+    low, rest = value & 127, value >> 7
+    return bytes([low | 128]) + varint(rest) if rest else bytes([low])
+
+
+def crc(data: bytes) -> bytes:
+    """CRC-32, 4 bytes."""
+    return zlib.crc32(data).to_bytes(4, "big")
