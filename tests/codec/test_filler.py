@@ -29,7 +29,7 @@ def test_lost_codewords_are_not_read():
     latent, known = torch.randn(4, 7, 3), torch.rand(7, 3) < 0.6
     changed = torch.where(known, latent, torch.randn(4, 7, 3))
     assert torch.equal(filler.queries(latent, known), filler.queries(changed, known))
-    assert filler.queries(latent, known).shape == ((~known).sum(), 4)
+    assert filler.queries(latent, known).shape == ((~known).sum(), 8)
 
 
 def test_queries_of_a_window_are_those_of_the_model():
@@ -48,9 +48,10 @@ def test_chances_by_hand():
     filler.deviation[2] = 2.0
     tables = [torch.tensor([[0.0, 0.0], [1.0, 0.0]]), torch.tensor([[4.0], [0.0]])]
     counts = [torch.tensor([3, 1]), torch.tensor([1, 1])]
-    first, second = filler.log_chances(torch.tensor([[2.0, 5.0, 0.5]]), tables, counts)
-    torch.testing.assert_close(first.exp()[0, 1], torch.tensor(2.0).exp() / (3 + torch.tensor(2.0).exp()))
-    torch.testing.assert_close(second.exp()[0, 0], torch.tensor(1.0).sigmoid())
+    first, second = filler.log_chances(torch.tensor([[2.0, 5.0, 0.5, -1.0, 0.0, 0.25]]), tables, counts)
+    e = torch.tensor(1.0).exp()  # 2 - 1, where the codeword is 1; 0.5 · 2 + 0.25 · 4 where it is 4 / 2
+    torch.testing.assert_close(first.exp()[0, 1], e / (3 + e))
+    torch.testing.assert_close(second.exp()[0, 0], torch.tensor(2.0).sigmoid())
 
 
 def test_baselines_by_hand():
@@ -68,8 +69,9 @@ def test_baselines_by_hand():
 def smooth_grids(number, side, rng):
     """Codes (number, 1, side, side) of planes: each is told by its neighbours."""
     y, x = np.mgrid[:side, :side]
-    slopes = rng.uniform(-0.2, 0.2, (2, number, 1, 1))
-    return (7.5 + slopes[0] * (y - side / 2) + slopes[1] * (x - side / 2)).round().astype(np.int32)[:, None]
+    slopes, middle = rng.uniform(-0.3, 0.3, (2, number, 1, 1)), rng.uniform(0, 15, (number, 1, 1))
+    planes = middle + slopes[0] * (y - side / 2) + slopes[1] * (x - side / 2)
+    return planes.round().clip(0, 15).astype(np.int32)[:, None]
 
 
 def test_it_learns_what_can_be_known():

@@ -1,6 +1,6 @@
 """A small transformer that says what lost codes may have been (after arXiv:2307.08265, section 3.3).
 
-It reads codewords, not codes, and answers with a vector for each position that is compared with all codewords, so that
+It reads codewords, not codes, and answers with the parameters of a distribution over the space of codewords, so that
 one model serves every reduced codebook of a tokenizer.
 """
 
@@ -36,10 +36,10 @@ class Filler(nn.Module):
             for _ in range(depth)
         )
         self.norm = nn.LayerNorm(width)
-        self.out = nn.Linear(width, dim)
+        self.out = nn.Linear(width, 2 * dim)
 
     def forward(self, latent: Tensor, known: Tensor) -> Tensor:
-        """Queries (b, d, s, s) for a window of s positions a side.
+        """Queries (b, 2 d, s, s) for a window of s positions a side; see ``log_chances``.
 
         Args:
             latent: Codewords (b, d, s, s); those of lost positions are not read.
@@ -50,28 +50,31 @@ class Filler(nn.Module):
         x = torch.where(known.flatten(1)[..., None], self.into(x), self.lost) + self.positions
         for block in self.blocks:
             x = block(x)
-        return self.out(self.norm(x)).transpose(1, 2).reshape(b, d, s, s)
+        return self.out(self.norm(x)).transpose(1, 2).reshape(b, 2 * d, s, s)
 
     def log_chances(self, queries: Tensor, tables: Sequence[Tensor], counts: Sequence[Tensor]) -> list[Tensor]:
-        """Of each codebook (m, n): the logarithms of the probabilities of its codes, ``softmax(q · c + log count)``.
+        """Of each codebook (m, n): the logarithms of the probabilities of its codes.
+
+        They are those of ``count · exp(a · c + b · c²)``, a normal distribution with independent channels where b is
+        negative, of codewords c standardised and a query's halves a and b.
 
         Args:
-            queries: (m, d).
+            queries: (m, 2 d).
             tables: Codewords (n, d_i) of each codebook, whose d_i add up to d.
             counts: How often each codeword is chosen (n,), above 0.
         """
         dims = [table.shape[1] for table in tables]
+        linear, square = (half.split(dims, 1) for half in queries.chunk(2, 1))
+        means, deviations = self.mean.split(dims), self.deviation.split(dims)
         chances = []
-        for query, table, count, mean, deviation in zip(
-            queries.split(dims, 1), tables, counts, self.mean.split(dims), self.deviation.split(dims), strict=True
-        ):
-            logits = query @ ((table - mean) / deviation).T + count.float().log()
-            chances.append(logits.log_softmax(1))
+        for i, (table, count) in enumerate(zip(tables, counts, strict=True)):
+            c = ((table - means[i]) / deviations[i]).T
+            chances.append((linear[i] @ c + square[i] @ c.square() + count.float().log()).log_softmax(1))
         return chances
 
     @torch.no_grad()
     def queries(self, latent: Tensor, known: Tensor) -> Tensor:
-        """Queries (m, d) for the m lost positions of a grid of any size, row by row, each from the window around it.
+        """Queries (m, 2 d) for the m lost positions of a grid of any size, row by row, each from the window around it.
 
         Args:
             latent: Codewords (d, h, w).
