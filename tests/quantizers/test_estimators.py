@@ -4,7 +4,7 @@ import pytest
 import torch
 from einops import rearrange
 
-from vistok.quantizers import DiVeQ, RotationTrick, StraightThrough, VectorQuantizer
+from vistok.quantizers import CodewordGradient, DiVeQ, RotationTrick, StraightThrough, VectorQuantizer
 
 
 def as_map(vectors):
@@ -124,3 +124,11 @@ def test_angles_are_kept_by_the_rotation():
     cosine = torch.nn.functional.cosine_similarity
     torch.testing.assert_close(cosine(gradient, z), cosine(upstream, z_q))
     torch.testing.assert_close(gradient.norm(dim=1) / upstream.norm(dim=1), z_q.norm(dim=1) / z.norm(dim=1))
+
+
+def test_codeword_gradient():
+    z, z_q = torch.randn(3, 4, requires_grad=True), torch.randn(3, 4, requires_grad=True)
+    out = CodewordGradient()(z, z_q)
+    upstream = torch.randn(3, 4)
+    of_z, of_q = torch.autograd.grad(out, (z, z_q), upstream, allow_unused=True)
+    assert torch.equal(out, z_q) and torch.equal(of_q, upstream) and of_z is None

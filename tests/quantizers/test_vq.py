@@ -6,7 +6,7 @@ import pytest
 import torch
 from einops import rearrange
 
-from vistok.quantizers import Context, DiVeQ, VectorQuantizer, base, factorized
+from vistok.quantizers import CodewordGradient, Context, DiVeQ, VectorQuantizer, base, factorized
 from vistok.quantizers.vq import smoothed
 
 
@@ -305,6 +305,7 @@ def test_entropy_is_low_for_sure_and_even_choices():
     ({"codebook_size": 8, "ema_decay": 1.5}, "ema_decay must be in"),
     ({"codebook_size": 8, "restart_unit": "image"}, "restart_unit must be even or vector, not 'image'"),
     ({"codebook_size": 8, "ema_decay": 0.9, "estimator": DiVeQ()}, "cannot go with ema_decay=0.9"),
+    ({"codebook_size": 8, "ema_decay": 0.9, "estimator": CodewordGradient()}, "CodewordGradient learns the codebook"),
 ])  # fmt: skip
 def test_wrong_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):

@@ -106,9 +106,12 @@ def build(config: DictConfig) -> tuple["ImageDataModule", "LitTokenizer"]:
 
 def build_module(config: DictConfig) -> "LitTokenizer":
     """The module to train alone."""
+    from vistok.freezing import leave_codebooks
     from vistok.training import LitTokenizer
 
     tokenizer, loss = instantiate(config.tokenizer), instantiate(config.loss)
+    if config.trainable == "codebook":
+        leave_codebooks(tokenizer, loss.get("adversary"))
     head_weights = {name: w for name, w in config.quantizer_weights.items() if name in tokenizer.quantizer.loss_names}
     loss["weights"] |= head_weights
     return LitTokenizer(
@@ -167,6 +170,10 @@ def _check_config(config: DictConfig) -> None:
         raise ValueError("weights=random trains on meaningless losses: it is for trainer=debug only")
     if "16" in str(config.trainer.precision) and "bf16" not in str(config.trainer.precision):
         raise ValueError(f"trainer.precision={config.trainer.precision} is not supported: use bf16-mixed or 32-true")
+    if config.trainable not in ("all", "codebook"):
+        raise ValueError(f"trainable must be all or codebook, not {config.trainable!r}")
+    if config.trainable == "codebook" and not (config.init or config.ckpt):
+        raise ValueError("trainable=codebook needs trained networks around the codebook: give init=")
     for name in ("updates", "batch_size", "accumulate", "val_every", "log_every", "save_every", "keep_checkpoints"):
         if config[name] is not None and config[name] < 1:
             raise ValueError(f"{name} must be at least 1, not {config[name]}")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 LAST = Path("checkpoints") / "last.ckpt"
 SLIM = Path("checkpoints") / "slim.safetensors"
+EXPORTED = "model.safetensors"  # of an exported folder: heads are folded, so that it fits a config with quantizer=vq
 METRICS = "metrics.json"  # written last, when a run is closed
 OWN = ("encoder.levels.", "encoder.transformer.blocks.")  # names that our encoders have and no published one
 SETTINGS = (  # arguments on which weights depend without a shape that tells
@@ -90,7 +91,7 @@ def save_slim(lit: "LitTokenizer", path: Path) -> None:
 def load_slim(
     lit: "LitTokenizer", path: Path, family: str | None = None, family_config: Mapping[str, Any] | None = None
 ) -> None:
-    """Begin a training run with the weights of ``slim.safetensors``, of a run folder that has one, or a published file.
+    """Begin a training run with the weights of a run, an exported folder, ``slim.safetensors`` or a published file.
 
     Optimizers, schedule and discriminator begin anew, so that the discriminator starts at ``adversarial_start`` again.
 
@@ -103,7 +104,8 @@ def load_slim(
     Raises:
         ValueError: It is not there, cannot be read, or has other names, shapes or settings; the message says which.
     """
-    path = path / SLIM if path.is_dir() else path
+    if path.is_dir():
+        path = path / (EXPORTED if (path / EXPORTED).is_file() else SLIM)
     if not path.is_file():
         raise ValueError(f"init={path} is not a file")
     weights = None

@@ -150,7 +150,7 @@ class LitTokenizer(pl.LightningModule):
             self.adversary.learns(False)
             terms["adversarial"] = self.adversary.generator_loss(reconstruction)
             if self.adversary.adaptive:
-                scales["adversarial"] = self._adaptive_weight(terms)
+                scales["adversarial"] = self._adaptive_weight(terms, quantized.latent)
             if self.adversary.warmup:
                 scales["adversarial"] = scales.get("adversarial", 1.0) * self.adversary.strength(self.updates)
         self.manual_backward(weighted_sum(terms, self.weights, scales) / self.accumulate)
@@ -178,9 +178,11 @@ class LitTokenizer(pl.LightningModule):
             self.log("updates", float(self.updates))
         return outputs
 
-    def _adaptive_weight(self, terms: dict[str, Tensor]) -> Tensor:
+    def _adaptive_weight(self, terms: dict[str, Tensor], latent: Tensor) -> Tensor:
         image_loss = weighted_sum({name: terms[name] for name in self.pixel_losses}, self.weights)
         last_layer = self.tokenizer.decoder.last_layer
+        if not last_layer.requires_grad:  # frozen: the last thing that the gradients of both still reach
+            last_layer = latent
         return adaptive_weight(image_loss, terms["adversarial"], last_layer, self.adversary.max_weight)
 
     def _descend(self, optimizer: Optimizer, norm: Tensor) -> None:

@@ -29,6 +29,7 @@ from vistok.export import card
 from vistok.pixels import LogitLaplaceMap, PixelMap
 from vistok.quantizers import (
     BinaryQuantizer,
+    CodewordGradient,
     DiVeQ,
     DynamicQuantizer,
     EntropyRouter,
@@ -53,7 +54,7 @@ codes = tokenizer.tokenize(images)
 images = tokenizer.detokenize(codes)
 """
 HEADS = (BinaryQuantizer, DynamicQuantizer, FactorizedQuantizer, JanusQuantizer, SimVQ, VectorQuantizer, VQBridge)
-PARTS_OF_HEADS = (DiVeQ, EntropyRouter, FeatureRouter, RotationTrick, StraightThrough)
+PARTS_OF_HEADS = (CodewordGradient, DiVeQ, EntropyRouter, FeatureRouter, RotationTrick, StraightThrough)
 BACKBONES = (CNNDecoder, CNNEncoder, HierarchicalEncoder, MagvitDecoder, MagvitEncoder, PositionalDecoder)
 BACKBONES += (BranchedEncoder, ViTDecoder, ViTEncoder)
 PIXELS = (LogitLaplaceMap, PixelMap)

@@ -3,7 +3,7 @@
 from vistok.quantizers.base import Context, Quantized, Quantizer
 from vistok.quantizers.bsq import BinaryQuantizer
 from vistok.quantizers.dqvae import DynamicQuantizer
-from vistok.quantizers.estimators import DiVeQ, RotationTrick, StraightThrough
+from vistok.quantizers.estimators import CodewordGradient, DiVeQ, RotationTrick, StraightThrough
 from vistok.quantizers.fq import FactorizedQuantizer, factorized
 from vistok.quantizers.janus import JanusQuantizer
 from vistok.quantizers.routers import EntropyRouter, FeatureRouter
@@ -13,6 +13,7 @@ from vistok.quantizers.vqbridge import VQBridge
 
 __all__ = [
     "BinaryQuantizer",
+    "CodewordGradient",
     "Context",
     "DiVeQ",
     "DynamicQuantizer",

@@ -70,6 +70,17 @@ class DiVeQ:
         return z + torch.linalg.vector_norm(z_q - z, dim=1, keepdim=True) * direction
 
 
+@dataclass(frozen=True)
+class CodewordGradient:
+    """The codeword, with the decoder's gradient: it teaches the codebook and, unlike straight-through, no encoder.
+
+    For codebooks around frozen networks (``trainable=codebook``), where a gradient to the latent would be lost.
+    """
+
+    def __call__(self, z: Tensor, z_q: Tensor) -> Tensor:
+        return z_q
+
+
 def with_gradient_of(value: Tensor, source: Tensor) -> Tensor:
     """``value`` to the last bit, with the gradient of ``source``: ``source + (value - source)`` would round."""
     return value.detach() + (source - source.detach())

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from vistok.quantizers import base
 from vistok.quantizers.base import Context, Quantized, Quantizer
-from vistok.quantizers.estimators import DiVeQ, Estimator, StraightThrough
+from vistok.quantizers.estimators import CodewordGradient, DiVeQ, Estimator, StraightThrough
 
 COUNT_DECAY = 0.99  # of the moving counts, where the codebook itself is learned by gradient
 
@@ -59,8 +59,9 @@ class VectorQuantizer(Quantizer):
             raise ValueError(f"ema_decay must be in [0, 1), not {ema_decay}")
         if restart_unit not in ("even", "vector"):
             raise ValueError(f"restart_unit must be even or vector, not {restart_unit!r}")
-        if ema_decay is not None and isinstance(estimator, DiVeQ):
-            raise ValueError(f"DiVeQ learns the codebook by gradient: it cannot go with ema_decay={ema_decay}")
+        if ema_decay is not None and isinstance(estimator, CodewordGradient | DiVeQ):
+            name = type(estimator).__name__
+            raise ValueError(f"{name} learns the codebook by gradient: it cannot go with ema_decay={ema_decay}")
         self.codebook_size, self.dim, self.codebook_sizes = codebook_size, dim, (codebook_size,)
         self.cosine, self.raw_gradient, self.estimator = cosine, raw_gradient, estimator
         self.entropy_temperature = entropy_temperature
