@@ -2,13 +2,14 @@
 
 import re
 import shlex
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 import torch
 
 from vistok import cli, convert, thresholds
-from vistok.export import command, inspect
+from vistok.__main__ import COMMANDS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -48,9 +49,9 @@ def test_conversion_commands_are_understood(command):
     convert.parser().parse_args(shlex.split(command, comments=True)[3:])
 
 
-@pytest.mark.parametrize("name", ["inspect", "export"])
+@pytest.mark.parametrize("name", ["inspect", "export", "reduce", "codec", "conceal", "compress", "decompress"])
 def test_other_commands_are_understood(name):
-    parser = {"inspect": inspect.parser, "export": command.parser}[name]()
+    parser = import_module(COMMANDS[name][0]).parser()
     for line in commands(f"python -m vistok {name}"):
         parser.parse_args(shlex.split(line.values[0], comments=True)[4:])
 

@@ -126,7 +126,11 @@ def test_the_decoders_gradient_reaches_the_codewords_in_use():
 @pytest.mark.parametrize(
     ("head", "adversary", "message"),
     [
-        (VectorQuantizer(16, 4, ema_decay=0.9), False, "VectorQuantizer is learned by moving averages"),
+        (
+            VectorQuantizer(16, 4, ema_decay=0.9),
+            False,
+            "this VectorQuantizer has no codebook that is learned by gradient",
+        ),
         (VectorQuantizer(16, 4), True, "the StraightThrough estimator hands the decoder's gradient to the encoder"),
         (VectorQuantizer(16, 4, estimator=RotationTrick()), True, "the RotationTrick estimator"),
     ],

@@ -29,8 +29,8 @@ def leave_codebooks(tokenizer: "Tokenizer", adversary: "Adversary | None" = None
         head.requires_grad_(True).train()
         if not any(True for _ in head.parameters()):
             raise ValueError(
-                f"trainable=codebook: the codebook of this {type(head).__name__} is learned by moving averages, not by "
-                "gradient; take quantizer=vq"
+                f"trainable=codebook: this {type(head).__name__} has no codebook that is learned by gradient; take "
+                "quantizer=vq"
             )
         estimator = getattr(head, "estimator", StraightThrough())
         if adversary is not None and isinstance(estimator, StraightThrough | RotationTrick):
