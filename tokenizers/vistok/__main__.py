@@ -13,6 +13,8 @@ COMMANDS = {  # name: module with main(words), what it does
     "conceal": ("vistok.codec.conceal", "train the model that guesses what a damaged file has lost"),
     "compress": ("vistok.codec.compress", "write an image as a file of very few bytes"),
     "decompress": ("vistok.codec.decompress", "write the image in such a file"),
+    "tokenize": ("vistok.tokens.command", "write the tokens of images, for a generator"),
+    "tokens": ("vistok.tokens.manage", "check tokens, decode some to look at, write them for others"),
     "thresholds": ("vistok.thresholds", "measure the entropies an entropy router needs"),
 }
 

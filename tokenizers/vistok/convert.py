@@ -155,10 +155,10 @@ def convert(source: Source, destination: Path, per_shard: int, shuffle_seed: int
         for number, first in enumerate(range(0, count, per_shard)):
             path = destination / f"shard-{number:06d}.tar"
             chosen = order[first : first + per_shard]
-            sha256 = _sha256(path) if path.exists() else None
+            sha256 = sha256_of(path) if path.exists() else None
             if sha256 is None or known.get(path.name, sha256) != sha256:
                 write_shard(path, source, chosen)
-                sha256 = _sha256(path)
+                sha256 = sha256_of(path)
             shards.append({"name": path.name, "images": len(chosen), "sha256": sha256})
             bar.advance(task, len(chosen))
     _write_json(destination / INDEX, plan | {"shards": shards})
@@ -245,7 +245,8 @@ def _digest(source: Source) -> str:
     return digest.hexdigest()
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while part := file.read(2**20):

@@ -12,12 +12,13 @@ class Skipped:
 
     Args:
         limit: The share of the set that may be unreadable.
+        argument: What the user calls the limit, for messages.
     """
 
-    def __init__(self, limit: float):
+    def __init__(self, limit: float, argument: str = "data.max_unreadable"):
         if not 0 <= limit <= 1:
-            raise ValueError(f"max_unreadable must be a share in [0, 1], not {limit}")
-        self.limit = limit
+            raise ValueError(f"{argument} must be a share in [0, 1], not {limit}")
+        self.limit, self.argument = limit, argument
         self.reasons: set[str] = set()  # of each image, with its name
         self.times, self.seen = 0, 0  # how often an image was skipped, how many came by in all
 
@@ -43,6 +44,6 @@ class Skipped:
         if count > self.limit * of:
             first = "\n  ".join(sorted(self.reasons)[:5])
             raise UnreadableImage(
-                f"{count:,} of {of:,} images cannot be read, more than data.max_unreadable={self.limit:g} of them, "
+                f"{count:,} of {of:,} images cannot be read, more than {self.argument}={self.limit:g} of them, "
                 f"such as\n  {first}"
             )

@@ -3,7 +3,7 @@
 import glob
 import re
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
 from urllib.parse import urlparse
 from urllib.request import url2pathname
@@ -14,6 +14,7 @@ from webdataset.tariterators import base_plus_ext
 
 from vistok.data.images import UnreadableImage, image_extensions
 
+LABEL = ".cls"
 META = re.compile(r"__[^/]*__($|/)")  # members that webdataset reserves
 
 
@@ -70,8 +71,39 @@ def images_in(url: str) -> Iterator[tuple[str, bytes]]:
     Raises:
         UnreadableImage: The shard cannot be opened, or not read to its end.
     """
-    extensions = image_extensions()
     former = None
+    for key, _, name, data in members_in(url, image_extensions()):
+        if key != former:
+            former = key
+            yield name, data
+
+
+def labelled_images_in(url: str) -> Iterator[tuple[str, bytes, bytes | None]]:
+    """As ``images_in``, with what the member ``KEY.cls`` beside the image holds, on either side of it; None for none.
+
+    Raises:
+        UnreadableImage: The shard cannot be opened, or not read to its end.
+    """
+    former, image, label = None, None, None
+    for key, extension, name, data in members_in(url, image_extensions() | {LABEL}):
+        if key != former:
+            if image is not None:
+                yield *image, label
+            former, image, label = key, None, None
+        if extension == LABEL:
+            label = data
+        elif image is None:
+            image = (name, data)
+    if image is not None:
+        yield *image, label
+
+
+def members_in(url: str, extensions: Container[str]) -> Iterator[tuple[str, str, str, bytes]]:
+    """Key, extension, name and bytes of each member of a shard that has one of the extensions, in its order.
+
+    Raises:
+        UnreadableImage: The shard cannot be opened, or not read to its end.
+    """
     try:
         with gopen(url) as stream:
             try:
@@ -79,11 +111,10 @@ def images_in(url: str) -> Iterator[tuple[str, bytes]]:
                     while (member := archive.next()) is not None:
                         archive.members.clear()  # it would keep them all
                         key, extension = base_plus_ext(member.name)
-                        if key in (None, former) or not member.isreg() or META.match(member.name):
+                        if key is None or not member.isreg() or META.match(member.name):
                             continue
-                        if f".{extension.lower()}" in extensions:
-                            former = key
-                            yield member.name, archive.extractfile(member).read()
+                        if (extension := f".{extension.lower()}") in extensions:
+                            yield key, extension, member.name, archive.extractfile(member).read()
                 while stream.read(2**20):  # a pipe's writer is not broken off before its end
                     pass
             except GeneratorExit:

@@ -1,0 +1,282 @@
+"""Images to tokens on disk, on one process or several; after a kill the same call goes on, to the same bytes."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from vistok import reports
+from vistok.data.skipped import Skipped
+from vistok.data.transforms import Transform
+from vistok.evaluation.geometry import CROPS
+from vistok.evaluation.progress import progress
+from vistok.evaluation.running import fingerprint
+from vistok.pixels import to_float
+from vistok.quantizers import DynamicQuantizer
+from vistok.quantizers.base import Quantized
+from vistok.ranks import from_all_ranks, rank_and_size
+from vistok.tokenizer import Tokenizer
+from vistok.tokens.header import INDEX, Header, read_json
+from vistok.tokens.loading import PartBatches, loaded
+from vistok.tokens.shards import complete, joined, note_path, packed, undamaged, write_shard
+from vistok.tokens.sources import Source
+from vistok.tokens.views import TEN_CROP_SCALE, VIEWS
+
+PARTIAL_INDEX = f"{INDEX}.partial"  # there until all shards are
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How images become tokens.
+
+    Attributes:
+        image_size: Pixels of the square that the tokenizer sees.
+        crop: ``adm``, ``bicubic``, ``bilinear``, ``opencv`` or ``none``, as in evaluation.
+        views: ``none``, ``flip`` (the image and its mirror image) or ``ten`` (LlamaGen's ten crops).
+        dtype: ``float32``, or ``bfloat16`` for autocast: faster on a GPU, and some codes are others.
+        batch_size: Images in a forward.
+        rate: Of a dynamic head: the share of regions that get fine codes; None leaves it to the router.
+        order: Of a dynamic head's sequences: ``region`` or ``row``.
+    """
+
+    image_size: int = 256
+    crop: str = "adm"
+    views: str = "none"
+    dtype: str = "float32"
+    batch_size: int = 32
+    rate: float | None = None
+    order: str = "region"
+
+    def __post_init__(self):
+        for name, value, known in (
+            ("crop", self.crop, CROPS),
+            ("views", self.views, VIEWS),
+            ("dtype", self.dtype, DTYPES),
+            ("order", self.order, ("region", "row")),
+        ):
+            if value not in known:
+                raise ValueError(f"{name}={value!r} must be one of {', '.join(known)}")
+        for name in ("image_size", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+
+    @property
+    def square(self) -> int:
+        """Pixels of the square that views are cut from."""
+        return int(self.image_size * TEN_CROP_SCALE) if self.views == "ten" else self.image_size
+
+    @property
+    def transforms(self) -> list[Transform]:
+        """From a Pillow image to that square."""
+        return CROPS[self.crop](self.square)
+
+
+def tokenize(
+    tokenizer: Tokenizer,
+    source: Source,
+    out: Path,
+    protocol: Protocol = Protocol(),
+    name: str = "",
+    device: torch.device | str = "cpu",
+    num_workers: int = 0,
+    max_unreadable: float = 0.01,
+    console: Console | None = None,
+) -> dict[str, Any]:
+    """Write the tokens of all images that are not there yet, then the index.
+
+    Under ``torch.distributed`` rank r of n writes every n-th shard; what is written does not depend on n.
+
+    Args:
+        tokenizer: The tokenizer; its head is folded.
+        source: The images.
+        out: A new folder, or that of an interrupted extraction of the same.
+        protocol: How images become tokens.
+        name: What the header calls the tokenizer.
+        device: Where the networks run.
+        num_workers: Processes that decode images, of each rank.
+        max_unreadable: The share of images that may be unreadable before the work is stopped.
+        console: For progress; None is silent.
+
+    Returns:
+        What ``index.json`` holds.
+
+    Raises:
+        ValueError: The tokenizer does not fit the protocol, or the folder holds something else.
+    """
+    rank, ranks = rank_and_size()
+    console = console or Console(quiet=True)
+    skipped = Skipped(max_unreadable, "--max-unreadable")
+    sha256, tokenizer = fingerprint(tokenizer), tokenizer.to(device).eval().fold()
+    header = header_of(tokenizer, sha256, protocol, source, name, torch.device(device))
+    plan = header.json() | {"source": source.identity(), "versions": reports.versions()}
+    begin(out, plan)
+    own = range(rank, source.parts, ranks)
+    finished = {number: note for number in own if (note := complete(out, number))}
+    missing = [number for number in own if number not in finished]
+    before = sum(note["images"] for note in finished.values())
+    if finished:
+        console.print(f"goes on after {before * ranks:,} images", highlight=False)
+    batches = PartBatches(
+        source, missing, protocol.batch_size, protocol.transforms, protocol.views, protocol.image_size
+    )
+    waiting = list(missing)  # shards that are not written yet, the first one being filled
+    tokens, labels, names, unreadable = [], [], [], []
+    began, done = time.monotonic(), before
+
+    def close_until(part: int | None) -> None:
+        """Write the shards before ``part``; all of them for None."""
+        while waiting and waiting[0] != part:
+            write_shard(out, waiting.pop(0), joined(tokens, header), labels, names, unreadable)
+            for held in (tokens, labels, names, unreadable):
+                held.clear()
+
+    with progress(console, "tokens", source.count, before * ranks) as advance, torch.inference_mode():
+        for batch in loaded(batches, num_workers, torch.device(device).type == "cuda"):
+            close_until(batch.part)
+            skipped.note(batch, None if source.count is None else -(-source.count // ranks))
+            if len(batch):
+                tokens.append(packed(quantized_views(tokenizer, batch.images, protocol, device), header))
+            labels += batch.labels
+            names += batch.names
+            unreadable += batch.skipped
+            done += len(batch)
+            advance(done * ranks if source.count is None else min(done * ranks, source.count))
+        close_until(None)
+    seconds = time.monotonic() - began
+    counts = from_all_ranks(done - before)  # every rank is through
+    if rank == 0:
+        finish(out, plan, source.parts)
+        rate = f", {sum(counts) / seconds:,.1f} images/s" if sum(counts) else ""
+        console.print(f"{said(out)}{rate}: {out}", highlight=False, soft_wrap=True)
+    from_all_ranks(None)  # the index is written
+    return read_json(out / INDEX)
+
+
+def header_of(
+    tokenizer: Tokenizer, sha256: str, protocol: Protocol, source: Source, name: str, device: torch.device
+) -> Header:
+    """The header of tokens to be made; what does not fit is refused."""
+    head, size = tokenizer.quantizer, protocol.image_size
+    grains = head.grains if isinstance(head, DynamicQuantizer) else None
+    if size % tokenizer.factor:
+        raise ValueError(f"--image-size={size} is not a multiple of the tokenizer's factor {tokenizer.factor}")
+    if protocol.rate is not None and (grains != 2 or not 0 <= protocol.rate <= 1):
+        raise ValueError(f"--rate={protocol.rate:g} must be a share in [0, 1], of a dynamic head of two grains")
+    with torch.inference_mode():  # also what the tokenizer cannot do at this size shows before the work
+        codes = tokenizer.quantize(torch.zeros(1, 3, size, size, device=device)).codes
+    return Header(
+        tokenizer=name,
+        tokenizer_sha256=sha256,
+        codebook_sizes=tuple(head.codebook_sizes),
+        factor=tokenizer.factor,
+        grid=(codes.shape[2], codes.shape[3]),
+        grains=grains,
+        order=None if grains is None else protocol.order,
+        rate=protocol.rate,
+        image_size=size,
+        crop=protocol.crop,
+        views=protocol.views,
+        ten_crop_size=protocol.square if protocol.views == "ten" else None,
+        dtype=protocol.dtype,
+        batch_size=protocol.batch_size,
+        device=device.type,
+        classes=source.classes,
+    )
+
+
+def quantized_views(
+    tokenizer: Tokenizer, images: Tensor, protocol: Protocol, device: torch.device | str
+) -> list[Quantized]:
+    """What the head makes of each view of uint8 images (b, v, 3, S, S), always in batches of one size.
+
+    A convolution's last digits depend on the size of its batch: a short one is filled up, so that an image's codes do
+    not depend on which images were unreadable or where a shard ends.
+    """
+    b, found = len(images), []
+    filler = images[-1:].expand(protocol.batch_size - b, -1, -1, -1, -1)
+    images = torch.cat([images, filler]).to(device, non_blocking=True)
+    for view in images.unbind(1):
+        with torch.autocast(torch.device(device).type, DTYPES[protocol.dtype], enabled=protocol.dtype != "float32"):
+            made = tokenizer.quantize(to_float(view), protocol.rate)
+        keep = None if made.keep is None else made.keep[:b]
+        found.append(made._replace(latent=made.latent[:b], codes=made.codes[:b], keep=keep))
+    return found
+
+
+def begin(out: Path, plan: dict[str, Any]) -> None:
+    """Make the folder, or see that what it holds is of the same extraction; on every rank alike.
+
+    Raises:
+        ValueError: It holds something else.
+    """
+    rank, _ = rank_and_size()
+    problem = None
+    if rank == 0:
+        try:
+            _begin(out, plan)
+        except (ValueError, OSError) as error:
+            problem = str(error)
+    problem = from_all_ranks(problem)[0]
+    if problem:
+        raise ValueError(problem)
+
+
+def _begin(out: Path, plan: dict[str, Any]) -> None:
+    for path in (out / INDEX, out / PARTIAL_INDEX):
+        if path.is_file():
+            former, here = read_json(path), reports.finite(_plain(plan))
+            differing = [key for key in here if former.get(key) != here[key]]
+            if differing:
+                raise ValueError(
+                    f"{out} holds other tokens: "
+                    + "; ".join(f"{key} is {former.get(key)!r} there and {here[key]!r} here"[:200] for key in differing)
+                )
+            if path.name == INDEX:  # finished before: damaged shards are written again
+                _unfinish(out, former)
+            return
+    if out.exists() and (not out.is_dir() or any(path.suffix != ".partial" for path in out.iterdir())):
+        raise ValueError(f"{out} exists already and holds something else")
+    out.mkdir(parents=True, exist_ok=True)
+    reports.write_json(plan, out / PARTIAL_INDEX)
+
+
+def _unfinish(out: Path, index: dict[str, Any]) -> None:
+    """Back to notes for each undamaged shard, as if only the index were missing."""
+    for number, note in enumerate(index["shards"]):
+        if undamaged(out, note["files"]):
+            reports.write_json(note, note_path(out, number))
+
+
+def finish(out: Path, plan: dict[str, Any], parts: int) -> None:
+    """Write the index, which means success, and remove the notes that it was made of."""
+    notes = [read_json(note_path(out, number)) for number in range(parts)]
+    totals = {"images": sum(note["images"] for note in notes), "unreadable": sum(len(n["unreadable"]) for n in notes)}
+    reports.write_json(plan | totals | {"shards": notes}, out / INDEX)
+    (out / PARTIAL_INDEX).unlink(missing_ok=True)
+    for number in range(parts):
+        note_path(out, number).unlink()
+
+
+def said(out: Path) -> str:
+    """What was written, in words."""
+    index = read_json(out / INDEX)
+    views = VIEWS[index["views"]]
+    shards = len(index["shards"])
+    return (
+        f"{index['images']:,} images"
+        + (f" in {views} views" if views > 1 else "")
+        + f", {shards:,} shard{'s' * (shards != 1)}"
+        + (f", {index['unreadable']:,} unreadable" if index["unreadable"] else "")
+    )
+
+
+def _plain(content: Any) -> Any:
+    """Content as JSON gives it back: tuples are lists."""
+    if isinstance(content, dict):
+        return {key: _plain(value) for key, value in content.items()}
+    return [_plain(value) for value in content] if isinstance(content, list | tuple) else content

@@ -1,0 +1,105 @@
+"""The images of a rank's parts as batches of views, decoded by several workers, in an order that never changes."""
+
+import signal
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from vistok.data.images import UnreadableImage, read_rgb
+from vistok.data.streams import worker_and_count
+from vistok.data.transforms import Transform, to_tensor
+from vistok.tokens.sources import Member, Source
+from vistok.tokens.views import VIEWS, views_of
+
+
+class ViewBatch(NamedTuple):
+    """Images of one part."""
+
+    part: int
+    images: Tensor  # (b, v, 3, S, S) uint8
+    names: list[str]
+    labels: list[int]
+    skipped: list[str]  # images that could not be read, and why
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+class PartBatches(IterableDataset):
+    """Batches of the parts in their order; every batch is of one part. Worker w of n decodes every n-th of them.
+
+    Args:
+        source: The images.
+        parts: Numbers of the parts.
+        batch_size: Images in a batch; the last of a part may have fewer.
+        transforms: To a square.
+        views: ``none``, ``flip`` or ``ten``.
+        image_size: Pixels of a view.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        parts: Sequence[int],
+        batch_size: int,
+        transforms: Sequence[Transform],
+        views: str,
+        image_size: int,
+    ):
+        self.source, self.parts, self.batch_size = source, list(parts), batch_size
+        self.transforms, self.views, self.image_size = list(transforms), views, image_size
+
+    def __iter__(self) -> Iterator[ViewBatch]:
+        worker, workers = worker_and_count()
+        number = 0
+        for part in self.parts:
+            members, problem = self.source.members(part), []
+            while True:
+                held: list[Member] = []
+                try:
+                    for member in islice(members, self.batch_size):
+                        held.append(member)  # one by one: they are kept where the next one fails
+                except UnreadableImage as error:
+                    problem = [str(error)]
+                if (held or problem) and number % workers == worker:
+                    yield self._batch(part, held, problem)
+                number += 1
+                if len(held) < self.batch_size:
+                    break
+
+    def _batch(self, part: int, members: Sequence[Member], skipped: list[str]) -> ViewBatch:
+        images, read = [], []
+        for member in members:
+            try:
+                image, rng = read_rgb(member.file), np.random.default_rng(0)
+                for transform in self.transforms:
+                    image = transform(image, rng)
+                images.append(views_of(to_tensor(image), self.views, self.image_size))
+                read.append(member)
+            except UnreadableImage as error:
+                skipped.append(f"{member.name}: {error}")
+        shape = (0, VIEWS[self.views], 3, self.image_size, self.image_size)
+        stacked = torch.stack(images) if images else torch.empty(shape, dtype=torch.uint8)
+        return ViewBatch(part, stacked, [m.name for m in read], [m.label for m in read], skipped)
+
+
+def loaded(batches: PartBatches, num_workers: int, pin_memory: bool) -> DataLoader:
+    """The same batches in the same order, read ahead by ``num_workers`` processes; 0 reads in this one."""
+    return DataLoader(
+        batches,
+        batch_size=None,
+        num_workers=num_workers,
+        worker_init_fn=_ignore_interrupt,
+        generator=torch.Generator(),
+        pin_memory=pin_memory,
+    )
+
+
+def _ignore_interrupt(worker: int) -> None:
+    """Ctrl-C reaches every process of the terminal; the main one ends its workers."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,0 +1,60 @@
+"""A picture of what tokens decode to: to see that they are of the right tokenizer, cut and order."""
+
+from collections.abc import Sequence
+
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from vistok.pictures import CAPTION, GAP, tiles
+from vistok.pixels import to_uint8
+from vistok.tokenizer import Tokenizer
+from vistok.tokens.store import TokenStore
+
+COLUMNS, LEAST = 8, 96  # images in a row; pixels of an image's side at least
+
+
+def sheet(store: TokenStore, tokenizer: Tokenizer, images: Sequence[int]) -> Image.Image:
+    """Some images, decoded: in rows of eight under their classes, or, where they have views, each with them in a row.
+
+    Args:
+        store: The tokens.
+        tokenizer: That made them.
+        images: Their indices.
+
+    Raises:
+        ValueError: It is not the tokenizer of these tokens.
+    """
+    store.header.check_tokenizer(tokenizer)
+    decoded = torch.cat(
+        [to_uint8(tokenizer.eval().detokenize(torch.from_numpy(store.codes(i)))) for i in images]
+    )  # (images · v, 3, H, W)
+    columns = COLUMNS if store.header.num_views == 1 else store.header.num_views
+    captions = [_caption(store, i) for i in images]
+    if store.header.num_views > 1:
+        captions = [text if view == 0 else "" for text in captions for view in range(store.header.num_views)]
+    return labelled_tiles(decoded, captions, columns)
+
+
+def labelled_tiles(images: torch.Tensor, captions: Sequence[str], columns: int) -> Image.Image:
+    """Images (n, 3, H, W) uint8 in rows, each under its caption; small ones are enlarged by a whole factor."""
+    height, width = images.shape[-2:]
+    factor = max(1, -(-LEAST // width))
+    size = (width * factor, height * factor)
+    rows = -(-len(images) // columns)
+    canvas = Image.new("RGB", (columns * (size[0] + GAP) + GAP, rows * (CAPTION + size[1]) + GAP), (255, 255, 255))
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=14)
+    for n, (picture, text) in enumerate(zip(tiles(images, size), captions, strict=True)):
+        left, top = GAP + n % columns * (size[0] + GAP), n // columns * (CAPTION + size[1])
+        while text and draw.textlength(text, font=font) > size[0]:
+            text = text[:-1]
+        draw.text((left, top + CAPTION // 2), text, fill=(40, 40, 40), font=font, anchor="lm")
+        canvas.paste(picture, (left, top + CAPTION))
+    return canvas
+
+
+def _caption(store: TokenStore, i: int) -> str:
+    """An image's class, or else the end of its name."""
+    label, classes = store.label(i), store.header.classes
+    if label < 0:
+        return store.names[i].rpartition("/")[2]
+    return classes[label] if classes and label < len(classes) else f"class {label}"

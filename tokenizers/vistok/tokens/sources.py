@@ -1,0 +1,146 @@
+"""Images with their labels in numbered parts; each part becomes one shard of tokens, by whichever rank."""
+
+import io
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from vistok.convert import INDEX as CONVERTED
+from vistok.data.image_folder import list_images
+from vistok.data.tars import expand, labelled_images_in, shard_name
+
+UNLABELLED = -1
+
+
+class Member(NamedTuple):
+    """One image that is not decoded yet."""
+
+    name: str
+    label: int  # UNLABELLED where there is none
+    file: Path | BinaryIO
+
+
+class Source(ABC):
+    """Images in parts.
+
+    Attributes:
+        about: Where they come from, for messages.
+        parts: Their number.
+        count: Images in all; None where only reading them tells.
+        classes: The names of the labels, where they are known.
+    """
+
+    about: str
+    parts: int
+    count: int | None
+    classes: tuple[str, ...] | None
+
+    @abstractmethod
+    def members(self, part: int) -> Iterator[Member]:
+        """The images of a part, in an order that never changes.
+
+        Raises:
+            UnreadableImage: The rest of the part cannot be read.
+        """
+
+    @abstractmethod
+    def identity(self) -> dict[str, Any]:
+        """What tells these images from others, for the header."""
+
+
+class FolderSource(Source):
+    """All images below a folder, sorted by their paths, ``per_shard`` in each part.
+
+    Where every image lies in a subfolder, the first folders are the classes, numbered in sorted order as torchvision's
+    ``ImageFolder`` does.
+
+    Args:
+        root: The folder.
+        per_shard: Images in a part; the last may have fewer.
+
+    Raises:
+        ValueError: It has no images, or a split that must be chosen from.
+    """
+
+    def __init__(self, root: Path, per_shard: int):
+        if (root / "train").is_dir() and (root / "val").is_dir():
+            raise ValueError(f"{root} has the subfolders train and val: name one of them")
+        self.root, self.files, self.per_shard = root, list_images(root), per_shard
+        if not self.files:
+            raise ValueError(f"{root}: no images found")
+        self.about, self.count, self.parts = str(root), len(self.files), -(-len(self.files) // per_shard)
+        folders = [name.partition("/")[0] if "/" in name else None for name in self.files]
+        labelled = None not in folders
+        self.classes = tuple(sorted(set(folders))) if labelled else None
+        self.numbers = {name: i for i, name in enumerate(self.classes or ())}
+
+    def members(self, part: int) -> Iterator[Member]:
+        first = part * self.per_shard
+        for name in self.files[first : first + self.per_shard]:
+            yield Member(name, self.numbers.get(name.partition("/")[0], UNLABELLED), self.root / name)
+
+    def identity(self) -> dict[str, Any]:
+        from vistok.evaluation.running import names_hash
+
+        return {
+            "kind": "folder",
+            "images": self.count,
+            "sha256_of_names": names_hash(self.files),
+            "per_shard": self.per_shard,
+        }
+
+
+class TarSource(Source):
+    """Webdataset tars, each one a part; ``KEY.cls`` beside an image is its label in digits.
+
+    Names of classes are taken from the ``index.json`` of ``vistok.convert`` beside the first tar, where there is one.
+
+    Args:
+        urls: As ``data.urls`` of training takes them.
+    """
+
+    def __init__(self, urls: Sequence[str]):
+        self.urls = expand(list(urls), "DATA")
+        self.about, self.parts, self.count = ", ".join(urls), len(self.urls), None
+        index = Path(self.urls[0]).parent / CONVERTED
+        classes = json.loads(index.read_text()).get("classes") if index.is_file() else None
+        self.classes = None if classes is None else tuple(classes)
+
+    def members(self, part: int) -> Iterator[Member]:
+        url = self.urls[part]
+        for name, data, label in labelled_images_in(url):
+            yield Member(f"{shard_name(url)}:{name}", self._label(url, name, label), io.BytesIO(data))
+
+    def _label(self, url: str, name: str, digits: bytes | None) -> int:
+        if digits is None:
+            return UNLABELLED
+        try:
+            label = int(digits)
+        except ValueError as error:
+            raise ValueError(f"{url}: the label of {name} is {digits[:40]!r}, not a number") from error
+        if not 0 <= label < 2**31 or (self.classes is not None and label >= len(self.classes)):
+            known = f", but there are {len(self.classes)} classes" if self.classes else ""
+            raise ValueError(f"{url}: the label of {name} is {label}{known}")
+        return label
+
+    def identity(self) -> dict[str, Any]:
+        return {"kind": "tars", "shards": [shard_name(url) for url in self.urls]}
+
+
+def open_source(data: Sequence[str], per_shard: int) -> Source:
+    """What the user named: one folder of images, or tars.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    folders = [name for name in data if Path(name).expanduser().is_dir()]
+    if folders and len(data) > 1:
+        raise ValueError(f"DATA is one folder or several tars, not {' '.join(data)}")
+    if folders:
+        return FolderSource(Path(folders[0]).expanduser(), per_shard)
+    npz = [name for name in data if name.endswith(".npz")]
+    if npz:
+        raise ValueError(f"{npz[0]} is an .npz file: python -m vistok convert {npz[0]} SHARDS makes tars of it")
+    return TarSource(data)

@@ -1,0 +1,235 @@
+"""Tokens on disk, read through memory maps: nothing is loaded before it is asked for."""
+
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vistok.quantizers.sequences import Sequences, content_special, position_special
+from vistok.tokenizer import Tokenizer
+from vistok.tokens.header import INDEX, Header, read_json
+from vistok.tokens.shards import shard_files, undamaged
+
+
+class Ragged(NamedTuple):
+    """One view of an image by a dynamic head; of each grain, coarsest first."""
+
+    tokens: list[np.ndarray]  # (length, k)
+    positions: list[np.ndarray]  # (length,) raster index in the grain's own grid
+
+
+class TokenStore:
+    """What ``python -m vistok tokenize`` wrote.
+
+    Args:
+        folder: With ``index.json`` and the shards.
+
+    Attributes:
+        header: What the tokens are of.
+        index: All that ``index.json`` holds.
+
+    Raises:
+        ValueError: The folder holds no complete tokens, or an array has not the shape that the header says.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        path = self.folder / INDEX
+        if not path.is_file() and (self.folder / f"{INDEX}.partial").is_file():
+            raise ValueError(f"{self.folder} is not complete: the command that makes it goes on where it was")
+        self.index: dict[str, Any] = read_json(path)
+        self.header = Header.of(self.index, path)
+        shards = self.index.get("shards")
+        if not isinstance(shards, list) or not shards:
+            raise ValueError(f"{path} lists no shards")
+        self.shards = [_Shard(self.folder, number, note, self.header) for number, note in enumerate(shards)]
+        self.starts = np.cumsum([0, *(shard.images for shard in self.shards)])
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return int(self.starts[-1])
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        """The label of every image (n,) int64; -1 where there is none."""
+        return np.concatenate([np.asarray(shard.labels) for shard in self.shards])
+
+    @cached_property
+    def names(self) -> list[str]:
+        """The name of every image."""
+        return [name for shard in self.shards for name in shard.names()]
+
+    def label(self, i: int) -> int:
+        """The label of the i-th image; -1 where there is none."""
+        shard, at = self._find(i)
+        return int(shard.labels[at])
+
+    def view(self, i: int, view: int = 0) -> tuple[np.ndarray, np.ndarray]:
+        """One view of the i-th image: codes (k, h, w) int64, and which positions are tokens (h, w) bool.
+
+        Of a dynamic head the code of a coarse cell is at all its positions; all others have a token at each.
+        """
+        shard, at = self._find(i)
+        if not 0 <= view < self.header.num_views:
+            raise IndexError(f"view {view} of {self.header.num_views}")
+        if self.header.grains is None:
+            return shard.tokens[at, view].astype(np.int64), np.ones(self.header.grid, dtype=bool)
+        return spread(self.header, shard.ragged(at, view))
+
+    def codes(self, i: int) -> np.ndarray:
+        """All views of the i-th image: (v, k, h, w) int64."""
+        return np.stack([self.view(i, view)[0] for view in range(self.header.num_views)])
+
+    def ragged(self, i: int, view: int = 0) -> Ragged:
+        """The sequences of one view by a dynamic head.
+
+        Raises:
+            ValueError: The head has a token at every position.
+        """
+        if self.header.grains is None:
+            raise ValueError(f"{self.folder} is not of a dynamic head: its tokens are grids, of which codes() is one")
+        shard, at = self._find(i)
+        return shard.ragged(at, view)
+
+    def sequences(self, images: Sequence[int], view: int = 0, codebook: int = 0) -> Sequences:
+        """A batch of a dynamic head's sequences with EOS and padding, as ``sequences.pack`` gives them."""
+        own = [self.ragged(i, view) for i in images]
+        grains = range(self.header.grains)
+        content = content_special(self.header.codebook_sizes[codebook])
+        place = position_special(self.header.grid, self.header.grains)
+        return Sequences(
+            tuple(_padded([one.tokens[g][:, codebook] for one in own], content) for g in grains),
+            tuple(_padded([one.positions[g] for one in own], place[g]) for g in grains),
+        )
+
+    def decode(self, tokenizer: Tokenizer, codes: Tensor) -> Tensor:
+        """Codes (b, k, h, w), these or a generator's, to images (b, 3, H, W) in [-1, 1].
+
+        Raises:
+            ValueError: It is not the tokenizer of these tokens, or a code is out of range.
+        """
+        self.header.check_tokenizer(tokenizer)
+        return tokenizer.detokenize(codes)
+
+    def verify(self) -> Iterator[int]:
+        """Read every file again; gives the number of images seen so far after each shard.
+
+        Raises:
+            ValueError: A file is not what was written, or a code is not in its codebook.
+        """
+        sizes = np.array(self.header.codebook_sizes)
+        for number, shard in enumerate(self.shards):
+            if not undamaged(self.folder, shard.note["files"]):
+                raise ValueError(f"shard {number} of {self.folder} is damaged: run the command that made it again")
+            axis = 2 if self.header.grains is None else 1
+            if shard.tokens.size:
+                largest = np.moveaxis(shard.tokens, axis, 0).reshape(len(sizes), -1).max(1)
+                if (largest >= sizes).any():
+                    raise ValueError(f"shard {number} of {self.folder} holds codes up to {largest.tolist()}: of "
+                                     f"codebooks of {sizes.tolist()}")  # fmt: skip
+            yield int(self.starts[number + 1])
+
+    def _find(self, i: int) -> tuple["_Shard", int]:
+        if not 0 <= i < len(self):
+            raise IndexError(f"image {i} of {len(self)}")
+        number = int(np.searchsorted(self.starts, i, side="right")) - 1
+        return self.shards[number], i - int(self.starts[number])
+
+
+def spread(header: Header, ragged: Ragged) -> tuple[np.ndarray, np.ndarray]:
+    """Sequences of a dynamic head on its fine grid: codes (k, h, w) int64 and keep (h, w) bool."""
+    h, w = header.grid
+    codes = np.zeros((len(header.codebook_sizes), h, w), dtype=np.int64)
+    keep = np.zeros((h, w), dtype=bool)
+    for grain, (tokens, positions) in enumerate(zip(*ragged, strict=True)):
+        side = 2 ** (header.grains - 1 - grain)
+        y, x = np.divmod(positions.astype(np.int64), w // side)
+        cells = codes.reshape(-1, h // side, side, w // side, side)
+        cells[:, y, :, x, :] = tokens[:, :, None, None]  # (length, k, side, side)
+        keep[y * side, x * side] = True
+    return codes, keep
+
+
+class _Shard:
+    """The files of one shard, mapped when they are first used in a process."""
+
+    def __init__(self, folder: Path, number: int, note: Any, header: Header):
+        self.folder, self.number, self.header, self.note = folder, number, header, note
+        kinds = shard_files(number, header.grains is not None)
+        try:
+            self.images = note["images"]
+            listed = {kind: own["name"] for kind, own in note["files"].items()}
+        except (TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"{folder / INDEX}: the entry of shard {number} lacks {error}") from error
+        if listed != kinds or not isinstance(self.images, int) or self.images < 0:
+            raise ValueError(f"{folder / INDEX}: the entry of shard {number} has the files {listed}, not {kinds}")
+        self.files = kinds
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is mapped, for a loader's workers."""
+        kept = ("folder", "number", "header", "note", "images", "files")
+        return {name: self.__dict__[name] for name in kept}
+
+    @cached_property
+    def tokens(self) -> np.ndarray:
+        header, k = self.header, len(self.header.codebook_sizes)
+        if header.grains is None:
+            return self._map("tokens", (self.images, header.num_views, k, *header.grid), header.dtype_on_disk)
+        return self._map("tokens", (int(self.offsets[-1]), k), header.dtype_on_disk)
+
+    @cached_property
+    def positions(self) -> np.ndarray:
+        return self._map(
+            "positions", (int(self.offsets[-1]),), "uint16" if self.header.positions <= 2**16 else "uint32"
+        )
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        return self._map("lengths", (self.images, self.header.num_views, self.header.grains), "uint32")
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        return self._map("labels", (self.images,), "int64")
+
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        """Where each view's tokens begin, and the end of the last."""
+        return np.concatenate([[0], np.cumsum(np.asarray(self.lengths, dtype=np.int64).sum(-1).ravel())])
+
+    def names(self) -> list[str]:
+        names = read_json(self.folder / self.files["names"])
+        if not isinstance(names, list) or len(names) != self.images:
+            raise ValueError(f"{self.folder / self.files['names']} does not hold {self.images} names")
+        return names
+
+    def ragged(self, at: int, view: int) -> Ragged:
+        if not 0 <= view < self.header.num_views:
+            raise IndexError(f"view {view} of {self.header.num_views}")
+        first = self.offsets[at * self.header.num_views + view]
+        bounds = first + np.concatenate([[0], np.cumsum(self.lengths[at, view].astype(np.int64))])
+        pieces = list(zip(bounds[:-1], bounds[1:], strict=True))
+        return Ragged([self.tokens[a:b] for a, b in pieces], [self.positions[a:b] for a, b in pieces])
+
+    def _map(self, kind: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+        path = self.folder / self.files[kind]
+        try:  # numpy cannot map an array without elements
+            array = np.load(path, mmap_mode="r" if np.prod(shape) else None, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise ValueError(f"{path} cannot be read as an array: {error}") from error
+        if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != np.dtype(dtype):
+            found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
+            raise ValueError(f"{path} holds {found}, but by {INDEX} it is {dtype} {shape}")
+        return array
+
+
+def _padded(rows: Sequence[np.ndarray], special: Any) -> Tensor:
+    """Rows of ids, each with EOS after its last, as (b, longest + 1) int64."""
+    out = torch.full((len(rows), 1 + max(map(len, rows), default=0)), special.pad, dtype=torch.int64)
+    for row, ids in zip(out, rows, strict=True):
+        row[: len(ids)] = torch.from_numpy(ids.astype(np.int64))
+        row[len(ids)] = special.eos
+    return out
