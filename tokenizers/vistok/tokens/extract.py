@@ -103,7 +103,7 @@ def tokenize(
         console: For progress; None is silent.
 
     Returns:
-        What ``index.json`` holds.
+        What ``index.json`` holds; on ranks other than 0 an empty dict.
 
     Raises:
         ValueError: The tokenizer does not fit the protocol, or the folder holds something else.
@@ -154,7 +154,7 @@ def tokenize(
         rate = f", {sum(counts) / seconds:,.1f} images/s" if sum(counts) else ""
         console.print(f"{said(out)}{rate}: {out}", highlight=False, soft_wrap=True)
     from_all_ranks(None)  # the index is written
-    return read_json(out / INDEX)
+    return read_json(out / INDEX) if rank == 0 else {}
 
 
 def header_of(

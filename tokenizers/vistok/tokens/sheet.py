@@ -14,7 +14,7 @@ COLUMNS, LEAST = 8, 96  # images in a row; pixels of an image's side at least
 
 
 def sheet(store: TokenStore, tokenizer: Tokenizer, images: Sequence[int]) -> Image.Image:
-    """Some images, decoded: in rows of eight under their classes, or, where they have views, each with them in a row.
+    """Some images, decoded, under their classes, the views of each side by side.
 
     Args:
         store: The tokens.
@@ -28,11 +28,9 @@ def sheet(store: TokenStore, tokenizer: Tokenizer, images: Sequence[int]) -> Ima
     decoded = torch.cat(
         [to_uint8(tokenizer.eval().detokenize(torch.from_numpy(store.codes(i)))) for i in images]
     )  # (images · v, 3, H, W)
-    columns = COLUMNS if store.header.num_views == 1 else store.header.num_views
-    captions = [_caption(store, i) for i in images]
-    if store.header.num_views > 1:
-        captions = [text if view == 0 else "" for text in captions for view in range(store.header.num_views)]
-    return labelled_tiles(decoded, captions, columns)
+    views = store.header.num_views
+    captions = [_caption(store, i) if view == 0 else "" for i in images for view in range(views)]
+    return labelled_tiles(decoded, captions, max(1, COLUMNS // views) * views)
 
 
 def labelled_tiles(images: torch.Tensor, captions: Sequence[str], columns: int) -> Image.Image:

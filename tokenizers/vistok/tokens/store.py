@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vistok.quantizers.sequences import Sequences, content_special, position_special
 from vistok.tokenizer import Tokenizer
+from vistok.tokens.arrays import read_array
 from vistok.tokens.header import INDEX, Header, read_json
 from vistok.tokens.shards import shard_files, undamaged
 
@@ -216,13 +217,9 @@ class _Shard:
 
     def _map(self, kind: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
         path = self.folder / self.files[kind]
-        try:  # numpy cannot map an array without elements
-            array = np.load(path, mmap_mode="r" if np.prod(shape) else None, allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise ValueError(f"{path} cannot be read as an array: {error}") from error
-        if not isinstance(array, np.ndarray) or array.shape != shape or array.dtype != np.dtype(dtype):
-            found = f"{array.dtype} {array.shape}" if isinstance(array, np.ndarray) else type(array).__name__
-            raise ValueError(f"{path} holds {found}, but by {INDEX} it is {dtype} {shape}")
+        array = read_array(path, str(path), mapped=bool(np.prod(shape)))  # numpy cannot map one without elements
+        if array.shape != shape or array.dtype != np.dtype(dtype):
+            raise ValueError(f"{path} holds {array.dtype} {array.shape}, but by {INDEX} it is {dtype} {shape}")
         return array
 
 

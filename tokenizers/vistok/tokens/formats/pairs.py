@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from vistok.tokens.arrays import read_array
 from vistok.tokens.formats.base import (
     Advance,
     Record,
@@ -119,18 +120,11 @@ def _read(folder: Path, form: str, header: Header | None) -> Iterator[Record]:
     if endings is None:
         raise ValueError(f"{folder}: fqgan has 2 or 3 codebooks, not {k}")
     for i in range(len(list(labels_folder.glob("*.npy")))):
-        parts = [_array(codes_folder / f"{i}{ending}.npy") for ending in endings]
-        label = _array(labels_folder / f"{i}.npy")
-        where = str(codes_folder / f"{i}{endings[0]}.npy")
+        where, *others = (codes_folder / f"{i}{ending}.npy" for ending in endings)
+        parts = [read_array(path, str(path)) for path in (where, *others)]
+        label = read_array(labels_folder / f"{i}.npy", str(labels_folder / f"{i}.npy"))
         if any(part.ndim != 3 or len(part) != 1 or part.shape != parts[0].shape for part in parts):
             raise ValueError(f"{where}: the shapes are {[part.shape for part in parts]}, not (1, views, tokens)")
         ids = parts[0][0] if form == "llamagen" else np.stack([part[0] for part in parts], axis=-1)
         yield Record(int(label.reshape(-1)[0]), codes_of(ids, header, "interleaved" if form == "llamagen" else "paired",
                                                          where))  # fmt: skip
-
-
-def _array(path: Path) -> np.ndarray:
-    try:
-        return np.load(path, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{path} cannot be read as an array: {error}") from error

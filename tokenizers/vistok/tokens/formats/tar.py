@@ -15,6 +15,7 @@ from rich.console import Console
 from vistok.convert import INDEX, Source, convert
 from vistok.data.images import UnreadableImage
 from vistok.data.tars import members_in
+from vistok.tokens.arrays import read_array
 from vistok.tokens.formats.base import (
     Advance,
     Record,
@@ -98,7 +99,7 @@ def read_webdataset(folder: Path, header: Header | None = None) -> Iterator[Reco
             try:
                 views.append(_plain(sample))
                 label = int(sample[".cls"])
-            except (KeyError, ValueError, EOFError) as error:
+            except (KeyError, ValueError) as error:
                 raise ValueError(f"{folder / tar['name']}: the sample {key} is damaged: {error}") from error
             if len(views) == header.num_views:
                 yield record_of(label, views, header, layout, f"{folder / tar['name']}: {key}")
@@ -124,11 +125,11 @@ def _samples(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
 
 def _plain(sample: dict[str, bytes]) -> dict[str, Any]:
     """A sample in the form of a line of JSON."""
-    tokens = _array(sample[".token.npy"])
+    tokens = read_array(sample[".token.npy"], "token.npy")
     if ".length.npy" not in sample:
         return {"tokens": tokens}
-    ends = np.cumsum(_array(sample[".length.npy"]))[:-1]
-    positions = _array(sample[".position.npy"])
+    ends = np.cumsum(read_array(sample[".length.npy"], "length.npy"))[:-1]
+    positions = read_array(sample[".position.npy"], "position.npy")
     return {"tokens": np.split(tokens, ends), "positions": np.split(positions, ends)}
 
 
@@ -136,7 +137,3 @@ def _bytes(array: np.ndarray) -> bytes:
     file = io.BytesIO()
     np.save(file, array, allow_pickle=False)
     return file.getvalue()
-
-
-def _array(data: bytes) -> np.ndarray:
-    return np.load(io.BytesIO(data), allow_pickle=False)
