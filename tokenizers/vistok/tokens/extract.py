@@ -14,13 +14,12 @@ from vistok.data.skipped import Skipped
 from vistok.data.transforms import Transform
 from vistok.evaluation.geometry import CROPS
 from vistok.evaluation.progress import progress
-from vistok.evaluation.running import fingerprint
 from vistok.pixels import to_float
 from vistok.quantizers import DynamicQuantizer
 from vistok.quantizers.base import Quantized
 from vistok.ranks import from_all_ranks, rank_and_size
 from vistok.tokenizer import Tokenizer
-from vistok.tokens.header import INDEX, Header, read_json
+from vistok.tokens.header import INDEX, Header, read_json, sha256_of_weights
 from vistok.tokens.loading import PartBatches, loaded
 from vistok.tokens.shards import complete, joined, note_path, packed, undamaged, write_shard
 from vistok.tokens.sources import Source
@@ -111,7 +110,7 @@ def tokenize(
     rank, ranks = rank_and_size()
     console = console or Console(quiet=True)
     skipped = Skipped(max_unreadable, "--max-unreadable")
-    sha256, tokenizer = fingerprint(tokenizer), tokenizer.to(device).eval().fold()
+    sha256, tokenizer = sha256_of_weights(tokenizer), tokenizer.to(device).eval().fold()
     header = header_of(tokenizer, sha256, protocol, source, name, torch.device(device))
     plan = header.json() | {"source": source.identity(), "versions": reports.versions()}
     begin(out, plan)

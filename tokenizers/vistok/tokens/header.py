@@ -1,11 +1,13 @@
 """What tokens are of: the tokenizer, its grid and vocabulary, and how images were cut; JSON beside the arrays."""
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from vistok.evaluation.running import fingerprint
+import torch
+
 from vistok.tokenizer import Tokenizer
 from vistok.tokens.views import VIEWS
 
@@ -19,7 +21,7 @@ class Header:
 
     Attributes:
         tokenizer: What the user called it.
-        tokenizer_sha256: Of its structure and weights.
+        tokenizer_sha256: Of its weights, by ``sha256_of_weights``.
         codebook_sizes: Codewords in each of the k codebooks.
         factor: Pixels along each side of a position.
         grid: Positions (h, w) of an image.
@@ -65,8 +67,9 @@ class Header:
 
     @property
     def dtype_on_disk(self) -> str:
-        """``uint16`` where every code fits, else ``uint32``."""
-        return "uint16" if max(self.codebook_sizes) <= 2**16 else "uint32"
+        """``uint16`` where every code fits, else ``uint32``, else ``uint64`` (binary codes of more than 32 bits)."""
+        largest = max(self.codebook_sizes)
+        return "uint16" if largest <= 2**16 else "uint32" if largest <= 2**32 else "uint64"
 
     @property
     def positions_dtype(self) -> str:
@@ -111,7 +114,7 @@ class Header:
 
     def check_tokenizer(self, tokenizer: Tokenizer) -> None:
         """Refuse a tokenizer that did not make these tokens: the same ids would be other pictures."""
-        sha256 = fingerprint(tokenizer)
+        sha256 = sha256_of_weights(tokenizer)
         if sha256 != self.tokenizer_sha256:
             raise ValueError(
                 f"these tokens are of {self.tokenizer} with the sha256 {self.tokenizer_sha256[:16]}..., but the "
@@ -122,7 +125,7 @@ class Header:
         """Refuse values that cannot be."""
         counts = (*self.codebook_sizes, *self.grid, self.factor, self.image_size, self.batch_size)
         wrong = [value for value in counts if not isinstance(value, int) or isinstance(value, bool) or value < 1]
-        if wrong or not self.codebook_sizes or len(self.grid) != 2 or max(counts) > 2**32:
+        if wrong or not self.codebook_sizes or len(self.grid) != 2 or max(counts) > 2**62:
             raise ValueError(
                 f"{path} has codebook_sizes={list(self.codebook_sizes)}, grid={list(self.grid)}, factor={self.factor}, "
                 f"image_size={self.image_size}, batch_size={self.batch_size}: all must be whole numbers above 0"
@@ -133,6 +136,15 @@ class Header:
             raise ValueError(f"{path} has grains={self.grains!r} in the order {self.order!r}")
         if not isinstance(self.tokenizer_sha256, str) or len(self.tokenizer_sha256) != 64:
             raise ValueError(f"{path} has tokenizer_sha256={self.tokenizer_sha256!r}, which is no sha256")
+
+
+def sha256_of_weights(tokenizer: Tokenizer) -> str:
+    """SHA-256 of the names and values of a tokenizer's weights: the same on any device and in later versions."""
+    sha = hashlib.sha256()
+    for name, tensor in sorted(tokenizer.state_dict().items()):
+        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        sha.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
 
 
 def read_json(path: Path) -> Any:
