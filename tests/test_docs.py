@@ -49,10 +49,12 @@ def test_conversion_commands_are_understood(command):
     convert.parser().parse_args(shlex.split(command, comments=True)[3:])
 
 
-@pytest.mark.parametrize("name", ["inspect", "export", "reduce", "codec", "conceal", "compress", "decompress"])
+@pytest.mark.parametrize(
+    "name", ["inspect", "export", "reduce", "codec", "conceal", "compress", "decompress", "tokenize", "tokens"]
+)
 def test_other_commands_are_understood(name):
     parser = import_module(COMMANDS[name][0]).parser()
-    for line in commands(f"python -m vistok {name}"):
+    for line in commands(f"python -m vistok {name} "):
         parser.parse_args(shlex.split(line.values[0], comments=True)[4:])
 
 

@@ -47,11 +47,12 @@ class Views(Source):
     def members(self, n: int) -> dict[str, bytes]:
         i, view = divmod(n, self.views)
         header = self.store.header
+        dtype = np.int32 if sum(header.codebook_sizes) <= 2**31 else np.int64
         if header.grains is None:
-            arrays = {"token": ids_of(self.store.view(i, view)[0], header, self.layout).astype(np.int32)}
+            arrays = {"token": ids_of(self.store.view(i, view)[0], header, self.layout).astype(dtype)}
         else:
             ragged = self.store.ragged(i, view)
-            tokens = np.concatenate(ragged.tokens).astype(np.int32)
+            tokens = np.concatenate(ragged.tokens).astype(dtype)
             arrays = {
                 "token": tokens[:, 0] if len(header.codebook_sizes) == 1 else tokens,
                 "position": np.concatenate(ragged.positions).astype(np.int32),
