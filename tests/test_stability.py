@@ -20,6 +20,12 @@ def load(script):
     return module
 
 
+@pytest.fixture(autouse=True)
+def beside_each_other(monkeypatch):
+    """As when one of the scripts is run, what they share can be imported."""
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+
+
 @pytest.fixture
 def reference(tmp_path):
     path = tmp_path / "reference.csv"
@@ -116,7 +122,8 @@ def test_the_comparison_of_adversaries_runs(tmp_path):
     script = load("adversaries")
     words = ["trainer=debug", "backbone.encoder.channels=8", "codebook_size=16", "latent_dim=4"]
     names = ["L2 alone", "StyleGAN2, R1", "ST-LPIPS"]
-    arguments = script.parser().parse_args([*names, "--updates", "5", "--stlpips", str(tmp_path / "nothing.pth")])
+    missing = f"ST-LPIPS={tmp_path / 'nothing.pth'}"
+    arguments = script.parser().parse_args([*names, "--updates", "5", "--weights", missing])
     script.main(arguments, words, tmp_path / "runs")
     table = (tmp_path / "runs" / "table.md").read_text().splitlines()
     assert [line.split(" | ")[0] for line in table[2:]] == [f"| {name}" for name in names]
@@ -132,5 +139,12 @@ def test_every_run_of_the_comparison_composes(compose):
     for words in script.RUNS.values():
         config = compose("train", "trainer=debug", *words)
         assert set(config.loss.image_losses) <= set(config.loss.weights)
+    with_weights = {name: script.weights(name, "FILE") for name in ("LPIPS-VGG", "ST-LPIPS", "MobileNetV2 layers")}
+    assert [word.split(".")[2] for word in with_weights.values()] == ["lpips", "stlpips", "features"]
+    for name, word in with_weights.items():
+        losses = compose("train", "trainer=debug", *script.RUNS[name], word).loss.image_losses
+        assert "FILE" in [loss.get("weights") for loss in losses.values()]
+    with pytest.raises(ValueError, match="--weights L2 alone=FILE: this run has no perceptual network"):
+        script.weights("L2 alone", "FILE")
     folders = {script.folder_of(name, Path("runs")) for name in script.RUNS}
     assert len(folders) == len(script.RUNS)

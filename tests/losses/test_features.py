@@ -4,6 +4,8 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from torchvision import models
+from torchvision.transforms.functional import normalize
 
 from vistok.losses import FeatureLoss
 from vistok.losses.features import distance
@@ -64,3 +66,31 @@ def test_weights_from_a_file(tmp_path):
 def test_no_such_stage(stages):
     with pytest.raises(ValueError, match=r"stages must be in 0, ..., 4 for resnet10t"):
         FeatureLoss("resnet10t", "random", stages=stages)
+
+
+def test_layers_of_a_torchvision_network(tmp_path):
+    """Its own layers on images as torchvision prepares them, from a file; nothing is overwritten."""
+    torch.manual_seed(0)
+    network = models.squeezenet1_1().eval()
+    torch.save(network.state_dict(), tmp_path / "squeezenet.pth")
+    loss = FeatureLoss("squeezenet1_1", tmp_path / "squeezenet.pth", stages=[0, 4], size=None, library="torchvision")
+    a, b = torch.rand(2, 2, 3, 64, 64) * 2 - 1
+    prepared = normalize((a + 1) / 2, timm.data.IMAGENET_DEFAULT_MEAN, timm.data.IMAGENET_DEFAULT_STD)
+    first = F.conv2d(prepared, network.features[0].weight, network.features[0].bias, stride=2)
+    assert first.min() < 0  # the ReLU behind works in place in torchvision's networks
+    maps = loss.features(a)
+    torch.testing.assert_close(maps[0], first)
+    torch.testing.assert_close(maps[1], network.features[:5](prepared))
+    expected = sum(distance(u, v).mean() for u, v in zip(maps, loss.features(b), strict=True)) / 2
+    torch.testing.assert_close(loss(a, b), expected)
+
+
+@pytest.mark.parametrize("arguments, message", [
+    ({"stages": [13]}, r"stages must be in 0, ..., 12 for squeezenet1_1"),
+    ({"stages": None}, "stages=null compares logits, which torchvision's networks are not read for"),
+    ({"model": "vit_b_16", "stages": [0]}, "no convnet with `features`; timm may have it"),
+    ({"library": "keras"}, "library must be one of timm, torchvision, not 'keras'"),
+])  # fmt: skip
+def test_what_torchvision_does_not_have(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        FeatureLoss(**{"model": "squeezenet1_1", "weights": "random", "library": "torchvision"} | arguments)
