@@ -115,6 +115,8 @@ def test_a_resumed_run_ends_as_one_without_a_break(train, tmp_path, overrides):
     (["image_size=30"], "image_size=30 is not a multiple of the tokenizer's factor 8"),
     (["~loss.weights.l2", "+loss.weights.l1=1"], r"without a weight: \['l2'\]; without a term: \['l1'\]"),
     (["debug=false"], "weights=random trains on meaningless losses"),
+    (["debug=false", "weights=pretrained", "loss=fqgan_dual", "loss.latent_losses.semantic.teacher.weights=random"],
+     "loss.latent_losses.semantic.teacher.weights=random trains on meaningless losses"),
     (["trainer.precision=16-mixed"], "trainer.precision=16-mixed is not supported"),
     (["updates=0"], "updates must be at least 1, not 0"),
     (["tokenizer.from_latent.out_channels=48"], "from_latent maps 4 to 48 channels"),

@@ -166,8 +166,8 @@ def instantiate(node: DictConfig) -> Any:
 def _check_config(config: DictConfig) -> None:
     """What can be seen to be wrong from the config alone."""
     refuse_missing(config)
-    if config.weights == "random" and not config.debug:
-        raise ValueError("weights=random trains on meaningless losses: it is for trainer=debug only")
+    for name in () if config.debug else random_weights({"weights": config.weights, "loss": config.loss}):
+        raise ValueError(f"{name}=random trains on meaningless losses: it is for trainer=debug only")
     if "16" in str(config.trainer.precision) and "bf16" not in str(config.trainer.precision):
         raise ValueError(f"trainer.precision={config.trainer.precision} is not supported: use bf16-mixed or 32-true")
     if config.trainable not in ("all", "codebook"):
@@ -177,6 +177,17 @@ def _check_config(config: DictConfig) -> None:
     for name in ("updates", "batch_size", "accumulate", "val_every", "log_every", "save_every", "keep_checkpoints"):
         if config[name] is not None and config[name] < 1:
             raise ValueError(f"{name} must be at least 1, not {config[name]}")
+
+
+def random_weights(node: Any, path: str = "") -> list[str]:
+    """The dotted paths of all that is called ``weights`` in nested mappings and is ``random``."""
+    if not isinstance(node, dict | DictConfig):
+        return []
+    found = []
+    for name, value in node.items():
+        own = f"{path}.{name}" if path else name
+        found += [own] if name == "weights" and value == "random" else random_weights(value, own)
+    return found
 
 
 def _check_hardware(config: DictConfig) -> None:
