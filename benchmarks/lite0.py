@@ -25,7 +25,7 @@ def renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
     for (name, own), (other, theirs) in zip(wanted.items(), state.items(), strict=True):
         if own.shape != theirs.shape or name.rpartition(".")[2] != other.rpartition(".")[2]:
             raise ValueError(f"{other} {tuple(theirs.shape)} stands where {name} {tuple(own.shape)} is expected")
-    return {name: theirs.to(own.dtype) for (name, own), theirs in zip(wanted.items(), state.values(), strict=True)}
+    return {name: theirs.to(own.dtype).contiguous() for (name, own), theirs in zip(wanted.items(), state.values(), strict=True)}
 
 
 if __name__ == "__main__":
