@@ -22,10 +22,12 @@ def renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:
     wanted = timm.create_model("tf_efficientnet_lite0").state_dict()
     if len(state) != len(wanted):
         raise ValueError(f"{len(state)} tensors, where EfficientNet-Lite0 has {len(wanted)}")
+    exchanged = {}
     for (name, own), (other, theirs) in zip(wanted.items(), state.items(), strict=True):
         if own.shape != theirs.shape or name.rpartition(".")[2] != other.rpartition(".")[2]:
             raise ValueError(f"{other} {tuple(theirs.shape)} stands where {name} {tuple(own.shape)} is expected")
-    return {name: theirs.to(own.dtype).contiguous() for (name, own), theirs in zip(wanted.items(), state.values(), strict=True)}
+        exchanged[name] = theirs.to(own.dtype).contiguous()
+    return exchanged
 
 
 if __name__ == "__main__":
