@@ -91,7 +91,10 @@ def codebook_plot(counts: Sequence[Tensor], names: Sequence[str] = ()) -> Image.
         axes.axhline(100 / len(frequency), color=color, linestyle=":", linewidth=1)
         axes.axvline(used, color=color, linestyle="--", linewidth=0.8)
     axes.set_yscale("log")
-    axes.set_xlim(1, max(len(c) for c in counts))
+    largest = max(len(c) for c in counts)
+    if largest > 20 * max(int((c > 0).sum()) for c in counts):  # those in use would be a line at the left
+        axes.set_xscale("log")
+    axes.set_xlim(1, largest)
     axes.set_xlabel("codewords, most frequent first")
     axes.set_ylabel("% of tokens (dotted: even use)")
     axes.spines[["top", "right"]].set_visible(False)
