@@ -18,7 +18,7 @@ from vistok.data.transforms import ADMCrop, to_tensor
 from vistok.export.hub import save
 from vistok.pixels import to_float
 from vistok.quantizers import VectorQuantizer
-from vistok.tokens import Protocol, TokenStore, tokenize
+from vistok.tokens import Protocol, TokenStore, index, tokenize
 from vistok.tokens import extract as module
 from vistok.tokens.command import main
 from vistok.tokens.sources import FolderSource, TarSource, open_source
@@ -128,7 +128,7 @@ def test_ranks_write_what_one_process_writes(classes, make, tmp_path, monkeypatc
     finish = module.finish
     for rank in reversed(range(ranks)):  # one after the other, rank 0 last: it writes the index
         monkeypatch.setattr(module, "rank_and_size", lambda rank=rank: (rank, ranks))
-        monkeypatch.setattr(module, "begin", module._begin)  # which rank 0 alone does, before the others
+        monkeypatch.setattr(module, "begin", index._begin)  # which rank 0 alone does, before the others
         monkeypatch.setattr(module, "finish", finish if rank == 0 else None)
         tokenize(make("vq"), FolderSource(classes, 2), tmp_path / "several", FEW)
         monkeypatch.undo()
@@ -204,16 +204,16 @@ def test_unreadable_images_are_left_out_and_named(classes, make, tmp_path):
     (root / "cat" / "0.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match="more than --max-unreadable=0.01"):
         tokenize(make("vq"), FolderSource(root, 2), tmp_path / "strict", FEW)
-    index = tokenize(make("vq"), FolderSource(root, 2), tmp_path / "lenient", FEW, max_unreadable=0.5)
-    assert (index["images"], index["unreadable"]) == (4, 1)
-    assert "0.png" in index["shards"][0]["unreadable"][0]
+    written = tokenize(make("vq"), FolderSource(root, 2), tmp_path / "lenient", FEW, max_unreadable=0.5)
+    assert (written["images"], written["unreadable"]) == (4, 1)
+    assert "0.png" in written["shards"][0]["unreadable"][0]
     assert TokenStore(tmp_path / "lenient").names == [f"cat/{i}.png" for i in (1, 2, 4, 5)]
 
 
 def test_bfloat16_is_asked_for(classes, make, tmp_path):
     protocol = Protocol(SIZE, batch_size=3, dtype="bfloat16")
-    index = tokenize(make("vq"), FolderSource(classes, 9), tmp_path / "half", protocol)
-    assert index["dtype"] == "bfloat16"
+    written = tokenize(make("vq"), FolderSource(classes, 9), tmp_path / "half", protocol)
+    assert written["dtype"] == "bfloat16"
     with torch.autocast("cpu", torch.bfloat16):
         expected = make("vq").tokenize(to_float(squares(classes)[:3]))
     store = TokenStore(tmp_path / "half")

@@ -1,9 +1,10 @@
 """Tokens on disk: written by ``python -m vistok tokenize``, read back by generators."""
 
 from vistok.tokens.dataset import TokenDataset, TokenItem
-from vistok.tokens.extract import Protocol, tokenize
+from vistok.tokens.extract import tokenize
 from vistok.tokens.header import Header
 from vistok.tokens.layouts import deinterleave, interleave
+from vistok.tokens.protocol import Protocol
 from vistok.tokens.store import TokenStore
 
 __all__ = ["Header", "Protocol", "TokenDataset", "TokenItem", "TokenStore", "deinterleave", "interleave", "tokenize"]

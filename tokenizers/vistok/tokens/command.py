@@ -17,7 +17,8 @@ from vistok.evaluation.geometry import CROPS
 from vistok.evaluation.running import processes
 from vistok.export.checkpoints import load
 from vistok.ranks import rank_and_size
-from vistok.tokens.extract import DTYPES, Protocol, tokenize
+from vistok.tokens.extract import tokenize
+from vistok.tokens.protocol import DTYPES, Protocol
 from vistok.tokens.sources import open_source
 from vistok.tokens.views import VIEWS
 from vistok.weights import WeightsUnavailable

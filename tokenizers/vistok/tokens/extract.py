@@ -1,7 +1,6 @@
 """Images to tokens on disk, on one process or several; after a kill the same call goes on, to the same bytes."""
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,6 @@ from torch import Tensor
 
 from vistok import reports
 from vistok.data.skipped import Skipped
-from vistok.data.transforms import Transform
-from vistok.evaluation.geometry import CROPS
 from vistok.evaluation.progress import progress
 from vistok.pixels import to_float
 from vistok.quantizers import DynamicQuantizer
@@ -20,59 +17,11 @@ from vistok.quantizers.base import Quantized
 from vistok.ranks import from_all_ranks, rank_and_size
 from vistok.tokenizer import Tokenizer
 from vistok.tokens.header import INDEX, Header, read_json, sha256_of_weights
+from vistok.tokens.index import begin, finish, said
 from vistok.tokens.loading import PartBatches, loaded
-from vistok.tokens.shards import complete, joined, note_path, packed, undamaged, write_shard
+from vistok.tokens.protocol import DTYPES, Protocol
+from vistok.tokens.shards import complete, joined, packed, write_shard
 from vistok.tokens.sources import Source
-from vistok.tokens.views import TEN_CROP_SCALE, VIEWS
-
-PARTIAL_INDEX = f"{INDEX}.partial"  # there until all shards are
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """How images become tokens.
-
-    Attributes:
-        image_size: Pixels of the square that the tokenizer sees.
-        crop: ``adm``, ``bicubic``, ``bilinear``, ``opencv`` or ``none``, as in evaluation.
-        views: ``none``, ``flip`` (the image and its mirror image) or ``ten`` (LlamaGen's ten crops).
-        dtype: ``float32``, or ``bfloat16`` for autocast: faster on a GPU, and some codes are others.
-        batch_size: Images in a forward.
-        rate: Of a dynamic head: the share of regions that get fine codes; None leaves it to the router.
-        order: Of a dynamic head's sequences: ``region`` or ``row``.
-    """
-
-    image_size: int = 256
-    crop: str = "adm"
-    views: str = "none"
-    dtype: str = "float32"
-    batch_size: int = 32
-    rate: float | None = None
-    order: str = "region"
-
-    def __post_init__(self):
-        for name, value, known in (
-            ("crop", self.crop, CROPS),
-            ("views", self.views, VIEWS),
-            ("dtype", self.dtype, DTYPES),
-            ("order", self.order, ("region", "row")),
-        ):
-            if value not in known:
-                raise ValueError(f"{name}={value!r} must be one of {', '.join(known)}")
-        for name in ("image_size", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
-
-    @property
-    def square(self) -> int:
-        """Pixels of the square that views are cut from."""
-        return int(self.image_size * TEN_CROP_SCALE) if self.views == "ten" else self.image_size
-
-    @property
-    def transforms(self) -> list[Transform]:
-        """From a Pillow image to that square."""
-        return CROPS[self.crop](self.square)
 
 
 def tokenize(
@@ -205,77 +154,3 @@ def quantized_views(
         keep = None if made.keep is None else made.keep[:b]
         found.append(made._replace(latent=made.latent[:b], codes=made.codes[:b], keep=keep))
     return found
-
-
-def begin(out: Path, plan: dict[str, Any]) -> None:
-    """Make the folder, or see that what it holds is of the same extraction; on every rank alike.
-
-    Raises:
-        ValueError: It holds something else.
-    """
-    rank, _ = rank_and_size()
-    problem = None
-    if rank == 0:
-        try:
-            _begin(out, plan)
-        except (ValueError, OSError) as error:
-            problem = str(error)
-    problem = from_all_ranks(problem)[0]
-    if problem:
-        raise ValueError(problem)
-
-
-def _begin(out: Path, plan: dict[str, Any]) -> None:
-    for path in (out / INDEX, out / PARTIAL_INDEX):
-        if path.is_file():
-            former, here = read_json(path), reports.finite(_plain(plan))
-            differing = [key for key in here if former.get(key) != here[key]]
-            if differing:
-                raise ValueError(
-                    f"{out} holds other tokens: "
-                    + "; ".join(f"{key} is {former.get(key)!r} there and {here[key]!r} here"[:200] for key in differing)
-                )
-            if path.name == INDEX:  # finished before: damaged shards are written again
-                _unfinish(out, former)
-            return
-    if out.exists() and (not out.is_dir() or any(path.suffix != ".partial" for path in out.iterdir())):
-        raise ValueError(f"{out} exists already and holds something else")
-    out.mkdir(parents=True, exist_ok=True)
-    reports.write_json(plan, out / PARTIAL_INDEX)
-
-
-def _unfinish(out: Path, index: dict[str, Any]) -> None:
-    """Back to notes for each undamaged shard, as if only the index were missing."""
-    for number, note in enumerate(index["shards"]):
-        if undamaged(out, note["files"]):
-            reports.write_json(note, note_path(out, number))
-
-
-def finish(out: Path, plan: dict[str, Any], parts: int) -> None:
-    """Write the index, which means success, and remove the notes that it was made of."""
-    notes = [read_json(note_path(out, number)) for number in range(parts)]
-    totals = {"images": sum(note["images"] for note in notes), "unreadable": sum(len(n["unreadable"]) for n in notes)}
-    reports.write_json(plan | totals | {"shards": notes}, out / INDEX)
-    (out / PARTIAL_INDEX).unlink(missing_ok=True)
-    for number in range(parts):
-        note_path(out, number).unlink()
-
-
-def said(out: Path) -> str:
-    """What was written, in words."""
-    index = read_json(out / INDEX)
-    views = VIEWS[index["views"]]
-    shards = len(index["shards"])
-    return (
-        f"{index['images']:,} images"
-        + (f" in {views} views" if views > 1 else "")
-        + f", {shards:,} shard{'s' * (shards != 1)}"
-        + (f", {index['unreadable']:,} unreadable" if index["unreadable"] else "")
-    )
-
-
-def _plain(content: Any) -> Any:
-    """Content as JSON gives it back: tuples are lists."""
-    if isinstance(content, dict):
-        return {key: _plain(value) for key, value in content.items()}
-    return [_plain(value) for value in content] if isinstance(content, list | tuple) else content

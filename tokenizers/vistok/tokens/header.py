@@ -13,6 +13,7 @@ from vistok.tokens.views import VIEWS
 
 FORMAT, VERSION = "vistok-tokens", 1
 INDEX = "index.json"
+PARTIAL_INDEX = f"{INDEX}.partial"  # there until all shards are
 
 
 @dataclass(frozen=True)

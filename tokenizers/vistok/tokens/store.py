@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,16 +11,9 @@ from torch import Tensor
 
 from vistok.quantizers.sequences import Sequences, content_special, position_special
 from vistok.tokenizer import Tokenizer
-from vistok.tokens.arrays import read_array
-from vistok.tokens.header import INDEX, Header, read_json
-from vistok.tokens.shards import shard_files, undamaged
-
-
-class Ragged(NamedTuple):
-    """One view of an image by a dynamic head; of each grain, coarsest first."""
-
-    tokens: list[np.ndarray]  # (length, k)
-    positions: list[np.ndarray]  # (length,) raster index in the grain's own grid
+from vistok.tokens.header import INDEX, PARTIAL_INDEX, Header, read_json
+from vistok.tokens.mapped import MappedShard, Ragged, spread
+from vistok.tokens.shards import undamaged
 
 
 class TokenStore:
@@ -40,14 +33,14 @@ class TokenStore:
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         path = self.folder / INDEX
-        if not path.is_file() and (self.folder / f"{INDEX}.partial").is_file():
+        if not path.is_file() and (self.folder / PARTIAL_INDEX).is_file():
             raise ValueError(f"{self.folder} is not complete: the command that makes it goes on where it was")
         self.index: dict[str, Any] = read_json(path)
         self.header = Header.of(self.index, path)
         shards = self.index.get("shards")
         if not isinstance(shards, list) or not shards:
             raise ValueError(f"{path} lists no shards")
-        self.shards = [_Shard(self.folder, number, note, self.header) for number, note in enumerate(shards)]
+        self.shards = [MappedShard(self.folder, number, note, self.header) for number, note in enumerate(shards)]
         self.starts = np.cumsum([0, *(shard.images for shard in self.shards)])
 
     def __len__(self) -> int:
@@ -134,93 +127,11 @@ class TokenStore:
                                      f"codebooks of {sizes.tolist()}")  # fmt: skip
             yield int(self.starts[number + 1])
 
-    def _find(self, i: int) -> tuple["_Shard", int]:
+    def _find(self, i: int) -> tuple[MappedShard, int]:
         if not 0 <= i < len(self):
             raise IndexError(f"image {i} of {len(self)}")
         number = int(np.searchsorted(self.starts, i, side="right")) - 1
         return self.shards[number], i - int(self.starts[number])
-
-
-def spread(header: Header, ragged: Ragged) -> tuple[np.ndarray, np.ndarray]:
-    """Sequences of a dynamic head on its fine grid: codes (k, h, w) int64 and keep (h, w) bool."""
-    h, w = header.grid
-    codes = np.zeros((len(header.codebook_sizes), h, w), dtype=np.int64)
-    keep = np.zeros((h, w), dtype=bool)
-    for grain, (tokens, positions) in enumerate(zip(*ragged, strict=True)):
-        side = 2 ** (header.grains - 1 - grain)
-        y, x = np.divmod(positions.astype(np.int64), w // side)
-        cells = codes.reshape(-1, h // side, side, w // side, side)
-        cells[:, y, :, x, :] = tokens[:, :, None, None]  # (length, k, side, side)
-        keep[y * side, x * side] = True
-    return codes, keep
-
-
-class _Shard:
-    """The files of one shard, mapped when they are first used in a process."""
-
-    def __init__(self, folder: Path, number: int, note: Any, header: Header):
-        self.folder, self.number, self.header, self.note = folder, number, header, note
-        kinds = shard_files(number, header.grains is not None)
-        try:
-            self.images = note["images"]
-            listed = {kind: own["name"] for kind, own in note["files"].items()}
-        except (TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"{folder / INDEX}: the entry of shard {number} lacks {error}") from error
-        if listed != kinds or not isinstance(self.images, int) or self.images < 0:
-            raise ValueError(f"{folder / INDEX}: the entry of shard {number} has the files {listed}, not {kinds}")
-        self.files = kinds
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Without what is mapped, for a loader's workers."""
-        kept = ("folder", "number", "header", "note", "images", "files")
-        return {name: self.__dict__[name] for name in kept}
-
-    @cached_property
-    def tokens(self) -> np.ndarray:
-        header, k = self.header, len(self.header.codebook_sizes)
-        if header.grains is None:
-            return self._map("tokens", (self.images, header.num_views, k, *header.grid), header.dtype_on_disk)
-        return self._map("tokens", (int(self.offsets[-1]), k), header.dtype_on_disk)
-
-    @cached_property
-    def positions(self) -> np.ndarray:
-        return self._map(
-            "positions", (int(self.offsets[-1]),), "uint16" if self.header.positions <= 2**16 else "uint32"
-        )
-
-    @cached_property
-    def lengths(self) -> np.ndarray:
-        return self._map("lengths", (self.images, self.header.num_views, self.header.grains), "uint32")
-
-    @cached_property
-    def labels(self) -> np.ndarray:
-        return self._map("labels", (self.images,), "int64")
-
-    @cached_property
-    def offsets(self) -> np.ndarray:
-        """Where each view's tokens begin, and the end of the last."""
-        return np.concatenate([[0], np.cumsum(np.asarray(self.lengths, dtype=np.int64).sum(-1).ravel())])
-
-    def names(self) -> list[str]:
-        names = read_json(self.folder / self.files["names"])
-        if not isinstance(names, list) or len(names) != self.images:
-            raise ValueError(f"{self.folder / self.files['names']} does not hold {self.images} names")
-        return names
-
-    def ragged(self, at: int, view: int) -> Ragged:
-        if not 0 <= view < self.header.num_views:
-            raise IndexError(f"view {view} of {self.header.num_views}")
-        first = self.offsets[at * self.header.num_views + view]
-        bounds = first + np.concatenate([[0], np.cumsum(self.lengths[at, view].astype(np.int64))])
-        pieces = list(zip(bounds[:-1], bounds[1:], strict=True))
-        return Ragged([self.tokens[a:b] for a, b in pieces], [self.positions[a:b] for a, b in pieces])
-
-    def _map(self, kind: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-        path = self.folder / self.files[kind]
-        array = read_array(path, str(path), mapped=bool(np.prod(shape)))  # numpy cannot map one without elements
-        if array.shape != shape or array.dtype != np.dtype(dtype):
-            raise ValueError(f"{path} holds {array.dtype} {array.shape}, but by {INDEX} it is {dtype} {shape}")
-        return array
 
 
 def _padded(rows: Sequence[np.ndarray], special: Any) -> Tensor:

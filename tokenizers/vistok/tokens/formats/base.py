@@ -8,7 +8,8 @@ import numpy as np
 
 from vistok.tokens.header import Header, read_json
 from vistok.tokens.layouts import deinterleave, interleave
-from vistok.tokens.store import Ragged, TokenStore
+from vistok.tokens.mapped import Ragged
+from vistok.tokens.store import TokenStore
 
 HEADER = "header.json"  # at the root of what a writer writes: the header, and the layout
 LAYOUTS = ("interleaved", "paired")

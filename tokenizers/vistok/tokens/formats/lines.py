@@ -22,7 +22,8 @@ from vistok.tokens.formats.base import (
     write_header,
 )
 from vistok.tokens.header import Header
-from vistok.tokens.store import Ragged, TokenStore, spread
+from vistok.tokens.mapped import Ragged, spread
+from vistok.tokens.store import TokenStore
 
 FILE = "tokens.jsonl"
 

@@ -1,0 +1,84 @@
+"""The beginning and the end of an extraction: whose folder it is, and the index that means success."""
+
+from pathlib import Path
+from typing import Any
+
+from vistok import reports
+from vistok.ranks import from_all_ranks, rank_and_size
+from vistok.tokens.header import INDEX, PARTIAL_INDEX, read_json
+from vistok.tokens.shards import note_path, undamaged
+from vistok.tokens.views import VIEWS
+
+
+def begin(out: Path, plan: dict[str, Any]) -> None:
+    """Make the folder, or see that what it holds is of the same extraction; on every rank alike.
+
+    Raises:
+        ValueError: It holds something else.
+    """
+    rank, _ = rank_and_size()
+    problem = None
+    if rank == 0:
+        try:
+            _begin(out, plan)
+        except (ValueError, OSError) as error:
+            problem = str(error)
+    problem = from_all_ranks(problem)[0]
+    if problem:
+        raise ValueError(problem)
+
+
+def _begin(out: Path, plan: dict[str, Any]) -> None:
+    for path in (out / INDEX, out / PARTIAL_INDEX):
+        if path.is_file():
+            former, here = read_json(path), reports.finite(_plain(plan))
+            differing = [key for key in here if former.get(key) != here[key]]
+            if differing:
+                raise ValueError(
+                    f"{out} holds other tokens: "
+                    + "; ".join(f"{key} is {former.get(key)!r} there and {here[key]!r} here"[:200] for key in differing)
+                )
+            if path.name == INDEX:  # finished before: damaged shards are written again
+                _unfinish(out, former)
+            return
+    if out.exists() and (not out.is_dir() or any(path.suffix != ".partial" for path in out.iterdir())):
+        raise ValueError(f"{out} exists already and holds something else")
+    out.mkdir(parents=True, exist_ok=True)
+    reports.write_json(plan, out / PARTIAL_INDEX)
+
+
+def _unfinish(out: Path, index: dict[str, Any]) -> None:
+    """Back to notes for each undamaged shard, as if only the index were missing."""
+    for number, note in enumerate(index["shards"]):
+        if undamaged(out, note["files"]):
+            reports.write_json(note, note_path(out, number))
+
+
+def finish(out: Path, plan: dict[str, Any], parts: int) -> None:
+    """Write the index, which means success, and remove the notes that it was made of."""
+    notes = [read_json(note_path(out, number)) for number in range(parts)]
+    totals = {"images": sum(note["images"] for note in notes), "unreadable": sum(len(n["unreadable"]) for n in notes)}
+    reports.write_json(plan | totals | {"shards": notes}, out / INDEX)
+    (out / PARTIAL_INDEX).unlink(missing_ok=True)
+    for number in range(parts):
+        note_path(out, number).unlink()
+
+
+def said(out: Path) -> str:
+    """What was written, in words."""
+    index = read_json(out / INDEX)
+    views = VIEWS[index["views"]]
+    shards = len(index["shards"])
+    return (
+        f"{index['images']:,} images"
+        + (f" in {views} views" if views > 1 else "")
+        + f", {shards:,} shard{'s' * (shards != 1)}"
+        + (f", {index['unreadable']:,} unreadable" if index["unreadable"] else "")
+    )
+
+
+def _plain(content: Any) -> Any:
+    """Content as JSON gives it back: tuples are lists."""
+    if isinstance(content, dict):
+        return {key: _plain(value) for key, value in content.items()}
+    return [_plain(value) for value in content] if isinstance(content, list | tuple) else content

@@ -1,0 +1,57 @@
+"""How images become tokens: what a user chooses, checked before any work."""
+
+from dataclasses import dataclass
+
+import torch
+
+from vistok.data.transforms import Transform
+from vistok.evaluation.geometry import CROPS
+from vistok.tokens.views import TEN_CROP_SCALE, VIEWS
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How images become tokens.
+
+    Attributes:
+        image_size: Pixels of the square that the tokenizer sees.
+        crop: ``adm``, ``bicubic``, ``bilinear``, ``opencv`` or ``none``, as in evaluation.
+        views: ``none``, ``flip`` (the image and its mirror image) or ``ten`` (LlamaGen's ten crops).
+        dtype: ``float32``, or ``bfloat16`` for autocast: faster on a GPU, and some codes are others.
+        batch_size: Images in a forward.
+        rate: Of a dynamic head: the share of regions that get fine codes; None leaves it to the router.
+        order: Of a dynamic head's sequences: ``region`` or ``row``.
+    """
+
+    image_size: int = 256
+    crop: str = "adm"
+    views: str = "none"
+    dtype: str = "float32"
+    batch_size: int = 32
+    rate: float | None = None
+    order: str = "region"
+
+    def __post_init__(self):
+        for name, value, known in (
+            ("crop", self.crop, CROPS),
+            ("views", self.views, VIEWS),
+            ("dtype", self.dtype, DTYPES),
+            ("order", self.order, ("region", "row")),
+        ):
+            if value not in known:
+                raise ValueError(f"{name}={value!r} must be one of {', '.join(known)}")
+        for name in ("image_size", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+
+    @property
+    def square(self) -> int:
+        """Pixels of the square that views are cut from."""
+        return int(self.image_size * TEN_CROP_SCALE) if self.views == "ten" else self.image_size
+
+    @property
+    def transforms(self) -> list[Transform]:
+        """From a Pillow image to that square."""
+        return CROPS[self.crop](self.square)
