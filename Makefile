@@ -1,10 +1,11 @@
 # make train: set up .venv and train the default tokenizer.  make test: set up with the dev extra and run the tests.
+# make docs: the site into site/.  make types: pyright over the public interface.
 # PYTHON=python3.12 picks the interpreter; ARGS="quantizer=vq_cosine" and the like are handed on.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: train test clean
+.PHONY: train test docs types clean
 
 train: $(VENV)/.installed
 	$(BIN)/python train.py $(ARGS)
@@ -13,6 +14,12 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/python -m pytest $(ARGS)
+
+docs: $(VENV)/.installed-dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
+
+types: $(VENV)/.installed-dev
+	$(BIN)/pyright --venvpath . $(ARGS)
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "vistok needs Python 3.10 or newer")'
@@ -26,4 +33,4 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info tokenizers/*.egg-info
+	rm -rf $(VENV) build dist site *.egg-info tokenizers/*.egg-info

@@ -3,13 +3,12 @@
 import hydra
 from omegaconf import DictConfig
 
-from vistok import cli
-from vistok.evaluation import evaluate
+from vistok.entry import start_evaluation
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="eval")
 def main(config: DictConfig) -> None:
-    cli.run(evaluate, config)
+    start_evaluation(config)
 
 
 if __name__ == "__main__":

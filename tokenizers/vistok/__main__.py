@@ -1,12 +1,16 @@
-"""``python -m vistok COMMAND ...``: one command line for what is neither training nor evaluation."""
+"""``python -m vistok COMMAND ...``, or ``vistok COMMAND ...``: all commands of an installed vistok."""
 
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-COMMANDS = {  # name: module with main(words), what it does
-    "inspect": ("vistok.export.inspect", "say what is in a checkpoint: keys, tensors, what was not read"),
+import vistok
+
+COMMANDS = {  # name: module and function of the rest of the words (main where none is named), what it does
+    "train": ("vistok.entry:train", "train a tokenizer, as train.py of the repository does"),
+    "eval": ("vistok.entry:evaluate", "score tokenizers, as eval.py of the repository does"),
     "export": ("vistok.export.command", "write a tokenizer for diffusers, LlamaGen, transformers, ONNX or torch"),
+    "inspect": ("vistok.export.inspect", "say what is in a checkpoint: keys, tensors, what was not read"),
     "convert": ("vistok.convert", "write images as tar shards"),
     "reduce": ("vistok.codec.reduce", "cluster a tokenizer's codewords: fewer bits from the same networks"),
     "codec": ("vistok.codec.build", "make a codec of a tokenizer and its reduced codebooks"),
@@ -17,23 +21,40 @@ COMMANDS = {  # name: module with main(words), what it does
     "tokens": ("vistok.tokens.manage", "check tokens, decode some to look at, write them for others"),
     "thresholds": ("vistok.thresholds", "measure the entropies an entropy router needs"),
 }
+HYDRA = ("train", "eval")  # these read sys.argv themselves
+
+
+def usage() -> str:
+    """The help text."""
+    lines = [f"  {name:12}{about}" for name, (_, about) in COMMANDS.items()]
+    return "\n".join([
+        f"vistok {vistok.__version__}: train, evaluate and export discrete visual tokenizers",
+        "",
+        "usage: python -m vistok COMMAND ...    (COMMAND --help tells the rest)",
+        "",
+        *lines,
+        "",
+        "From Python: tokenizer = vistok.load('runs/NAME/TIME'); codes = tokenizer.tokenize(images)",
+    ])  # fmt: skip
 
 
 def main(words: Sequence[str] | None = None) -> None:
     """Hand the rest of the line to the module of the command, which is imported only then."""
     words = sys.argv[1:] if words is None else list(words)
-    usage = "usage: python -m vistok COMMAND ...\n\n" + "\n".join(
-        f"  {name:12}{about}" for name, (_, about) in COMMANDS.items()
-    )
     if words[:1] in (["-h"], ["--help"]):
-        sys.stdout.write(usage + "\n")
+        sys.stdout.write(usage() + "\n")
+        return
+    if words[:1] == ["--version"]:
+        sys.stdout.write(f"{vistok.__version__}\n")
         return
     if not words or words[0] not in COMMANDS:
-        sys.stderr.write((f"unknown command {words[0]!r}\n" if words else "") + usage + "\n")
+        sys.stderr.write((f"unknown command {words[0]!r}\n" if words else "") + usage() + "\n")
         raise SystemExit(2)
-    sys.argv[0] = f"python -m vistok {words[0]}"  # what argparse calls the program
+    module, _, function = COMMANDS[words[0]][0].partition(":")
+    if words[0] not in HYDRA:
+        sys.argv[0] = f"python -m vistok {words[0]}"  # what argparse calls the program
     try:
-        import_module(COMMANDS[words[0]][0]).main(words[1:])
+        getattr(import_module(module), function or "main")(words[1:])
     except SystemExit as exit:
         if not isinstance(exit.code, str):
             raise

@@ -3,6 +3,7 @@
 import json
 import platform
 import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ def close_run(run: Path, lit: LitTokenizer, data: Data, metrics: dict[str, float
     exported = run / "tokenizer"
     console.print(
         f"\n[bold]pictures[/]  {run / 'reconstructions.png'}\n          {run / 'codebook.png'}\n\n"
-        f"[bold]evaluate[/]  python eval.py tokenizer={exported} data=folder data.root=DIR\n"
+        f"[bold]evaluate[/]  {program('eval')} tokenizer={exported} data=folder data.root=DIR\n"
         f"[bold]load[/]      python -c \"import vistok; print(vistok.load('{exported}').factor)\"",
         highlight=False,
         soft_wrap=True,
@@ -82,10 +83,17 @@ def close_run(run: Path, lit: LitTokenizer, data: Data, metrics: dict[str, float
 def say_how_to_resume(run: Path, lit: LitTokenizer, overrides: list[str]) -> None:
     """Print the command that goes on with an interrupted run; ``overrides`` are the words it was started with."""
     again = [word for word in overrides if not word.startswith(("ckpt=", "run_dir="))]
-    command = shlex.join(["python", "train.py", *again, f"ckpt={run / 'checkpoints' / 'last.ckpt'}"])
+    command = program("train") + " " + shlex.join([*again, f"ckpt={run / 'checkpoints' / 'last.ckpt'}"])
     console = Console()
     console.print(f"\ninterrupted after {lit.updates:,} updates; everything is saved. To go on:", highlight=False)
     console.print(f"  {command}", highlight=False, soft_wrap=True)
+
+
+def program(name: str) -> str:
+    """How to call ``train`` or ``eval``, as this process was called: the repository's script, or the package."""
+    called = Path(sys.argv[0])
+    packaged = called.name == "vistok" or called.parts[-2:] == ("vistok", "__main__.py")
+    return f"python -m vistok {name}" if packaged else f"python {name}.py"
 
 
 def metrics_table(metrics: dict[str, float]) -> Table:

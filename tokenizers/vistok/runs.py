@@ -39,7 +39,7 @@ def checkpoint_of(config: DictConfig) -> Path | None:
     """
     if config.ckpt != "auto":
         return Path(config.ckpt) if config.ckpt else None
-    folder = Path(config.run_dir) if config.run_dir else newest_run(Path("runs") / config.name)
+    folder = Path(config.run_dir) if config.run_dir else newest_run(Path("runs") / str(config.name))
     return checkpoints.newest_valid(folder / LAST, _say) if folder else None
 
 
@@ -58,7 +58,7 @@ def folder_of(config: DictConfig, checkpoint: Path | None) -> Path:
     own = checkpoint.parent.parent if checkpoint and checkpoint.parent.name == LAST.parent.name else None
     if config.run_dir is None and own:
         return own
-    run = Path(config.run_dir or Path("runs") / config.name / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+    run = Path(config.run_dir or Path("runs") / str(config.name) / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
     if rank_zero_only.rank != 0 or (own and run.resolve() == own.resolve()):
         return run
     if config.run_dir is None:  # two runs may start in the same second

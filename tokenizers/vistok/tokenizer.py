@@ -5,6 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from vistok.backbones.base import Decoder, Encoder
 from vistok.pixels import LogitLaplaceMap, PixelMap
 from vistok.quantizers.base import Context, Quantized, Quantizer
 
@@ -32,9 +33,9 @@ class Tokenizer(nn.Module):
 
     def __init__(
         self,
-        encoder: nn.Module,
+        encoder: Encoder,
         quantizer: Quantizer,
-        decoder: nn.Module,
+        decoder: Decoder,
         to_latent: nn.Conv2d | None = None,
         from_latent: nn.Conv2d | None = None,
         pixels: PixelMap | LogitLaplaceMap = PixelMap(),

@@ -30,7 +30,7 @@ class FrozenNetwork(nn.Module):
 
 def timm_network(
     model: str, weights: str | Path = "pretrained", classifier: bool = False
-) -> tuple[nn.Module, dict[str, Any]]:
+) -> tuple[Any, dict[str, Any]]:
     """A timm model, and how timm prepares its images: ``input_size``, ``mean``, ``std``.
 
     Args:

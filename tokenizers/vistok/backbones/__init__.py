@@ -1,6 +1,7 @@
 """Encoders and decoders: any of them goes with any quantization head."""
 
 from vistok.backbones.adapters import BranchedEncoder
+from vistok.backbones.base import Decoder, Encoder
 from vistok.backbones.cnn import CNNDecoder, CNNEncoder
 from vistok.backbones.hierarchical import HierarchicalEncoder
 from vistok.backbones.magvit import MagvitDecoder, MagvitEncoder
@@ -11,6 +12,8 @@ __all__ = [
     "BranchedEncoder",
     "CNNDecoder",
     "CNNEncoder",
+    "Decoder",
+    "Encoder",
     "HierarchicalEncoder",
     "MagvitDecoder",
     "MagvitEncoder",

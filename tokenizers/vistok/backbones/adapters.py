@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vistok.backbones.base import Encoder
 from vistok.backbones.cnn import Downsample, Level, check_levels, group_norm, middle
 from vistok.backbones.vit import Block, LearnedPositions, Transformer
 
 
-class BranchedEncoder(nn.Module):
+class BranchedEncoder(Encoder):
     """Images (b, in_channels, H, W) in [-1, 1] to the latents of all branches, (b, dim, H / factor, W / factor).
 
     The branches' latents lie side by side on the channels, in the order of the sub-codebooks; a 1x1 convolution with

@@ -12,8 +12,10 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from vistok.backbones.base import Decoder, Encoder
 
-class CNNEncoder(nn.Module):
+
+class CNNEncoder(Encoder):
     """Images (b, in_channels, H, W) in [-1, 1] to a latent (b, dim, H / factor, W / factor).
 
     Args:
@@ -74,7 +76,7 @@ class CNNEncoder(nn.Module):
         return self.conv_out(F.silu(self.norm_out(self.mid(h))))
 
 
-class CNNDecoder(nn.Module):
+class CNNDecoder(Decoder):
     """A latent (b, dim, h, w) to images (b, out_channels, h * factor, w * factor), unbounded.
 
     The arguments are the encoder's. ``levels`` runs from the smallest grid to full resolution, so ``levels[0]``

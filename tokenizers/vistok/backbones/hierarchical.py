@@ -9,10 +9,11 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vistok.backbones.base import Encoder
 from vistok.backbones.cnn import Downsample, Level, check_levels, group_norm, middle
 
 
-class HierarchicalEncoder(nn.Module):
+class HierarchicalEncoder(Encoder):
     """Images (b, in_channels, H, W) in [-1, 1] to ``num_maps`` maps of ``dim`` channels, the coarsest first.
 
     The path down is VQGAN's; each of its last levels ends in a map of its own. The finest is (b, dim, H / factor,

@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from vistok.backbones.base import Decoder, Encoder
 from vistok.backbones.cnn import Level, ResnetBlock, group_norm
 
 
-class MagvitEncoder(nn.Module):
+class MagvitEncoder(Encoder):
     """Images (b, in_channels, H, W) in [-1, 1] to a latent (b, dim, H / factor, W / factor).
 
     Args:
@@ -62,7 +63,7 @@ class MagvitEncoder(nn.Module):
         return self.conv_out(F.silu(self.norm_out(self.mid(h))))
 
 
-class MagvitDecoder(nn.Module):
+class MagvitDecoder(Decoder):
     """A latent (b, dim, h, w) to images (b, out_channels, h * factor, w * factor), unbounded.
 
     The arguments are the encoder's. ``levels`` runs from the smallest grid to full resolution, so ``levels[0]``

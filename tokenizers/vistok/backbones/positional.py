@@ -1,11 +1,15 @@
 """A decoder that is told where each position is (DQ-VAE, arXiv:2305.11718, code: ``fourier+learned``)."""
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vistok.backbones.base import Decoder
 
-class PositionalDecoder(nn.Module):
+
+class PositionalDecoder(Decoder):
     """Adds positions to the latent (b, dim, h, w), then decodes it.
 
     Positions are learned sines of the coordinates (arXiv:2011.13775, section 3.2), and a learned vector for each row
@@ -19,7 +23,7 @@ class PositionalDecoder(nn.Module):
         grid: Side of the latent for which rows and columns are learned.
     """
 
-    def __init__(self, decoder: nn.Module, dim: int = 256, grid: int = 32):
+    def __init__(self, decoder: Decoder, dim: int = 256, grid: int = 32):
         super().__init__()
         if decoder.dim != dim:
             raise ValueError(f"dim={dim}, but the decoder takes {decoder.dim} channels")
@@ -38,7 +42,7 @@ class PositionalDecoder(nn.Module):
     @property
     def last_layer(self) -> nn.Parameter:
         """The weight on which the adaptive adversarial weight compares gradients."""
-        return self.decoder.last_layer
+        return cast(nn.Parameter, self.decoder.last_layer)
 
 
 def interpolate(vectors: Tensor, number: int) -> Tensor:

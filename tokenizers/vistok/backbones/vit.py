@@ -19,11 +19,13 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
+from vistok.backbones.base import Decoder, Encoder
+
 ACTIVATIONS = {"gelu": F.gelu, "tanh": torch.tanh}
 POSITIONS = ("learned", "sincos")
 
 
-class ViTEncoder(nn.Module):
+class ViTEncoder(Encoder):
     """Images (b, in_channels, H, W) to a latent (b, dim, H / patch, W / patch).
 
     Args:
@@ -88,7 +90,7 @@ class ViTEncoder(nn.Module):
         return self.output(self.transformer(self.conv_in(images)))
 
 
-class ViTDecoder(nn.Module):
+class ViTDecoder(Decoder):
     """A latent (b, dim, h, w) to images (b, out_channels, h * patch, w * patch), unbounded.
 
     The arguments are the encoder's. ``out_channels`` is 6 for the maps of ``vistok.losses.LogitLaplace``.

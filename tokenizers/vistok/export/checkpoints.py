@@ -42,6 +42,7 @@ WITHIN = {  # of a larger model: the prefix of the tokenizer, and those of the p
 }
 LOSSES = r"loss\..*"
 FOLDER_WEIGHTS = ("diffusion_pytorch_model.safetensors", "model.safetensors")
+SAMPLE = Path(__file__).parent / "sample"  # a tokenizer that comes with the package
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(/[\w][\w./-]*)?")
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -104,7 +105,7 @@ def load(
 
     Args:
         source: A folder that ``save`` or a training run wrote, a published checkpoint, a folder of diffusers or
-            transformers, or ``user/repo`` or ``user/repo/FILE`` on the hub.
+            transformers, ``user/repo`` or ``user/repo/FILE`` on the hub, or ``sample``, which comes with the package.
         family: A published file's family, where its keys do not tell.
         config: What else its keys do not tell, by the names of its authors' configuration: ``docs/import.md``.
         weights: ``ema`` for averaged weights where the file has some, ``raw`` for those that were averaged.
@@ -116,7 +117,7 @@ def load(
     """
     if weights not in KINDS:
         raise ValueError(f"weights must be one of {', '.join(KINDS)}, not {weights!r}")
-    path = Path(source)
+    path = shipped(source)
     if not path.exists() and HUB_ID.fullmatch(str(source)) and ".." not in str(source):
         path = download(str(source))
     if not path.exists():
@@ -127,6 +128,12 @@ def load(
             return hub.load(path)
         config = {**told, **(config or {})}
     return load_file(path, family, config, weights)
+
+
+def shipped(source: str | Path) -> Path:
+    """The path of a source: ``sample`` is the tokenizer that comes with the package, unless there is such a path."""
+    path = Path(source)
+    return SAMPLE if str(source) == SAMPLE.name and not path.exists() else path
 
 
 def load_file(

@@ -8,14 +8,15 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
 from vistok.export import graph, hub, janus, llamagen, vqmodel
-from vistok.export.checkpoints import load
+from vistok.export.checkpoints import load, shipped
 from vistok.export.folders import whole_folder
 from vistok.export.parity import Encoded, Parity, ParityError, check, sizes_of
 from vistok.export.plain import inference_copy
@@ -26,12 +27,23 @@ OF_RUN = ("name", "image_size", "batch_size", "seed")  # of a run's config.yaml,
 
 
 def save_folder(
-    tokenizer: Tokenizer, folder: str | Path, about: Mapping[str, Any] | None = None, image_size: int | None = None
+    tokenizer: Tokenizer,
+    folder: str | Path,
+    about: Mapping[str, Any] | None = None,
+    image_size: int | None = None,
+    half: bool = False,
 ) -> Parity:
-    """Write our own folder, load it again, check it, and give it its name; the arguments are those of the others."""
+    """Write our own folder, load it again, check it, and give it its name.
+
+    The arguments are those of the others, and ``half``: see ``hub.save``. What is checked then is the tokenizer of the
+    rounded weights.
+    """
     folded = inference_copy(tokenizer)
-    with whole_folder(folder) as partial:
-        read = hub.load(hub.save(tokenizer, partial, dict(about or {})))
+    if half:
+        for name, tensor in folded.state_dict().items():
+            tensor.copy_(hub.stored_half(name, tensor))
+    with whole_folder(folder) as unnamed:
+        read = hub.load(hub.save(folded, unnamed, dict(about or {}), half))
 
         def encode(images):
             quantized = read.quantize(images)
@@ -57,13 +69,16 @@ def main(words: Sequence[str] | None = None) -> None:
     console = Console()
     try:
         config = json.loads(asked.config) if asked.config else None
-        about = about_of(Path(asked.source)) | {
+        if asked.half and asked.to != "folder":
+            raise ValueError(f"--half is for --to folder, not {asked.to}")
+        about = about_of(shipped(asked.source)) | {
             name: value for name, value in (("licence", asked.license), ("name", asked.name)) if value
         }
         if asked.evaluation:
             about["evaluation"] = json.loads(Path(asked.evaluation).read_text())
         tokenizer = load(asked.source, asked.family, config)
-        parity = TARGETS[asked.to](tokenizer, asked.out, about, asked.image_size)
+        save = partial(save_folder, half=True) if asked.half else TARGETS[asked.to]
+        parity = save(tokenizer, asked.out, about, asked.image_size)
         console.print(f"{asked.out}: {parity}", highlight=False, soft_wrap=True)
         if asked.push_to:
             console.print(hub.push_to_hub(asked.out, asked.push_to, asked.private), highlight=False, soft_wrap=True)
@@ -80,6 +95,7 @@ def parser() -> argparse.ArgumentParser:
     words.add_argument("--to", required=True, choices=TARGETS, help="what to write")
     words.add_argument("--out", required=True, help="a new folder")
     words.add_argument("--image-size", type=int, help="the one size that janus decodes; or that a graph is fixed to")
+    words.add_argument("--half", action="store_true", help="of a folder: store float16, half the size")
     words.add_argument("--name", help="of the model, for its card")
     words.add_argument("--license", help="of the weights, for the card, as the hub calls it: apache-2.0, mit, other")
     words.add_argument("--evaluation", help="the JSON file that eval.py wrote, for the card")
@@ -102,7 +118,7 @@ def about_of(source: Path) -> dict[str, Any]:
             break
     run = source / "config.yaml"
     if run.is_file():
-        config = OmegaConf.load(run)
+        config = cast(DictConfig, OmegaConf.load(run))
         about |= {name: config[name] for name in OF_RUN if config.get(name) is not None}
     return about
 

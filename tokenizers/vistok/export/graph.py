@@ -5,10 +5,11 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo.exc import UserError
 from torch.export import Dim, ExportedProgram
 
 from vistok.backbones import PositionalDecoder
@@ -88,7 +89,7 @@ def save_onnx(
     def write(name: str, program: ExportedProgram, partial: Path) -> None:
         inputs = ["images"] if name == ENCODER else ["codes"]
         graph = torch.onnx.export(program, input_names=inputs, output_names=outputs[name], dynamo=True, verbose=False)
-        graph.save(partial / f"{name}.onnx")
+        cast(Any, graph).save(partial / f"{name}.onnx")
 
     def load(name: str, partial: Path) -> Callable[[Tensor], tuple[Tensor, ...]]:
         session = onnxruntime.InferenceSession(partial / f"{name}.onnx", providers=["CPUExecutionProvider"])
@@ -178,7 +179,7 @@ def programs(tokenizer: Tokenizer, image_size: int | None = None) -> dict[str, E
                 (DECODER, ToImages(tokenizer), codes),
             )
         }
-    except (torch._dynamo.exc.UserError, RuntimeError) as error:  # what depends on the size other than by growing
+    except (UserError, RuntimeError) as error:  # what depends on the size other than by growing
         if image_size is not None:
             raise ValueError(
                 f"torch makes no graph of it ({_first_line(error)}); the target folder takes it"

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import safetensors.torch
+import torch
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 
 from vistok.backbones import (
     BranchedEncoder,
@@ -62,13 +63,17 @@ CLASSES = {c.__name__: c for c in (Tokenizer, *PIXELS, *BACKBONES, *HEADS, *PART
 CONV_ARGUMENTS = ("in_channels", "out_channels", "kernel_size", "padding", "groups")
 
 
-def save(tokenizer: Tokenizer, folder: str | Path, about: dict[str, Any] | None = None) -> Path:
+def save(tokenizer: Tokenizer, folder: str | Path, about: dict[str, Any] | None = None, half: bool = False) -> Path:
     """Write a tokenizer for inference: its head folded into a plain table, its weights in float32.
 
     Args:
         tokenizer: The tokenizer.
         folder: Made if need be; the three files in it are replaced.
         about: What else ``config.json`` should tell, under ``about``, and the model card: data, metrics, versions.
+        half: Store float16, half the size. Loading makes float32 of these values, whose codes may differ a little.
+
+    Raises:
+        ValueError: A part is of no known class, or with ``half`` a weight is beyond what float16 can hold.
     """
     folded = tokenizer.fold()
     config = {"format": FORMAT, "tokenizer": describe(folded), "about": about or {}}
@@ -76,10 +81,21 @@ def save(tokenizer: Tokenizer, folder: str | Path, about: dict[str, Any] | None 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in folded.state_dict().items()}
+    if half:
+        weights = {name: stored_half(name, tensor) for name, tensor in weights.items()}
     safetensors.torch.save_file(weights, folder / WEIGHTS)
     (folder / CONFIG).write_text(text + "\n")
     card.write(folder, folded, about, USAGE)
     return folder
+
+
+def stored_half(name: str, tensor: Tensor) -> Tensor:
+    """A tensor as it is stored in half the size: floats as float16, others as they are."""
+    if not tensor.is_floating_point():
+        return tensor
+    if not torch.equal(tensor.isfinite(), (rounded := tensor.half()).isfinite()):
+        raise ValueError(f"{name} has values up to {float(tensor.abs().max()):.3g}, beyond float16: leave out half")
+    return rounded
 
 
 def push_to_hub(folder: str | Path, repo_id: str, private: bool = False) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from einops import rearrange
 from torch import Tensor
@@ -58,21 +58,23 @@ def save(
         model = JanusVQVAE.from_pretrained(partial, local_files_only=True).eval()
 
         def encode(images: Tensor) -> Encoded:
-            encoded = model.encode(images, return_dict=True)
+            encoded = model.encode(cast(Any, images), return_dict=True)
             latent = model.quant_conv(encoded.last_hidden_state)
             b, _, h, w = latent.shape
-            return Encoded(rearrange(encoded.image_tokens.flatten(), "(b h w) -> b 1 h w", b=b, h=h, w=w), latent)
+            codes = cast(Tensor, encoded.image_tokens).flatten()
+            return Encoded(rearrange(codes, "(b h w) -> b 1 h w", b=b, h=h, w=w), latent)
 
-        parity = check(
-            folded, encode, lambda codes: model.decode(rearrange(codes, "b 1 h w -> b (h w)")), [(image_size,) * 2]
-        )
+        def decode(codes: Tensor) -> Tensor:
+            return model.decode(cast(Any, rearrange(codes, "b 1 h w -> b (h w)")))
+
+        parity = check(folded, encode, decode, [(image_size, image_size)])
         card.write(partial, folded, about, USAGE, "transformers", str(parity))
     return parity
 
 
 def config_of(tokenizer: Tokenizer, image_size: int) -> dict[str, Any]:
     """The arguments with which ``JanusVQVAEConfig`` is this tokenizer's networks."""
-    encoder, decoder, head = tokenizer.encoder, tokenizer.decoder, tokenizer.quantizer
+    (encoder, decoder), head = plain.networks(tokenizer), tokenizer.quantizer
     plain.check_llamagen(tokenizer, TARGET)
     if not isinstance(head, JanusQuantizer) and not plain.codewords_are_unit(tokenizer):
         raise plain.refuse(TARGET, "codewords of other than unit length: it would decode them at unit length")

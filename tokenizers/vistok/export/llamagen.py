@@ -66,7 +66,7 @@ def save(
 
 def config_of(tokenizer: Tokenizer) -> dict[str, Any]:
     """What LlamaGen's code calls the arguments of these networks."""
-    encoder, decoder, head = tokenizer.encoder, tokenizer.decoder, tokenizer.quantizer
+    (encoder, decoder), head = plain.networks(tokenizer), tokenizer.quantizer
     plain.check_llamagen(tokenizer, TARGET)
     if isinstance(head, JanusQuantizer):
         raise plain.refuse(TARGET, "a JanusQuantizer, which chooses codes in one table and decodes another")

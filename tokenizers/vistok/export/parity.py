@@ -1,7 +1,7 @@
 """Whether an exported tokenizer, loaded by those it is for, does what the tokenizer does."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -115,7 +115,7 @@ def near_ties(head: Quantizer, latent: Tensor, ours: Tensor, theirs: Tensor) -> 
     heads = single_heads(head)
     tied = []
     for i, (single, z) in enumerate(zip(heads, latent.split([single.dim for single in heads], dim=1), strict=True)):
-        table, z = single.table.double(), rearrange(z, "b d h w -> b h w d").double()
+        table, z = cast(Tensor, single.table).double(), rearrange(z, "b d h w -> b h w d").double()
         a, b = (table[codes[:, i].clamp(0, len(table) - 1)] for codes in (ours, theirs))
         apart = ((z - a).square().sum(-1) - (z - b).square().sum(-1)).abs()
         inside = (theirs[:, i] >= 0) & (theirs[:, i] < len(table))

@@ -1,6 +1,7 @@
 """What layouts of others have room for: VQGAN's networks around one codebook."""
 
 import copy
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -60,6 +61,11 @@ def widths(part: CNNEncoder | CNNDecoder) -> list[int]:
     return [part.channels * multiple for multiple in part.multipliers]
 
 
+def networks(tokenizer: Tokenizer) -> tuple[CNNEncoder, CNNDecoder]:
+    """The encoder and decoder of what ``vqgan`` gave, typed as what it made sure that they are."""
+    return cast(CNNEncoder, tokenizer.encoder), cast(CNNDecoder, tokenizer.decoder)
+
+
 def norm_groups(tokenizer: Tokenizer, target: str) -> int:
     """The groups that all norms have."""
     groups = {module.num_groups for module in tokenizer.modules() if isinstance(module, nn.GroupNorm)}
@@ -70,19 +76,20 @@ def norm_groups(tokenizer: Tokenizer, target: str) -> int:
 
 def check_llamagen(tokenizer: Tokenizer, target: str) -> None:
     """Refuse networks that LlamaGen's VQ model and its port to transformers cannot be."""
-    groups, last = norm_groups(tokenizer, target), len(tokenizer.encoder.multipliers) - 1
+    encoder, decoder = networks(tokenizer)
+    groups, last = norm_groups(tokenizer, target), len(encoder.multipliers) - 1
     if groups != 32:
         raise refuse(target, f"norms of {groups} groups, only for 32")
-    if not tokenizer.encoder.mid_attention:
+    if not encoder.mid_attention:
         raise refuse(target, "mid_attention=False")
-    for part in (tokenizer.encoder, tokenizer.decoder):
+    for part in (encoder, decoder):
         if part.attention != (last,):
             raise refuse(target, f"attention={part.attention}, only for the last level, {last}")
 
 
 def codewords_are_unit(tokenizer: Tokenizer) -> bool:
     """Whether all codewords are of length 1."""
-    return bool(((tokenizer.quantizer.table.norm(dim=1) - 1).abs() < 1e-5).all())
+    return bool(((cast(Tensor, tokenizer.quantizer.table).norm(dim=1) - 1).abs() < 1e-5).all())
 
 
 def state_of(tokenizer: Tokenizer) -> dict[str, Tensor]:

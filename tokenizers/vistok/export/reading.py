@@ -13,7 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -456,7 +456,7 @@ class Machine:
             return pid[1]  # a class of the older format, with its source code
         if type(pid) is not tuple or len(pid) not in (5, 6) or pid[0] != "storage" or pid[5:] not in ((), (None,)):
             raise ValueError("a persistent id that is not that of a storage")
-        _, kind, key, _, numel = pid[:5]
+        _, kind, key, _, numel = cast(tuple[Any, ...], pid)[:5]
         dtype = STORAGES.get(kind.name) if type(kind) is Stub else None
         if dtype is None or type(key) is not str or type(numel) is not int or not 0 <= numel < 2**48:
             raise ValueError("a storage of an unknown kind, key or size")
@@ -484,7 +484,7 @@ class Machine:
             return self.rebuild(name.rpartition("_rebuild_")[2], arguments)
         if name == SUBCLASS and len(arguments) >= 3 and type(arguments[0]) is Stub and arguments[0].name in REBUILDS:
             return self.call(arguments[0], arguments[2])
-        if name == "torch.Size" and len(arguments) == 1 and type(arguments[0]) in (tuple, list):
+        if name == "torch.Size" and len(arguments) == 1 and isinstance(arguments[0], tuple | list):
             self.spend(len(arguments[0]))
             return tuple(arguments[0])
         if name == "torch.device" and len(arguments) in (1, 2) and all(type(part) in (str, int) for part in arguments):

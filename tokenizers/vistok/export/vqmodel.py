@@ -46,7 +46,7 @@ def save(
         ParityError: It was written, but differs.
     """
     try:
-        from diffusers import VQModel
+        from diffusers.models.autoencoders.vq_model import VQModel
     except ImportError as error:
         raise ImportError(f"{TARGET} needs diffusers: pip install 'vistok[export]'") from error
 
@@ -65,7 +65,7 @@ def save(
 
         def decode(codes: Tensor) -> Tensor:
             shape = (len(codes), *codes.shape[2:], folded.quantizer.dim)
-            return model.decode(codes.flatten(), force_not_quantize=True, shape=shape).sample
+            return model.decode(codes.flatten(), force_not_quantize=True, shape=shape).sample  # pyright: ignore[reportAttributeAccessIssue] no tensor
 
         parity = check(folded, encode, decode, sizes_of(folded))
         card.write(partial, folded, about, USAGE, "diffusers", str(parity))
@@ -74,7 +74,7 @@ def save(
 
 def config_of(tokenizer: Tokenizer, image_size: int | None = None) -> dict[str, Any]:
     """The arguments with which ``VQModel`` is this tokenizer's networks."""
-    encoder, decoder, head = tokenizer.encoder, tokenizer.decoder, tokenizer.quantizer
+    (encoder, decoder), head = plain.networks(tokenizer), tokenizer.quantizer
     wide = plain.widths(encoder)
     if isinstance(head, JanusQuantizer):
         raise plain.refuse(TARGET, "a JanusQuantizer, which chooses codes in one table and decodes another")

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -129,7 +129,7 @@ class Adversary(nn.Module):
         self.loss, self.generator = DISCRIMINATOR_LOSSES[loss], GENERATOR_LOSSES[generator_loss]
         self.start, self.warmup, self.adaptive, self.max_weight = start, warmup, adaptive, max_weight
         self.augmentation = augmentation or nn.Identity()
-        self.regularizers = nn.ModuleDict(regularizers or {})
+        self.regularizers = cast(Mapping[str, Any], nn.ModuleDict(regularizers or {}))
         self.trained = [parameter for parameter in discriminator.parameters() if parameter.requires_grad]
 
     @property

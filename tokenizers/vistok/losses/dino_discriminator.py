@@ -50,6 +50,10 @@ class DINODiscriminator(nn.Module):
 class ViTFeatures(FrozenNetwork):
     """Images to the patches (b, d, n) that come out of several blocks; gradients pass to the images."""
 
+    mean: Tensor  # (3, 1, 1)
+    std: Tensor
+    dim: int
+
     def __init__(self, model: str, weights: str | Path, blocks: Sequence[int], size: int):
         super().__init__()
         self.network, settings = timm_network(model, weights)

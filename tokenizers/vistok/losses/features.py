@@ -33,6 +33,9 @@ class FeatureLoss(FrozenNetwork):
         ValueError: The library has no such model or weights, the file does not fit, or there is no such stage.
     """
 
+    mean: Tensor  # (3, 1, 1)
+    std: Tensor
+
     def __init__(
         self,
         model: str = "convnext_small",

@@ -21,6 +21,8 @@ class LeCam(Regularizer):
     """
 
     every = 1
+    real: Tensor
+    fake: Tensor
 
     def __init__(self, decay: float = 0.999):
         super().__init__()

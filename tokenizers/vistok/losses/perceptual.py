@@ -3,6 +3,7 @@
 import contextlib
 import io
 import warnings
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +32,7 @@ class LPIPS(nn.Module):
         if net not in ("vgg", "alex", "squeeze"):
             raise ValueError(f"net must be vgg, alex or squeeze, not {net!r}")
         self.net, self.weights = net, weights
-        self.distance = _pretrained(net) if weights == "pretrained" else _untrained(net)
+        self.distance: Any = _pretrained(net) if weights == "pretrained" else _untrained(net)
         if weights not in ("pretrained", "random"):
             _load_trunk(self.distance.net, net, weights)
         self.requires_grad_(False).train(False)

@@ -2,6 +2,7 @@
 
 from importlib.util import find_spec
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -27,6 +28,9 @@ class STLPIPS(FrozenNetwork):
         ValueError: The file does not fit.
     """
 
+    shift: Tensor  # (3, 1, 1)
+    scale: Tensor
+
     def __init__(self, weights: str | Path = "pretrained"):
         super().__init__()
         with fixed_seed():
@@ -48,8 +52,8 @@ class STLPIPS(FrozenNetwork):
         for stage, head in zip(self.trunk, self.heads, strict=True):
             a, b = stage(a), stage(b)
             difference = (unit(a) - unit(b)).square()
-            total = total + F.conv2d(difference, head.weight.float()).mean((1, 2, 3))
-        return total
+            total = total + F.conv2d(difference, cast(Tensor, head.weight).float()).mean((1, 2, 3))
+        return cast(Tensor, total)
 
 
 def unit(features: Tensor) -> Tensor:
@@ -60,6 +64,8 @@ def unit(features: Tensor) -> Tensor:
 
 class Blur(nn.Module):
     """Every channel filtered by [1, 2, 1] both ways, reflected by 2 at the borders, with stride 2."""
+
+    kernel: Tensor  # (1, 1, 3, 3)
 
     def __init__(self):
         super().__init__()
@@ -93,7 +99,7 @@ def head(channels: int) -> nn.Conv2d:
 def package_file() -> Path:
     """The weights within the package, found without importing it."""
     package = find_spec(PACKAGE)
-    if package is None:
+    if package is None or not package.submodule_search_locations:
         raise WeightsUnavailable(
             f"ST-LPIPS's weights come with the package {PACKAGE}, which is not installed; pip install --no-deps "
             f"{PACKAGE}, or pass the path of {Path(FILE).name} as `weights`"

@@ -147,6 +147,8 @@ class Blur(nn.Module):
         mode: Of the padding, as in ``torch.nn.functional.pad``.
     """
 
+    kernel: Tensor  # (h, w)
+
     def __init__(self, taps: Sequence[float], padding: int, mode: str = "constant"):
         super().__init__()
         row = torch.tensor(taps, dtype=torch.float32)

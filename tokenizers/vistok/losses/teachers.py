@@ -41,6 +41,10 @@ class Teacher(FrozenNetwork):
         ValueError: timm has no such model or weights, the file does not fit, or the model has no such norm.
     """
 
+    mean: Tensor  # (3, 1, 1)
+    std: Tensor
+    dim: int
+
     def __init__(
         self,
         model: str,

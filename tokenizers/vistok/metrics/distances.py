@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -57,7 +58,7 @@ def ssim_gauss11(reconstruction: Tensor, images: Tensor) -> Tensor:
         data_range=255.0,
         reduction="none",
     )
-    return similarity.reshape(len(images))
+    return cast(Tensor, similarity).reshape(len(images))
 
 
 def _precise(images: Tensor) -> Tensor:

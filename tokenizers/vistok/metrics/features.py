@@ -4,7 +4,7 @@ import hashlib
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -98,7 +98,7 @@ class Inception(FeatureNetwork):
         x = (_resized(images, resize) - 128) / 128 if resize != "float" else _resized(images, resize) / 127.5 - 1
         for name, layer in self.network.named_children():
             if name == "Mixed_6d":
-                spatial = layer.branch1x1(x)[:, :7].flatten(1)
+                spatial = cast(Any, layer).branch1x1(x)[:, :7].flatten(1)
             if name == "fc":
                 break
             x = layer(x)
@@ -210,6 +210,9 @@ class Preprocess(nn.Module):
         mean: Of each channel, on a scale of 0 to 1.
         std: Of each channel.
     """
+
+    mean: Tensor  # (3, 1, 1)
+    std: Tensor
 
     def __init__(self, size: Sequence[int], mean: Sequence[float], std: Sequence[float]):
         super().__init__()

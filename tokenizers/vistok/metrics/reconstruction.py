@@ -1,6 +1,7 @@
 """What training reports of the held-out images, on 8-bit pixels: the cheap part of what ``eval.py`` does."""
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +38,7 @@ class ReconstructionMetrics(nn.Module):
         self.means = nn.ModuleDict({name: MeanMetric(nan_strategy="disable") for name in names})
         self.images = SumMetric(nan_strategy="disable")
         for metric in (*self.means.values(), self.images):
-            metric.set_dtype(torch.float64)  # sums over a data set; float32 would lose digits
+            cast(Metric, metric).set_dtype(torch.float64)  # sums over a data set; float32 would lose digits
         self.usage = CodebookUsage(codebook_sizes)
 
     @torch.no_grad()
@@ -61,13 +62,13 @@ class ReconstructionMetrics(nn.Module):
                 "psnr_block_mean": psnr(block_mean(images, self.factor), images),
             }
         for name, value in values.items():
-            self.means[name].update(value)
+            cast(Metric, self.means[name]).update(value)
         self.images.update(torch.ones(len(images), device=images.device))
         self.usage.update(codes, keep)
 
     def compute(self) -> dict[str, Tensor]:
         """Every metric over all ranks: float64 scalars by name."""
-        values = {name: mean.compute() for name, mean in self.means.items()}
+        values = {name: cast(Metric, mean).compute() for name, mean in self.means.items()}
         return values | self.usage.compute() | {"images": self.images.compute()}
 
     def reset(self) -> None:

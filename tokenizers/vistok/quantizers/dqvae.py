@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from vistok.quantizers import base
 from vistok.quantizers.base import Context, Quantized, Quantizer
-from vistok.quantizers.routers import spread
+from vistok.quantizers.routers import EntropyRouter, FeatureRouter, spread
 from vistok.ranks import mean_with_gradient
 
 BUDGETS = ("plain", "doubled")
@@ -40,10 +40,12 @@ class DynamicQuantizer(Quantizer):
         ValueError: Of ``forward``: the maps are not each half as large as the next, or a rate is not in [0, 1].
     """
 
+    targets: Tensor  # (grains - 1,)
+
     def __init__(
         self,
         head: Quantizer,
-        router: nn.Module,
+        router: FeatureRouter | EntropyRouter,
         rates: Sequence[float] | None = None,
         budget: str = "plain",
         projection: nn.Conv2d | None = None,

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from itertools import combinations
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -52,14 +53,18 @@ class FactorizedQuantizer(Quantizer):
         latent = torch.cat([part.latent for part in parts], dim=1)
         return Quantized(latent, torch.cat([part.codes for part in parts], dim=1), losses, stats=stats or None)
 
+    @property
+    def _heads(self) -> Sequence[Quantizer]:
+        return cast(Sequence[Quantizer], self.heads)
+
     def lookup(self, codes: Tensor) -> Tensor:
         base.check_codes(codes, self.codebook_sizes)
-        parts = codes.split([len(head.codebook_sizes) for head in self.heads], dim=1)
-        return torch.cat([head.lookup(part) for head, part in zip(self.heads, parts, strict=True)], dim=1)
+        parts = codes.split([len(head.codebook_sizes) for head in self._heads], dim=1)
+        return torch.cat([head.lookup(part) for head, part in zip(self._heads, parts, strict=True)], dim=1)
 
     def update(self, stats: dict[str, Tensor]) -> dict[str, Tensor]:
         moved = {}
-        for i, head in enumerate(self.heads):
+        for i, head in enumerate(self._heads):
             own = {name.removeprefix(f"{i}."): value for name, value in stats.items() if name.startswith(f"{i}.")}
             moved |= {f"heads.{i}.{name}": rows for name, rows in head.update(own).items()}
         return moved
@@ -70,7 +75,7 @@ class FactorizedQuantizer(Quantizer):
         )
 
     def for_inference(self) -> "FactorizedQuantizer":
-        return FactorizedQuantizer([head.for_inference() for head in self.heads], self.disentangle).eval()
+        return FactorizedQuantizer([head.for_inference() for head in self._heads], self.disentangle).eval()
 
 
 def factorized(

@@ -6,6 +6,7 @@ for the others. In training the gate of a learned router carries gradients.
 """
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -96,7 +97,8 @@ class EntropyRouter(nn.Module):
         entropies = patch_entropy(context.images, self.patch, self.low, self.high)
         if context.rate is not None:
             return one_hot(grains_by_rank(entropies, context.rate, self.grains), self.grains)
-        return one_hot(sum((entropies > threshold).long() for threshold in self.thresholds), self.grains)
+        above = [(entropies > threshold).long() for threshold in self.thresholds]
+        return one_hot(cast(Tensor, sum(above)), self.grains)
 
 
 def one_hot(grain: Tensor, grains: int) -> Tensor:
@@ -137,7 +139,8 @@ def patch_entropy(images: Tensor, patch: int, low: float = -1.0, high: float = 1
         (b, H / patch, W / patch) float32, from 0 to ln 32. A patch with all values far from any bin counts 0.
     """
     with torch.autocast(images.device.type, enabled=False):
-        grey = sum(share * channel for share, channel in zip(GREY, images.float().unbind(1), strict=True))
+        shares = [share * channel for share, channel in zip(GREY, images.float().unbind(1), strict=True)]
+        grey = cast(Tensor, sum(shares))
         h = grey.shape[1] // patch
         pixels = rearrange(grey, "b (h p) (w q) -> (b h w) (p q)", p=patch, q=patch)
         bins = torch.linspace(low, high, BINS, device=images.device)

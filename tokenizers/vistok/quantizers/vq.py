@@ -1,5 +1,7 @@
 """Vector quantization: one learned codebook (VQ-VAE, arXiv:1711.00937; VQGAN, arXiv:2012.09841)."""
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -38,6 +40,11 @@ class VectorQuantizer(Quantizer):
             whose ``unused`` it is.
         estimator: How gradients pass the choice of a codeword.
     """
+
+    table: Tensor  # (n, d)
+    ema_counts: Tensor  # (n,)
+    ema_sums: Tensor  # (n, d)
+    updates: Tensor  # of k-means
 
     def __init__(
         self,
@@ -172,7 +179,8 @@ class VectorQuantizer(Quantizer):
         if self.averages_vectors:
             self.ema_sums.copy_(torch.where(rows_of_vectors, count * vectors, self.ema_sums))
         if self.averages_vectors or self.restart is not None:
-            self.ema_counts.copy_(torch.where(rows, count, self.ema_counts))
+            counts = torch.where(rows, cast(Tensor, count), self.ema_counts)  # or a number, which torch takes too
+            self.ema_counts.copy_(counts)
 
     def fold(self) -> "VectorQuantizer":
         # For unit codewords the nearest by L2 is the nearest by angle, whatever the length of z.
@@ -185,8 +193,9 @@ class VectorQuantizer(Quantizer):
 @torch.no_grad()
 def plain(codebook: Tensor) -> VectorQuantizer:
     """A head for inference with the codewords (n, d), nothing normalised, nothing learned."""
+    size, dim = codebook.shape
     with torch.random.fork_rng(devices=[]):  # validating often must not change what training draws
-        head = VectorQuantizer(*codebook.shape).to(codebook.device).eval()
+        head = VectorQuantizer(size, dim).to(codebook.device).eval()
     head.table.requires_grad_(False).copy_(codebook)
     return head
 

@@ -1,6 +1,7 @@
 """VQBridge: a codebook seen through a small transformer over all of it (FVQ, arXiv:2509.10140)."""
 
 import math
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -124,7 +125,7 @@ class Bridge(nn.Module):
                 nn.init.xavier_uniform_(layer.weight)
                 nn.init.zeros_(layer.bias)
         nn.init.xavier_uniform_(self.compress.weight.flatten(1))
-        nn.init.zeros_(self.compress.bias)
+        nn.init.zeros_(cast(Tensor, self.compress.bias))
         self.positions = self.condition = self.modulation = None
         if modulated:
             positions = sincos_positions(grid[0] // patch, grid[1] // patch, width)
@@ -132,7 +133,7 @@ class Bridge(nn.Module):
             self.condition = nn.Parameter(torch.randn(width) * 0.02)
             self.modulation = nn.Linear(width, 2 * width)
             for modulation in (self.modulation, *(block.modulation for block in self.blocks)):
-                zero(modulation)
+                zero(cast(nn.Linear, modulation))
         zero(self.recover)
 
     def forward(self, codebook: Tensor) -> Tensor:
@@ -144,7 +145,7 @@ class Bridge(nn.Module):
         for block in self.blocks:
             tokens = block(tokens, self.condition)
         tokens = normalized(tokens)
-        if self.modulation is not None:
+        if self.modulation is not None and self.condition is not None:
             shift, scale = self.modulation(F.silu(self.condition)).chunk(2)
             tokens = tokens * (1 + scale) + shift
         p = self.patch
@@ -170,7 +171,7 @@ class Block(nn.Module):
         return self.out(rearrange(F.scaled_dot_product_attention(q, k, v), "1 h t d -> t (h d)"))
 
     def forward(self, tokens: Tensor, condition: Tensor | None) -> Tensor:
-        if self.modulation is None:
+        if self.modulation is None or condition is None:
             tokens = tokens + self.attend(normalized(tokens))
             return tokens + self.mlp(normalized(tokens))
         shift_a, scale_a, gate_a, shift_m, scale_m, gate_m = self.modulation(F.silu(condition)).chunk(6)

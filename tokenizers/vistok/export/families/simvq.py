@@ -30,9 +30,10 @@ def build(shapes: cnn.Shapes, config: Mapping[str, Any], sure: bool) -> Tokenize
     only(config, "l2_norm", False)
     wide = cnn.widths(shapes, "decoder.levels.")[::-1]
     channels = math.gcd(*wide)
+    codebook_size, dim = cnn.shape(shapes, "quantizer.basis", 2)
     return Tokenizer(
         MagvitEncoder(**cnn.path_down(shapes), dim=cnn.shape(shapes, "encoder.conv_out.weight", 4)[0]),
-        SimVQ(*cnn.shape(shapes, "quantizer.basis", 2)),
+        SimVQ(codebook_size, dim),
         MagvitDecoder(
             channels=channels,
             multipliers=[width // channels for width in wide],

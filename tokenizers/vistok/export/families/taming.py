@@ -34,7 +34,8 @@ def build(shapes: cnn.Shapes, config: Mapping[str, Any], sure: bool) -> Tokenize
     only(config, "l2_norm", False)
     only(config, "ddconfig.double_z", False)
     encoder, decoder = cnn.encoder(shapes), cnn.decoder(shapes)
-    head = VectorQuantizer(*cnn.shape(shapes, "quantizer.table", 2))
+    codebook_size, dim = cnn.shape(shapes, "quantizer.table", 2)
+    head = VectorQuantizer(codebook_size, dim)
     published = (encoder.channels, encoder.num_blocks) == (128, 2) and (head.codebook_size, head.dim) in PUBLISHED
     if not sure and encoder.mid_attention and not published:
         raise Unknown(

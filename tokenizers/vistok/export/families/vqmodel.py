@@ -49,5 +49,6 @@ def build(shapes: cnn.Shapes, config: Mapping[str, Any], sure: bool) -> Tokenize
     uneven = sorted(width for width in {encoder.channels, *widths} if width % groups)
     if uneven:
         raise Unknown(f"norm_num_groups={groups} does not divide its {uneven} channels: config has to say it")
-    head = VectorQuantizer(*cnn.shape(shapes, "quantizer.table", 2))
+    codebook_size, dim = cnn.shape(shapes, "quantizer.table", 2)
+    head = VectorQuantizer(codebook_size, dim)
     return Tokenizer(encoder, head, decoder, cnn.conv(shapes, "to_latent"), cnn.conv(shapes, "from_latent"))

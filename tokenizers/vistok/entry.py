@@ -1,0 +1,56 @@
+"""``python -m vistok train`` and ``eval``: what ``train.py`` and ``eval.py`` do, with the configs in the package.
+
+An installed wheel has no scripts and no ``configs`` folder beside it; in the repository both ways are the same.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from vistok import cli
+
+CONFIGS = Path(__file__).parent / "configs"
+
+
+def start_training(config: DictConfig) -> None:
+    """Train, or say what training would need where ``estimate`` is set; ends the process where the config is wrong."""
+    if config.estimate is not None:
+        cli.run(cli.estimate, config)
+    else:
+        cli.run(cli.train, config, list(HydraConfig.get().overrides.task))
+
+
+def start_evaluation(config: DictConfig) -> None:
+    """Evaluate; ends the process where the config is wrong."""
+    from vistok.evaluation import evaluate
+
+    cli.run(evaluate, config)
+
+
+def train(words: Sequence[str]) -> None:
+    """``python -m vistok train``, with the rest of its words."""
+    _run("train", start_training, words)
+
+
+def evaluate(words: Sequence[str]) -> None:
+    """``python -m vistok eval``, with the rest of its words."""
+    _run("eval", start_evaluation, words)
+
+
+def _run(name: str, action: Callable[[DictConfig], None], words: Sequence[str]) -> None:
+    asked = sys.argv
+
+    @hydra.main(version_base="1.3", config_path=str(CONFIGS.resolve()), config_name=name)
+    def main(config: DictConfig) -> None:
+        sys.argv = asked  # Lightning starts further processes with the whole command
+        action(config)
+
+    sys.argv = [asked[0], *words]  # what Hydra reads
+    try:
+        main()
+    finally:
+        sys.argv = asked
