@@ -100,8 +100,8 @@ def test_commands_are_understood(line, page, compose, check_training, parse_only
     name, *words = words
     if name == "torchrun":
         script = next(i for i, word in enumerate(words) if not word.startswith("-"))
-        assert all("=" in word or word in ("--standalone",) for word in words[:script])
-        name, words = "python", words[script:]
+        assert all("=" in word or word in ("--standalone", "-m") for word in words[:script])
+        name, words = "python", [*(["-m"] if words[script - 1] == "-m" else []), *words[script:]]
     elif name == "vistok":
         name, words = "python", ["-m", "vistok", *words]
     if name == "python":
@@ -169,6 +169,7 @@ def scratch(tmp_path_factory):
     hub.save(small(dynamic), folder / "runs/dqvae/TIME/tokenizer")
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 256, (300, 400, 3), dtype=np.uint8)).save(folder / "photo.jpg")
+    program.main(["tokenize", str(folder / "RUN"), str(folder), "--out", str(folder / "TOKENS"), "--workers", "0"])
     values = {"names": np.array(["a"]), "0/canonical/psnr": np.ones(1), "0/adm/tokens": np.ones(1)}
     (folder / "evaluations").mkdir()
     np.savez(folder / "evaluations" / "TIME.npz", **values, **{"0/adm/counts/0": np.ones(1024)})
