@@ -16,6 +16,7 @@ ROWS = 512  # vectors in a product: its scores take 1 MiB
 ROWS_AT_ONCE = 2048  # vectors whose block maxima are kept at once
 PANEL = 2**19  # floats of the codebook that are centred at once
 UNIT = 2.0**-24  # largest relative error of one operation in float32
+EQUAL = 1e-13  # relative difference between distances in float64 that rounding may make
 
 
 def search(z: Tensor, codebook: Tensor) -> Tensor:
@@ -78,19 +79,25 @@ def _search(z: Tensor, codebook: Tensor, frame: Frame, scratch: Tensor) -> Tenso
     norms = torch.linalg.vector_norm(centred, dim=1)
     maxima, halves = block_maxima(centred, codebook, frame, scratch, size)
     reach = torch.stack([part.amin() for part in halves.split(size)]).mul_(-2).sqrt_()  # largest norm in each block
-    maybe = candidates(maxima, norms, reach, z.shape[1])
-    codes = torch.empty(len(z), dtype=torch.int64)
-    doubtful = maybe.sum(0) > 1
-    rows = (maybe & ~doubtful).nonzero()  # (block, row), by block
-    slack = 2 * error_bound(norms[rows[:, 1]], reach[rows[:, 0]], z.shape[1])
-    parts = torch.bincount(rows[:, 0], minlength=len(maybe)).tolist()
-    places, sure = within_blocks(centred[rows[:, 1]], slack, parts, codebook, halves, frame, scratch, size)
-    codes[rows[:, 1]] = places + rows[:, 0] * size
-    doubtful[rows[:, 1]] |= ~sure
-    exactly = doubtful.nonzero()[:, 0]
-    if len(exactly):
-        codes[exactly] = nearest_of(z[exactly], codebook, maybe[:, exactly], size)
-    return codes
+    bounds = Bounds(norms, reach, z.shape[1])
+    maybe, least = candidates(maxima, bounds)
+    several = maybe.sum(0) > 1
+    doubtful = Doubtful(z, codebook)
+    weights = torch.arange(size, dtype=torch.float32) + 2**15  # sums tell one codeword, and where, from several
+    found = torch.empty(len(z))
+    for b in maybe.any(1).nonzero()[:, 0].tolist():
+        block, own_halves = frame(codebook[b * size : (b + 1) * size]), halves[b * size : (b + 1) * size]
+        for rows in maybe[b].nonzero()[:, 0].split(ROWS):
+            scores = scratch[: len(rows) * len(block)].view(len(rows), -1)
+            torch.addmm(own_halves, centred[rows], block.T, out=scores)
+            near = torch.ge(scores, bounds.below(least, b)[rows, None], out=scores)
+            sums = torch.mv(near, weights[: len(block)])
+            found[rows] = sums
+            among = several[rows] | (sums >= 2**16)
+            if among.any():
+                doubtful.compare(rows[among], near[among], b * size)
+    codes = found.long() % 2**15 + maybe.to(torch.uint8).argmax(0) * size
+    return torch.where(doubtful.nearest.isfinite(), doubtful.codes, codes)
 
 
 def block_size(k: int) -> int:
@@ -116,70 +123,75 @@ def block_maxima(z: Tensor, codebook: Tensor, frame: Frame, scratch: Tensor, siz
     return maxima, halves
 
 
-def error_bound(norms: Tensor, reach: Tensor, d: int) -> Tensor:
-    """How far a score in float32 may be from z·c - |c|²/2, for all vectors of these norms and codewords up to reach.
+class Bounds:
+    """How far a score in float32 may be from z·c - |c|²/2, for vectors (n,) and blocks of codewords.
 
-    Of d products and their sum, at most d + 4 roundings of |z||c| + |c|²/2 in whichever order they are added.
-    """
-    return (norms * reach + reach.square() / 2) * ((d + 4) * UNIT) + 1e-36
-
-
-def candidates(maxima: Tensor, norms: Tensor, reach: Tensor, d: int) -> Tensor:
-    """Which blocks may hold the nearest codeword of each vector: (blocks, n) bool."""
-    parts = []
-    for part, own in zip(maxima.split(ROWS, 1), norms.split(ROWS), strict=True):
-        bound = error_bound(own, reach[:, None], d)
-        least = (part - bound).amax(0)
-        parts.append(bound.add_(part) >= least)
-    return torch.cat(parts, 1)
-
-
-def within_blocks(
-    z: Tensor,
-    slack: Tensor,
-    parts: list[int],
-    codebook: Tensor,
-    halves: Tensor,
-    frame: Frame,
-    scratch: Tensor,
-    size: int,
-) -> tuple[Tensor, Tensor]:
-    """Where in its block the best codeword of each vector is, and whether no other scores within ``slack`` of it.
+    Of d products and their sum, at most d + 4 roundings of |z||c| + |c|²/2, in whichever order they are added.
 
     Args:
-        z: Centred vectors (m, d), sorted by block.
-        slack: (m,).
-        parts: How many vectors are of each block.
-        halves: Every codeword's -|c|²/2 (k,).
+        norms: |z| of each vector (n,).
+        reach: The largest |c| of each block (blocks,).
+        d: Their dimension.
     """
-    weights = torch.arange(size, dtype=torch.float32) + 2**15  # sums tell one codeword, and where, from several
-    found = torch.empty(len(z))
-    for b, (vectors, margin, out) in enumerate(zip(*(t.split(parts) for t in (z, slack, found)), strict=True)):
-        if not len(vectors):
-            continue
-        block, own = frame(codebook[b * size : (b + 1) * size]), halves[b * size : (b + 1) * size]
-        for row in range(0, len(vectors), ROWS):
-            part = vectors[row : row + ROWS]
-            scores = scratch[: len(part) * len(block)].view(len(part), -1)
-            torch.addmm(own, part, block.T, out=scores)
-            least = scores.amax(1).sub_(margin[row : row + ROWS])
-            near = torch.ge(scores, least[:, None], out=scores)
-            torch.mv(near, weights[: len(block)], out=out[row : row + ROWS])
-    return found.long() % 2**15, found < 2**16
+
+    def __init__(self, norms: Tensor, reach: Tensor, d: int):
+        self.norms = norms
+        self.slopes = reach * ((d + 4) * UNIT)
+        self.offsets = reach.square() * ((d + 4) * UNIT / 2) + 1e-36
+        self.lines = list(zip(self.slopes.tolist(), self.offsets.tolist(), strict=True))
+
+    def of(self, rows: slice) -> Tensor:
+        """For some vectors and all blocks: (blocks, m)."""
+        return torch.addcmul(self.offsets[:, None], self.slopes[:, None], self.norms[rows])
+
+    def below(self, scores: Tensor, block: int) -> Tensor:
+        """Scores (n,) less the bound of a block."""
+        slope, offset = self.lines[block]
+        return torch.sub(scores, self.norms, alpha=slope).sub_(offset)
 
 
-def nearest_of(z: Tensor, codebook: Tensor, maybe: Tensor, size: int) -> Tensor:
-    """Codes (m,) of vectors (m, d) by distances in float64 to all codewords of the blocks that may hold them."""
-    codes = torch.zeros(len(z), dtype=torch.int64)
-    nearest = torch.full((len(z),), math.inf, dtype=torch.float64)
-    for b in maybe.any(1).nonzero()[:, 0].tolist():
-        block = codebook[b * size : (b + 1) * size].double()
-        for rows in maybe[b].nonzero()[:, 0].split(ROWS):
-            distance, place = distances(z[rows], block).min(1)
-            closer = distance < nearest[rows]  # a tie keeps the earlier block
-            codes[rows[closer]] = place[closer] + b * size
-            nearest[rows[closer]] = distance[closer]
-    return codes
+def candidates(maxima: Tensor, bounds: Bounds) -> tuple[Tensor, Tensor]:
+    """Which blocks may hold the nearest codeword of each vector (blocks, n) bool, and its least true score (n,)."""
+    maybe, least = torch.empty(maxima.shape, dtype=torch.bool), torch.empty(maxima.shape[1])
+    for start in range(0, len(least), ROWS):
+        own = slice(start, start + ROWS)
+        bound = bounds.of(own)
+        torch.amax(maxima[:, own] - bound, 0, out=least[own])
+        torch.ge(bound.add_(maxima[:, own]), least[own], out=maybe[:, own])
+    return maybe, least
+
+
+class Doubtful:
+    """The nearest of the codewords that float32 cannot tell apart, by distances in float64.
+
+    Attributes:
+        nearest: The least distance of each vector so far (n,), infinite for those never compared.
+        codes: Whose it is: of equal ones the first, if blocks are compared in their order.
+    """
+
+    def __init__(self, z: Tensor, codebook: Tensor):
+        self.z, self.codebook = z, codebook
+        self.nearest = torch.full((len(z),), math.inf, dtype=torch.float64)
+        self.codes = torch.zeros(len(z), dtype=torch.int64)
+
+    def compare(self, rows: Tensor, near: Tensor, start: int) -> None:
+        """Take in codewords ``start`` and following for vectors ``rows`` (m,), where ``near`` (m, size) is not 0."""
+        if near.count_nonzero() * 8 > near.numel():
+            block = self.codebook[start : start + near.shape[1]]
+            self._keep(rows, *distances(self.z[rows], block).min(1), start)
+            return
+        for i, places in (pairs.unbind(1) for pairs in near.nonzero().split(max(1, PANEL // self.z.shape[1]))):
+            difference = self.z[rows[i]].double() - self.codebook[start + places].double()
+            distance = difference.square_().sum(1).sqrt_()
+            least = torch.full((len(rows),), math.inf, dtype=torch.float64).scatter_reduce_(0, i, distance, "amin")
+            first = distance <= least[i] * (1 + EQUAL)
+            place = torch.full_like(rows, near.shape[1]).scatter_reduce_(0, i[first], places[first], "amin")
+            self._keep(rows, least, place, start)
+
+    def _keep(self, rows: Tensor, distance: Tensor, place: Tensor, start: int) -> None:
+        nearer = distance < self.nearest[rows] * (1 - EQUAL)  # a tie keeps the earlier codeword
+        self.nearest[rows[nearer]] = distance[nearer]
+        self.codes[rows[nearer]] = place[nearer] + start
 
 
 def distances(z: Tensor, codebook: Tensor) -> Tensor:
