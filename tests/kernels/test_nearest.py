@@ -14,6 +14,12 @@ def clusters(n, k, d):
     return (centres[torch.randint(20, (size,))] + 1e-3 * torch.randn(size, d) for size in (n, k))
 
 
+def copies(n, d):
+    """What a restart makes of few vectors: near each of them twenty codewords."""
+    z = torch.randn(n, d)
+    return z, z.repeat(20, 1) + torch.rand(20 * n, d) * (0.01 * d**-0.5)
+
+
 CASES = {
     "one dimension": lambda: (torch.randn(300, 1), torch.randn(2, 1)),
     "small": lambda: (torch.randn(257, 8), torch.randn(1000, 8)),
@@ -26,6 +32,7 @@ CASES = {
     "clusters": lambda: clusters(100, 3000, 32),
     "an outlier": lambda: (torch.randn(200, 8), torch.cat([torch.randn(3000, 8), torch.full((1, 8), 1e6)])),
     "codewords themselves": lambda: 2 * (torch.randn(2100, 16),),
+    "copies with little noise": lambda: copies(150, 16),
     "repeated codewords": lambda: (torch.randn(300, 8), torch.randn(40, 8).repeat(60, 1)),
     "equal codewords": lambda: (torch.randn(50, 8), torch.randn(1, 8).expand(2100, 8)),
     "a codebook of zeros": lambda: (torch.randn(50, 8), torch.zeros(2100, 8)),
@@ -56,13 +63,19 @@ def test_exact(case):
         assert (chosen <= distance.amin(1) * (1 + 1e-12)).all()
 
 
-@pytest.mark.parametrize("block, rows, at_once, panel", [(16, 32, 64, 512), (512, 7, 2048, 1), (100, 512, 10, 2**19)])
-def test_results_do_not_depend_on_blocks(monkeypatch, block, rows, at_once, panel):
+@pytest.mark.parametrize("block, small, rows, at_once, panel", [
+    (16, 8, 32, 64, 512),
+    (512, 8, 7, 2048, 1),
+    (100, 8, 512, 10, 2**19),
+    (512, 2048, 3, 2048, 2**19),
+])  # fmt: skip
+def test_results_do_not_depend_on_blocks(monkeypatch, block, small, rows, at_once, panel):
     torch.manual_seed(0)
     z, codebook = torch.randn(150, 8), torch.randn(1100, 8)
     codebook[600:] = codebook[:500]  # equal codewords in other blocks
     whole = nearest_code(z, codebook)
-    for name, value in {"BLOCK": block, "ROWS": rows, "ROWS_AT_ONCE": at_once, "PANEL": panel}.items():
+    sizes = {"BLOCK": block, "SMALL": small, "ROWS": rows, "ROWS_AT_ONCE": at_once, "PANEL": panel}
+    for name, value in sizes.items():
         monkeypatch.setattr(nearest_cpu, name, value)
     assert torch.equal(nearest_code(z, codebook), whole) and whole.max() < 600
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 BLOCK = 512  # codewords in a block
+SMALL = 2048  # codewords that are one block
 ROWS = 512  # vectors in a product: its scores take 1 MiB
 ROWS_AT_ONCE = 2048  # vectors whose block maxima are kept at once
 PANEL = 2**19  # floats of the codebook that are centred at once
@@ -26,7 +27,9 @@ def search(z: Tensor, codebook: Tensor) -> Tensor:
         return reference(z, codebook)
     if frame.one_point:
         return torch.zeros(len(z), dtype=torch.int64)
-    scratch = torch.empty(min(ROWS, len(z)) * min(BLOCK, len(codebook)))
+    if len(codebook) <= SMALL:
+        return _search_small(z, codebook, frame)
+    scratch = torch.empty(min(ROWS, len(z)) * BLOCK)
     return torch.cat([_search(part, codebook, frame, scratch) for part in z.split(ROWS_AT_ONCE)])
 
 
@@ -74,52 +77,58 @@ def _wide(vectors: Tensor) -> torch.dtype:
 
 
 def _search(z: Tensor, codebook: Tensor, frame: Frame, scratch: Tensor) -> Tensor:
-    size = block_size(len(codebook))
+    """Vectors few enough to keep the maxima of all blocks."""
     centred = frame(z)
     norms = torch.linalg.vector_norm(centred, dim=1)
-    maxima, halves = block_maxima(centred, codebook, frame, scratch, size)
-    reach = torch.stack([part.amin() for part in halves.split(size)]).mul_(-2).sqrt_()  # largest norm in each block
+    maxima, halves = block_maxima(centred, codebook, frame, scratch)
+    reach = torch.stack([part.amin() for part in halves.split(BLOCK)]).mul_(-2).sqrt_()
     bounds = Bounds(norms, reach, z.shape[1])
     maybe, least = candidates(maxima, bounds)
-    several = maybe.sum(0) > 1
-    doubtful = Doubtful(z, codebook)
-    weights = torch.arange(size, dtype=torch.float32) + 2**15  # sums tell one codeword, and where, from several
-    found = torch.empty(len(z))
+    choice = Choice(z, codebook, several=maybe.sum(0) > 1)
     for b in maybe.any(1).nonzero()[:, 0].tolist():
-        block, own_halves = frame(codebook[b * size : (b + 1) * size]), halves[b * size : (b + 1) * size]
+        start = b * BLOCK
+        block, own_halves = frame(codebook[start : start + BLOCK]), halves[start : start + BLOCK]
+        enough = bounds.below(least, b)
         for rows in maybe[b].nonzero()[:, 0].split(ROWS):
-            scores = scratch[: len(rows) * len(block)].view(len(rows), -1)
-            torch.addmm(own_halves, centred[rows], block.T, out=scores)
-            near = torch.ge(scores, bounds.below(least, b)[rows, None], out=scores)
-            sums = torch.mv(near, weights[: len(block)])
-            found[rows] = sums
-            among = several[rows] | (sums >= 2**16)
-            if among.any():
-                doubtful.compare(rows[among], near[among], b * size)
-    codes = found.long() % 2**15 + maybe.to(torch.uint8).argmax(0) * size
-    return torch.where(doubtful.nearest.isfinite(), doubtful.codes, codes)
+            scores = product(own_halves, centred[rows], block, scratch)
+            choice.among(rows, torch.ge(scores, enough[rows, None], out=scores), start)
+    return choice.codes()
 
 
-def block_size(k: int) -> int:
-    """Codewords in a block: fewer in a small codebook, where the second pass would cost as much as the first."""
-    return BLOCK if k > 4 * BLOCK else BLOCK // 4
+def _search_small(z: Tensor, codebook: Tensor, frame: Frame) -> Tensor:
+    """For a codebook of one block, whose scores need not be computed twice."""
+    block, choice = frame(codebook), Choice(z, codebook)
+    halves = block.square().sum(1).mul_(-0.5)
+    reach = (-2 * halves.amin(0, keepdim=True)).sqrt_()
+    together = max(1, min(len(z), ROWS_AT_ONCE, 2 * ROWS * BLOCK // len(block)))
+    scratch = torch.empty(together * len(block))
+    for rows in torch.arange(len(z)).split(together):
+        centred = frame(z[rows])
+        bounds = Bounds(torch.linalg.vector_norm(centred, dim=1), reach, z.shape[1])
+        scores = product(halves, centred, block, scratch)
+        enough = bounds.below(bounds.below(scores.amax(1), 0), 0)
+        choice.among(rows, torch.ge(scores, enough[:, None], out=scores), 0)
+    return choice.codes()
 
 
-def block_maxima(z: Tensor, codebook: Tensor, frame: Frame, scratch: Tensor, size: int) -> tuple[Tensor, Tensor]:
+def product(halves: Tensor, z: Tensor, block: Tensor, scratch: Tensor) -> Tensor:
+    """Scores of centred vectors (m, d) and codewords (k, d) with -|c|²/2 (k,), in memory that is there: (m, k)."""
+    return torch.addmm(halves, z, block.T, out=scratch[: len(z) * len(block)].view(len(z), len(block)))
+
+
+def block_maxima(z: Tensor, codebook: Tensor, frame: Frame, scratch: Tensor) -> tuple[Tensor, Tensor]:
     """For centred vectors (n, d): the largest score in each block (blocks, n), and every codeword's -|c|²/2 (k,)."""
     k, d = codebook.shape
-    maxima, halves = torch.empty(-(-k // size), len(z)), torch.empty(k)
-    width = max(1, PANEL // (d * size)) * size
+    maxima, halves = torch.empty(-(-k // BLOCK), len(z)), torch.empty(k)
+    width = max(1, PANEL // (d * BLOCK)) * BLOCK
     for start in range(0, k, width):
         panel = frame(codebook[start : start + width])
         torch.sum(panel.square(), 1, out=halves[start : start + width]).mul_(-0.5)
-        for at in range(0, len(panel), size):
-            block, own = panel[at : at + size].T, halves[start + at : start + at + size]
+        for at in range(0, len(panel), BLOCK):
+            block, own = panel[at : at + BLOCK], halves[start + at : start + at + BLOCK][: len(panel) - at]
             for row in range(0, len(z), ROWS):
-                part = z[row : row + ROWS]
-                scores = scratch[: len(part) * len(own)].view(len(part), -1)
-                torch.addmm(own, part, block, out=scores)
-                torch.amax(scores, 1, out=maxima[(start + at) // size, row : row + ROWS])
+                scores = product(own, z[row : row + ROWS], block, scratch)
+                torch.amax(scores, 1, out=maxima[(start + at) // BLOCK, row : row + ROWS])
     return maxima, halves
 
 
@@ -161,21 +170,42 @@ def candidates(maxima: Tensor, bounds: Bounds) -> tuple[Tensor, Tensor]:
     return maybe, least
 
 
-class Doubtful:
-    """The nearest of the codewords that float32 cannot tell apart, by distances in float64.
+class Choice:
+    """The nearest codewords so far: the one with the best score, or by distances in float64 where scores cannot tell.
 
-    Attributes:
-        nearest: The least distance of each vector so far (n,), infinite for those never compared.
-        codes: Whose it is: of equal ones the first, if blocks are compared in their order.
+    Args:
+        z: Vectors (n, d).
+        codebook: Codewords (k, d).
+        several: Vectors whose nearest codeword may be in several blocks (n,) bool; None for none.
     """
 
-    def __init__(self, z: Tensor, codebook: Tensor):
+    def __init__(self, z: Tensor, codebook: Tensor, several: Tensor | None = None):
         self.z, self.codebook = z, codebook
+        self.several = several if several is not None and several.any() else None
+        self.weights = torch.arange(max(SMALL, BLOCK), dtype=torch.float32) + 2**15  # sums tell one codeword, and where
+        self.sums, self.starts = torch.zeros(len(z)), torch.zeros(len(z), dtype=torch.int64)
         self.nearest = torch.full((len(z),), math.inf, dtype=torch.float64)
-        self.codes = torch.zeros(len(z), dtype=torch.int64)
+        self.compared = torch.zeros(len(z), dtype=torch.int64)
+
+    def codes(self) -> Tensor:
+        """(n,), when all blocks have been taken in."""
+        return torch.where(self.nearest.isfinite(), self.compared, self.sums.long() % 2**15 + self.starts)
+
+    def among(self, rows: Tensor, near: Tensor, start: int) -> None:
+        """Take in codewords ``start`` and following for vectors ``rows`` (m,), where ``near`` (m, size) is 1 and not 0.
+
+        Blocks must come in their order, so that of equally near codewords the first is kept.
+        """
+        sums = torch.mv(near, self.weights[: near.shape[1]])
+        self.sums[rows], self.starts[rows] = sums, start
+        doubtful = sums >= 2**16
+        if self.several is not None:
+            doubtful |= self.several[rows]
+        if doubtful.any():
+            self.compare(rows[doubtful], near[doubtful], start)
 
     def compare(self, rows: Tensor, near: Tensor, start: int) -> None:
-        """Take in codewords ``start`` and following for vectors ``rows`` (m,), where ``near`` (m, size) is not 0."""
+        """The same by distances."""
         if near.count_nonzero() * 8 > near.numel():
             block = self.codebook[start : start + near.shape[1]]
             self._keep(rows, *distances(self.z[rows], block).min(1), start)
@@ -191,7 +221,7 @@ class Doubtful:
     def _keep(self, rows: Tensor, distance: Tensor, place: Tensor, start: int) -> None:
         nearer = distance < self.nearest[rows] * (1 - EQUAL)  # a tie keeps the earlier codeword
         self.nearest[rows[nearer]] = distance[nearer]
-        self.codes[rows[nearer]] = place[nearer] + start
+        self.compared[rows[nearer]] = place[nearer] + start
 
 
 def distances(z: Tensor, codebook: Tensor) -> Tensor:
