@@ -73,7 +73,7 @@ def main(arguments: argparse.Namespace) -> None:
         vectors, codebook = z.flatten(2).transpose(1, 2).flatten(0, 1).contiguous(), torch.randn(k, d)
         ours = {"VQ": VectorQuantizer(k, d), "VQ, EMA": VectorQuantizer(k, d, ema_decay=0.99), "SimVQ": SimVQ(k, d)}
         peer = VectorQuantize(dim=d, codebook_size=k)
-        tables = {name: head.codebook().detach() for name, head in ours.items()}
+        tables = {name: head.codebook().detach().clone() for name, head in ours.items()}
         steps = {name: step(head, z) for name, head in ours.items()}
         steps["usual form"] = usual_step(nn.Parameter(codebook.clone()), z)
         steps["vector-quantize-pytorch, EMA"] = peer_step(peer, z)
