@@ -18,6 +18,7 @@ import io
 import json
 import multiprocessing
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,8 +30,9 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 import vistok
-from vistok.codec import concealment
+from vistok.codec import concealment, stream
 from vistok.codec.codec import Codec, load
+from vistok.codec.examples import samples
 from vistok.codec.reduction import tables_of
 from vistok.data.image_folder import ImageFiles, list_images
 from vistok.data.streams import ShardImages
@@ -42,7 +44,7 @@ from vistok.pixels import to_float
 QUALITIES = (0, 1, 3, 6, 10, 15, 21, 28, 36, 46, 60, 80)
 SCALES = (1, 2, 4)
 CROP = 256  # pixels of the centre that pictures show
-SEEN = 192  # pixels of the centre that ST-LPIPS sees: it works at full resolution and is slow
+SEEN = 128  # pixels of the centre that ST-LPIPS sees: it works at full resolution and is slow
 SHARES = (0.05, 0.10, 0.20)
 PACKETS = 20
 BETTER = {"psnr": max, "ms_ssim": max, "stlpips": min}
@@ -220,7 +222,7 @@ def loss(asked: argparse.Namespace) -> None:
     totals: dict[tuple[int, float, str], list[float]] = {}
     extra = {rate: [] for rate in rates}
     rng = np.random.default_rng(0)
-    for _, image in photos(asked.images):
+    for _, image in islice(photos(asked.images), asked.num_images):
         height, width = image.shape[-2:]
         for rate in rates:
             data = codec.compress(image, rate, num_packets=PACKETS)
@@ -260,8 +262,6 @@ def damaged(data: bytes, number: int, rng: np.random.Generator) -> bytes:
 
 def layout(data: bytes) -> tuple[list[int], int]:
     """The lengths of a whole file's packets, and where the first one begins."""
-    from vistok.codec import stream
-
     lengths = [len(packet) for packet in stream.unpack(data)[1]]
     return lengths, len(data) - sum(lengths)
 
@@ -285,11 +285,12 @@ def fillings(codec: Codec, codes: np.ndarray, known: np.ndarray, rate: int) -> d
 
 @torch.no_grad()
 def tables(asked: argparse.Namespace) -> None:
-    """PSNR and SSIM of tokenizers at whole photos, cut to multiples of their factors."""
+    """PSNR and SSIM of tokenizers on whole photos, cut to multiples of their factors, or on crops of one size."""
     lines = ["| tokenizer | codewords | PSNR, dB | SSIM |", "| --- | --- | --- | --- |"]
     for folder in asked.tokenizers:
         tokenizer, values = vistok.load(folder), []
-        for _, image in photos(asked.images):
+        crops = (s.image for s in samples(asked.images, asked.image_size)) if asked.image_size else None
+        for image in crops or (image for _, image in photos(asked.images)):
             f = tokenizer.factor
             image = image[:, : image.shape[1] // f * f, : image.shape[2] // f * f]
             shown = tokenizer.detokenize(tokenizer.tokenize(to_float(image[None])))
@@ -345,12 +346,14 @@ def parser() -> argparse.ArgumentParser:
             kind.add_argument("--processes", type=int, default=1)
         if action is loss:
             kind.add_argument("--rates", type=int, nargs="+")
+            kind.add_argument("--num-images", type=int, help="the first so many photos")
         if action is picture:
             kind.add_argument("--rate", type=int, default=0)
             kind.add_argument("--photos", nargs="+", default=["kodim04", "kodim15", "kodim19", "kodim23"])
     kind = kinds.add_parser("tables", description=tables.__doc__)
     kind.add_argument("tokenizers", nargs="+")
     kind.add_argument("--images", required=True)
+    kind.add_argument("--image-size", type=int, help="pixels of centre crops, instead of whole photos")
     kind.add_argument("--out", required=True)
     kind.set_defaults(action=tables)
     return words

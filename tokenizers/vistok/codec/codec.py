@@ -252,8 +252,11 @@ def arrays(rates: Sequence[Rate]) -> dict[str, np.ndarray]:
 
 
 def digest(tokenizer: Tokenizer, rates: Sequence[Rate]) -> bytes:
-    """SHA-256 of all that a file's pixels depend on: the tokenizer's description and weights, and the tables."""
-    sha = hashlib.sha256(json.dumps(hub.describe(tokenizer), sort_keys=True).encode())
+    """SHA-256 of the tokenizer's weights and pixel range and of all tables.
+
+    Not of its description, to which a later version may add arguments: files must stay readable.
+    """
+    sha = hashlib.sha256(repr(tokenizer.pixels).encode())
     weights = {name: tensor.detach().cpu().numpy() for name, tensor in tokenizer.state_dict().items()}
     for name, array in sorted((weights | arrays(rates)).items()):
         sha.update(f"{name} {array.dtype} {array.shape}".encode() + np.ascontiguousarray(array).tobytes())

@@ -1,5 +1,7 @@
 """Codes dealt to packets so that a lost packet leaves every position neighbours to be concealed from."""
 
+from functools import cache
+
 import numpy as np
 
 MOST = 255
@@ -11,6 +13,7 @@ def packet_of(h: int, w: int, packets: int) -> np.ndarray:
     return (np.arange(w)[None] + step * np.arange(h)[:, None]) % packets
 
 
+@cache
 def step_of(packets: int) -> int:
     """The step by which positions of the same packet are farthest apart, the smallest such."""
 
