@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from vistok import Tokenizer, cli, reports
 from vistok.data import folder
 from vistok.evaluation import Judges, score
-from vistok.evaluation.running import names_hash
+from vistok.evaluation.identity import names_hash
 from vistok.metrics import TorchvisionFeatures
 from vistok.pixels import PixelMap
 from vistok.quantizers import VectorQuantizer

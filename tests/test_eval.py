@@ -15,7 +15,7 @@ from torchvision.models import mobilenet_v2
 
 import vistok
 from vistok import cli, evaluation, reports
-from vistok.evaluation import running
+from vistok.evaluation import identity
 from vistok.metrics import psnr
 from vistok.pixels import to_float, to_uint8
 
@@ -93,10 +93,10 @@ def test_all_that_a_number_is_of_stands_beside_it(compose, trained, photos, tmp_
     report = evaluate(compose, trained, tmp_path, f"data.root={photos}", *QUICK)
     printed = capsys.readouterr().out
     names = sorted(path.relative_to(photos).as_posix() for path in photos.rglob("*") if path.suffix in (".png", ".jpg"))
-    expected = running.names_hash(names)
+    expected = identity.names_hash(names)
     assert report["data"]["sha256_of_names"] == expected
     assert report["scores"][0]["hash"] == report["protocols"]["canonical"]["hash"] == "634fd2ad"
-    assert report["tokenizers"][0]["sha256"] == running.fingerprint(vistok.load(trained))
+    assert report["tokenizers"][0]["sha256"] == identity.fingerprint(vistok.load(trained))
     for shown in ("canonical", "634fd2ad", expected[:8], "12 images", "float32", vistok.__version__):
         assert shown in printed
 
@@ -244,7 +244,7 @@ KILLED = """
 import os, signal, sys
 import hydra
 from vistok import evaluation
-from vistok.evaluation import files
+from vistok import files
 
 replaced = os.replace
 writes = 0
@@ -276,7 +276,7 @@ def test_a_killed_evaluation_goes_on(compose, trained, photos, tmp_path, mobilen
     killed = program(KILLED, *words(trained, tmp_path / "report.json", *given))
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (tmp_path / "report.json").exists()
-    (partial,) = tmp_path.glob(".*.partial")
+    (partial,) = tmp_path.glob(".*.state")
 
     batches = []
     forward = vistok.Tokenizer.forward
@@ -338,7 +338,7 @@ def test_torchrun(trained, photos, tmp_path):
     pages = [(tmp_path / name).read_text() for name in ("one.html", "two.html")]
     shown = [[line for line in page.split("<figure>") if "data:image" in line] for page in pages]
     assert len(shown[0]) > 12 and shown[0][:-1] == shown[1][:-1]  # the last goes on to the provenance
-    assert not list(tmp_path.glob(".*.partial"))
+    assert not list(tmp_path.glob(".*.state"))
 
 
 def free_port() -> int:

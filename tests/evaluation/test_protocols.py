@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vistok import cli
 from vistok.evaluation import Judges, Protocol, Scores
-from vistok.evaluation.scores import Pairs, through_jpeg, truncated
+from vistok.evaluation.pairs import Pairs, through_jpeg, truncated
 from vistok.losses import LPIPS
 from vistok.metrics.features import FeatureNetwork
 from vistok.pixels import to_float, to_uint8
@@ -23,7 +23,7 @@ PRESETS = {
     "seed": "180b6bda",
     "titok": "7006583b",
     "fvq": "de3f9808",
-    "vqgan_lc": "87f1b307",
+    "vqgan_lc": "a420b16b",
 }
 
 

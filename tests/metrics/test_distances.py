@@ -40,6 +40,8 @@ def test_ssim_with_twice_the_range(pair):
 
 def test_gaussian_windows_without_borders(pair):
     settings = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    expected = by_skimage(pair, data_range=255, **settings)
+    assert distances.ssim_gauss11_inner(*pair).tolist() == pytest.approx(expected, abs=1e-6)
     expected = by_skimage(pair, 1 / 255, data_range=2.0, **settings)
     assert distances.ssim_gauss11_range2(*pair).tolist() == pytest.approx(expected, abs=1e-6)
     luma = tuple(distances.luma(side).round() for side in pair)

@@ -1,3 +1,6 @@
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -5,7 +8,7 @@ import torch
 from torch import Tensor
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
-from vistok.metrics import FeatureStatistics, frechet_distance
+from vistok.metrics import FeatureStatistics, frechet, frechet_distance
 
 
 def pixels(images: Tensor, dim: int = 12) -> Tensor:
@@ -98,33 +101,85 @@ def test_streaming_equals_one_shot_and_torch_fidelity(pairs):
     assert distance.item() == pytest.approx(theirs["frechet_inception_distance"], rel=1e-8)
 
 
-def test_sums_add_up(pairs):
-    images, reconstruction = (pixels(side) for side in pairs)
-    first, second = statistics(images[:31]), statistics(images[31:])
-    for own, other in zip(first.tensors().values(), second.tensors().values(), strict=True):
-        own += other
-    expected = statistics(images).distance(statistics(reconstruction))
-    assert first.distance(statistics(reconstruction)).item() == pytest.approx(expected.item(), rel=1e-12)
+@pytest.mark.parametrize("images, moments", [(8, False), (9, True), (200, True)])
+def test_features_are_kept_up_to_their_number_then_moments(images, moments):
+    """8 features in batches of 3: of up to 8 images themselves, of more the mean and the scatter, exactly."""
+    x = torch.randn(images, 8) * torch.logspace(-3, 3, 8) + torch.linspace(-1e4, 1e4, 8)
+    seen = statistics(*x.split(3))
+    assert (seen.scatter is not None, seen.features() is None) == (moments, moments)
+    mean, covariance = gaussian(x)
+    torch.testing.assert_close(seen.gaussian()[0], mean, rtol=1e-13, atol=0)
+    torch.testing.assert_close(seen.gaussian()[1], covariance, rtol=1e-9, atol=1e-9)
+    restored = FeatureStatistics.restored(seen.tensors())
+    assert restored.count == images
+    assert all(torch.equal(own, seen.tensors()[name]) for name, own in restored.tensors().items())
+
+
+class Ranks:
+    """What ``vistok.ranks`` does, among threads."""
+
+    def __init__(self, size: int):
+        self.barrier, self.held, self.own = threading.Barrier(size), [None] * size, threading.local()
+
+    def everyone(self, value):
+        self.held[self.own.rank] = value
+        self.barrier.wait()
+        held = list(self.held)
+        self.barrier.wait()
+        return held
+
+    def total(self, tensor: Tensor) -> Tensor:
+        return tensor.copy_(sum(self.everyone(tensor.clone())))
+
+
+@pytest.mark.parametrize("shares", [(3, 4, 0), (10, 2, 0), (5, 5, 5), (40, 0, 30)])
+def test_ranks_add_up(shares, monkeypatch):
+    """Ranks that hold features of 8, some that hold moments, and some that hold nothing: as all images at once."""
+    x = torch.randn(sum(shares), 8, dtype=torch.float64) + 100
+    ranks = Ranks(len(shares))
+    monkeypatch.setattr(frechet, "from_all_ranks", ranks.everyone)
+    monkeypatch.setattr(frechet, "sum_over_ranks", ranks.total)
+
+    def gathered(rank: int, part: Tensor) -> FeatureStatistics:
+        ranks.own.rank = rank
+        return (statistics(part) if len(part) else FeatureStatistics(8)).gather()
+
+    with ThreadPoolExecutor(len(shares)) as pool:
+        together = list(pool.map(gathered, range(len(shares)), x.split(shares)))
+    expected = statistics(x)
+    for seen in together:
+        assert seen.count == len(x) and (seen.scatter is None) == (len(x) <= 8)
+        for own, other in zip(seen.gaussian(), expected.gaussian(), strict=True):
+            torch.testing.assert_close(own, other, rtol=1e-12, atol=1e-12)
 
 
 def test_large_means_lose_no_digits():
-    images = torch.randint(256, (64, 3, 4, 4), dtype=torch.uint8)
-    shifted = [pixels(side) + 1000 for side in (images, images.flip(0) // 2)]
-    expected = frechet_distance(*gaussian(shifted[0]), *gaussian(shifted[1]))
-    assert statistics(shifted[0]).distance(statistics(shifted[1])).item() == pytest.approx(expected.item(), rel=1e-7)
+    """Means of ten thousand deviations."""
+    x, y = (torch.randn(60, 12) + 1e4 for _ in range(2))
+    expected = frechet_distance(*gaussian(x), *gaussian(y))
+    assert statistics(*x.split(7)).distance(statistics(*y.split(9))).item() == pytest.approx(expected.item(), rel=1e-10)
+
+
+def test_memory_does_not_grow_with_images():
+    """Inception's 2,048 features: at most 100 MiB at any time, while features are folded into moments and after."""
+    seen = FeatureStatistics(2048)
+    batch = torch.randn(300, 2048)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:
+        for _ in range(8):
+            seen.update(batch)
+        seen.gaussian()
+    changes = [own for own in profiler.profiler.kineto_results.events() if own.name() == "[memory]"]
+    held, peak = 0, 0
+    for change in sorted(changes, key=lambda own: own.start_ns()):
+        held += change.nbytes()
+        peak = max(peak, held)
+    assert seen.scatter is not None and 32 * 2**20 < peak <= 100 * 2**20
 
 
 def test_a_set_is_at_no_distance_from_itself(pairs):
     for dim in (12, 48):  # regular, and nearly as many features as images
         features = pixels(pairs[0], dim)
         assert abs(statistics(features).distance(statistics(features.flip(0))).item()) < 1e-10
-
-
-def test_state_does_not_grow_with_images(pairs):
-    features = pixels(pairs[0])
-    for batches in (1, 20):
-        held = statistics(*[features] * batches)
-        assert sum(tensor.numel() for tensor in held.tensors().values()) == 12 * 12 + 12 + 1
 
 
 def test_one_image_is_too_few(pairs):

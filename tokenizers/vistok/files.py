@@ -19,19 +19,18 @@ def whole(path: Path, before: Callable[[], None] | None = None) -> Iterator[Bina
     try:
         with partial.open("wb") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
+        flush(partial)  # by its name: a library may have put a file of its own there
         if before is not None:
             before()
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
-    flush_folder(path.parent)
+    flush(path.parent)
 
 
-def flush_folder(folder: Path) -> None:
-    """Have the names in a folder on disk, not only the files' contents."""
-    descriptor = os.open(folder, os.O_RDONLY)
+def flush(path: Path) -> None:
+    """Have a file's contents on disk, or the names in a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:

@@ -4,27 +4,25 @@ One ``Scores`` serves all protocols that cut images alike: each image is reconst
 (8-bit pixels, features, distances) is made once.
 """
 
-import io
 import math
 from array import array
-from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 
-from vistok.data.transforms import to_tensor
 from vistok.evaluation.examples import Examples
+from vistok.evaluation.judges import Judges, score_names
+from vistok.evaluation.pairs import Pairs
 from vistok.evaluation.protocols import Protocol
 from vistok.metrics.distances import DISTANCES, MS_SSIM_SMALLEST, SSIM_WINDOW
-from vistok.metrics.features import FeatureNetwork, Inception
+from vistok.metrics.features import Inception
 from vistok.metrics.frechet import FeatureStatistics
 from vistok.metrics.inception_score import InceptionScore
 from vistok.metrics.reconstruction import block_mean, psnr
 from vistok.metrics.usage import CodebookUsage, DistinctTuples, split, usages_of
-from vistok.pixels import to_float, to_uint8
+from vistok.pixels import to_float
 from vistok.quantizers import DynamicQuantizer
 from vistok.quantizers.base import Quantized
 from vistok.ranks import from_all_ranks, sum_over_ranks
@@ -32,18 +30,6 @@ from vistok.tokenizer import Tokenizer
 
 BASELINE = "psnr_block_mean"  # beside every PSNR
 PLAIN = Protocol()
-
-
-class Judges(NamedTuple):
-    """The networks to compare images by, as far as they can be had."""
-
-    networks: tuple[FeatureNetwork, ...] = ()
-    lpips: Mapping[str, nn.Module] = {}  # by the names lpips_alex and lpips_vgg; with ``distance`` of (b, 3, H, W)
-
-    def to(self, device: torch.device | str) -> "Judges":
-        for network in (*self.networks, *self.lpips.values()):
-            network.to(device)
-        return self
 
 
 class Scores:
@@ -133,13 +119,13 @@ class Scores:
         self.tokens.extend(kept.tolist())
         self.names += names
 
-    def _compare(self, pairs: "Pairs") -> None:
+    def _compare(self, pairs: Pairs) -> None:
         for name, protocol in self.protocols.items():
             for distance in self._own(protocol):
                 values = self._distance(distance, protocol, pairs)
                 self.distances[f"{name}/{distance}"].extend(values.float().tolist())
 
-    def _distance(self, distance: str, protocol: Protocol, pairs: "Pairs") -> Tensor:
+    def _distance(self, distance: str, protocol: Protocol, pairs: Pairs) -> Tensor:
         """Of each image, (b,)."""
         if distance in self.judges.lpips:
             sides = pairs.floats() if protocol.lpips == "float" else map(to_float, pairs.levels(protocol))
@@ -156,12 +142,12 @@ class Scores:
         """What the best and the worst examples are chosen by: LPIPS where it can be had."""
         return next(iter(self.judges.lpips), "1 - ssim_gauss11")
 
-    def _example_distances(self, pairs: "Pairs") -> Tensor:
+    def _example_distances(self, pairs: Pairs) -> Tensor:
         if self.judges.lpips:
             return self._distance(self.example_distance, PLAIN, pairs)
         return 1 - self._distance("ssim_gauss11", PLAIN, pairs)
 
-    def _look(self, names: Sequence[str], pairs: "Pairs") -> None:
+    def _look(self, names: Sequence[str], pairs: Pairs) -> None:
         for protocol in {protocol.view: protocol for protocol in self.protocols.values()}.values():
             for network in self.judges.networks:
                 reconstruction, images = pairs.shown(protocol, network)
@@ -189,6 +175,8 @@ class Scores:
         """Make this the scores of all ranks, on each of them, with images in the order of their names."""
         for tensor in self._sums().values():
             sum_over_ranks(tensor)
+        for held, name, _ in self._statistics():
+            held[name].gather()
         everyone = from_all_ranks(
             (self.names, self.unreadable, self.tokens, self.distances, self.positions, self.pixels, self.examples)
         )
@@ -257,16 +245,24 @@ class Scores:
         }
 
     def _sums(self) -> dict[str, Tensor]:
-        """All sums, by name, in the same order on all ranks."""
+        """What only has to be added up, by name, in the same order on all ranks."""
         sums = {"usage": self.usage.hits}
-        for side in ("images", "reconstructions", "inception_scores"):
-            for name, statistics in sorted(getattr(self, side).items()):
-                sums |= {f"{side}/{name}/{part}": tensor for part, tensor in statistics.tensors().items()}
+        for name, score in sorted(self.inception_scores.items()):
+            sums |= {f"inception_scores/{name}/{part}": tensor for part, tensor in score.tensors().items()}
         return sums
+
+    def _statistics(self) -> Iterator[tuple[dict[str, FeatureStatistics], str, str]]:
+        """Of features: what holds them, under which name, and a key; in the same order on all ranks."""
+        for side in ("images", "reconstructions"):
+            held = getattr(self, side)
+            for name in sorted(held):
+                yield held, name, f"{side}/{name}/"
 
     def state(self) -> tuple[dict[str, Tensor], dict]:
         """All that has been kept, as tensors and plain content: what ``restore`` takes."""
         tensors = {f"sum/{name}": tensor.cpu() for name, tensor in self._sums().items()}
+        for held, name, key in self._statistics():
+            tensors |= {f"{key}{part}": tensor.cpu() for part, tensor in held[name].tensors().items()}
         tensors |= {f"distance/{key}": to_vector(values) for key, values in self.distances.items()}
         tensors["tokens"] = to_vector(self.tokens)
         examples, about_examples = self.examples.state() if self.examples else ({}, {})
@@ -286,6 +282,9 @@ class Scores:
         """Go on from what ``state`` of scores made alike has returned."""
         for name, tensor in self._sums().items():
             tensor.copy_(tensors[f"sum/{name}"])
+        for held, name, key in self._statistics():
+            own = {part.removeprefix(key): tensor for part, tensor in tensors.items() if part.startswith(key)}
+            held[name] = FeatureStatistics.restored(own, held[name].device)
         self.distances = {key: array("f", tensors[f"distance/{key}"].tolist()) for key in self.distances}
         self.tokens = array("q", tensors["tokens"].tolist())
         if self.examples:
@@ -296,73 +295,9 @@ class Scores:
         self.positions, self.pixels = about["positions"], about["pixels"]
 
 
-class Pairs:
-    """A batch's reconstructions and images in the forms that protocols compare, each made once.
-
-    Args:
-        images: (b, 3, H, W) uint8.
-        reconstruction: The same shape, float in [-1, 1], unclamped.
-    """
-
-    def __init__(self, images: Tensor, reconstruction: Tensor):
-        self.images, self.reconstruction = images, reconstruction
-        self.made: dict = {}
-
-    def once(self, key: tuple, make: Callable):
-        """What ``make`` returns, made at the first call with this key."""
-        if key not in self.made:
-            self.made[key] = make()
-        return self.made[key]
-
-    def floats(self) -> tuple[Tensor, Tensor]:
-        """Reconstructions, clamped, and images, in [-1, 1]."""
-        return self.once(("floats",), lambda: (self.reconstruction.float().clamp(-1, 1), to_float(self.images)))
-
-    def levels(self, protocol: Protocol) -> tuple[Tensor, Tensor]:
-        """Reconstructions and images in 8 bits."""
-        if protocol.rounding == "truncate":
-            return self.once(("truncate",), lambda: tuple(truncated(side) for side in self.floats()))
-        return self.once(("nearest",), lambda: (to_uint8(self.reconstruction), self.images))
-
-    def shown(self, protocol: Protocol, network: FeatureNetwork) -> tuple[Tensor, Tensor]:
-        """What a network is shown: 8-bit images, as they come out of their file, or floats from 0 to 255."""
-        if protocol.frechet == "float" and not network.only_uint8:
-            return self.once(("shown",), lambda: tuple((side + 1) * 127.5 for side in self.floats()))
-        sides = self.levels(protocol)
-        if protocol.file == "png":
-            return sides
-        return self.once(("jpeg", protocol.rounding), lambda: tuple(through_jpeg(side) for side in sides))
-
-
 def to_vector(values: array) -> Tensor:
     """(n,) of the array's own type."""
     return torch.from_numpy(np.array(values))
-
-
-def truncated(images: Tensor) -> Tensor:
-    """[-1, 1] to 8 bits as ``255 (x + 1) / 2`` without its fraction, in float32."""
-    return ((images + 1) / 2 * 255).to(torch.uint8)
-
-
-def through_jpeg(images: Tensor) -> Tensor:
-    """(b, 3, H, W) uint8 as they are after Pillow has written and read them as JPEG of its default quality, 75."""
-    decoded = []
-    for image in images.permute(0, 2, 3, 1).cpu().numpy():
-        file = io.BytesIO()
-        Image.fromarray(np.ascontiguousarray(image)).save(file, "JPEG")
-        decoded.append(to_tensor(Image.open(file).convert("RGB")))
-    return torch.stack(decoded).to(images.device)
-
-
-def score_names(network: FeatureNetwork) -> dict[str, int]:
-    """The Fréchet distances that a network's features make, and how many features each has.
-
-    Only the official Inception's are called ``rfid`` and ``sfid``.
-    """
-    if not isinstance(network, Inception):
-        return {f"frechet_{network.name}": network.dim}
-    names = ("rfid", "sfid") if network.official else (f"frechet_{network.name}", f"frechet_spatial_{network.name}")
-    return dict(zip(names, (network.dim, network.spatial_dim), strict=True))
 
 
 def reference_name(view: Sequence[str], score: str) -> str:

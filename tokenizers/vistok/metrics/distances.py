@@ -111,14 +111,23 @@ def ssim_skimage7_range2(reconstruction: Tensor, images: Tensor) -> Tensor:
     return ssim_windowed(reconstruction, images, flat(7), 510.0, unbiased=True)
 
 
-def ssim_gauss11_range2(reconstruction: Tensor, images: Tensor) -> Tensor:
-    """piq's, borders left out, with a range of 2 for images in [0, 1], twice what they have, as FVQ: much higher.
+def ssim_gauss11_inner(reconstruction: Tensor, images: Tensor) -> Tensor:
+    """piq's, range 255: Gaussian window, borders left out, on images that were shrunk first if they are large.
 
-    piq first averages blocks of ``min(H, W) / 256`` pixels, rounded: none for images below 384.
+    piq averages blocks of ``min(H, W) / 256`` pixels, rounded: none for images below 384. Uint8 (b, 3, H, W) to (b,).
     """
+    return _ssim_of_piq(reconstruction, images, 255.0)
+
+
+def ssim_gauss11_range2(reconstruction: Tensor, images: Tensor) -> Tensor:
+    """``ssim_gauss11_inner`` with a range of 2 for images in [0, 1], twice what they have, as FVQ: much higher."""
+    return _ssim_of_piq(reconstruction, images, 510.0)
+
+
+def _ssim_of_piq(reconstruction: Tensor, images: Tensor, highest: float) -> Tensor:
     factor = max(1, round(min(images.shape[-2:]) / 256))
     x, y = (F.avg_pool2d(side.float(), factor) for side in (reconstruction, images))
-    return ssim_windowed(x, y, gaussian(11, 1.5), 510.0, unbiased=False)
+    return ssim_windowed(x, y, gaussian(11, 1.5), highest, unbiased=False)
 
 
 def ssim_y(reconstruction: Tensor, images: Tensor) -> Tensor:
@@ -145,6 +154,7 @@ DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor] | None] = {
     "psnr_y": psnr_y,
     "l1": l1,
     "ssim_gauss11": ssim_gauss11,
+    "ssim_gauss11_inner": ssim_gauss11_inner,
     "ssim_gauss11_range2": ssim_gauss11_range2,
     "ssim_skimage7": ssim_skimage7,
     "ssim_skimage7_range2": ssim_skimage7_range2,

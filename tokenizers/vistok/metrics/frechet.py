@@ -1,16 +1,27 @@
 """Fréchet distance between two sets of images (FID: arXiv:1706.08500, Eq. 6), in constant memory."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
+from vistok.ranks import from_all_ranks, sum_over_ranks
+
+BLOCK = 512  # images whose features are float64 at once
+NEGLIGIBLE = 1e-8  # error of a distance, relative to it, or a thousandth of that relative to the variances
+
 
 class FeatureStatistics:
-    """Sums over the features of a set of images: d² + d float64 values, whatever the number of images.
+    """What a Fréchet distance needs of the features of a set of images, in memory that does not grow with their number.
+
+    Of up to d images the features themselves are kept, since their covariance is singular and a distance made of it
+    would lose digits; of more the mean and the scatter, d² + d float64 values. Both add up over ranks.
 
     Attributes:
-        count: () int64, images seen.
-        total: (d,) float64, Σx.
-        product: (d, d) float64, Σxxᵀ.
+        count: Images seen.
+        rows: (d, d) in the features' own precision, of which the first ``count`` are features; None of more images.
+        mean: (d,) float64.
+        scatter: (d, d) float64, Σ(x - mean)(x - mean)ᵀ; None of up to d images.
 
     Args:
         dim: Features d of an image.
@@ -18,19 +29,77 @@ class FeatureStatistics:
     """
 
     def __init__(self, dim: int, device: torch.device | str = "cpu"):
-        self.count = torch.zeros((), dtype=torch.int64, device=device)
-        self.total = torch.zeros(dim, dtype=torch.float64, device=device)
-        self.product = torch.zeros(dim, dim, dtype=torch.float64, device=device)
+        self.dim, self.device = dim, device
+        self.count = 0
+        self.rows: Tensor | None = None
+        self.mean: Tensor | None = None
+        self.scatter: Tensor | None = None
 
     def update(self, features: Tensor) -> None:
         """Add the features (b, d) of a batch."""
-        features = features.double()
-        # Not shifted by a first batch's mean, which would differ between ranks. Products of float32 values are
-        # exact in float64, so the covariance is off by 1e-15 of its largest entry with MobileNetV2's features
-        # (means of one deviation), by 1e-9 where means are 10⁴ deviations: measured against long double.
-        self.total += features.sum(0)
-        self.product.addmm_(features.T, features)
-        self.count += len(features)
+        b, seen = len(features), self.count
+        if self.scatter is None and seen + b <= self.dim:
+            if self.rows is None:
+                with torch.inference_mode(False):  # to be written to outside of it too
+                    self.rows = features.new_empty(self.dim, self.dim, device=self.device)
+            self.rows[seen : seen + b] = features
+            self.count += b
+            return
+        self._fold()
+        for block in features.split(BLOCK):
+            self._add(block)
+
+    def _fold(self) -> None:
+        """Go over from features to moments."""
+        if self.scatter is not None:
+            return
+        rows, seen, self.count = self.rows, self.count, 0
+        with torch.inference_mode(False):
+            self.mean = torch.zeros(self.dim, dtype=torch.float64, device=self.device)
+            self.scatter = torch.zeros(self.dim, self.dim, dtype=torch.float64, device=self.device)
+        self.rows = None
+        if rows is not None:
+            for block in rows[:seen].split(BLOCK):
+                self._add(block)
+
+    def _add(self, features: Tensor) -> None:
+        """Chan, Golub and LeVeque's update (1979): the batch around its own mean, and one row for the means' distance.
+
+        Sums of squares that are not centred would lose digits where means are large.
+        """
+        b = len(features)
+        x = features.double()
+        own = x.mean(0)
+        step, share = own - self.mean, b / (self.count + b)
+        x = torch.cat([x - own, (self.count * share) ** 0.5 * step.unsqueeze(0)])
+        self.scatter.addmm_(x.T, x)
+        self.mean += share * step
+        self.count += b
+
+    def gather(self) -> "FeatureStatistics":
+        """Make these the statistics of all ranks' images, on each of them."""
+        counts = from_all_ranks(self.count)
+        total = sum(counts)
+        if len(counts) == 1 or total == 0:
+            return self
+        if total <= self.dim:
+            parts = from_all_ranks(None if self.rows is None else self.rows[: self.count].cpu())
+            self.rows, self.count = None, 0
+            for part in parts:
+                if part is not None:
+                    self.update(part.to(self.device))
+            return self
+        self._fold()
+        mean = sum_over_ranks(self.mean * (self.count / total))
+        step = self.mean - mean
+        self.scatter.addr_(step, step, alpha=self.count)
+        sum_over_ranks(self.scatter)
+        self.mean, self.count = mean, total
+        return self
+
+    def features(self) -> Tensor | None:
+        """(count, d) float64 of up to d images, else None."""
+        return None if self.rows is None else self.rows[: self.count].double()
 
     def gaussian(self) -> tuple[Tensor, Tensor]:
         """Mean (d,) and sample covariance (d, d), float64.
@@ -38,35 +107,85 @@ class FeatureStatistics:
         Raises:
             ValueError: Fewer than 2 images.
         """
-        n = self.count.item()
-        if n < 2:
-            raise ValueError(f"a Fréchet distance needs at least 2 images, not {n}")
-        mean = self.total / n
-        return mean, (self.product - n * mean.outer(mean)) / (n - 1)
+        if self.count < 2:
+            raise ValueError(f"a Fréchet distance needs at least 2 images, not {self.count}")
+        if self.scatter is not None:
+            return self.mean, self.scatter / (self.count - 1)
+        features = self.features()
+        mean = features.mean(0)
+        centred = features - mean
+        return mean, centred.T @ centred / (self.count - 1)
 
     def distance(self, other: "FeatureStatistics") -> Tensor:
         """Fréchet distance to another set: a float64 scalar.
 
-        Below about d images the covariances are singular: the value is exact, but far above what more images would
-        give.
+        Of up to d images the value is exact, but far above what more images would give.
+
+        Raises:
+            ValueError: Fewer than 2 images.
         """
+        for side in (self, other):
+            if side.count < 2:
+                raise ValueError(f"a Fréchet distance needs at least 2 images, not {side.count}")
+        if self.rows is not None and other.rows is not None:
+            return frechet_distance_of_features(self.features(), other.features())
         return frechet_distance(*self.gaussian(), *other.gaussian())
 
     def tensors(self) -> dict[str, Tensor]:
-        """The sums themselves, by name: to add them over ranks, to save them, to fill them."""
-        return {"count": self.count, "total": self.total, "product": self.product}
+        """All of it by name, to be saved: what ``restored`` takes."""
+        if self.scatter is not None:
+            return {"count": torch.tensor(self.count), "mean": self.mean, "scatter": self.scatter}
+        rows = torch.empty(0, self.dim) if self.rows is None else self.rows[: self.count]
+        return {"count": torch.tensor(self.count), "rows": rows}
+
+    def to(self, device: torch.device | str) -> "FeatureStatistics":
+        """The same on ``device``, to be read there."""
+        return self.restored(self.tensors(), device)
+
+    @classmethod
+    def restored(cls, tensors: Mapping[str, Tensor], device: torch.device | str = "cpu") -> "FeatureStatistics":
+        """What has given these ``tensors``, on ``device``."""
+        made = cls(tensors["rows" if "rows" in tensors else "mean"].shape[-1], device)
+        if "rows" in tensors:
+            made.update(tensors["rows"].to(device))
+        else:
+            made.count = int(tensors["count"])
+            made.mean, made.scatter = (tensors[name].to(device).clone() for name in ("mean", "scatter"))
+        return made
 
 
 def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> Tensor:
     """|m₁ - m₂|² + tr(C₁ + C₂ - 2 (C₁C₂)^½) of Gaussians with means (d,) and covariances (d, d), in float64.
 
-    With C = RRᵀ the trace of the root is the sum of the singular values of R₁ᵀR₂. These come without squaring, so
-    singular covariances lose no digits, where eigenvalues of C₁C₂ keep only half of them (``scipy.linalg.sqrtm``, of
-    the published implementations, gives complex numbers there and takes ten times as long).
+    With C₁ = LLᵀ (Cholesky) the eigenvalues of C₁C₂ are those of the symmetric LᵀC₂L. They are squares of what is
+    summed, which costs small ones half of their digits. Where that would be seen, as with singular covariances, the
+    singular values of R₁ᵀR₂ with C = RRᵀ are summed instead, which come without squaring. (``scipy.linalg.sqrtm``, of
+    the published implementations, takes several times as long and gives complex numbers for singular covariances.)
     """
     mean1, cov1, mean2, cov2 = (x.double() for x in (mean1, cov1, mean2, cov2))
-    overlap = torch.linalg.svdvals(_root(cov1).T @ _root(cov2)).sum()
-    return (mean1 - mean2).square().sum() + cov1.trace() + cov2.trace() - 2 * overlap
+    variances = cov1.trace() + cov2.trace()
+    apart = (mean1 - mean2).square().sum() + variances
+    lower, failed = torch.linalg.cholesky_ex(cov1)
+    if not failed:
+        squares = torch.linalg.eigvalsh(lower.T @ cov2 @ lower)
+        noise = squares[-1] * torch.finfo(squares.dtype).eps  # of each of them
+        roots = squares.clamp(min=0).sqrt()
+        error = (noise / roots.clamp(min=noise.sqrt())).sum()
+        distance = apart - 2 * roots.sum()
+        if error <= NEGLIGIBLE * torch.maximum(distance, 1e-3 * variances):
+            return distance
+    return apart - 2 * torch.linalg.svdvals(_root(cov1).T @ _root(cov2)).sum()
+
+
+def frechet_distance_of_features(x: Tensor, y: Tensor) -> Tensor:
+    """``frechet_distance`` of the Gaussians of features (n, d) and (m, d), for n and m up to d.
+
+    The root's trace is the nuclear norm of the product of the centred features: singular values of an (n, m) matrix.
+    """
+    x, y = x.double(), y.double()
+    apart = (x.mean(0) - y.mean(0)).square().sum()
+    x, y = ((side - side.mean(0)) / (len(side) - 1) ** 0.5 for side in (x, y))
+    return apart + x.square().sum() + y.square().sum() - 2 * torch.linalg.svdvals(x @ y.T).sum()
 
 
 def _root(covariance: Tensor) -> Tensor:

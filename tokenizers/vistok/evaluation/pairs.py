@@ -1,0 +1,67 @@
+"""A batch's images and reconstructions in the forms that protocols compare."""
+
+import io
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vistok.data.transforms import to_tensor
+from vistok.evaluation.protocols import Protocol
+from vistok.metrics.features import FeatureNetwork
+from vistok.pixels import to_float, to_uint8
+
+
+class Pairs:
+    """A batch's reconstructions and images in the forms that protocols compare, each made once.
+
+    Args:
+        images: (b, 3, H, W) uint8.
+        reconstruction: The same shape, float in [-1, 1], unclamped.
+    """
+
+    def __init__(self, images: Tensor, reconstruction: Tensor):
+        self.images, self.reconstruction = images, reconstruction
+        self.made: dict = {}
+
+    def once(self, key: tuple, make: Callable):
+        """What ``make`` returns, made at the first call with this key."""
+        if key not in self.made:
+            self.made[key] = make()
+        return self.made[key]
+
+    def floats(self) -> tuple[Tensor, Tensor]:
+        """Reconstructions, clamped, and images, in [-1, 1]."""
+        return self.once(("floats",), lambda: (self.reconstruction.float().clamp(-1, 1), to_float(self.images)))
+
+    def levels(self, protocol: Protocol) -> tuple[Tensor, Tensor]:
+        """Reconstructions and images in 8 bits."""
+        if protocol.rounding == "truncate":
+            return self.once(("truncate",), lambda: tuple(truncated(side) for side in self.floats()))
+        return self.once(("nearest",), lambda: (to_uint8(self.reconstruction), self.images))
+
+    def shown(self, protocol: Protocol, network: FeatureNetwork) -> tuple[Tensor, Tensor]:
+        """What a network is shown: 8-bit images, as they come out of their file, or floats from 0 to 255."""
+        if protocol.frechet == "float" and not network.only_uint8:
+            return self.once(("shown",), lambda: tuple((side + 1) * 127.5 for side in self.floats()))
+        sides = self.levels(protocol)
+        if protocol.file == "png":
+            return sides
+        return self.once(("jpeg", protocol.rounding), lambda: tuple(through_jpeg(side) for side in sides))
+
+
+def truncated(images: Tensor) -> Tensor:
+    """[-1, 1] to 8 bits as ``255 (x + 1) / 2`` without its fraction, in float32."""
+    return ((images + 1) / 2 * 255).to(torch.uint8)
+
+
+def through_jpeg(images: Tensor) -> Tensor:
+    """(b, 3, H, W) uint8 as they are after Pillow has written and read them as JPEG of its default quality, 75."""
+    decoded = []
+    for image in images.permute(0, 2, 3, 1).cpu().numpy():
+        file = io.BytesIO()
+        Image.fromarray(np.ascontiguousarray(image)).save(file, "JPEG")
+        decoded.append(to_tensor(Image.open(file).convert("RGB")))
+    return torch.stack(decoded).to(images.device)

@@ -1,0 +1,116 @@
+"""Statistics of the images themselves, kept for the next evaluation under a hash of all that they depend on."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vistok.data import ImageDataModule
+from vistok.evaluation import files
+from vistok.evaluation.identity import identity
+from vistok.evaluation.judges import Judges, score_names
+from vistok.evaluation.protocols import Protocol, differences, digest
+from vistok.evaluation.scores import Scores, reference_name
+from vistok.metrics.frechet import FeatureStatistics
+from vistok.reports import Data
+
+STATISTICS = 2  # what FeatureStatistics keeps: files of its earlier sums are refused
+
+
+def known_statistics(
+    reference: str | None, data: Data, crops: Mapping[str, Mapping[str, Protocol]], judges: Judges
+) -> dict[str, dict[str, FeatureStatistics]]:
+    """Of each crop what the file ``reference`` has, refused where it is of another protocol, network or set."""
+    if not reference:
+        return {crop: {} for crop in crops}
+    known = {}
+    for crop, own in crops.items():
+        wanted = {
+            reference_name(protocol.view, name): description(data, crop, protocol.view, name)
+            for protocol in own.values()
+            for network in judges.networks
+            for name in score_names(network)
+        }
+        if isinstance(data, ImageDataModule) and not data.unreadable:
+            counts = {own.count for own in load_references(Path(reference), wanted).values()}
+            if counts == {data.num_test}:  # else some may be unreadable: seen at the end
+                wanted = {name: about | identity(data.test.names()) for name, about in wanted.items()}
+        known[crop] = load_references(Path(reference), wanted)
+    return known
+
+
+def check_reference(reference: str, data: Data, crop: str, own: Mapping[str, Protocol], scores: Scores) -> None:
+    """Refuse a reference that turns out to be of other images."""
+    for protocol in own.values():
+        wanted = {
+            name: description(data, crop, protocol.view, name.rpartition("/")[2]) | identity(scores.names)
+            for name in scores.references
+            if name.startswith("/".join(protocol.view) + "/")
+        }
+        load_references(Path(reference), wanted)
+
+
+def save_reference(path: Path, data: Data, protocols: Mapping[str, Protocol], scores: Mapping[str, Scores]) -> None:
+    """Write the statistics of the images under all protocols; ``scores`` are by crop, after ``gather``."""
+    statistics, descriptions = {}, {}
+    for protocol in protocols.values():
+        held = scores[protocol.crop].references | scores[protocol.crop].images
+        images = identity(scores[protocol.crop].names)
+        for name, own in held.items():
+            view, _, score_name = name.rpartition("/")
+            if view == "/".join(protocol.view):
+                key = f"{protocol.crop}/{name}"
+                statistics[key] = own
+                descriptions[key] = description(data, protocol.crop, protocol.view, score_name) | images
+    save_references(path, statistics, descriptions)
+
+
+def description(data: Data, crop: str, view: Sequence[str], score_name: str) -> dict[str, Any]:
+    """What statistics of images depend on besides which images they are."""
+    return {
+        "crop": crop,
+        "image_size": data.image_size,
+        **dict(zip(("rounding", "file", "frechet"), view, strict=True)),
+        "network": score_name,
+        "statistics": STATISTICS,
+    }
+
+
+def save_references(path: Path, statistics: Mapping[str, FeatureStatistics], descriptions: Mapping[str, dict]) -> None:
+    """Write statistics of images, each under the hash of its description.
+
+    Args:
+        path: The file; one that is there is replaced.
+        statistics: By any names.
+        descriptions: Of each of them: all that it depends on.
+    """
+    tensors, about = {}, {}
+    for name, own in statistics.items():
+        key = digest(descriptions[name])
+        about[key] = descriptions[name]
+        tensors |= {f"{key}/{part}": tensor for part, tensor in own.tensors().items()}
+    files.write(tensors, about, path)
+
+
+def load_references(path: Path, descriptions: Mapping[str, dict]) -> dict[str, FeatureStatistics]:
+    """Statistics from a file, by the names that their descriptions have here.
+
+    Args:
+        path: That ``save_references`` wrote.
+        descriptions: What is needed. A description without ``images`` and ``images_sha256`` fits any images.
+
+    Raises:
+        ValueError: The file is none, or lacks one of them; the message says what differs.
+    """
+    if not path.is_file():
+        raise ValueError(f"reference={path} is not a file")
+    tensors, about = files.read(path)
+    found = {}
+    for name, wanted in descriptions.items():
+        fitting = [key for key, held in about.items() if all(held.get(k) == v for k, v in wanted.items())]
+        if not fitting:
+            nearest = min(about.values(), key=lambda held: sum(held.get(k) != v for k, v in wanted.items()))
+            raise ValueError(f"reference={path} is of something else: {differences(nearest, wanted)}")
+        prefix = f"{fitting[0]}/"
+        own = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
+        found[name] = FeatureStatistics.restored(own)
+    return found

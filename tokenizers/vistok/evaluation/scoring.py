@@ -1,0 +1,198 @@
+"""All images past all tokenizers, once for each cut, on one process or several."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from vistok.data import ImageDataModule
+from vistok.evaluation import files
+from vistok.evaluation.examples import Examples
+from vistok.evaluation.geometry import CROPS
+from vistok.evaluation.identity import fingerprint, names_hash
+from vistok.evaluation.judges import Judges
+from vistok.evaluation.progress import progress
+from vistok.evaluation.protocols import Protocol, digest
+from vistok.evaluation.references import check_reference, known_statistics
+from vistok.evaluation.scores import Scores, too_small
+from vistok.pixels import to_float
+from vistok.quantizers.base import Quantized
+from vistok.ranks import rank_and_size
+from vistok.reports import Data
+from vistok.tokenizer import Tokenizer
+
+FORMAT = 4
+TOO_FEW = "a Fréchet distance needs at least 2 images; network=none leaves it out"
+
+
+class Result:
+    """The scores of one tokenizer under all protocols.
+
+    Attributes:
+        scores: By crop, of all ranks.
+        fingerprint: See the function.
+    """
+
+    def __init__(self, fingerprint: str):
+        self.fingerprint = fingerprint
+        self.scores: dict[str, Scores] = {}
+        self.partials: list[Path] = []
+
+    @property
+    def names(self) -> list[str]:
+        return next(iter(self.scores.values())).names
+
+    @property
+    def unreadable(self) -> list[str]:
+        return sorted({reason for scores in self.scores.values() for reason in scores.unreadable})
+
+    def metrics(self, protocols: Mapping[str, Protocol]) -> dict[str, dict[str, float]]:
+        return {name: self.scores[protocol.crop].metrics(name) for name, protocol in protocols.items()}
+
+    def forget(self) -> None:
+        """Delete what would have been needed to go on: of all ranks."""
+        for path in self.partials:
+            path.unlink(missing_ok=True)
+
+
+def score(
+    tokenizers: Sequence[Tokenizer],
+    data: Data,
+    protocols: Mapping[str, Protocol],
+    judges: Judges = Judges(),
+    rate: float | None = None,
+    device: torch.device | str = "cpu",
+    reference: str | None = None,
+    partial_folder: Path | None = None,
+    partial_every: float = 60,
+    console: Console | None = None,
+) -> list[Result]:
+    """Reconstruct all images with all tokenizers, once for each cut, and keep what the protocols' numbers need.
+
+    Under ``torch.distributed`` each process takes every n-th image, and all return the scores of all images.
+
+    Args:
+        tokenizers: What is scored.
+        data: Its ``scored_batches`` are.
+        protocols: By name.
+        judges: The networks to compare images by.
+        rate: Of a dynamic head: the share of regions that get fine codes.
+        device: Where the networks run.
+        reference: File with statistics of the images, made by ``save_reference``.
+        partial_folder: Where the state is kept, so that the same call goes on after a kill; None keeps none.
+        partial_every: Seconds between two such writes.
+        console: For progress; None is silent.
+
+    Raises:
+        ValueError: A reconstruction is not finite, no image can be read, or the reference is of something else.
+    """
+    rank, world_size = rank_and_size()
+    console = console or Console(quiet=True)
+    judges = judges.to(device)
+    crops: dict[str, dict[str, Protocol]] = {}
+    for name, protocol in protocols.items():
+        crops.setdefault(protocol.crop, {})[name] = protocol
+    left_out = {name for protocol in protocols.values() for name in too_small(protocol, data.image_size)}
+    known = known_statistics(reference, data, crops, judges)
+    results = []
+    for number, tokenizer in enumerate(tokenizers):
+        tokenizer = tokenizer.to(device).eval()
+        result = Result(fingerprint(tokenizer))
+        for crop, own in crops.items():
+            references = {name: held.to(device) for name, held in known[crop].items()}
+            shown = crop == next(iter(crops))  # a report's pictures are of the first protocol's cut
+            scores = Scores(own, tokenizer, judges, references, left_out, device, Examples() if shown else None)
+            key = digest(
+                {
+                    "format": FORMAT,
+                    "tokenizer": result.fingerprint,
+                    "rate": rate,
+                    "shown": shown,
+                    "protocols": {name: asdict(protocol) for name, protocol in own.items()},
+                    "judges": [*(network.name for network in judges.networks), *sorted(judges.lpips)],
+                    "references": sorted(references),
+                    "reference": reference,
+                    "data": [data.about, data.image_size, data.batch_size, data.num_workers],
+                    "names": names_hash(data.test.names()) if isinstance(data, ImageDataModule) else None,
+                }
+            )
+            partial = None
+            if partial_folder:
+                partial = partial_folder / f".{key}-{rank}of{world_size}.state"
+                result.partials += [partial_folder / f".{key}-{r}of{world_size}.state" for r in range(world_size)]
+            title = f"{crop} crops" + (f", tokenizer {number + 1} of {len(tokenizers)}" if len(tokenizers) > 1 else "")
+            run(scores, tokenizer, data, crop, rate, device, partial, partial_every, console, title)
+            scores.gather()
+            if not scores.names:
+                raise ValueError(f"{data.about} has no image that can be read")
+            if judges.networks and len(scores.names) < 2:
+                raise ValueError(TOO_FEW)
+            if reference:
+                check_reference(reference, data, crop, own, scores)
+            known[crop] = scores.references | scores.images  # the next tokenizer sees the same images
+            result.scores[crop] = scores
+        results.append(result)
+        tokenizer.to("cpu")
+    return results
+
+
+def run(
+    scores: Scores,
+    tokenizer: Tokenizer,
+    data: Data,
+    crop: str,
+    rate: float | None,
+    device: torch.device | str,
+    partial: Path | None,
+    partial_every: float,
+    console: Console,
+    title: str,
+) -> None:
+    """Bring this rank's share of the images past ``scores``, from where ``partial`` has come to."""
+    rank, world_size = rank_and_size()
+    done = 0
+    if partial and partial.is_file():
+        tensors, about = files.read(partial)
+        scores.restore(tensors, about)
+        done = about["batches"]
+        console.print(f"goes on after {len(scores.names) * world_size:,} images, from {partial}", soft_wrap=True)
+    total = data.num_test
+    data.skipped.reasons |= set(scores.unreadable)
+    written, before = time.monotonic(), len(scores.names)
+    with progress(console, title, total, before * world_size) as advance, torch.inference_mode():
+        for batch in data.scored_batches(CROPS[crop](data.image_size), rank, world_size, done):
+            data.note(batch, total)
+            if batch.names:
+                images = batch.images.to(device)
+                scores.update(batch.names, images, *reconstruct(tokenizer, images, rate, data.batch_size))
+            scores.unreadable += batch.skipped
+            done += 1
+            seen = (len(scores.names) + len(scores.unreadable)) * world_size
+            advance(seen if total is None else min(seen, total))
+            if partial and time.monotonic() - written >= partial_every:
+                keep(scores, done, partial)
+                written = time.monotonic()
+    if partial:
+        keep(scores, done, partial)
+
+
+def reconstruct(tokenizer: Tokenizer, images: Tensor, rate: float | None, batch_size: int) -> tuple[Tensor, Quantized]:
+    """What a tokenizer makes of uint8 images (b, 3, H, W), always on batches of one size.
+
+    A convolution's last digits depend on the size of its batch. A short batch is filled up, so that an image's pixels
+    are the same on any number of ranks.
+    """
+    b = len(images)
+    filled = torch.cat([images, images[-1:].expand(batch_size - b, -1, -1, -1)])
+    reconstruction, quantized = tokenizer(to_float(filled), rate)
+    keep = None if quantized.keep is None else quantized.keep[:b]
+    return reconstruction[:b], quantized._replace(latent=quantized.latent[:b], codes=quantized.codes[:b], keep=keep)
+
+
+def keep(scores: Scores, batches: int, path: Path) -> None:
+    tensors, about = scores.state()
+    files.write(tensors, about | {"batches": batches}, path)
