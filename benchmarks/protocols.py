@@ -9,6 +9,7 @@ The data are images in the bytes of an ``.npz`` file (``data`` and ``offsets``),
 
 import argparse
 import resource
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -23,6 +24,8 @@ from vistok import Tokenizer, cli, reports
 from vistok.data import folder
 from vistok.evaluation import Judges, score
 from vistok.evaluation.identity import names_hash
+from vistok.evaluation.report import page
+from vistok.files import whole
 from vistok.metrics import TorchvisionFeatures
 from vistok.pixels import PixelMap
 from vistok.quantizers import VectorQuantizer
@@ -114,6 +117,7 @@ def main() -> None:
     parser.add_argument("--image-size", type=int, default=32)
     parser.add_argument("--network", help="of torchvision, for a Fréchet distance")
     parser.add_argument("--network-weights", default="pretrained")
+    parser.add_argument("--page", type=Path, help="also write eval.py's page to this file")
     parser.add_argument("--protocols", nargs="+", default=["canonical", "llamagen", "seed", "titok", "fvq"])
     options = parser.parse_args()
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
@@ -125,7 +129,7 @@ def main() -> None:
         if options.data.suffix == ".npz":
             unpack(options.data, options.images, Path(place))
         root = Path(place) if options.data.suffix == ".npz" else options.data
-        data = folder(str(root), options.image_size, batch_size=50 if options.image_size < 64 else 4, num_workers=1)
+        data = folder(str(root), options.image_size, batch_size=50 if options.image_size <= 64 else 4, num_workers=1)
         (result,) = score([read_tokenizer(options.weights)], data, protocols, Judges(networks), console=console)
     metrics = result.metrics(protocols)
     report = {
@@ -136,15 +140,21 @@ def main() -> None:
             "sha256_of_names": names_hash(result.names),
         },
         "scores": [
-            {"tokenizer": "", "protocol": name, "hash": protocols[name].hash, "metrics": own}
+            {"tokenizer": options.weights.name, "protocol": name, "hash": protocols[name].hash, "metrics": own}
             for name, own in metrics.items()
         ],
-        "protocols": {name: {"hash": own.hash, "distances": own.distances} for name, own in protocols.items()},
-        "tokenizers": [{"tokenizer": ""}],
+        "protocols": {name: {"hash": own.hash, **asdict(own)} for name, own in protocols.items()},
+        "tokenizers": [{"tokenizer": options.weights.name, "sha256": result.fingerprint}],
         "unavailable": {},
+        "rate": None,
         "dtype": "float32",
         "versions": reports.versions(),
+        "config": {name: str(value) for name, value in vars(options).items()},
     }
+    report["data"]["unreadable"] = result.unreadable
+    if options.page:
+        with whole(options.page) as file:
+            file.write(page(report, [result.scores]).encode())
     console.width = max(console.width, 120)
     console.print(reports.scores_table(report))
     console.print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MiB", highlight=False)

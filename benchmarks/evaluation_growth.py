@@ -1,0 +1,90 @@
+"""How the cost of an evaluation grows with the number of images: CPU time and memory, in one process, one thread.
+
+    PYTHONPATH=tokenizers python benchmarks/evaluation_growth.py --weights vqvae-cifar10-f4-k512.pt \
+        --data cifar10-jpeg32-test10k.npz --at 250 500 1000 2000 5000 10000 --plot growth.png [--gate]
+
+The tokenizer is that of ``protocols.py``, the protocol ``canonical``. ``--network`` adds a Fréchet distance, whose last
+step costs the same however many images there were once they are more than the features. With ``--gate`` memory that
+has grown by more than a tenth between 1,000 images and the last is an exit status of 1.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import matplotlib.pyplot as plt
+import torch
+from protocols import read_tokenizer, unpack
+
+from vistok.data import folder
+from vistok.evaluation import Judges, Protocol, score, scores
+from vistok.metrics import TorchvisionFeatures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--weights", type=Path, required=True, help="vqvae-cifar10-f4-k512.pt")
+    parser.add_argument("--data", type=Path, required=True, help="an .npz file of images")
+    parser.add_argument("--at", type=int, nargs="+", default=[250, 500, 1000, 2000, 5000, 10000])
+    parser.add_argument("--network", help="of torchvision, for a Fréchet distance")
+    parser.add_argument("--network-weights", default="pretrained")
+    parser.add_argument("--plot", type=Path)
+    parser.add_argument("--gate", action="store_true", help="exit with 1 if memory grows")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    rows: list[tuple[int, float, float, float]] = []
+    update = scores.Scores.update
+
+    def noting(self: scores.Scores, *arguments) -> None:
+        update(self, *arguments)
+        if len(self.names) in options.at:
+            rows.append((len(self.names), time.process_time() - began, memory("VmRSS"), memory("VmHWM")))
+
+    scores.Scores.update = noting
+    networks = (TorchvisionFeatures(options.network, options.network_weights),) if options.network else ()
+    protocol = Protocol(distances=["psnr", "ssim_gauss11", "ssim_skimage7", "l1"])
+    with TemporaryDirectory() as place:
+        unpack(options.data, max(options.at), Path(place))
+        data = folder(place, 32, batch_size=50, num_workers=1)
+        began = time.process_time()
+        (result,) = score([read_tokenizer(options.weights)], data, {"canonical": protocol}, Judges(networks))
+    passed = time.process_time() - began
+    result.metrics({"canonical": protocol})
+    print("| images | CPU s | ms an image | resident, MiB | at most, MiB |\n| --- | --- | --- | --- | --- |")
+    for count, seconds, resident, peak in rows:
+        print(f"| {count:,} | {seconds:.1f} | {1000 * seconds / count:.2f} | {resident:,.0f} | {peak:,.0f} |")
+    print(f"the numbers themselves, at the end: {time.process_time() - began - passed:.2f} CPU s")
+    if options.plot:
+        draw(rows, options.plot)
+    at_thousand = next(peak for count, _, _, peak in rows if count >= 1000)
+    grown = rows[-1][3] / at_thousand - 1
+    print(f"memory has grown by {100 * grown:.1f} % since {1000:,} images")
+    sys.exit(1 if options.gate and grown > 0.1 else 0)
+
+
+def memory(name: str) -> float:
+    """MiB of this process, as the kernel says: ``VmRSS`` now, ``VmHWM`` at most."""
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(name))
+    return int(line.split()[1]) / 1024
+
+
+def draw(rows: list[tuple[int, float, float, float]], path: Path) -> None:
+    counts = [row[0] for row in rows]
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3), layout="constrained")
+    left.loglog(counts, [row[1] for row in rows], "o-", color="#1f66c9")
+    left.set(xlabel="images", ylabel="CPU seconds", title="time")
+    right.semilogx(counts, [row[3] for row in rows], "o-", color="#1f66c9", label="at most")
+    right.semilogx(counts, [row[2] for row in rows], "s--", color="#c8560a", label="resident")
+    right.set(
+        xlabel="images", ylabel="MiB", title="memory of the process", ylim=(0, 1.25 * max(row[3] for row in rows))
+    )
+    right.legend(loc="lower right")
+    for axes in (left, right):
+        axes.grid(alpha=0.3)
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    main()
