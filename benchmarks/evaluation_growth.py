@@ -21,6 +21,7 @@ from protocols import read_tokenizer, unpack
 from vistok.data import folder
 from vistok.evaluation import Judges, Protocol, score, scores
 from vistok.metrics import TorchvisionFeatures
+from vistok.speed import keep_freed_pages
 
 
 def main() -> None:
@@ -30,10 +31,13 @@ def main() -> None:
     parser.add_argument("--at", type=int, nargs="+", default=[250, 500, 1000, 2000, 5000, 10000])
     parser.add_argument("--network", help="of torchvision, for a Fréchet distance")
     parser.add_argument("--network-weights", default="pretrained")
+    parser.add_argument("--default-heap", action="store_true", help="leave glibc's settings alone")
     parser.add_argument("--plot", type=Path)
     parser.add_argument("--gate", action="store_true", help="exit with 1 if memory grows")
     options = parser.parse_args()
     torch.set_num_threads(1)
+    if not options.default_heap:
+        keep_freed_pages()  # as eval.py does
     rows: list[tuple[int, float, float, float]] = []
     update = scores.Scores.update
 

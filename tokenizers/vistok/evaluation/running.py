@@ -17,6 +17,7 @@ from vistok.evaluation.scoring import TOO_FEW, score
 from vistok.quantizers import DynamicQuantizer
 from vistok.ranks import rank_and_size
 from vistok.reports import Data
+from vistok.speed import keep_freed_pages
 from vistok.tokenizer import Tokenizer
 
 WIDTH = 160  # characters of a line in a file or a pipe
@@ -42,6 +43,8 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     if output.suffix in (".html", ".npz"):
         raise ValueError(f"output={output} is the JSON; files of other kinds are written beside it")
     with processes(config.device) as device:
+        if device.type == "cpu":
+            keep_freed_pages()  # else most of the time goes to fetching pages from the kernel and giving them back
         rank, world_size = rank_and_size()
         console = Console(quiet=rank > 0)
         get_console().quiet = rank > 0

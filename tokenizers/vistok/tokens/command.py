@@ -14,7 +14,7 @@ from rich import get_console
 from rich.console import Console
 
 from vistok.evaluation.geometry import CROPS
-from vistok.evaluation.running import processes
+from vistok.evaluation.processes import processes
 from vistok.export.checkpoints import load
 from vistok.ranks import rank_and_size
 from vistok.tokens.extract import tokenize
