@@ -45,8 +45,14 @@ def main() -> None:
         update(self, *arguments)
         if len(self.names) in options.at:
             rows.append((len(self.names), time.process_time() - began, memory("VmRSS"), memory("VmHWM")))
+            count, seconds, resident, peak = rows[-1]
+            figures = f"{seconds:.1f} | {1000 * seconds / count:.2f} | {resident:,.0f} | {peak:,.0f}"
+            print(f"| {count:,} | {figures} |", flush=True)
 
     scores.Scores.update = noting
+    print(
+        "| images | CPU s | ms an image | resident, MiB | at most, MiB |\n| --- | --- | --- | --- | --- |", flush=True
+    )
     networks = (TorchvisionFeatures(options.network, options.network_weights),) if options.network else ()
     protocol = Protocol(distances=["psnr", "ssim_gauss11", "ssim_skimage7", "l1"])
     with TemporaryDirectory() as place:
@@ -56,9 +62,6 @@ def main() -> None:
         (result,) = score([read_tokenizer(options.weights)], data, {"canonical": protocol}, Judges(networks))
     passed = time.process_time() - began
     result.metrics({"canonical": protocol})
-    print("| images | CPU s | ms an image | resident, MiB | at most, MiB |\n| --- | --- | --- | --- | --- |")
-    for count, seconds, resident, peak in rows:
-        print(f"| {count:,} | {seconds:.1f} | {1000 * seconds / count:.2f} | {resident:,.0f} | {peak:,.0f} |")
     print(f"the numbers themselves, at the end: {time.process_time() - began - passed:.2f} CPU s")
     if options.plot:
         draw(rows, options.plot)
