@@ -129,6 +129,7 @@ def test_ranks_write_what_one_process_writes(classes, make, tmp_path, monkeypatc
     for rank in reversed(range(ranks)):  # one after the other, rank 0 last: it writes the index
         monkeypatch.setattr(module, "rank_and_size", lambda rank=rank: (rank, ranks))
         monkeypatch.setattr(module, "begin", index._begin)  # which rank 0 alone does, before the others
+        monkeypatch.setattr(module, "finished_shards", lambda out, parts: {})  # all ask at once
         monkeypatch.setattr(module, "finish", finish if rank == 0 else None)
         tokenize(make("vq"), FolderSource(classes, 2), tmp_path / "several", FEW)
         monkeypatch.undo()

@@ -17,10 +17,10 @@ from vistok.quantizers.base import Quantized
 from vistok.ranks import from_all_ranks, rank_and_size
 from vistok.tokenizer import Tokenizer
 from vistok.tokens.header import INDEX, Header, read_json, sha256_of_weights
-from vistok.tokens.index import begin, finish, said
+from vistok.tokens.index import begin, finish, finished_shards, said
 from vistok.tokens.loading import PartBatches, loaded
 from vistok.tokens.protocol import DTYPES, Protocol
-from vistok.tokens.shards import complete, joined, packed, write_shard
+from vistok.tokens.shards import joined, packed, write_shard
 from vistok.tokens.sources import Source
 
 
@@ -37,7 +37,7 @@ def tokenize(
 ) -> dict[str, Any]:
     """Write the tokens of all images that are not there yet, then the index.
 
-    Under ``torch.distributed`` rank r of n writes every n-th shard; what is written does not depend on n.
+    Under ``torch.distributed`` rank r of n writes every n-th missing shard; what is written does not depend on n.
 
     Args:
         tokenizer: The tokenizer; its head is folded.
@@ -63,27 +63,25 @@ def tokenize(
     header = header_of(tokenizer, sha256, protocol, source, name, torch.device(device))
     plan = header.json() | {"source": source.identity(), "versions": reports.versions()}
     begin(out, plan)
-    own = range(rank, source.parts, ranks)
-    finished = {number: note for number in own if (note := complete(out, number))}
-    missing = [number for number in own if number not in finished]
+    finished = finished_shards(out, source.parts)
+    waiting = [number for number in range(source.parts) if number not in finished][rank::ranks]
     before = sum(note["images"] for note in finished.values())
     if finished:
-        console.print(f"goes on after {before * ranks:,} images", highlight=False)
+        console.print(f"goes on after {before:,} images", highlight=False)
     batches = PartBatches(
-        source, missing, protocol.batch_size, protocol.transforms, protocol.views, protocol.image_size
+        source, waiting, protocol.batch_size, protocol.transforms, protocol.views, protocol.image_size
     )
-    waiting = list(missing)  # shards that are not written yet, the first one being filled
     tokens, labels, names, unreadable = [], [], [], []
-    began, done = time.monotonic(), before
+    began, done = time.monotonic(), 0
 
     def close_until(part: int | None) -> None:
-        """Write the shards before ``part``; all of them for None."""
+        """Write the shards before ``part``, of which the first one has been filled; all of them for None."""
         while waiting and waiting[0] != part:
             write_shard(out, waiting.pop(0), joined(tokens, header), labels, names, unreadable)
             for held in (tokens, labels, names, unreadable):
                 held.clear()
 
-    with progress(console, "tokens", source.count, before * ranks) as advance, torch.inference_mode():
+    with progress(console, "tokens", source.count, before) as advance, torch.inference_mode():
         for batch in loaded(batches, num_workers, torch.device(device).type == "cuda"):
             close_until(batch.part)
             skipped.note(batch, None if source.count is None else -(-source.count // ranks))
@@ -93,10 +91,11 @@ def tokenize(
             names += batch.names
             unreadable += batch.skipped
             done += len(batch)
-            advance(done * ranks if source.count is None else min(done * ranks, source.count))
+            seen = before + done * ranks
+            advance(seen if source.count is None else min(seen, source.count))
         close_until(None)
     seconds = time.monotonic() - began
-    counts = from_all_ranks(done - before)  # every rank is through
+    counts = from_all_ranks(done)  # every rank is through
     if rank == 0:
         finish(out, plan, source.parts)
         rate = f", {sum(counts) / seconds:,.1f} images/s" if sum(counts) else ""

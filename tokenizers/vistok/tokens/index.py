@@ -6,7 +6,7 @@ from typing import Any
 from vistok import reports
 from vistok.ranks import from_all_ranks, rank_and_size
 from vistok.tokens.header import INDEX, PARTIAL_INDEX, read_json
-from vistok.tokens.shards import note_path, undamaged
+from vistok.tokens.shards import complete, note_path, undamaged
 from vistok.tokens.views import VIEWS
 
 
@@ -52,6 +52,13 @@ def _unfinish(out: Path, index: dict[str, Any]) -> None:
     for number, note in enumerate(index["shards"]):
         if undamaged(out, note["files"]):
             reports.write_json(note, note_path(out, number))
+
+
+def finished_shards(out: Path, parts: int) -> dict[int, dict[str, Any]]:
+    """The notes of the shards that are there and undamaged, by their numbers; rank 0 has looked for all."""
+    rank, _ = rank_and_size()
+    notes = {number: note for number in range(parts) if (note := complete(out, number))} if rank == 0 else {}
+    return from_all_ranks(notes)[0]
 
 
 def finish(out: Path, plan: dict[str, Any], parts: int) -> None:

@@ -45,16 +45,15 @@ def packed(views: Sequence[Quantized], header: Header) -> Packed:
     if header.grains is None:
         stacked = torch.stack([view.codes for view in views], dim=1)
         return Packed(stacked.cpu().numpy().astype(dtype))
-    sequences = [_sequences(view, header) for view in views]
+    sequences = [_sequences(view, header) for view in views]  # of each view, of each codebook
+    of_views = [torch.stack(own[0].lengths, dim=1).tolist() for own in sequences]  # [view][image][grain]
     tokens, positions, lengths = [], [], []
     for image in range(len(views[0].codes)):
-        for of_codebooks in sequences:  # of one view, a list of Sequences, all with the same positions
-            own = [int(length[image]) for length in of_codebooks[0].lengths]
-            lengths.append(own)
-            for grain, length in enumerate(own):
-                columns = [sequence.contents[grain][image, :length] for sequence in of_codebooks]
-                tokens.append(torch.stack(columns, dim=1))
-                positions.append(of_codebooks[0].positions[grain][image, :length])
+        for own, of_images in zip(sequences, of_views, strict=True):  # codebooks share their positions
+            lengths.append(of_images[image])
+            for grain, length in enumerate(of_images[image]):
+                tokens.append(torch.stack([codebook.contents[grain][image, :length] for codebook in own], dim=1))
+                positions.append(own[0].positions[grain][image, :length])
     k, v, total = len(header.codebook_sizes), len(views), sum(map(sum, lengths))
     ids = torch.cat(tokens).numpy() if tokens else np.empty((0, k))
     places = torch.cat(positions).numpy() if positions else np.empty(0)
