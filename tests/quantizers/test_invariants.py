@@ -360,3 +360,24 @@ def test_compiled_code_agrees():
         results.append((quantized.codes, loss, *torch.autograd.grad(loss, [z, *head.parameters()])))
     assert torch.equal(results[0][0], results[1][0])
     torch.testing.assert_close(results[0][1:], results[1][1:])
+
+
+@pytest.mark.parametrize("make_head", [
+    lambda: VectorQuantizer(16384, 8),
+    lambda: VectorQuantizer(16384, 8, ema_decay=0.9),
+    lambda: VectorQuantizer(16384, 8, cosine=True, entropy_temperature=0.1),
+    lambda: SimVQ(16384, 8),
+    lambda: VQBridge(16384, 8, size="XS", patch=2),  # 4,096 tokens, whose attention would be 256 MiB
+])  # fmt: skip
+def test_a_training_step_of_a_large_codebook_is_small(allocated, make_head):
+    """Forward, backward and update in an eighth of a matrix of scores, 16 MiB; VQBridge's layers take the rest."""
+    head = make_head().train()
+    z = torch.randn(2, 8, 32, 32, requires_grad=True)
+
+    def step():
+        quantized = head(z)
+        (quantized.latent.square().mean() + sum(quantized.losses.values())).backward()
+        head.update(quantized.stats or {})
+
+    bound = 48 if isinstance(head, VQBridge) else 16
+    assert 2**20 < allocated(step) < bound * 2**20
