@@ -7,7 +7,7 @@ import torch
 from einops import rearrange
 from torch.nn import functional as F
 
-from vistok.quantizers import BinaryQuantizer, base
+from vistok.quantizers import BinaryQuantizer, Context, base
 from vistok.quantizers.bsq import entropy_sums
 
 
@@ -107,6 +107,12 @@ def test_all_18_bits_jointly_without_a_matrix_of_scores():
     assert max(kept) <= 2**18
     assert -18 * 0.6932 < entropy < 0
     assert torch.autograd.grad(entropy, z)[0].isfinite().all()
+
+
+def test_an_entropy_that_nobody_wants_is_left_out():
+    head, z = BinaryQuantizer(8), torch.randn(1, 8, 2, 2)
+    assert set(head(z).losses) == {"commitment", "entropy"}
+    assert set(head(z, Context(unused=("entropy",))).losses) == {"commitment"}
 
 
 @pytest.mark.parametrize("dim, group", [(8, 8), (18, 18), (24, 12), (36, 18), (62, 2), (23, 1)])

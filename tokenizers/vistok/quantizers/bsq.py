@@ -60,10 +60,9 @@ class BinaryQuantizer(Quantizer):
         positive = u > 0
         q = torch.where(positive, self.length, -self.length)
         codes = (positive * self.powers.view(-1, 1, 1)).sum(1, keepdim=True)
-        losses = {
-            "commitment": base.squared_error(u, q, context.weight),
-            "entropy": self.entropy(u, context.weight),
-        }
+        losses = {"commitment": base.squared_error(u, q, context.weight)}
+        if "entropy" not in context.unused:
+            losses["entropy"] = self.entropy(u, context.weight)
         return Quantized(q + self.length * (u - u.detach()), codes, losses)
 
     def entropy(self, u: Tensor, weight: Tensor | None = None) -> Tensor:
