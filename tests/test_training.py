@@ -172,7 +172,7 @@ def test_averaged_weights_are_what_is_evaluated(make_tokenizer):
     first = module.tokenizer.encoder.conv_in.weight.detach().clone()
     seen = []
     update = module.average.update
-    module.average.update = lambda t: (seen.append(t.encoder.conv_in.weight.detach().clone()), update(t))
+    module.average.update = lambda t, made: (seen.append(t.encoder.conv_in.weight.detach().clone()), update(t, made))
     fit(module)
     expected = 0.5 * (0.5 * first + 0.5 * seen[0]) + 0.5 * seen[1]
     torch.testing.assert_close(module.evaluated.encoder.conv_in.weight, expected)
@@ -220,16 +220,17 @@ def test_a_step_that_is_not_finite_updates_nothing(make_tokenizer):
     states, outputs = [], []
 
     class Recorder(pl.Callback):
-        def on_train_batch_end(self, trainer, module, output, *_):
+        def on_train_batch_end(self, trainer, module, *_):
             running = ("running_mean", "running_var", "num_batches_tracked")  # the discriminator's forward moves these
             state = {key: t.clone() for key, t in module.state_dict().items() if not key.endswith(running)}
             states.append((state, module.optimizers()[0].optimizer.state_dict()["state"][0]["step"].clone()))
-            outputs.append(output)
+            outputs.extend(module.take_outcomes())
 
     fit(module, callbacks=[Recorder()])
     assert (module.updates, module.batches) == (2, 3)
-    assert not outputs[0]["not_finite"] and not outputs[2]["not_finite"]
-    assert math.isnan(outputs[1]["not_finite"]["l1 of batch 0"])
+    assert [outcome.update for outcome in outputs] == [0, 1, 1]
+    assert not outputs[0].left_out and not outputs[2].left_out
+    assert math.isnan(outputs[1].left_out["l1 of batch 0"])
     (before, steps), (after, later), (last, _) = states
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items()) and steps == later == 1
     assert any(not torch.equal(last[name], tensor) for name, tensor in after.items())

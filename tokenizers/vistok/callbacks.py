@@ -23,6 +23,7 @@ from torch.utils.data import IterableDataset
 from vistok.pictures import codebook_plot, reconstruction_grid
 from vistok.pixels import to_uint8
 from vistok.ranks import sum_over_ranks
+from vistok.updates import Outcome
 
 
 class ProgressLine(pl.Callback):
@@ -199,7 +200,7 @@ class FiniteWatch(pl.Callback):
     """Says when an update was left out since something was not finite, and stops a run that does not recover.
 
     Every such update adds a line to ``not_finite.jsonl``: the update, the rank, the names of the images in its last
-    batch, and the value of every loss term and gradient norm.
+    batch, and the value of every loss term and gradient norm. It is known at the next logging interval.
 
     Args:
         folder: Where to.
@@ -209,23 +210,26 @@ class FiniteWatch(pl.Callback):
     def __init__(self, folder: Path, patience: int = 10):
         self.folder, self.patience = folder, patience
         self.in_a_row = 0
+        self.names: list[list[str]] = []  # of the images in the last batch of each update whose outcome is not known
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: dict[str, Any], *_: Any
-    ) -> None:
-        values = outputs.get("not_finite")
-        if values is None:
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        if pl_module.batches % pl_module.accumulate == 0:
+            self.names.append(trainer.datamodule.names)
+        for outcome in pl_module.take_outcomes():
+            self._hear(outcome, self.names.pop(0), trainer)
+
+    def _hear(self, outcome: Outcome, images: list[str], trainer: pl.Trainer) -> None:
+        self.in_a_row = self.in_a_row + 1 if outcome.left_out else 0
+        if not outcome.left_out:
             return
-        self.in_a_row = self.in_a_row + 1 if values else 0
-        if not values:
-            return
-        wrong = {name: value for name, value in values.items() if not math.isfinite(value)}
-        line = {"update": pl_module.updates, "rank": trainer.global_rank, "images": trainer.datamodule.names}
+        wrong = {name: value for name, value in outcome.left_out.items() if not math.isfinite(value)}
+        line = {"update": outcome.update, "rank": trainer.global_rank, "images": images}
         with (self.folder / "not_finite.jsonl").open("a") as file:
-            file.write(json.dumps(line | {"values": {name: str(value) for name, value in values.items()}}) + "\n")
+            values = {name: str(value) for name, value in outcome.left_out.items()}
+            file.write(json.dumps(line | {"values": values}) + "\n")
         told = ", ".join(wrong) or "something on another rank"
         if trainer.is_global_zero:
-            text = f"update {pl_module.updates:,} was left out: {told} not finite; see {self.folder}/not_finite.jsonl"
+            text = f"update {outcome.update:,} was left out: {told} not finite; see {self.folder}/not_finite.jsonl"
             get_console().print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
         if self.in_a_row >= self.patience:
             raise NotFinite(

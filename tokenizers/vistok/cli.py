@@ -59,7 +59,7 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, float]:
     _check_config(config)
     import pytorch_lightning as pl
 
-    from vistok import reports, runs
+    from vistok import reports, runs, speed
     from vistok.callbacks import Interrupted
     from vistok.health import CodebookHealth
 
@@ -67,6 +67,12 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, float]:
     health = CodebookHealth(on_collapse=config.on_collapse)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     data, lit = build(config)
+    speed.prepare(
+        *lit.networks,
+        channels_last=config.speed.channels_last,
+        keep_pages=config.speed.keep_pages and config.trainer.accelerator == "cpu",
+        compile=config.speed.compile,
+    )
     checkpoint, made = runs.checkpoint_of(config), 0
     if checkpoint:
         made = runs.check_checkpoint(lit, checkpoint)
@@ -169,7 +175,11 @@ def _check_config(config: DictConfig) -> None:
     for name in () if config.debug else random_weights({"weights": config.weights, "loss": config.loss}):
         raise ValueError(f"{name}=random trains on meaningless losses: it is for trainer=debug only")
     if "16" in str(config.trainer.precision) and "bf16" not in str(config.trainer.precision):
-        raise ValueError(f"trainer.precision={config.trainer.precision} is not supported: use bf16-mixed or 32-true")
+        raise ValueError(
+            f"trainer.precision={config.trainer.precision} is not supported: float16 ends at 65,504 and would need "
+            "scaled gradients, and on a CPU torch's float16 is far slower than float32; use speed=fast (bf16-mixed) "
+            "or speed=exact (32-true)"
+        )
     if config.trainable not in ("all", "codebook"):
         raise ValueError(f"trainable must be all or codebook, not {config.trainable!r}")
     if config.trainable == "codebook" and not (config.init or config.ckpt):

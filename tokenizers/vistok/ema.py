@@ -27,12 +27,20 @@ class AveragedTokenizer(nn.Module):
         self.tokenizer = copy.deepcopy(tokenizer).requires_grad_(False)
 
     @torch.no_grad()
-    def update(self, tokenizer: nn.Module) -> None:
-        """Follow ``tokenizer`` by one update."""
+    def update(self, tokenizer: nn.Module, made: Tensor | float = 1.0) -> None:
+        """Follow ``tokenizer`` by one update.
+
+        Args:
+            tokenizer: What it has become.
+            made: 0 for an update that was left out: the average stays as it is. A scalar on the device.
+        """
         trained, frozen = [], []
         for average, parameter in zip(self.tokenizer.parameters(), tokenizer.parameters(), strict=True):
             (trained if parameter.requires_grad else frozen).append((average, parameter))
-        torch._foreach_lerp_([a for a, _ in trained], [p for _, p in trained], 1 - self.decay)
+        averages = [average for average, _ in trained]
+        steps = torch._foreach_sub([parameter for _, parameter in trained], averages)
+        torch._foreach_mul_(steps, torch.as_tensor((1 - self.decay) * made, device=steps[0].device))
+        torch._foreach_add_(averages, steps)
         for copied, original in (*frozen, *zip(self.tokenizer.buffers(), tokenizer.buffers(), strict=True)):
             copied.copy_(original)
 

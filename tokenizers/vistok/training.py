@@ -10,12 +10,13 @@ from torch.optim import Optimizer
 from torchmetrics import SumMetric
 
 from vistok.ema import AveragedTokenizer
-from vistok.losses.adversarial import Adversary, adaptive_weight
+from vistok.losses.adversarial import Adversary, gradient_ratio
 from vistok.metrics import ReconstructionMetrics, psnr
 from vistok.pixels import to_uint8
 from vistok.ranks import sum_over_ranks
 from vistok.schedules import Schedule
 from vistok.tokenizer import Tokenizer
+from vistok.updates import Decisions, Outcome, step, undone_unless
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 
@@ -25,7 +26,9 @@ class LitTokenizer(pl.LightningModule):
 
     One update is one step of the generator's optimizer (tokenizer, and losses that have parameters), one of the
     discriminator's once the adversary has started, and one ``quantizer.update``. It is left out, whole and on all
-    ranks, where a loss term or a gradient is not finite. Lightning's ``global_step`` counts the optimizers' steps;
+    ranks, where a loss term or a gradient is not finite. That is decided on the device, and read at logging intervals,
+    validations and checkpoints: until then ``updates`` counts it as made. With an optimizer that is not one of torch's
+    fused ones the host waits for the device in each update. Lightning's ``global_step`` counts the optimizers' steps;
     ``updates`` is what schedules, start steps and logs mean.
 
     Args:
@@ -80,6 +83,8 @@ class LitTokenizer(pl.LightningModule):
         self.validation_sums = nn.ModuleDict(sums)
         self.updates = 0
         self.batches = 0
+        self._decisions = Decisions()
+        self._outcomes: list[Outcome] = []  # read, and not handed on yet
         self._stats: dict[str, Tensor] = {}  # of the head, over the batches of this update
         self._terms: list[dict[str, Tensor]] = []  # of each of these batches
         self._logits: list[dict[str, Tensor]] = []  # of each of these batches: the discriminator's, in the mean
@@ -104,6 +109,13 @@ class LitTokenizer(pl.LightningModule):
     def pixel_losses(self) -> tuple[str, ...]:
         """The names of all losses that compare images."""
         return (*self.image_losses, *self.output_losses)
+
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        """What has layers to speed up, each called by itself."""
+        discriminator = (self.adversary.discriminator,) if self.adversary else ()
+        losses = (*self.image_losses.values(), *self.latent_losses.values())
+        return self.tokenizer.encoder, self.tokenizer.decoder, *discriminator, *losses
 
     def compare(self, output: Tensor, reconstruction: Tensor, images: Tensor) -> dict[str, Tensor]:
         """The pixel losses of a batch, from the decoder's output, what it shows, and the images."""
@@ -142,33 +154,45 @@ class LitTokenizer(pl.LightningModule):
 
         quantized = self.tokenizer.quantize(images, unused=self.unused)
         output = self.tokenizer.decoder_output(quantized.latent)
-        reconstruction = self.tokenizer.pixels.out(output)
-        terms = quantized.losses | self.compare(output, reconstruction, images)
-        terms |= {name: loss(quantized.latent, images) for name, loss in self.latent_losses.items()}
-        scales = {}
+        # The gradients of pixel losses and adversary end here, each computed once: the adaptive weight needs both.
+        cut = output.detach().requires_grad_()
+        seen = cut.view_as(cut).float()  # a view, since torch's FLOP counter cannot follow gradients to a leaf
+        reconstruction = self.tokenizer.pixels.out(seen)
+        pixel_terms = self.compare(seen, reconstruction, images)
+        latent_terms = quantized.losses | {
+            name: loss(quantized.latent, images) for name, loss in self.latent_losses.items()
+        }
+        terms = latent_terms | pixel_terms
+        loss, pull = self._pixel_gradient(pixel_terms, seen)
+        scales, fake = {}, None
         if adversarial:
-            self.adversary.learns(False)
-            terms["adversarial"] = self.adversary.generator_loss(reconstruction)
+            again = self.adversary.repeatable  # then the discriminator's loss takes the same logits
+            self.adversary.learns(again)
+            fake = self.adversary.discriminate(reconstruction)
+            terms["adversarial"] = self.adversary.generator(fake)
+            (push,) = torch.autograd.grad(terms["adversarial"], seen, retain_graph=again)
             if self.adversary.adaptive:
-                scales["adversarial"] = self._adaptive_weight(terms, quantized.latent)
+                scales["adversarial"] = self._adaptive_weight(output, quantized.latent, pull, push)
             if self.adversary.warmup:
                 scales["adversarial"] = scales.get("adversarial", 1.0) * self.adversary.strength(self.updates)
-        self.manual_backward(weighted_sum(terms, self.weights, scales) / self.accumulate)
+            pull = pull + weighted_sum({"adversarial": push}, self.weights, scales)
+        loss = loss + (output * pull.to(output.dtype)).sum() + weighted_sum(latent_terms, self.weights)
+        self.manual_backward(loss / self.accumulate)
         if adversarial:
             self.adversary.learns(True)
-            verdict = self.adversary.judge(reconstruction, images, self.updates)
+            verdict = self.adversary.judge(reconstruction, images, self.updates, fake if again else None)
             loss = sum(self.weights[name] * term for name, term in verdict.terms.items())  # of weight 0, gradients of 0
-            self.manual_backward(loss / self.accumulate)
+            self.manual_backward(loss / self.accumulate, inputs=self.adversary.trained)  # not the reconstruction's
             terms |= verdict.terms
             self._logits.append(verdict.stats())
         self._gather(quantized.stats)
         self._terms.append({name: term.detach() for name, term in terms.items()})
         self.batches += 1
-        outputs = {"codes": quantized.codes, "keep": quantized.keep}
         if last_batch:
-            outputs["not_finite"] = self._finish_update([generator, *discriminator[:adversarial]])
+            self._finish_update([generator, *discriminator[:adversarial]])
 
         if self.batches % self.trainer.log_every_n_steps == 0:
+            self.settle()
             logs = {name: term.detach() for name, term in terms.items()}
             logs |= {f"{name}_scale": scale for name, scale in scales.items()}
             logs |= verdict.accuracy() if adversarial else {}
@@ -176,65 +200,86 @@ class LitTokenizer(pl.LightningModule):
             logs["lr"] = generator.param_groups[0]["lr"]
             self.log_dict({f"train/{name}": value for name, value in logs.items()}, sync_dist=True)
             self.log("updates", float(self.updates))
-        return outputs
+        return {"codes": quantized.codes, "keep": quantized.keep}
 
-    def _adaptive_weight(self, terms: dict[str, Tensor], latent: Tensor) -> Tensor:
-        image_loss = weighted_sum({name: terms[name] for name in self.pixel_losses}, self.weights)
+    def _pixel_gradient(self, terms: dict[str, Tensor], seen: Tensor) -> tuple[Tensor | float, Tensor]:
+        """A loss with the gradients of the pixel losses' own parameters, and the gradient at what they compare."""
+        own = [p for part in (self.image_losses, self.output_losses) for p in part.parameters() if p.requires_grad]
+        loss = weighted_sum(terms, self.weights)
+        if not isinstance(loss, Tensor):  # none has a weight
+            return 0.0, torch.zeros_like(seen)
+        pull, *gradients = torch.autograd.grad(loss, [seen, *own], allow_unused=True, materialize_grads=True)
+        return sum((p * gradient).sum() for p, gradient in zip(own, gradients, strict=True)), pull
+
+    def _adaptive_weight(self, output: Tensor, latent: Tensor, pull: Tensor, push: Tensor) -> Tensor:
+        """From the gradients at the decoder's output: of the pixel losses, and of the adversary's."""
         last_layer = self.tokenizer.decoder.last_layer
         if not last_layer.requires_grad:  # frozen: the last thing that the gradients of both still reach
             last_layer = latent
-        return adaptive_weight(image_loss, terms["adversarial"], last_layer, self.adversary.max_weight)
+        at_last_layer = (
+            torch.autograd.grad(output, last_layer, gradient.to(output.dtype), retain_graph=True)[0]
+            for gradient in (pull, push)
+        )
+        return gradient_ratio(*at_last_layer, self.adversary.max_weight)
 
-    def _descend(self, optimizer: Optimizer, norm: Tensor) -> None:
+    def _descend(self, optimizer: Optimizer, norm: Tensor, made: Tensor) -> None:
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * self.schedule(self.updates)
         if self.clip is not None:
             nn.utils.clip_grads_with_norm_(parameters_of(optimizer), self.clip, norm)
-        optimizer.step()
+        step(optimizer, made)
 
     def _gather(self, stats: dict[str, Tensor] | None) -> None:
         for name, value in (stats or {}).items():
             add = name in self._stats and not is_sample(name)
             self._stats[name] = self._stats[name] + value if add else value
 
-    def _finish_update(self, optimizers: list[Optimizer]) -> dict[str, float]:
-        """Take one step, unless a term or a gradient on any rank is not finite: then nothing at all is updated.
-
-        Returns:
-            Every term and gradient norm of this rank, by name, if the step was left out; else nothing.
-        """
+    def _finish_update(self, optimizers: list[Optimizer]) -> None:
+        """Take one step, unless a term or a gradient on any rank is not finite: then nothing at all is updated."""
         norms = [nn.utils.get_total_norm([p.grad for p in parameters_of(o) if p.grad is not None]) for o in optimizers]
         values = {f"{name} of batch {i}": term for i, terms in enumerate(self._terms) for name, term in terms.items()}
         values |= {f"gradient norm of optimizer {i}": norm for i, norm in enumerate(norms)}
-        all_finite = torch.stack([value.float() for value in values.values()]).isfinite().all()
-        finite = bool(sum_over_ranks((~all_finite).float()) == 0)  # waits for the GPU, once an update
-        if finite:
-            for optimizer, norm in zip(optimizers, norms, strict=True):
-                self._descend(optimizer, norm)
-            self._learn()
+        made = self._decisions.decide(values)
+        for optimizer, norm in zip(optimizers, norms, strict=True):
+            self._descend(optimizer, norm, made)
+        self._learn(made)
         for optimizer in optimizers:
             optimizer.zero_grad()
         self._stats, self._terms, self._logits = {}, [], []
-        return {} if finite else {name: value.item() for name, value in values.items()}
+        self.updates += 1
+        if self.updates >= self.schedule.updates:
+            self.settle()
+            self.trainer.should_stop = self.updates >= self.schedule.updates
 
-    def _learn(self) -> None:
-        """What follows the optimizers' step: codebooks learned from statistics, averaged weights, the count."""
+    def _learn(self, made: Tensor) -> None:
+        """What follows the optimizers' step: codebooks learned from statistics, averaged weights."""
         moved = {}
         if self._stats:
             merged = {name: sum_over_ranks(value) for name, value in self._stats.items()}
-            rows_of = self.tokenizer.quantizer.update(merged)
-            moved = {f"quantizer.{name}": rows for name, rows in rows_of.items()}
+            with undone_unless(made, self.tokenizer.quantizer):
+                rows_of = self.tokenizer.quantizer.update(merged)
+            moved = {f"quantizer.{name}": rows & (made > 0) for name, rows in rows_of.items()}
         if self._logits:
             sums = {name: sum(logits[name] for logits in self._logits) for name in self._logits[0]}
-            self.adversary.update({name: sum_over_ranks(value) for name, value in sums.items()})
+            with undone_unless(made, self.adversary.regularizers):
+                self.adversary.update({name: sum_over_ranks(value) for name, value in sums.items()})
         if self.average is not None:
-            self.average.update(self.tokenizer)
+            self.average.update(self.tokenizer, made)
             self.average.copy_rows(self.tokenizer, moved)
-        self.updates += 1
-        if self.updates >= self.schedule.updates:
-            self.trainer.should_stop = True
+
+    def settle(self) -> None:
+        """Learn which of the last updates were left out, so that ``updates`` is exact; waits for the device."""
+        outcomes = self._decisions.read(self.updates - len(self._decisions))
+        self.updates -= sum(bool(outcome.left_out) for outcome in outcomes)
+        self._outcomes += outcomes
+
+    def take_outcomes(self) -> list[Outcome]:
+        """What has become of updates, as far as it is known and was not taken before; in their order."""
+        outcomes, self._outcomes = self._outcomes, []
+        return outcomes
 
     def on_validation_start(self) -> None:
+        self.settle()
         self._folded = [self.evaluated.fold()]
         self.metrics.reset()
         for total in self.validation_sums.values():
@@ -259,6 +304,7 @@ class LitTokenizer(pl.LightningModule):
         self.log_dict({f"val/{name}": value.float() for name, value in (losses | values).items()})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.settle()
         checkpoint["updates"], checkpoint["batches"] = self.updates, self.batches
         checkpoint["random_state"] = random_state(self.device)
         checkpoint["state_dict"] = self.saved(checkpoint["state_dict"])

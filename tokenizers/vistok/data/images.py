@@ -1,9 +1,10 @@
 """From the bytes of any image file to RGB, and from images to a batch that knows what it holds."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -59,6 +60,23 @@ def read_rgb(file: str | Path | BinaryIO) -> Image.Image:
     except Exception as error:  # decoders of broken files raise anything
         reason = re.sub(r" <_io\.\w+ object at \w+>", "", str(error))  # an address: other words every time
         raise UnreadableImage(f"{type(error).__name__}: {reason}") from error
+
+
+def reader(decoder: str) -> Callable[[str | Path | BinaryIO], Any]:
+    """The function that reads an image for transforms: ``pillow``'s ``read_rgb``, or ``fast.read_fast``.
+
+    Raises:
+        ValueError: There is no such decoder, or simplejpeg is not installed.
+    """
+    if decoder not in ("pillow", "fast"):
+        raise ValueError(f"data.decoder must be pillow or fast, not {decoder!r}")
+    if decoder == "pillow":
+        return read_rgb
+    if find_spec("simplejpeg") is None:
+        raise ValueError("data.decoder=fast needs simplejpeg: pip install 'vistok[fast]'")
+    from vistok.data.fast import read_fast
+
+    return read_fast
 
 
 def image_extensions() -> set[str]:

@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from vistok.data.images import Batch
+from vistok.data.images import Batch, reader
 from vistok.data.module import loader, rank_of
 from vistok.data.skipped import Skipped
 from vistok.data.streams import Place, ShardImages, ShardStream
@@ -148,6 +148,7 @@ def shards(
     num_workers: int = 0,
     seed: int = 0,
     max_unreadable: float = 0.01,
+    decoder: str = "pillow",
 ) -> ShardDataModule:
     """Images in webdataset tar shards, on disk or behind any URL that webdataset opens.
 
@@ -165,6 +166,7 @@ def shards(
         num_workers: Processes that decode images.
         seed: Of the order and the augmentation.
         max_unreadable: The share of images that may be unreadable before the work is stopped.
+        decoder: Of images to train on, as in ``folder``.
 
     Raises:
         ValueError: There is no such shard, or an argument makes no sense.
@@ -174,7 +176,7 @@ def shards(
     held_out = val_urls if isinstance(val_urls, str) else ", ".join(val_urls)
     train, about = None, held_out
     if urls is not None:
-        train = ShardStream(expand(urls, "data.urls"), large_enough + training, seed, block)
+        train = ShardStream(expand(urls, "data.urls"), large_enough + training, seed, block, reader(decoder))
         about = f"{urls if isinstance(urls, str) else ', '.join(urls)}, {held_out} held out"
     return ShardDataModule(
         train=train,

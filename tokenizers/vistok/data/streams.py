@@ -8,8 +8,8 @@ import copy
 import hashlib
 import io
 import itertools
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
@@ -38,12 +38,21 @@ class ShardStream(IterableDataset):
         transforms: Applied in order.
         seed: The orders depend on (seed, epoch), what is random about an image on (seed, epoch, shard, index) only.
         block: Images that are held in memory and shuffled.
+        read: From a file to an image for the transforms.
     """
 
-    def __init__(self, urls: Sequence[str], transforms: Sequence[Transform], seed: int = 0, block: int = 1000):
+    def __init__(
+        self,
+        urls: Sequence[str],
+        transforms: Sequence[Transform],
+        seed: int = 0,
+        block: int = 1000,
+        read: Callable[[BinaryIO], Any] = read_rgb,
+    ):
         if block < 1:
             raise ValueError(f"data.block must be at least 1, not {block}")
         self.urls, self.transforms, self.seed, self.block = list(urls), list(transforms), seed, block
+        self.read = read
         self.rank, self.world_size, self.batches = 0, 1, 0
         self.places: list[Place] = []  # of the workers; empty at the beginning
 
@@ -104,7 +113,7 @@ class ShardStream(IterableDataset):
             for at in order[max(0, done - block * self.block) :]:
                 index, (name, data) = held[at]
                 rng = np.random.default_rng((self.seed, epoch, number, index))
-                yield decode(url, name, data, self.transforms, rng)
+                yield decode(url, name, data, self.transforms, rng, self.read)
             if problem:
                 yield Sample(None, shard_name(url), problem)
             if len(held) < self.block:
@@ -148,10 +157,17 @@ class ShardImages(IterableDataset):
                 yield Sample(None, shard_name(url), (str(error),))
 
 
-def decode(url: str, name: str, data: bytes, transforms: Sequence[Transform], rng: np.random.Generator) -> Sample:
+def decode(
+    url: str,
+    name: str,
+    data: bytes,
+    transforms: Sequence[Transform],
+    rng: np.random.Generator,
+    read: Callable[[BinaryIO], Any] = read_rgb,
+) -> Sample:
     """The image in the bytes of a shard's member; if there is none, the reason."""
     try:
-        image = read_rgb(io.BytesIO(data))
+        image = read(io.BytesIO(data))
         for transform in transforms:
             image = transform(image, rng)
     except UnreadableImage as error:

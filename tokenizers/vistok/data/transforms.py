@@ -1,10 +1,13 @@
-"""From a Pillow image to the uint8 crop that a batch is made of. Random choices come from the generator given."""
+"""From a Pillow image to the uint8 crop that a batch is made of. Random choices come from the generator given.
+
+An image is Pillow's, or anything with that much of its interface (``fast.Pixels``).
+"""
 
 from collections.abc import Callable
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from vistok.data.images import UnreadableImage
@@ -76,7 +79,7 @@ class Flip:
     """Left and right exchanged, for every other image."""
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
-        return ImageOps.mirror(image) if rng.random() < 0.5 else image
+        return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else image
 
 
 class AtLeast:

@@ -144,6 +144,15 @@ class Adversary(nn.Module):
         owned = {name: {id(p) for p in part.parameters()} for name, part in self.named_modules() if name}
         return [name for name, parameters in owned.items() if parameters and not parameters & trained]
 
+    @property
+    def repeatable(self) -> bool:
+        """Whether the same images get the same logits again, so that both sides' losses may share them.
+
+        A discriminator says so with an attribute ``repeatable``: nothing in it is random, or moves at each call. (What
+        batch norms keep for evaluation moves, but nothing in training reads it: shared logits count there once.)
+        """
+        return isinstance(self.augmentation, nn.Identity) and getattr(self.discriminator, "repeatable", False)
+
     def learns(self, on: bool) -> None:
         """Whether the discriminator's own gradients are wanted: not for the decoder's loss."""
         for parameter in self.trained:
@@ -161,9 +170,18 @@ class Adversary(nn.Module):
         """What the decoder minimises. The discriminator's own gradients are not wanted here: ``learns(False)``."""
         return self.generator(self.discriminate(reconstruction))
 
-    def judge(self, reconstruction: Tensor, images: Tensor, update: int) -> Verdict:
-        """What the discriminator minimises in an update; gradients stop at the reconstruction."""
-        real, fake = self.discriminate(images), self.discriminate(reconstruction.detach())
+    def judge(self, reconstruction: Tensor, images: Tensor, update: int, fake: Tensor | None = None) -> Verdict:
+        """What the discriminator minimises in an update.
+
+        Args:
+            reconstruction: Of the images; gradients stop here.
+            images: (b, c, H, W) in [-1, 1].
+            update: For regularizers that do not take part in every one.
+            fake: The reconstruction's logits with their graph, where they are known and the adversary is
+                ``repeatable``: the discriminator then does not run on it again.
+        """
+        real = self.discriminate(images)
+        fake = self.discriminate(reconstruction.detach()) if fake is None else fake
         terms = {"discriminator": self.loss(real, fake)}
         for name, regularizer in self.regularizers.items():
             if update % regularizer.every == 0:
@@ -179,7 +197,8 @@ class Adversary(nn.Module):
 def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Tensor, maximum: float = 1e4) -> Tensor:
     """``|∂reconstruction/∂w| / (|∂adversarial/∂w| + 1e-4)``, w the decoder's last layer (arXiv:2012.09841, Eq. 7).
 
-    Gradients, not norms, are averaged over ranks first, so that N processes get the weight of one.
+    The plain form, two backward passes through all that follows w. The training step has these gradients at the
+    decoder's output already, and needs ``gradient_ratio`` alone.
 
     Args:
         reconstruction: The weighted sum of the image losses, a scalar.
@@ -187,8 +206,15 @@ def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Ten
         last_layer: The weight w.
         maximum: The ratio is clamped to [0, maximum].
     """
-    image_gradient, gan_gradient = (
-        mean_over_ranks(torch.autograd.grad(loss, last_layer, retain_graph=True)[0].float())
-        for loss in (reconstruction, adversarial)
-    )
+    losses = (reconstruction, adversarial)
+    gradients = (torch.autograd.grad(loss, last_layer, retain_graph=True)[0] for loss in losses)
+    return gradient_ratio(*gradients, maximum)
+
+
+def gradient_ratio(image_gradient: Tensor, gan_gradient: Tensor, maximum: float = 1e4) -> Tensor:
+    """``|image_gradient| / (|gan_gradient| + 1e-4)``, clamped to [0, maximum]: the adaptive weight, a float32 scalar.
+
+    Gradients, not norms, are averaged over ranks first, so that N processes get the weight of one.
+    """
+    image_gradient, gan_gradient = (mean_over_ranks(gradient.float()) for gradient in (image_gradient, gan_gradient))
     return (image_gradient.norm() / (gan_gradient.norm() + 1e-4)).clamp(0, maximum).detach()

@@ -24,6 +24,8 @@ class PatchGAN(nn.Module):
             others of its batch and of its process, and are the same with 1 process and several.
     """
 
+    repeatable = True  # see Adversary.repeatable
+
     def __init__(self, channels: int = 64, num_layers: int = 3, in_channels: int = 3, norm: str = "batch"):
         super().__init__()
         if norm not in NORMS:

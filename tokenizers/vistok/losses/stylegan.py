@@ -26,6 +26,8 @@ class StyleGAN(nn.Module):
         in_channels: Channels of the image.
     """
 
+    repeatable = True  # see Adversary.repeatable
+
     def __init__(
         self,
         size: int,

@@ -1,0 +1,98 @@
+"""Faster networks: the same weights, about the same numbers, and what is refused."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import vistok
+from vistok import cli, speed
+from vistok.metrics import psnr
+from vistok.pixels import to_uint8
+
+
+@pytest.fixture(autouse=True)
+def pages(monkeypatch):
+    """Other tests measure this process's memory."""
+    monkeypatch.setattr(speed, "keep_freed_pages", lambda: True)
+
+
+def test_fast_changes_formats_and_little_else(make_tokenizer):
+    tokenizer = make_tokenizer().eval()
+    images = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    before = {name: tensor.clone() for name, tensor in tokenizer.state_dict().items()}
+    codes = tokenizer.tokenize(images)
+    exact = tokenizer.detokenize(codes)
+    with speed.fast(tokenizer):
+        fast_codes, decoded = tokenizer.tokenize(images), tokenizer.detokenize(codes)
+        assert tokenizer.quantize(images).latent.dtype == torch.float32  # the head's own
+    assert all(torch.equal(tensor, before[name]) for name, tensor in tokenizer.state_dict().items())
+    assert tokenizer.encoder.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+    assert decoded.dtype == torch.bfloat16 and fast_codes.dtype == torch.int64
+    assert (fast_codes == codes).float().mean() > 0.9
+    assert psnr(to_uint8(decoded), to_uint8(exact)).min() > 40
+    assert not torch.is_autocast_enabled("cpu")
+
+
+def test_a_fast_run_is_saved_and_read_as_any_other(train, tmp_path):
+    run = train(tmp_path / "run", "speed=fast", "loss=vqgan", "loss.image_losses.lpips.net=alex")
+    weights = load_file(run / "tokenizer" / "model.safetensors")
+    assert weights and all(tensor.dtype in (torch.float32, torch.int64) for tensor in weights.values())
+    assert json.loads((run / "metrics.json").read_text())["metrics"]["psnr"] > 0
+    assert vistok.load(run / "tokenizer").tokenize(torch.zeros(1, 3, 32, 32)).shape == (1, 1, 4, 4)
+    train(tmp_path / "run", "speed=fast", f"ckpt={run}/checkpoints/last.ckpt", "updates=3", "loss=vqgan",
+          "loss.image_losses.lpips.net=alex")  # fmt: skip
+
+
+@pytest.mark.parametrize("precision", ["16-mixed", "16-true"])
+def test_float16_is_refused_with_the_reason(train, tmp_path, precision):
+    with pytest.raises(ValueError, match=rf"trainer.precision={precision} .* float16 ends at 65,504"):
+        train(tmp_path / "run", f"trainer.precision={precision}")
+    assert not (tmp_path / "run").exists()
+
+
+def test_modes_of_compile(make_tokenizer, compose):
+    with pytest.raises(ValueError, match="speed.compile must be null or one of default, reduce-overhead"):
+        speed.prepare(make_tokenizer(), compile="fastest")
+    _, lit = cli.build(compose("train", "trainer=debug", "backbone.encoder.channels=8"))
+    names = set(lit.state_dict())
+    speed.prepare(*lit.networks, channels_last=True, compile="default")
+    assert set(lit.state_dict()) == names and lit.tokenizer.encoder._compiled_call_impl is not None
+
+
+@pytest.mark.parametrize("words, precision", [
+    ([], "32-true"),
+    (["speed=fast"], "bf16-mixed"),
+    (["trainer=gpu"], "bf16-mixed"),
+    (["trainer=gpu", "speed=exact"], "32-true"),
+    (["trainer=ddp"], "bf16-mixed"),
+])  # fmt: skip
+def test_the_switch_sets_the_precision(compose, words, precision):
+    assert compose("train", *words).trainer.precision == precision
+
+
+FAULTS = """
+import resource, sys
+import torch
+from vistok.speed import keep_freed_pages
+print(keep_freed_pages() if sys.argv[1] == "kept" else True)
+for i in range(20):
+    torch.ones(2**24)
+    if i == 2:
+        first = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - first)
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc's")
+def test_kept_pages_are_not_faulted_in_again():
+    def faults(how):
+        done = subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True)
+        kept, count = done.stdout.split()
+        assert kept == "True"
+        return int(count)
+
+    assert faults("kept") < faults("returned") / 5  # of 17 blocks of 64 MiB
