@@ -1,4 +1,5 @@
-# make train: set up .venv and train the default tokenizer.  make test: set up with the dev extra and run the tests.
+# make train: set up .venv and train the default tokenizer.  make test: set up with the dev extra and run the tests,
+# in as many processes as there are cores, each of one thread: most tests are too small for more.
 # make docs: the site into site/.  make types: pyright over the public interface.
 # PYTHON=python3.12 picks the interpreter; ARGS="quantizer=vq_cosine" and the like are handed on.
 PYTHON ?= python3
@@ -13,7 +14,7 @@ train: $(VENV)/.installed
 test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist worksteal $(ARGS)
 
 docs: $(VENV)/.installed-dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
