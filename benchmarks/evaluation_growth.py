@@ -16,6 +16,7 @@ from tempfile import TemporaryDirectory
 
 import matplotlib.pyplot as plt
 import torch
+from matplotlib.ticker import NullFormatter
 from protocols import read_tokenizer, unpack
 
 from vistok.data import folder
@@ -88,6 +89,9 @@ def draw(rows: list[tuple[int, float, float, float]], path: Path) -> None:
         xlabel="images", ylabel="MiB", title="memory of the process", ylim=(0, 1.25 * max(row[3] for row in rows))
     )
     right.legend(loc="lower right")
+    for axis in (left.xaxis, left.yaxis, right.xaxis):
+        axis.set_major_formatter("{x:,.0f}")
+        axis.set_minor_formatter(NullFormatter())
     for axes in (left, right):
         axes.grid(alpha=0.3)
     figure.savefig(path, dpi=120)
