@@ -212,6 +212,9 @@ class FiniteWatch(pl.Callback):
         self.in_a_row = 0
         self.names: list[list[str]] = []  # of the images in the last batch of each update whose outcome is not known
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self.folder = trainer.strategy.broadcast(self.folder)  # named after the time, which each rank reads for itself
+
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         if pl_module.batches % pl_module.accumulate == 0:
             self.names.append(trainer.datamodule.names)
@@ -242,27 +245,28 @@ class Interrupted(Exception):
     """A signal ended the training, and what it had learned is saved.
 
     Attributes:
+        number: The signal's.
         status: The exit status, 128 and the signal's number as shells have it.
     """
 
     def __init__(self, number: int):
         super().__init__(f"interrupted by {signal.Signals(number).name}")
-        self.status = 128 + number
+        self.number, self.status = number, 128 + number
 
 
 class LastCheckpoint(pl.Callback):
     """Keeps ``last.ckpt``: written after every validation, every so many updates, and when the run is interrupted.
 
-    Ctrl-C (SIGINT), SIGTERM and SIGUSR1, which schedulers send before they kill, let the batch finish, save and raise
-    ``Interrupted``. With several ranks one of them is enough, and they agree on it at logging intervals. A second
-    Ctrl-C quits at once.
+    Ctrl-C (SIGINT), and SIGTERM, SIGUSR1 and SIGUSR2, which schedulers send before they kill, let the batch finish,
+    save and raise ``Interrupted``. With several ranks one of them is enough, and they agree on it at logging intervals.
+    A second Ctrl-C quits at once.
 
     Args:
         path: Where to.
         every: Updates; None saves after validations only.
     """
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
     def __init__(self, path: Path, every: int | None = None):
         self.path, self.every = path, every

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
+    from lightning_fabric.plugins.environments import ClusterEnvironment
 
     from vistok.data import ImageDataModule
     from vistok.health import CodebookHealth
@@ -26,14 +27,17 @@ def run(action: Callable[..., Any], *arguments: Any) -> None:
     from hydra.errors import InstantiationException
 
     from vistok.checkpoints import CheckpointNotWritten
+    from vistok.failures import explain
     from vistok.weights import WeightsUnavailable
 
+    users = (ValueError, FileNotFoundError, CheckpointNotWritten, WeightsUnavailable, InstantiationException)
     try:
         action(*arguments)
-    except (ValueError, FileNotFoundError, CheckpointNotWritten, WeightsUnavailable, InstantiationException) as error:
-        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+    except Exception as error:
+        message = _cause(error) if isinstance(error, users) else explain(error)
+        if message is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
-        sys.exit(f"error: {_cause(error)}\n(HYDRA_FULL_ERROR=1 shows where)")
+        sys.exit(f"error: {message}\n(HYDRA_FULL_ERROR=1 shows where)")
 
 
 def _cause(error: BaseException) -> BaseException:
@@ -59,11 +63,12 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, float]:
     _check_config(config)
     import pytorch_lightning as pl
 
-    from vistok import reports, runs, speed
+    from vistok import cluster, reports, runs, speed
     from vistok.callbacks import Interrupted
     from vistok.health import CodebookHealth
 
     _check_hardware(config)
+    environment = cluster.environment(config.trainer.devices, config.trainer.num_nodes)
     health = CodebookHealth(on_collapse=config.on_collapse)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     data, lit = build(config)
@@ -80,7 +85,7 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, float]:
         runs.load_slim(lit, Path(config.init), config.family, config.family_config)
     folder = runs.folder_of(config, checkpoint)
     config = OmegaConf.merge(config, {"run_dir": str(folder)})
-    trainer = _trainer(config, folder, health)
+    trainer = _trainer(config, folder, health, environment)
     if trainer.is_global_zero:
         reports.open_run(config, folder, lit, data)
     started = time.monotonic()
@@ -92,6 +97,7 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, float]:
     except Interrupted as interrupted:
         if trainer.is_global_zero:
             reports.say_how_to_resume(folder, lit, overrides)
+        cluster.hand_on(interrupted.number)
         sys.exit(interrupted.status)
     metrics = {
         name.removeprefix("val/"): value.item()
@@ -101,6 +107,16 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, float]:
     if trainer.is_global_zero:
         reports.close_run(folder, lit, data, metrics, time.monotonic() - started)
     return metrics
+
+
+def job_of_sweep(config: DictConfig, folder: str) -> DictConfig:
+    """The config of one job of ``python train.py -m``: its run has a folder of its own, and goes on there if requeued.
+
+    Args:
+        config: The composed config.
+        folder: The job's, in the sweep's folder.
+    """
+    return OmegaConf.merge(config, {"run_dir": config.run_dir or folder, "ckpt": config.ckpt or "auto"})
 
 
 def build(config: DictConfig) -> tuple["ImageDataModule", "LitTokenizer"]:
@@ -214,7 +230,9 @@ def refuse_missing(config: DictConfig) -> None:
         raise ValueError(f"missing on the command line: {' '.join(f'{key}=...' for key in sorted(missing))}")
 
 
-def _trainer(config: DictConfig, run: Path, health: "CodebookHealth") -> "pl.Trainer":
+def _trainer(
+    config: DictConfig, run: Path, health: "CodebookHealth", environment: "list[ClusterEnvironment]"
+) -> "pl.Trainer":
     import pytorch_lightning as pl
     from pytorch_lightning.loggers import CSVLogger
 
@@ -237,7 +255,7 @@ def _trainer(config: DictConfig, run: Path, health: "CodebookHealth") -> "pl.Tra
             Pictures(run),
             LastCheckpoint(run / "checkpoints" / "last.ckpt", config.save_every),
         ],
-        plugins=[SafeCheckpointIO(config.keep_checkpoints)],
+        plugins=[SafeCheckpointIO(config.keep_checkpoints), *environment],
         max_epochs=-1,  # the module stops the trainer after its updates
         val_check_interval=config.val_every * config.accumulate,
         check_val_every_n_epoch=None,
@@ -260,6 +278,7 @@ def _quiet_lightning() -> None:
         ".*does not have many workers.*",
         ".*Experiment logs directory.*",
         ".*LeafSpec.*",
+        ".*sync_dist=True.*",  # what is logged is the same on all ranks
         ".*in eval mode at the start of training.*",  # LPIPS is meant to be
         ".*broadcast_buffers. is deprecated.*",  # its successor is not in torch 2.6
     ):

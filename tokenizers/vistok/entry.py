@@ -9,6 +9,7 @@ from pathlib import Path
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from vistok import cli
@@ -18,10 +19,13 @@ CONFIGS = Path(__file__).parent / "configs"
 
 def start_training(config: DictConfig) -> None:
     """Train, or say what training would need where ``estimate`` is set; ends the process where the config is wrong."""
+    job = HydraConfig.get()
+    if job.mode == RunMode.MULTIRUN:
+        config = cli.job_of_sweep(config, job.runtime.output_dir)
     if config.estimate is not None:
         cli.run(cli.estimate, config)
     else:
-        cli.run(cli.train, config, list(HydraConfig.get().overrides.task))
+        cli.run(cli.train, config, list(job.overrides.task))
 
 
 def start_evaluation(config: DictConfig) -> None:

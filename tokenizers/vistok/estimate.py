@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
+from vistok.losses import Adversary
 from vistok.training import LitTokenizer, parameters_of
 
 GIB = 2**30
@@ -213,6 +214,9 @@ def make_fake(module: nn.Module) -> None:
             if buffer not in made:
                 made[buffer] = torch.empty_like(buffer, device="cpu")
             setattr(owner, name, made[buffer])
+    for owner in module.modules():
+        if isinstance(owner, Adversary):  # it has a list of them
+            owner.trained = [made[parameter] for parameter in owner.trained]
 
 
 def images_of(batch: int, size: int) -> Tensor:

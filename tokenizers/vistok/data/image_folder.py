@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from vistok.data.images import MOST_REPLACED, Sample, UnreadableImage, image_extensions, read_rgb, reader
-from vistok.data.module import ImageDataModule
+from vistok.data.module import PATIENCE, ImageDataModule
 from vistok.data.transforms import Transform, croppings, to_tensor
 
 
@@ -82,6 +82,7 @@ def folder(
     seed: int = 0,
     max_unreadable: float = 0.01,
     decoder: str = "pillow",
+    timeout: float = PATIENCE,
 ) -> ImageDataModule:
     """All images below a folder, in any format that Pillow reads.
 
@@ -103,6 +104,7 @@ def folder(
         max_unreadable: The share of a set that may be unreadable before the work is stopped.
         decoder: Of images to train on: ``pillow``, or ``fast`` (see ``fast.read_fast``), within one grey level of it.
             Validation and evaluation always have Pillow's pixels.
+        timeout: Seconds to wait for a batch of ``num_workers`` processes before the work is stopped.
 
     Raises:
         ValueError: There is no such folder, it has no images, or one is smaller than the crop.
@@ -138,6 +140,7 @@ def folder(
         seed=seed,
         about=str(path),
         max_unreadable=max_unreadable,
+        timeout=timeout,
     )
 
 

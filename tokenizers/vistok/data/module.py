@@ -15,6 +15,8 @@ from vistok.data.skipped import Skipped
 from vistok.data.transforms import Transform
 from vistok.pixels import to_float
 
+PATIENCE = 300.0  # seconds for a batch, unless data.timeout says otherwise
+
 
 class Images(Protocol):
     """A data set. Item (epoch, index) is the same image on every worker and rank."""
@@ -50,6 +52,7 @@ class ImageDataModule(pl.LightningDataModule):
         seed: Of the order and the augmentation.
         about: Where the images come from, for reports.
         max_unreadable: The share of a set that may be unreadable before the work is stopped.
+        timeout: Seconds to wait for a batch of ``num_workers`` processes before the work is stopped.
     """
 
     def __init__(
@@ -63,9 +66,11 @@ class ImageDataModule(pl.LightningDataModule):
         seed: int = 0,
         about: str = "",
         max_unreadable: float = 0.01,
+        timeout: float = PATIENCE,
     ):
         super().__init__()
         self.train, self.val, self.test = train, val, test
+        self.timeout = timeout
         self.image_size, self.batch_size, self.num_workers, self.seed = image_size, batch_size, num_workers, seed
         self.about = about
         self.batches, self.seen = 0, 0  # that a resumed run has had: batches, and images of all processes
@@ -93,7 +98,7 @@ class ImageDataModule(pl.LightningDataModule):
         rank, world_size = rank_of(self.trainer)
         start = self.seen // (self.batch_size * world_size)
         sampler = EndlessSampler(len(self.train), self.batch_size, self.seed, rank, world_size, start)
-        return loader(self.train, self.batch_size, self.num_workers, self.trainer, sampler)
+        return loader(self.train, self.batch_size, self.num_workers, self.trainer, sampler, self.timeout)
 
     def val_dataloader(self) -> DataLoader:
         return self._all_of(self.val)
@@ -113,7 +118,8 @@ class ImageDataModule(pl.LightningDataModule):
             start: Batches that are over.
         """
         sampler = StrideSampler(len(self.test), rank, world_size, start * self.batch_size)
-        return iter(loader(self.test.cut(transforms), self.batch_size, self.num_workers, None, sampler))
+        images = self.test.cut(transforms)
+        return iter(loader(images, self.batch_size, self.num_workers, None, sampler, self.timeout))
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Tensor:
         self.note(batch, len(self.train if self.trainer.training else self.val))
@@ -145,7 +151,7 @@ class ImageDataModule(pl.LightningDataModule):
         sampler = StrideSampler(len(images), *rank_of(self.trainer))
         if not len(sampler):  # Lightning would leave this rank out of an evaluation in which the others wait for it
             return loader([Sample(None, "")], 1, 0, self.trainer)
-        return loader(images, self.batch_size, self.num_workers, self.trainer, sampler)
+        return loader(images, self.batch_size, self.num_workers, self.trainer, sampler, self.timeout)
 
 
 def loader(
@@ -154,8 +160,14 @@ def loader(
     num_workers: int,
     trainer: pl.Trainer | None,
     sampler: EndlessSampler | StrideSampler | None = None,
+    timeout: float = PATIENCE,
 ) -> DataLoader:
-    """Batches of a data set, in the sampler's order or, without one, as the set itself yields its images."""
+    """Batches of a data set, in the sampler's order or, without one, as the set itself yields its images.
+
+    Workers that are silent for ``timeout`` seconds are an error: torch would wait for a stopped one forever.
+    """
+    if timeout <= 0:
+        raise ValueError(f"data.timeout must be more than 0 seconds, not {timeout}")
     return DataLoader(
         images,
         batch_size=batch_size,
@@ -163,6 +175,7 @@ def loader(
         collate_fn=collate,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
+        timeout=timeout if num_workers else 0,
         worker_init_fn=_ignore_interrupt,
         generator=torch.Generator(),  # else a process's first validation draws from the training's numbers
         pin_memory=trainer is not None and trainer.accelerator.__class__.__name__ == "CUDAAccelerator",

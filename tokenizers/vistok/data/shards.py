@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from vistok.data.images import Batch, reader
-from vistok.data.module import loader, rank_of
+from vistok.data.module import PATIENCE, loader, rank_of
 from vistok.data.skipped import Skipped
 from vistok.data.streams import Place, ShardImages, ShardStream
 from vistok.data.tars import expand
@@ -31,6 +31,7 @@ class ShardDataModule(pl.LightningDataModule):
         num_workers: Processes that decode images; 0 decodes in the training process.
         about: Where the images come from, for reports.
         max_unreadable: The share of images that may be unreadable before the work is stopped.
+        timeout: Seconds to wait for a batch of ``num_workers`` processes before the work is stopped.
     """
 
     num_test = None  # images that eval.py scores: only reading them tells
@@ -44,8 +45,10 @@ class ShardDataModule(pl.LightningDataModule):
         num_workers: int = 0,
         about: str = "",
         max_unreadable: float = 0.01,
+        timeout: float = PATIENCE,
     ):
         super().__init__()
+        self.timeout = timeout
         self.train, self.val = train, val
         self.image_size, self.batch_size, self.num_workers = image_size, batch_size, num_workers
         self.about = about
@@ -74,10 +77,11 @@ class ShardDataModule(pl.LightningDataModule):
         if batches != self.batches:
             raise ValueError("ckpt= is of a run on other data: it has no places in shards to go on from")
         stream = self._train().at(*rank_of(self.trainer), self.batches, self.places)
-        return loader(stream, self.batch_size, self.num_workers, self.trainer)
+        return loader(stream, self.batch_size, self.num_workers, self.trainer, timeout=self.timeout)
 
     def val_dataloader(self) -> DataLoader:
-        return loader(self.val.at(*rank_of(self.trainer)), self.batch_size, self.num_workers, self.trainer)
+        images = self.val.at(*rank_of(self.trainer))
+        return loader(images, self.batch_size, self.num_workers, self.trainer, timeout=self.timeout)
 
     def test_dataloader(self) -> DataLoader:
         return self.val_dataloader()
@@ -87,7 +91,8 @@ class ShardDataModule(pl.LightningDataModule):
     ) -> Iterator[Batch]:
         """What ``eval.py`` scores, as ``ImageDataModule`` has it; batches that are over are read again and left out."""
         images = self.val.cut(transforms).at(rank, world_size)
-        return itertools.islice(loader(images, self.batch_size, self.num_workers, None), start, None)
+        batches = loader(images, self.batch_size, self.num_workers, None, timeout=self.timeout)
+        return itertools.islice(batches, start, None)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Tensor:
         if self.trainer.training:
@@ -149,6 +154,7 @@ def shards(
     seed: int = 0,
     max_unreadable: float = 0.01,
     decoder: str = "pillow",
+    timeout: float = PATIENCE,
 ) -> ShardDataModule:
     """Images in webdataset tar shards, on disk or behind any URL that webdataset opens.
 
@@ -167,6 +173,7 @@ def shards(
         seed: Of the order and the augmentation.
         max_unreadable: The share of images that may be unreadable before the work is stopped.
         decoder: Of images to train on, as in ``folder``.
+        timeout: Seconds to wait for a batch of ``num_workers`` processes before the work is stopped.
 
     Raises:
         ValueError: There is no such shard, or an argument makes no sense.
@@ -186,4 +193,5 @@ def shards(
         num_workers=num_workers,
         about=about,
         max_unreadable=max_unreadable,
+        timeout=timeout,
     )
