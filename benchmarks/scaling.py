@@ -33,7 +33,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from vistok import cli
 from vistok.estimate import LiveMemory, Step, estimate, images_of, make_fake, size_of
-from vistok.training import LitTokenizer, parameters_of
+from vistok.training import LitTokenizer
 
 ROOT = Path(__file__).parent.parent
 LIGHTNING = "Lightning's own"
@@ -240,9 +240,12 @@ def rank(words: Sequence[str], folder: Path) -> None:
 
     config = compose([*words, f"run_dir={folder}/run"])
     config.weights, config.debug = "random", True
-    with recorder.recording(), patch.object(LitTokenizer, "on_train_start", begin):
-        with patch.object(LitTokenizer, "_finish_update", finish):
-            cli.train(config, [])
+    with (
+        recorder.recording(),
+        patch.object(LitTokenizer, "on_train_start", begin),
+        patch.object(LitTokenizer, "_finish_update", finish),
+    ):
+        cli.train(config, [])
     last = max(before)
     traffic = {name: size - before[last - 1].get(name, 0) for name, size in before[last].items()}
     if dist.get_rank() == 0 if dist.is_initialized() else os.environ["RANK"] == "0":

@@ -1,5 +1,6 @@
 """What ``train.py`` does with its config: check, build, run, report; and what ``eval.py`` shares with it."""
 
+import multiprocessing
 import os
 import sys
 import time
@@ -35,6 +36,8 @@ def run(action: Callable[..., Any], *arguments: Any) -> None:
         action(*arguments)
     except Exception as error:
         message = _cause(error) if isinstance(error, users) else explain(error)
+        for worker in multiprocessing.active_children():
+            worker.kill()  # Python waits for them at its end, and one that was stopped, or waits for storage, has none
         if message is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         sys.exit(f"error: {message}\n(HYDRA_FULL_ERROR=1 shows where)")

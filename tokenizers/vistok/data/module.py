@@ -176,7 +176,7 @@ def loader(
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         timeout=timeout if num_workers else 0,
-        worker_init_fn=_ignore_interrupt,
+        worker_init_fn=_leave_signals_to_the_parent,
         generator=torch.Generator(),  # else a process's first validation draws from the training's numbers
         pin_memory=trainer is not None and trainer.accelerator.__class__.__name__ == "CUDAAccelerator",
     )
@@ -187,6 +187,11 @@ def rank_of(trainer: pl.Trainer | None) -> tuple[int, int]:
     return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
 
 
-def _ignore_interrupt(worker: int) -> None:
-    """Ctrl-C reaches every process of the terminal; the training process decides when its workers end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _leave_signals_to_the_parent(worker: int) -> None:
+    """What a terminal, a scheduler or torchrun sends reaches every process; the training process decides when its
+    workers end, and needs them until it has saved. Torch ends a worker that does not end by itself with SIGTERM: the
+    second one does.
+    """
+    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))

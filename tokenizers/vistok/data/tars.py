@@ -15,6 +15,10 @@ from webdataset.tariterators import base_plus_ext
 from vistok.data.images import UnreadableImage, image_extensions
 
 LABEL = ".cls"
+MOST_BYTES = 2**28  # of an image's file; a compressed or sparse member of a few kB may claim any size
+MOST_HEADER = 2**20  # bytes of a long name or of pax fields, which are read at once
+HEADER_TYPES = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME)
+HEADER_TYPES += (tarfile.GNUTYPE_LONGLINK,)
 META = re.compile(r"__[^/]*__($|/)")  # members that webdataset reserves
 
 
@@ -114,6 +118,8 @@ def members_in(url: str, extensions: Container[str]) -> Iterator[tuple[str, str,
                         if key is None or not member.isreg() or META.match(member.name):
                             continue
                         if (extension := f".{extension.lower()}") in extensions:
+                            if member.size > MOST_BYTES:
+                                raise ValueError(f"{member.name} has {member.size:,} bytes: no image is so large")
                             yield key, extension, member.name, archive.extractfile(member).read()
                 while stream.read(2**20):  # a pipe's writer is not broken off before its end
                     pass
@@ -135,3 +141,10 @@ class Header(tarfile.TarInfo):
             raise
         except tarfile.HeaderError as error:
             raise tarfile.ReadError(f"the archive is cut short or damaged: {error}") from error
+
+    @classmethod
+    def frombuf(cls, block: bytes, encoding: str, errors: str) -> "Header":
+        header = super().frombuf(block, encoding, errors)
+        if header.size > MOST_HEADER and header.type in HEADER_TYPES:
+            raise tarfile.InvalidHeaderError(f"a header of {header.size:,} bytes")
+        return header
