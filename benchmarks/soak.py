@@ -217,7 +217,7 @@ FAULTS = {
     f"SIGSTOP of a rank for {PAUSE} s": Fault(stop_rank_a_while, False, None),
     "SIGSTOP of a rank for good": Fault(stop_rank, True, r"did not answer within trainer.strategy.timeout"),
     "SIGSTOP of a rank's workers for good": Fault(
-        stop_workers, True, r"error: no batch of images came within data.timeout"
+        stop_workers, True, r"error: (no batch of images came within data.timeout|.*within trainer.strategy.timeout)"
     ),
     "truncated shard": Fault(truncate_shard, False, r"skipped: \S+: .*(cut short|ended before)", same=False),
     "NaN batch on one rank": Fault(nothing, False, r"update \d+ was left out: .* not finite", same=False),

@@ -123,7 +123,9 @@ class ShardStream(IterableDataset):
 class ShardImages(IterableDataset):
     """Every image of some shards once, shared among the readers of all processes; nothing is padded.
 
-    Each reader reads all shards and decodes what is its own.
+    Readers are dealt to shards in turn. Where they are more than the shards, those of one shard all read it and each
+    decodes its part; where they are fewer, a reader has several shards to itself. So a shard is read by as few of them
+    as can be.
 
     Args:
         urls: Of the shards.
@@ -148,10 +150,12 @@ class ShardImages(IterableDataset):
         worker, workers = worker_and_count()
         reader, readers = worker * self.world_size + self.rank, workers * self.world_size
         rng = np.random.default_rng(0)
-        for number, url in enumerate(self.urls):
+        shared = max(readers, len(self.urls))
+        for number in range(reader % len(self.urls), len(self.urls), readers):
+            url, among = self.urls[number], len(range(number, shared, len(self.urls)))
             try:
-                for index, (name, data) in enumerate(images_in(url), number):  # a shard's failure shifts no other
-                    if index % readers == reader:
+                for index, (name, data) in enumerate(images_in(url)):
+                    if index % among == reader // len(self.urls):
                         yield decode(url, name, data, self.transforms, rng)
             except UnreadableImage as error:
                 yield Sample(None, shard_name(url), (str(error),))
