@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -31,7 +31,7 @@ import torch.distributed as dist
 from omegaconf import DictConfig
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from vistok import cli
+from vistok import cli, training
 from vistok.estimate import LiveMemory, Step, estimate, images_of, make_fake, size_of
 from vistok.training import LitTokenizer
 
@@ -94,7 +94,7 @@ class Counted(NamedTuple):
     """What an update and a checkpoint of a config are made of; bytes."""
 
     traffic: dict[str, int]  # of one update, for each rank, by what it is for
-    backwards: int  # in an update; DDP reduces all gradients in each
+    backwards: int  # in an update's last batch; DDP reduces all gradients in each of these
     checkpoint: int
     weights: int
 
@@ -103,25 +103,19 @@ def count(config: DictConfig, ranks: int) -> Counted:
     """Run two updates on fake tensors, the second one recorded, with the discriminator where the run has one."""
     with torch.device("meta"):
         lit = cli.build_module(config)
-    recorder, backwards = Recorder(), 0
+    recorder, backwards = Recorder(), []
     with FakeTensorMode(allow_non_fake_inputs=True), LiveMemory():
         make_fake(lit)
         step = Step(lit, gpu=True, mixed=False)
         managed = size_of(parameter for parameter in lit.parameters() if parameter.requires_grad)
         step(images_of(config.batch_size, config.image_size))
-        backward, accumulate = lit.manual_backward, config.accumulate
-
-        def counted(loss: torch.Tensor) -> None:
-            nonlocal backwards
-            backwards += 1
-            backward(loss)
-
-        lit.manual_backward, lit.accumulate = counted, accumulate
-        with recorder.recording(ranks):
+        lit.accumulate = config.accumulate
+        watched = patch.object(training, "summed_up", lambda model, now: nullcontext(backwards.append(now)))
+        with recorder.recording(ranks), watched:
             step(images_of(config.batch_size, config.image_size))
         states = size_of(t for o in step.optimizers for state in o.state.values() for t in state.values())
         weights = size_of(lit.saved(lit.state_dict()).values())
-    return Counted({MANAGED: managed * backwards, **recorder.bytes}, backwards, weights + states, weights)
+    return Counted({MANAGED: managed * sum(backwards), **recorder.bytes}, sum(backwards), weights + states, weights)
 
 
 def decoded_per_second() -> float:
@@ -196,7 +190,7 @@ def show(words: Sequence[str], asked: argparse.Namespace) -> None:
         counted = count(config, gpus)
         columns[gpus] = demands(config, counted, flops, gpus, asked)
     print(f"batch_size={config.batch_size} accumulate={config.accumulate} image_size={config.image_size}")
-    print(f"{flops / 1e9:,.0f} GFLOPs for an image, {counted.backwards} backward passes in an update\n")
+    print(f"{flops / 1e9:,.0f} GFLOPs for an image, {counted.backwards} times an update all gradients are reduced\n")
     rows = [["bytes that each rank gives to an update's collectives", "MiB"]]
     rows += [[name, f"{size / MIB:,.3f}"] for name, size in counted.traffic.items()]
     rows += [["checkpoint", f"{counted.checkpoint / MIB:,.1f}"], ["of it weights", f"{counted.weights / MIB:,.1f}"]]

@@ -128,6 +128,7 @@ class Fault(NamedTuple):
     mend: Callable[[Run], None] = lambda run: None  # before the command is given again
     prepare: Callable[[Run], None] = lambda run: None  # before it starts
     urls: str = "{0}/train/*.tar"
+    latest: int = UPDATES - 8  # the last update at which it may come: later it would not be met with
 
 
 def children(parent: int) -> list[int]:
@@ -168,9 +169,9 @@ def stop_workers(run: Run, rng: np.random.Generator) -> None:
         os.kill(worker, signal.SIGSTOP)
 
 
-def truncate_shard(run: Run, rng: np.random.Generator) -> None:
-    shard = sorted(run.folder.glob("train/*.tar"))[int(rng.integers(3))]
-    os.truncate(shard, int(shard.stat().st_size * rng.uniform(0.2, 0.8)))
+def truncate_shards(run: Run, rng: np.random.Generator) -> None:
+    for shard in run.folder.glob("train/*.tar"):
+        os.truncate(shard, int(shard.stat().st_size * rng.uniform(0.2, 0.8)))
 
 
 def fill_disk(run: Run, rng: np.random.Generator) -> None:
@@ -219,7 +220,9 @@ FAULTS = {
     "SIGSTOP of a rank's workers for good": Fault(
         stop_workers, True, r"error: (no batch of images came within data.timeout|.*within trainer.strategy.timeout)"
     ),
-    "truncated shard": Fault(truncate_shard, False, r"skipped: \S+: .*(cut short|ended before)", same=False),
+    "truncated shards": Fault(
+        truncate_shards, False, r"skipped: \S+\.tar: ReadError: .*(cut short|unexpected end)", same=False, latest=8
+    ),
     "NaN batch on one rank": Fault(nothing, False, r"update \d+ was left out: .* not finite", same=False),
     "full disk": Fault(
         fill_disk, True, r"error: (the disk is full|the checkpoint \S+ was not written, \d+ MiB are free)",
@@ -248,7 +251,7 @@ def cleared(run: Run) -> Iterator[Run]:
 def suffer(name: str, folder: Path, data: Path, whole: Path, rng: np.random.Generator) -> dict[str, Any]:
     """One run with one fault, and what came of it."""
     fault, wrong = FAULTS[name], []
-    update = int(rng.integers(2 * SAVE_EVERY + 1, UPDATES - 8))
+    update = int(rng.integers(min(2 * SAVE_EVERY + 1, fault.latest - 4), fault.latest + 1))
     program = None
     if name.startswith("NaN"):
         program = folder.with_suffix(".py")

@@ -172,6 +172,7 @@ class Step:
 
     log_every_n_steps = sys.maxsize  # never
     should_stop = False
+    model = None  # of a strategy with several processes
 
     def __init__(self, lit: LitTokenizer, gpu: bool, mixed: bool):
         self.lit, self.gpu, self.mixed = lit.train(), gpu, mixed

@@ -1,11 +1,13 @@
 """What ranks say to each other; on a single process nothing changes."""
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.distributed.nn.functional import all_reduce
+from torch.nn.parallel import DistributedDataParallel
 
 
 def rank_and_size() -> tuple[int, int]:
@@ -13,6 +15,16 @@ def rank_and_size() -> tuple[int, int]:
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
+
+
+def summed_up(model: Any, now: bool) -> AbstractContextManager[None]:
+    """For backward passes: their gradients are averaged over ranks at once, or add up on each rank until ``now``.
+
+    Args:
+        model: DDP's wrapper; anything else averages nothing.
+        now: Not before the last of an update's batches: each time costs a message as large as the model.
+    """
+    return nullcontext() if now or not isinstance(model, DistributedDataParallel) else model.no_sync()
 
 
 def mean_with_gradient(tensor: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from vistok.ema import AveragedTokenizer
 from vistok.losses.adversarial import Adversary, gradient_ratio
 from vistok.metrics import ReconstructionMetrics, psnr
 from vistok.pixels import to_uint8
-from vistok.ranks import sum_over_ranks
+from vistok.ranks import sum_over_ranks, summed_up
 from vistok.schedules import Schedule
 from vistok.tokenizer import Tokenizer
 from vistok.updates import Decisions, Outcome, step, undone_unless
@@ -177,12 +177,14 @@ class LitTokenizer(pl.LightningModule):
                 scales["adversarial"] = scales.get("adversarial", 1.0) * self.adversary.strength(self.updates)
             pull = pull + weighted_sum({"adversarial": push}, self.weights, scales)
         loss = loss + (output * pull.to(output.dtype)).sum() + weighted_sum(latent_terms, self.weights)
-        self.manual_backward(loss / self.accumulate)
+        with summed_up(self.trainer.model, last_batch):
+            self.manual_backward(loss / self.accumulate)
         if adversarial:
             self.adversary.learns(True)
             verdict = self.adversary.judge(reconstruction, images, self.updates, fake if again else None)
             loss = sum(self.weights[name] * term for name, term in verdict.terms.items())  # of weight 0, gradients of 0
-            self.manual_backward(loss / self.accumulate, inputs=self.adversary.trained)  # not the reconstruction's
+            with summed_up(self.trainer.model, last_batch):
+                self.manual_backward(loss / self.accumulate, inputs=self.adversary.trained)  # not the reconstruction's
             terms |= verdict.terms
             self._logits.append(verdict.stats())
         self._gather(quantized.stats)
