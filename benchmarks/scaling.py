@@ -154,6 +154,7 @@ def demands(config: DictConfig, counted: Counted, flops: float, gpus: int, asked
     every = (config.save_every or config.val_every) * max(compute, reducing)
     readers = gpus * asked.workers
     writing = counted.checkpoint / (asked.write * GB)
+    validation = asked.val_images * asked.image_bytes * max(1, readers / asked.val_shards)  # see data.ShardImages
     return {
         "images in an update": gpus * images,
         "images per second": rate,
@@ -168,8 +169,8 @@ def demands(config: DictConfig, counted: Counted, flops: float, gpus: int, asked
         "checkpoint written, s": writing,
         "writing / time between": writing / every,
         "all ranks read it at a start, s": gpus * counted.checkpoint / (asked.read * GB),
-        "validation reads, GB": readers * asked.val_images * asked.image_bytes / GB,
-        "reading validation, s": readers * asked.val_images * asked.image_bytes / (asked.read * GB),
+        "validation reads, GB": validation / GB,
+        "reading validation, s": validation / (asked.read * GB),
     }
 
 
@@ -286,6 +287,7 @@ def main() -> None:
     parser.add_argument("--write", type=float, default=1, help="of one process to it, GB/s")
     parser.add_argument("--image-bytes", type=float, default=108_000, help="of a training image's file")
     parser.add_argument("--val-images", type=int, default=50_000)
+    parser.add_argument("--val-shards", type=int, default=50)
     parser.add_argument("--shards", type=int, default=1282, help="ImageNet's with 1,000 images in each")
     parser.add_argument("--workers", type=int, default=8, help="of each process")
     parser.add_argument("--cores", type=int, default=96, help="of a machine")

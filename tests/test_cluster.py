@@ -92,7 +92,8 @@ def slurm(tmp_path):
     for name in ("sbatch", "srun", "scontrol", "sacct"):
         (commands / name).write_text(f'#!/bin/sh\nexec {sys.executable} {ROOT}/tests/standins/slurm.py {name} "$@"\n')
         (commands / name).chmod(0o755)
-    (commands / "python").symlink_to(sys.executable)
+    (commands / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (commands / "python").chmod(0o755)
     return {"PATH": f"{commands}:{os.environ['PATH']}", "SLURM_STANDIN": str(tmp_path / "slurm")}
 
 

@@ -32,7 +32,7 @@ def sbatch(words):
     """Number the job, run it in the background, and say its number."""
     given = [word for word in words if word.startswith("--")]
     script, *arguments = [word for word in words if not word.startswith("--")]
-    headers = re.findall(r"^#SBATCH (--.*?)(?:\s+#.*)?$", Path(script).read_text(), re.MULTILINE)
+    headers = re.findall(r"^#SBATCH (--.*?)(?:[ \t]+#.*)?$", Path(script).read_text(), re.MULTILINE)
     asked = options([*(shlex.split(header)[0] for header in headers), *given])
     number = 1000 + len(list(HOME.glob("*.job")))
     (HOME / f"{number}.job").write_text(repr(asked))
@@ -121,13 +121,14 @@ def scontrol(words):
         return
     assert words[0] == "requeue", words
     name = os.environ["SLURM_STANDIN_JOB"] if "_" not in words[1] else words[1]
+    group = int((HOME / f"{name}.pid").read_text())
     (HOME / f"{name}.requeue").touch()
     if os.fork():
         return
     os.setsid()  # SLURM ends what is left of the job: here a moment later, as there
     time.sleep(2)
     with suppress(ProcessLookupError):
-        os.killpg(int((HOME / f"{name}.pid").read_text()), signal.SIGKILL)
+        os.killpg(group, signal.SIGKILL)
 
 
 def sacct(words):

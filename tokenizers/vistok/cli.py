@@ -66,7 +66,7 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, float]:
     _check_config(config)
     import pytorch_lightning as pl
 
-    from vistok import cluster, reports, runs, speed
+    from vistok import cluster, reports, runs, sharding, speed
     from vistok.callbacks import Interrupted
     from vistok.health import CodebookHealth
 
@@ -102,6 +102,8 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, float]:
             reports.say_how_to_resume(folder, lit, overrides)
         cluster.hand_on(interrupted.number)
         sys.exit(interrupted.status)
+    if lit.device_mesh is not None:
+        lit.tokenizer = sharding.gathered(lit.tokenizer, lambda: instantiate(config.tokenizer))
     metrics = {
         name.removeprefix("val/"): value.item()
         for name, value in trainer.callback_metrics.items()
@@ -203,6 +205,10 @@ def _check_config(config: DictConfig) -> None:
         raise ValueError(f"trainable must be all or codebook, not {config.trainable!r}")
     if config.trainable == "codebook" and not (config.init or config.ckpt):
         raise ValueError("trainable=codebook needs trained networks around the codebook: give init=")
+    if config.ema_decay is not None and "ShardedStrategy" in str(config.trainer.strategy):
+        raise ValueError(
+            f"ema_decay={config.ema_decay} has no place with trainer=fsdp: weights in parts are not averaged"
+        )
     for name in ("updates", "batch_size", "accumulate", "val_every", "log_every", "save_every", "keep_checkpoints"):
         if config[name] is not None and config[name] < 1:
             raise ValueError(f"{name} must be at least 1, not {config[name]}")

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import SumMetric
 
+from vistok import sharding
 from vistok.ema import AveragedTokenizer
 from vistok.losses.adversarial import Adversary, gradient_ratio
 from vistok.metrics import ReconstructionMetrics, psnr
@@ -122,6 +123,10 @@ class LitTokenizer(pl.LightningModule):
         terms = {name: loss(reconstruction, images) for name, loss in self.image_losses.items()}
         return terms | {name: loss(output, images) for name, loss in self.output_losses.items()}
 
+    def configure_model(self) -> None:
+        if self.device_mesh is not None:  # with trainer=fsdp
+            sharding.shard(self.tokenizer, self.device_mesh["data_parallel"])
+
     def configure_optimizers(self) -> list[Optimizer]:
         generator = [
             parameter
@@ -129,7 +134,7 @@ class LitTokenizer(pl.LightningModule):
             for parameter in part.parameters()
             if parameter.requires_grad
         ]
-        optimizers = [self.make_optimizer(generator)]
+        optimizers = [self.make_optimizer(sharding.groups(generator))]
         if self.adversary:
             optimizers.append(self.make_optimizer(self.adversary.trained))
         for optimizer in optimizers:
@@ -228,7 +233,7 @@ class LitTokenizer(pl.LightningModule):
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * self.schedule(self.updates)
         if self.clip is not None:
-            nn.utils.clip_grads_with_norm_(parameters_of(optimizer), self.clip, norm)
+            sharding.clip(parameters_of(optimizer), self.clip, norm)
         step(optimizer, made)
 
     def _gather(self, stats: dict[str, Tensor] | None) -> None:
@@ -238,7 +243,10 @@ class LitTokenizer(pl.LightningModule):
 
     def _finish_update(self, optimizers: list[Optimizer]) -> None:
         """Take one step, unless a term or a gradient on any rank is not finite: then nothing at all is updated."""
-        norms = [nn.utils.get_total_norm([p.grad for p in parameters_of(o) if p.grad is not None]) for o in optimizers]
+        gradients = [[p.grad for p in parameters_of(o) if p.grad is not None] for o in optimizers]
+        if self.device_mesh is not None:
+            sharding.average_whole([gradient for own in gradients for gradient in own])
+        norms = [sharding.total_norm(own) for own in gradients]
         values = {f"{name} of batch {i}": term for i, terms in enumerate(self._terms) for name, term in terms.items()}
         values |= {f"gradient norm of optimizer {i}": norm for i, norm in enumerate(norms)}
         made = self._decisions.decide(values)
