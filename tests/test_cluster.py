@@ -34,7 +34,7 @@ def start(words, cwd, **environment):
     )
 
 
-def until(condition, process=None, seconds=180):
+def until(condition, process=None, seconds=600):
     """Wait for something that is true; what it is."""
     end = time.monotonic() + seconds
     while not (found := condition()):
