@@ -84,6 +84,8 @@ def check_training(compose):
     def check(words, page):
         if page == OWN_HEAD:  # its own head is tested below
             words = [word for word in words if "deep" not in word and not word.startswith("hydra.searchpath=")]
+        if "-m" in words:  # a sweep: its first job, without what is Hydra's own
+            words = [word.partition(",")[0] for word in words if word != "-m" and not word.startswith("hydra")]
         config = compose("train", *words)
         with torch.device("meta"):
             tokenizer = cli.instantiate(config.tokenizer)
@@ -104,7 +106,11 @@ def test_commands_are_understood(line, page, compose, check_training, parse_only
         name, words = "python", [*(["-m"] if words[script - 1] == "-m" else []), *words[script:]]
     elif name == "vistok":
         name, words = "python", ["-m", "vistok", *words]
-    if name == "python":
+    if name == "sbatch":
+        script = next(i for i, word in enumerate(words) if not word.startswith("-"))
+        assert (ROOT / words[script]).is_file()
+        check_training(words[script + 1 :], page)
+    elif name == "python":
         check_python(words, page, compose, check_training, monkeypatch)
     elif name == "make":
         targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
@@ -143,6 +149,7 @@ def check_python(words, page, compose, check_training, monkeypatch):
     else:
         assert words[0].startswith("benchmarks/") and (ROOT / words[0]).is_file()
         if words[1:]:
+            monkeypatch.syspath_prepend(ROOT / "benchmarks")  # as Python does for a script
             monkeypatch.setattr(sys, "argv", words)
             with pytest.raises(Understood):
                 runpy.run_path(str(ROOT / words[0]), run_name="__main__")
