@@ -35,7 +35,7 @@ OURS = [f"updates={UPDATES}", f"save_every={SAVE_EVERY}", "val_every=16", "adver
 DATA_TIMEOUT, RANK_TIMEOUT, PAUSE = 20, 45, 8  # seconds
 RANKS = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true",
          f"data.timeout={DATA_TIMEOUT}", f"trainer.strategy.timeout.minutes={RANK_TIMEOUT / 60}"]  # fmt: skip
-BOUND = RANK_TIMEOUT + 60  # seconds: the longest timeout, torchrun's 30 for ranks that do not end, and some to spare
+BOUND = RANK_TIMEOUT + 150  # seconds: the longest timeout, torchrun's 30 for ranks that do not end; on a busy machine
 PATIENCE = 600  # seconds for a run without a fault
 NAN = """
 import os, runpy, sys
