@@ -38,8 +38,8 @@ from vistok.training import LitTokenizer
 ROOT = Path(__file__).parent.parent
 LIGHTNING = "Lightning's own"
 NAMES = {  # who calls torch.distributed: the functions of vistok
-    "adaptive_weight": "gradients of the last layer, for the adaptive weight",
-    "_finish_update": "whether all is finite",
+    "gradient_ratio": "gradients of the last layer, for the adaptive weight",
+    "decide": "whether all is finite",
     "_learn": "codebook and logit statistics",
     "sample": "which latents dead codewords move to",
     "train": LIGHTNING,
@@ -228,10 +228,9 @@ def rank(words: Sequence[str], folder: Path) -> None:
 
     learn, before = LitTokenizer._finish_update, {}
 
-    def finish(lit: LitTokenizer, optimizers: list[torch.optim.Optimizer]) -> dict[str, float]:
-        result = learn(lit, optimizers)
+    def finish(lit: LitTokenizer, optimizers: list[torch.optim.Optimizer]) -> None:
+        learn(lit, optimizers)
         before[lit.updates] = dict(recorder.bytes)
-        return result
 
     config = compose([*words, f"run_dir={folder}/run"])
     config.weights, config.debug = "random", True
