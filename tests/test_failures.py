@@ -87,3 +87,12 @@ def test_a_second_sigterm_ends_a_worker():
             os.kill(worker, signal.SIGTERM)
             time.sleep(0.2)
         list(batches)
+
+
+@pytest.mark.parametrize("error", [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1073741824 bytes."),
+])  # fmt: skip
+def test_memory_that_was_not_enough(error):
+    said = failures.explain(error)
+    assert said.startswith("out of memory: ") and str(error) in said and "batch_size" in said and "estimate=GIB" in said
