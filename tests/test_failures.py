@@ -94,5 +94,5 @@ def test_a_second_sigterm_ends_a_worker():
     RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 1073741824 bytes."),
 ])  # fmt: skip
 def test_memory_that_was_not_enough(error):
-    said = failures.explain(error)
+    said = explain(error)
     assert said.startswith("out of memory: ") and str(error) in said and "batch_size" in said and "estimate=GIB" in said

@@ -20,7 +20,8 @@ LATE = re.compile(r"Timed out waiting|Watchdog caught collective operation timeo
 def explain(error: BaseException) -> str | None:
     """One message for an error that is neither the user's nor ours; None for all others.
 
-    They are: memory that was not enough, a loader process that was killed or is silent, another rank that is gone or silent, a full disk.
+    They are: memory that was not enough, a loader process that was killed or is silent, another rank that is gone or
+    silent, a full disk.
     """
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.errno in FULL:
