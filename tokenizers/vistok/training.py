@@ -173,7 +173,8 @@ class LitTokenizer(pl.LightningModule):
         if adversarial:
             again = self.adversary.repeatable  # then the discriminator's loss takes the same logits
             self.adversary.learns(again)
-            fake = self.adversary.discriminate(reconstruction)
+            shown = self.tokenizer.pixels.out(seen)  # anew: the graph of the pixel losses is gone
+            fake = self.adversary.discriminate(shown)
             terms["adversarial"] = self.adversary.generator(fake)
             (push,) = torch.autograd.grad(terms["adversarial"], seen, retain_graph=again)
             if self.adversary.adaptive:
