@@ -140,6 +140,8 @@ class LitTokenizer(pl.LightningModule):
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["initial_lr"] = group["lr"]
+                if self.device_mesh is not None and "fused" in group:
+                    group["fused"] = False  # not every fused step takes parameters in parts
         return optimizers
 
     def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
