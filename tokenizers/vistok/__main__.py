@@ -34,7 +34,7 @@ def usage() -> str:
         "",
         *lines,
         "",
-        "From Python: tokenizer = vistok.load('runs/NAME/TIME'); codes = tokenizer.tokenize(images)",
+        "From Python: tokenizer = vistok.load('sample'); codes = tokenizer.tokenize(images)",
     ])  # fmt: skip
 
 
