@@ -174,12 +174,13 @@ class CodebookHealth(pl.Callback):
             counts = hits[i, : part.size]
             self.last_chosen[i][counts > 0] = module.updates
             ages = module.updates - self.last_chosen[i][counts == 0].double()
+            lengths = norms(self.heads[part.codebook])  # before a repair changes them
             if values["tokens"]:
                 self._judge(i, counts, trainer, module)
             own = usage_of(counts) | {
                 "dead": len(ages),
                 "dead_age": ages.sum() / max(len(ages), 1),
-                **norms(self.heads[part.codebook]),
+                **lengths,
                 "distance": (errors[part.codebook, 0] / errors[part.codebook, 1]).sqrt(),
                 "collapsed": self.watches[i].collapsed,
             }

@@ -7,8 +7,6 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vistok.data.images import read_rgb, to_rgb
-from vistok.data.transforms import ADMCrop, to_tensor
 from vistok.pixels import to_float, to_uint8
 
 
@@ -22,6 +20,9 @@ def read_image(source: str | Path | Image.Image | np.ndarray, size: int) -> Tens
     Raises:
         ValueError: It cannot be read, an array is not of uint8, or the size is not above 0.
     """
+    from vistok.data.images import read_rgb, to_rgb  # here, since vistok.data brings Lightning
+    from vistok.data.transforms import ADMCrop, to_tensor
+
     if size < 1:
         raise ValueError(f"size must be at least 1, not {size}")
     if isinstance(source, np.ndarray):
