@@ -207,8 +207,8 @@ def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Ten
         maximum: The ratio is clamped to [0, maximum].
     """
     losses = (reconstruction, adversarial)
-    gradients = (torch.autograd.grad(loss, last_layer, retain_graph=True)[0] for loss in losses)
-    return gradient_ratio(*gradients, maximum)
+    image, gan = (torch.autograd.grad(loss, last_layer, retain_graph=True)[0] for loss in losses)
+    return gradient_ratio(image, gan, maximum)
 
 
 def gradient_ratio(image_gradient: Tensor, gan_gradient: Tensor, maximum: float = 1e4) -> Tensor:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -33,6 +34,7 @@ class FeatureLoss(FrozenNetwork):
         ValueError: The library has no such model or weights, the file does not fit, or there is no such stage.
     """
 
+    network: Any  # timm's, or torchvision's
     mean: Tensor  # (3, 1, 1)
     std: Tensor
 

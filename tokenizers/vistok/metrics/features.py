@@ -80,9 +80,10 @@ class Inception(FeatureNetwork):
                 self.network = fidelity.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], file)
         except RuntimeError as error:
             raise ValueError(f"{weights} does not hold torch-fidelity's Inception: {error}") from error
-        for layer in self.network.modules():
+        for layer in cast(Any, self.network).modules():
             if isinstance(layer, fidelity.BasicConv2d):
-                layer.conv, layer.bn = fuse_conv_bn_eval(layer.conv, layer.bn), nn.Identity()
+                layer.conv = fuse_conv_bn_eval(layer.conv, layer.bn)
+                setattr(layer, "bn", nn.Identity())  # noqa: B010 a plain assignment is none for a type checker
         self.network.to(memory_format=torch.channels_last)
         self.official = digest == INCEPTION_SHA256
         self.name = "inception" if self.official else f"inception_{digest[:8]}"

@@ -1,6 +1,7 @@
 """Fréchet distance between two sets of images (FID: arXiv:1706.08500, Eq. 6), in constant memory."""
 
 from collections.abc import Mapping
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -32,8 +33,8 @@ class FeatureStatistics:
         self.dim, self.device = dim, device
         self.count = 0
         self.rows: Tensor | None = None
-        self.mean: Tensor | None = None
-        self.scatter: Tensor | None = None
+        self.mean: Any = None  # tensors once there is a scatter, both or neither
+        self.scatter: Any = None
 
     def update(self, features: Tensor) -> None:
         """Add the features (b, d) of a batch."""
@@ -111,7 +112,7 @@ class FeatureStatistics:
             raise ValueError(f"a Fréchet distance needs at least 2 images, not {self.count}")
         if self.scatter is not None:
             return self.mean, self.scatter / (self.count - 1)
-        features = self.features()
+        features = cast(Tensor, self.features())
         mean = features.mean(0)
         centred = features - mean
         return mean, centred.T @ centred / (self.count - 1)
@@ -128,7 +129,7 @@ class FeatureStatistics:
             if side.count < 2:
                 raise ValueError(f"a Fréchet distance needs at least 2 images, not {side.count}")
         if self.rows is not None and other.rows is not None:
-            return frechet_distance_of_features(self.features(), other.features())
+            return frechet_distance_of_features(cast(Tensor, self.features()), cast(Tensor, other.features()))
         return frechet_distance(*self.gaussian(), *other.gaussian())
 
     def tensors(self) -> dict[str, Tensor]:

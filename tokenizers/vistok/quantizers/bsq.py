@@ -1,5 +1,7 @@
 """Binary codes: a bit for the sign of each channel (BSQ, arXiv:2406.07548; LFQ of MAGVIT-v2, arXiv:2310.05737)."""
 
+from typing import cast
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -38,6 +40,8 @@ class BinaryQuantizer(Quantizer):
 
     loss_names = ("commitment", "entropy")
 
+    powers: Tensor  # (dim,) int64: what each bit is worth
+
     def __init__(self, dim: int, spherical: bool = True, temperature: float = 1.0, group: int | None = 1):
         super().__init__()
         if not 1 <= dim <= 62:
@@ -68,14 +72,14 @@ class BinaryQuantizer(Quantizer):
     def entropy(self, u: Tensor, weight: Tensor | None = None) -> Tensor:
         """Mean entropy of the soft assignments of (b, dim, h, w) less that of their mean; ``weight`` is (b, h, w)."""
         logits = rearrange(u, "b d h w -> (b h w) d") * (4 * self.length / self.temperature)
-        weight = logits.new_ones(len(logits)) if weight is None else weight.flatten()
+        flat = logits.new_ones(len(logits)) if weight is None else weight.flatten()
         rows = max(1, ROWS_TIMES_HALF // 2 ** -(-self.group // 2))
         sums = [
-            checkpoint(entropy_sums, part, weights, self.group, use_reentrant=False)
-            for part, weights in zip(logits.split(rows), weight.split(rows), strict=True)
+            cast(tuple[Tensor, Tensor], checkpoint(entropy_sums, part, weights, self.group, use_reentrant=False))
+            for part, weights in zip(logits.split(rows), flat.split(rows), strict=True)
         ]
-        total = mean_with_gradient(weight.sum())
-        mean = mean_with_gradient(sum(assigned for _, assigned in sums) / total)
+        total = mean_with_gradient(flat.sum())
+        mean = mean_with_gradient(cast(Tensor, sum(assigned for _, assigned in sums)) / total)
         floor = 1e-8 if self.spherical else 1e-5  # each as its authors have it
         return sum(own for own, _ in sums) / total + (mean * (mean + floor).log()).sum()
 
