@@ -41,6 +41,8 @@ def product_rate(size: int = 8192) -> float:
 def main(gate: bool) -> None:
     if not torch.cuda.is_available():
         sys.exit("there is no GPU")
+    from vistok.kernels import nearest_triton
+
     claims, rate = Claims(), product_rate()
     sys.stdout.write(f"{torch.cuda.get_device_name()}, bfloat16 product {rate / 1e12:.0f} TFLOP/s\n")
     table(["d", "ours, ms", "bfloat16 inputs, ms", "usual form, ms", "times as fast", "of roofline", "peak"])
@@ -65,6 +67,8 @@ def main(gate: bool) -> None:
         truth = nearest_cpu.reference(z[:64].cpu(), codebook.cpu())
         claims.at_least(f"share exact, d={d}", (codes[:64].cpu() == truth).double().mean().item(), 1)
     sys.stdout.write(f"{torch.cuda.max_memory_allocated() / MIB:.0f} MiB at most\n")
+    for key, config in nearest_triton.tile_maxima.cache.items():
+        sys.stdout.write(f"tuned for {key}: {config}\n")
     claims.finish(gate)
 
 

@@ -53,12 +53,12 @@ def ours(fast: bool) -> tuple[LitTokenizer, Callable[[Tensor], None]]:
     return lit, step
 
 
-def plain(bf16: bool) -> tuple[LitTokenizer, Callable[[Tensor], None]]:
+def plain(bf16: bool, device: str = "cpu") -> tuple[LitTokenizer, Callable[[Tensor], None]]:
     """A loop as LlamaGen's (arXiv:2406.06525, code): two Adams with torch's defaults, clipping, nothing else.
 
     Its quantizer writes the N x K distances, and a softmax entropy of weight 0.
     """
-    lit = build()
+    lit = build().to(device)
     tokenizer, judge, lpips = lit.tokenizer.train(), lit.adversary.train(), lit.image_losses["lpips"]
     table = tokenizer.quantizer.table
     networks = [*tokenizer.parameters()]
@@ -79,7 +79,7 @@ def plain(bf16: bool) -> tuple[LitTokenizer, Callable[[Tensor], None]]:
 
     def step(images: Tensor) -> None:
         generator.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        with torch.autocast(device, torch.bfloat16, enabled=bf16):
             latent, vq_loss = quantize(tokenizer.encode(images))
             reconstruction = tokenizer.decode(latent)
             loss = F.mse_loss(reconstruction, images) + lpips(reconstruction, images).mean() + vq_loss
@@ -88,7 +88,7 @@ def plain(bf16: bool) -> tuple[LitTokenizer, Callable[[Tensor], None]]:
         nn.utils.clip_grad_norm_(networks, 1.0)
         generator.step()
         discriminator.zero_grad()
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        with torch.autocast(device, torch.bfloat16, enabled=bf16):
             real, fake = judge.discriminator(images), judge.discriminator(reconstruction.detach())
             loss = 0.5 * judge.loss(real, fake)
         loss.backward()

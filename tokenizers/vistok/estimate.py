@@ -194,7 +194,7 @@ class Step:
 
     @contextmanager
     def precision(self) -> Iterator[None]:
-        autocast = torch.autocast("cpu", torch.bfloat16, enabled=self.mixed)
+        autocast = torch.autocast(self.lit.device.type, torch.bfloat16, enabled=self.mixed)
         with autocast, Float32AsOnCUDA() if self.gpu else nullcontext():
             yield
 

@@ -1,0 +1,203 @@
+"""Train and score the runs of the study, several at a time, as far as the time goes; the same command goes on.
+
+    python benchmarks/study/run.py --train 'TRAIN/*.tar' --val 'VAL/*.tar' --stlpips FILE --mobilenet FILE \
+        --set trainer=gpu --jobs 8 --minutes 7 [SECTION or NAME ...]
+
+Each run leaves a folder in ``runs/study``: ``result.json`` (the overrides, the metrics, time, versions),
+``metrics.csv`` of its training and ``pictures.png``. A run that fails leaves ``error.txt``, which is reported too and
+deleted by whoever wants to try it again. Data of any size will do: for ImageNet ``--train`` and ``--val`` name its
+shards, and ``--set image_size=256 --set updates=...`` the budget.
+
+Scored are the validation images under ``canonical`` (docs/protocols/canonical.md), with ST-LPIPS and the Fréchet
+distance of MobileNetV2's features, and usage over the training images, which are more tokens: ten times those of the
+largest codebook.
+"""
+
+import argparse
+import contextlib
+import functools
+import io
+import json
+import shutil
+import sys
+import time
+import traceback
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+from pathlib import Path
+
+from plan import RUNS, Run, chosen
+
+ROOT = Path(__file__).resolve().parents[2]
+BATCH = 100  # images scored at once
+SHOWN = 8  # images in pictures.png, spread evenly over the validation images
+KEPT = ("result.json", "metrics.csv", "pictures.png", "error.txt", "log.txt")
+
+
+def folder_of(run: Run, out: Path) -> Path:
+    """Where a run leaves what it found."""
+    return out / "_".join("".join(c if c.isalnum() else " " for c in run.name).split())
+
+
+def finished(run: Run, out: Path) -> bool:
+    return any((folder_of(run, out) / name).is_file() for name in ("result.json", "error.txt"))
+
+
+def make(run: Run, arguments: argparse.Namespace, deadline: float) -> str:
+    """Train and score one run; what to print about it."""
+    expected = arguments.expected
+    if time.time() + expected > deadline:
+        return f"{run.name}: left for another time"
+    folder = folder_of(run, arguments.out)
+    shutil.rmtree(folder, ignore_errors=True)
+    began = time.time()
+    log = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+            result = train_and_score(run, arguments, folder)
+    except Exception:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "error.txt").write_text(traceback.format_exc())
+        said = f"failed: {traceback.format_exc(limit=0).splitlines()[-1]}"
+    else:
+        (folder / "result.json").write_text(json.dumps(result, indent=1) + "\n")
+        metrics = result["metrics"]
+        said = f"{metrics['psnr']:.2f} dB, {min(usages(result)):.1%} used"
+    (folder / "log.txt").write_text(log.getvalue())
+    if not arguments.keep:
+        for path in folder.iterdir():
+            if path.name not in KEPT:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+    return f"{run.name}: {said} ({time.time() - began:.0f} s)"
+
+
+def usages(result: dict) -> list[float]:
+    """Of each codebook, over the training images."""
+    return [value for key, value in result["usage"].items() if key.startswith("usage") and "ceiling" not in key]
+
+
+def train_and_score(run: Run, arguments: argparse.Namespace, folder: Path) -> dict:
+    import hydra
+    import torch
+    from hydra.core.global_hydra import GlobalHydra
+
+    from vistok import cli, load
+    from vistok.reports import versions
+
+    GlobalHydra.instance().clear()
+    data = [f"data.urls={arguments.train}", f"data.val_urls={arguments.val}"]
+    words = ["data=shards", *data, *run.words, f"loss.image_losses.stlpips.weights={arguments.stlpips}", *arguments.set]
+    with hydra.initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
+        config = hydra.compose("train", words)
+    config.run_dir = str(folder)
+    gpu = config.trainer.accelerator == "gpu"
+    if gpu:
+        torch.cuda.reset_peak_memory_stats()
+    cli.train(config, words)
+    report = json.loads((folder / "metrics.json").read_text())
+    tokenizer = load(folder / "tokenizer").to("cuda" if gpu else "cpu")
+    return {
+        "name": run.name,
+        "section": run.section,
+        "head": run.head,
+        "size": run.size,
+        "backbone": run.backbone,
+        "seed": run.seed,
+        "note": run.note,
+        "overrides": words,
+        "updates": report["updates"],
+        "seconds": report["seconds"],
+        "jobs": arguments.jobs,
+        "device": torch.cuda.get_device_name() if gpu else "cpu",
+        "mib": torch.cuda.max_memory_allocated() / 2**20 if gpu else None,
+        "parameters": sum(p.numel() for p in tokenizer.parameters()),
+        **score(tokenizer, arguments, config.image_size, folder),
+        "versions": versions(),
+    }
+
+
+def score(tokenizer, arguments: argparse.Namespace, image_size: int, folder: Path) -> dict:
+    """The numbers of ``eval.py protocol=canonical``, ST-LPIPS, and usage over the training images."""
+    import torch
+    from torchvision.io import write_png
+
+    from vistok.evaluation import Judges, Protocol, Scores
+    from vistok.evaluation.scoring import reconstruct
+    from vistok.losses import STLPIPS
+    from vistok.metrics import CodebookUsage
+    from vistok.metrics.features import TorchvisionFeatures
+    from vistok.metrics.usage import usages_of
+    from vistok.pixels import to_float, to_uint8
+
+    device = next(tokenizer.parameters()).device
+    tokenizer.eval()
+    val, train = (images_of(urls, image_size) for urls in (arguments.val, arguments.train))
+    protocol = Protocol(distances=["psnr", "ssim_gauss11", "ssim_skimage7", "l1"])
+    judges = Judges((TorchvisionFeatures("mobilenet_v2", arguments.mobilenet),)).to(device)
+    scores = Scores({"canonical": protocol}, tokenizer, judges, device=device)
+    stlpips = STLPIPS(arguments.stlpips).to(device)
+    distance, shown = 0.0, set(range(0, len(val), -(-len(val) // SHOWN)))
+    pictures = []
+    with torch.inference_mode():
+        for start in range(0, len(val), BATCH):
+            images = val[start : start + BATCH].to(device)
+            reconstruction, quantized = reconstruct(tokenizer, images, None, BATCH)
+            scores.update([str(start + i) for i in range(len(images))], images, reconstruction, quantized)
+            levels = to_uint8(reconstruction)
+            distance += stlpips(to_float(levels), to_float(images)).item() * len(images)
+            pictures += [levels[i - start].cpu() for i in sorted(shown) if start <= i < start + len(images)]
+        usage = CodebookUsage(tokenizer.quantizer.codebook_sizes).to(device)
+        for images in train.split(5 * BATCH):
+            quantized = tokenizer.quantize(to_float(images.to(device)))
+            usage.update(quantized.codes, quantized.keep)
+    originals = torch.stack([val[i] for i in sorted(shown)])
+    write_png(torch.cat([torch.cat([*originals], 2), torch.cat(pictures, 2)], 1), str(folder / "pictures.png"))
+    scores.gather()
+    used = {name: value.item() for name, value in usages_of(usage.counts).items()}
+    return {"metrics": scores.metrics("canonical") | {"stlpips": distance / len(val)}, "usage": used}
+
+
+@functools.cache
+def images_of(urls: str, image_size: int):
+    """All images of shards, cut as ``canonical`` does: (n, 3, H, W) uint8."""
+    import torch
+
+    from vistok.data import shards
+    from vistok.evaluation.geometry import CROPS
+
+    data = shards(urls=None, val_urls=urls, image_size=image_size, batch_size=5 * BATCH, num_workers=0)
+    return torch.cat([batch.images for batch in data.scored_batches(CROPS["adm"](image_size), 0, 1, 0)])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Train and score the runs of the study.")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="of a run or a section; all without")
+    parser.add_argument("--train", required=True, help="shards to train on, with * or braces")
+    parser.add_argument("--val", required=True, help="shards of the validation images")
+    parser.add_argument("--stlpips", required=True, help="weights of ST-LPIPS (AlexNet)")
+    parser.add_argument("--mobilenet", required=True, help="weights of MobileNetV2's features")
+    parser.add_argument("--set", action="append", default=[], metavar="OVERRIDE", help="of the config of every run")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default: %(default)s)")
+    parser.add_argument("--minutes", type=float, default=1e6, help="after which no run is begun that would not end")
+    parser.add_argument("--expected", type=float, default=0, help="seconds that a run takes, about")
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "study")
+    parser.add_argument("--keep", action="store_true", help="keep checkpoints and exported tokenizers")
+    arguments = parser.parse_args()
+    deadline = time.time() + 60 * arguments.minutes
+    try:
+        runs = [run for run in chosen(arguments.names) if not finished(run, arguments.out)]
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    with ProcessPoolExecutor(arguments.jobs, mp_context=get_context("spawn")) as pool:
+        for done in as_completed([pool.submit(make, run, arguments, deadline) for run in runs]):
+            print(done.result(), flush=True)
+    missing = [run.name for run in RUNS if not finished(run, arguments.out)]
+    print(
+        f"{len(RUNS) - len(missing)} of {len(RUNS)} runs are done"
+        + (f"; not yet: {'; '.join(missing)}" * bool(missing))
+    )
+
+
+if __name__ == "__main__":
+    main()
