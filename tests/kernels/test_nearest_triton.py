@@ -61,7 +61,7 @@ def test_the_interpreted_kernel_finds_the_nearest():
 def test_on_a_gpu(n, k, d, dtype):
     torch.manual_seed(0)
     z, codebook = torch.randn(n, d).to(dtype), torch.randn(k, d).to(dtype)
-    codebook[k // 2 :] = codebook[: k - k // 2]
+    codebook[k // 2 :] = codebook[: k - k // 2].clone()
     codes = nearest_code(z.cuda(), codebook.cuda()).cpu()
     chosen, least = (
         (z.double() - codebook[of].double()).square().sum(1) for of in (codes, nearest_cpu.search(z, codebook))

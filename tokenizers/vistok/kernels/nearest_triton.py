@@ -107,7 +107,7 @@ CONFIGS = [
 ]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["splits"])  # 1 would become a constant, which is no tensor
 def tile_maxima(
     z, codebook, mean, scale, halves, scores, starts,
     n, k, d, z_stride, z_column, c_stride, c_column, span, splits,
@@ -191,7 +191,7 @@ def pack(distance, codes):
     return (bits.to(tl.int64) << 32) | codes.to(tl.int64)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["splits"])
 def resolve(
     z, codebook, mean, scale, scores, starts, packed, listed, count,
     n, k, d, z_stride, z_column, c_stride, c_column, splits, BD: tl.constexpr,
