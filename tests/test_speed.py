@@ -95,4 +95,5 @@ def test_kept_pages_are_not_faulted_in_again():
         assert kept == "True"
         return int(count)
 
-    assert faults("kept") < faults("returned") / 5  # of 17 blocks of 64 MiB
+    # Of 17 blocks of 64 MiB. Some kernels fault a few kept ones in again (5 seen), all of the returned ones always.
+    assert faults("kept") < faults("returned") / 2
