@@ -54,6 +54,13 @@ def test_float16_is_refused_with_the_reason(train, tmp_path, precision):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize("words, said", [(["speed=fast"], True), ([], False)])
+def test_a_cpu_that_emulates_bfloat16_is_named(compose, monkeypatch, capsys, words, said):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    cli._check_hardware(compose("train", *words))
+    assert ("no bfloat16 instructions" in capsys.readouterr().out) == said
+
+
 def test_modes_of_compile(make_tokenizer, compose):
     with pytest.raises(ValueError, match="speed.compile must be null or one of default, reduce-overhead"):
         speed.prepare(make_tokenizer(), compile="fastest")

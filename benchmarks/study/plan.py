@@ -2,41 +2,35 @@
 
 from typing import NamedTuple
 
-# L2 and ST-LPIPS and no adversary, whose games would hide what a head does; as many images for every run.
+# L2 and no adversary, whose games would hide what a head does; as many images for every run.
 BUDGET = [
-    "loss=stlpips",
+    "loss=l2_gan",
     "loss.adversary=null",
     "~loss.weights.adversarial",
     "~loss.weights.discriminator",
     "image_size=64",
-    "latent_dim=32",
-    "batch_size=64",
-    "updates=1500",
-    "val_every=1500",
+    "batch_size=16",
+    "updates=600",
+    "val_every=600",
     "augmentation.flip=true",
-    "data.num_workers=1",
-    "optimizer.lr=5e-4",
+    "data.num_workers=0",
+    "trainer.limit_val_batches=8",  # run.py scores
 ]
-CNN = [
-    "backbone=cnn_f8_small",
-    "backbone.encoder.patch=2",
-    "backbone.encoder.multipliers=[1,2,4]",
-    "backbone.encoder.dim=128",
-]
+CNN = ["backbone=cnn_f8_small", "backbone.encoder.channels=32", "backbone.encoder.dim=32"]
 VIT = [
     "backbone=vit_s8",
-    "backbone.encoder.dim=384",
-    "backbone.encoder.depth=5",
-    "backbone.encoder.num_heads=6",
-    "backbone.decoder.depth=6",
-]  # as many FLOPs an update as the CNN: `python benchmarks/study/cost.py` counts them
+    "backbone.encoder.dim=64",
+    "backbone.encoder.depth=4",
+    "backbone.encoder.num_heads=2",
+    "backbone.encoder.head_dim=32",
+]  # as many FLOPs an update as the CNN: `python benchmarks/study/cost.py --count`
 ANNEALED = "schedule=annealed"
 HEADS = {
     "vq": ["quantizer=vq"],
     "vq_cosine": ["quantizer=vq_cosine", "latent_dim=8"],
     "vq_ema": ["quantizer=vq_ema"],
     "simvq": ["quantizer=simvq"],
-    "vqbridge": ["quantizer=vqbridge", ANNEALED],
+    "vqbridge": ["quantizer=vqbridge", "quantizer.size=S", ANNEALED],
     "bsq": ["quantizer=bsq"],  # as many bits as the codebooks of the others have
     "fq": ["quantizer=fq"],  # two codebooks of that size, so twice the bits
     "dqvae": ["quantizer=dqvae"],
@@ -73,8 +67,9 @@ def run(section: str, head: str, size: str, *words: str, backbone: str = "cnn", 
 
 
 RUNS = [
-    *(run("heads", head, size) for size in ("16k", "1k") for head in HEADS),
+    *(run("heads", head, "16k") for head in HEADS),
     *(run("collapse", head, "65k") for head in ("vq", "vq_ema", "simvq", "vqbridge")),
+    *(run("heads", head, "1k") for head in HEADS),
     *(run("backbone", head, "16k", backbone="vit") for head in ("vq_ema", "simvq", "vqbridge", "fq")),
     run("annealing", "vqbridge", "16k", "schedule=cosine", note="cosine"),
     run("annealing", "vqbridge", "65k", "schedule=cosine", note="cosine"),

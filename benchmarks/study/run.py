@@ -8,9 +8,9 @@ Each run leaves a folder in ``runs/study``: ``result.json`` (the overrides, the 
 deleted by whoever wants to try it again. Data of any size will do: for ImageNet ``--train`` and ``--val`` name its
 shards, and ``--set image_size=256 --set updates=...`` the budget.
 
-Scored are the validation images under ``canonical`` (docs/protocols/canonical.md), with ST-LPIPS and the Fréchet
-distance of MobileNetV2's features, and usage over the training images, which are more tokens: ten times those of the
-largest codebook.
+Scored are the validation images (``--images`` of them) under ``canonical`` (docs/protocols/canonical.md), with the
+Fréchet distance of MobileNetV2's features, and with ST-LPIPS every eighth. Usage and perplexity are of training images,
+as many as make ten tokens for each codeword, or all.
 """
 
 import argparse
@@ -29,8 +29,11 @@ from pathlib import Path
 from plan import RUNS, Run, chosen
 
 ROOT = Path(__file__).resolve().parents[2]
-BATCH = 100  # images scored at once
+BATCH = 50  # images scored at once
+TOKENS = 10  # for each codeword, that usage is counted over
+EVERY = 8  # of the images that are scored, one goes to ST-LPIPS
 SHOWN = 8  # images in pictures.png, spread evenly over the validation images
+SEEN: dict[str, dict] = {}  # the network's statistics of the images themselves, for the runs that follow
 KEPT = ("result.json", "metrics.csv", "pictures.png", "error.txt", "log.txt")
 
 
@@ -81,18 +84,21 @@ def train_and_score(run: Run, arguments: argparse.Namespace, folder: Path) -> di
     import torch
     from hydra.core.global_hydra import GlobalHydra
 
-    from vistok import cli, load
+    from vistok import cli, load, speed
     from vistok.reports import versions
 
     GlobalHydra.instance().clear()
     data = [f"data.urls={arguments.train}", f"data.val_urls={arguments.val}"]
-    words = ["data=shards", *data, *run.words, f"loss.image_losses.stlpips.weights={arguments.stlpips}", *arguments.set]
+    words = ["data=shards", *data, *run.words, *arguments.set]
     with hydra.initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         config = hydra.compose("train", words)
     config.run_dir = str(folder)
     gpu = config.trainer.accelerator == "gpu"
     if gpu:
         torch.cuda.reset_peak_memory_stats()
+    else:
+        torch.set_num_threads(1)
+        speed.keep_freed_pages()  # changes no number
     cli.train(config, words)
     report = json.loads((folder / "metrics.json").read_text())
     tokenizer = load(folder / "tokenizer").to("cuda" if gpu else "cpu")
@@ -132,11 +138,12 @@ def score(tokenizer, arguments: argparse.Namespace, image_size: int, folder: Pat
     device = next(tokenizer.parameters()).device
     tokenizer.eval()
     val, train = (images_of(urls, image_size) for urls in (arguments.val, arguments.train))
-    protocol = Protocol(distances=["psnr", "ssim_gauss11", "ssim_skimage7", "l1"])
+    val = val[: arguments.images]
+    protocol = Protocol(distances=["psnr", "ssim_gauss11"])
     judges = Judges((TorchvisionFeatures("mobilenet_v2", arguments.mobilenet),)).to(device)
-    scores = Scores({"canonical": protocol}, tokenizer, judges, device=device)
+    scores = Scores({"canonical": protocol}, tokenizer, judges, SEEN.get(arguments.val), device=device)
     stlpips = STLPIPS(arguments.stlpips).to(device)
-    distance, shown = 0.0, set(range(0, len(val), -(-len(val) // SHOWN)))
+    distance, compared, shown = 0.0, 0, set(range(0, len(val), -(-len(val) // SHOWN)))
     pictures = []
     with torch.inference_mode():
         for start in range(0, len(val), BATCH):
@@ -144,17 +151,22 @@ def score(tokenizer, arguments: argparse.Namespace, image_size: int, folder: Pat
             reconstruction, quantized = reconstruct(tokenizer, images, None, BATCH)
             scores.update([str(start + i) for i in range(len(images))], images, reconstruction, quantized)
             levels = to_uint8(reconstruction)
-            distance += stlpips(to_float(levels), to_float(images)).item() * len(images)
+            some = slice(-start % EVERY, None, EVERY)
+            compared += len(images[some])
+            distance += stlpips(to_float(levels[some]), to_float(images[some])).item() * len(images[some])
             pictures += [levels[i - start].cpu() for i in sorted(shown) if start <= i < start + len(images)]
         usage = CodebookUsage(tokenizer.quantizer.codebook_sizes).to(device)
-        for images in train.split(5 * BATCH):
+        for images in train.split(BATCH):
             quantized = tokenizer.quantize(to_float(images.to(device)))
             usage.update(quantized.codes, quantized.keep)
+            if int(usage.counts[0].sum()) >= TOKENS * max(tokenizer.quantizer.codebook_sizes):
+                break
     originals = torch.stack([val[i] for i in sorted(shown)])
     write_png(torch.cat([torch.cat([*originals], 2), torch.cat(pictures, 2)], 1), str(folder / "pictures.png"))
     scores.gather()
+    SEEN[arguments.val] = scores.references | scores.images
     used = {name: value.item() for name, value in usages_of(usage.counts).items()}
-    return {"metrics": scores.metrics("canonical") | {"stlpips": distance / len(val)}, "usage": used}
+    return {"metrics": scores.metrics("canonical") | {"stlpips": distance / compared}, "usage": used}
 
 
 @functools.cache
@@ -176,6 +188,7 @@ def main() -> None:
     parser.add_argument("--val", required=True, help="shards of the validation images")
     parser.add_argument("--stlpips", required=True, help="weights of ST-LPIPS (AlexNet)")
     parser.add_argument("--mobilenet", required=True, help="weights of MobileNetV2's features")
+    parser.add_argument("--images", type=int, default=1000, help="that are scored (default: %(default)s)")
     parser.add_argument("--set", action="append", default=[], metavar="OVERRIDE", help="of the config of every run")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default: %(default)s)")
     parser.add_argument("--minutes", type=float, default=1e6, help="after which no run is begun that would not end")

@@ -75,10 +75,11 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, float]:
     health = CodebookHealth(on_collapse=config.on_collapse)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     data, lit = build(config)
+    on_cpu = config.trainer.accelerator == "cpu"
     speed.prepare(
         *lit.networks,
-        channels_last=config.speed.channels_last,
-        keep_pages=config.speed.keep_pages and config.trainer.accelerator == "cpu",
+        channels_last=config.speed.channels_last and on_cpu,
+        keep_pages=config.speed.keep_pages and on_cpu,
         compile=config.speed.compile,
     )
     checkpoint, made = runs.checkpoint_of(config), 0
@@ -228,8 +229,15 @@ def random_weights(node: Any, path: str = "") -> list[str]:
 def _check_hardware(config: DictConfig) -> None:
     import torch
 
+    from vistok import speed
+
     if config.trainer.accelerator == "gpu" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
         raise ValueError("trainer.accelerator=gpu, but torch sees no GPU; trainer=cpu runs without one")
+    if config.trainer.accelerator == "cpu" and "bf16" in str(config.trainer.precision) and speed.emulates_bfloat16():
+        from rich import get_console
+
+        slow = "[yellow]this CPU has no bfloat16 instructions:[/] speed=fast may take ten times as long as speed=exact"
+        get_console().print(slow, highlight=False)
 
 
 def refuse_missing(config: DictConfig) -> None:

@@ -194,7 +194,8 @@ class Step:
 
     @contextmanager
     def precision(self) -> Iterator[None]:
-        autocast = torch.autocast(self.lit.device.type, torch.bfloat16, enabled=self.mixed)
+        device = "cuda" if self.lit.device.type == "cuda" else "cpu"  # fake tensors are the CPU's
+        autocast = torch.autocast(device, torch.bfloat16, enabled=self.mixed)
         with autocast, Float32AsOnCUDA() if self.gpu else nullcontext():
             yield
 

@@ -14,7 +14,7 @@ MODES = ("default", "reduce-overhead", "max-autotune")
 
 @contextmanager
 def fast(tokenizer: nn.Module) -> Iterator[None]:
-    """Encode and decode fast within the block: networks in bfloat16, channels last, and on a CPU kept pages.
+    """Encode and decode fast within the block: networks in bfloat16, on a CPU channels last and with kept pages too.
 
     The head compares in float32 as always, but what it compares comes from bfloat16 networks: some codes are others.
     Whoever stores codes should do without. Memory format and kept pages stay after the block; they change no value.
@@ -23,7 +23,7 @@ def fast(tokenizer: nn.Module) -> Iterator[None]:
         tokenizer: On its device.
     """
     device = next(tokenizer.parameters()).device.type
-    prepare(tokenizer, channels_last=True, keep_pages=device == "cpu")
+    prepare(tokenizer, channels_last=device == "cpu", keep_pages=device == "cpu")
     with torch.autocast(device, torch.bfloat16):
         yield
 
@@ -66,3 +66,8 @@ def keep_freed_pages() -> bool:
         return False
     settings = {M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 64 * 2**20}
     return all([mallopt(name, value) == 1 for name, value in settings.items()])
+
+
+def emulates_bfloat16() -> bool:
+    """Whether this is an x86 CPU without AVX-512, where bfloat16 is converted to float32 and back by each operation."""
+    return torch.backends.cpu.get_cpu_capability() == "AVX2"
