@@ -9,19 +9,19 @@ BUDGET = [
     "~loss.weights.adversarial",
     "~loss.weights.discriminator",
     "image_size=64",
-    "batch_size=16",
-    "updates=600",
-    "val_every=600",
+    "batch_size=8",
+    "updates=2000",
+    "val_every=2000",
     "augmentation.flip=true",
     "data.num_workers=0",
-    "trainer.limit_val_batches=8",  # run.py scores
+    "trainer.limit_val_batches=16",  # run.py scores
 ]
-CNN = ["backbone=cnn_f8_small", "backbone.encoder.channels=32", "backbone.encoder.dim=32"]
+CNN = ["backbone=cnn_f8_small"]
 VIT = [
     "backbone=vit_s8",
-    "backbone.encoder.dim=64",
+    "backbone.encoder.dim=128",
     "backbone.encoder.depth=4",
-    "backbone.encoder.num_heads=2",
+    "backbone.encoder.num_heads=4",
     "backbone.encoder.head_dim=32",
 ]  # as many FLOPs an update as the CNN: `python benchmarks/study/cost.py --count`
 ANNEALED = "schedule=annealed"

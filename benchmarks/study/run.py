@@ -18,6 +18,7 @@ import contextlib
 import functools
 import io
 import json
+import os
 import shutil
 import sys
 import time
@@ -48,8 +49,7 @@ def finished(run: Run, out: Path) -> bool:
 
 def make(run: Run, arguments: argparse.Namespace, deadline: float) -> str:
     """Train and score one run; what to print about it."""
-    expected = arguments.expected
-    if time.time() + expected > deadline:
+    if time.time() + arguments.expected > deadline or os.getppid() != arguments.parent:  # that was killed
         return f"{run.name}: left for another time"
     folder = folder_of(run, arguments.out)
     shutil.rmtree(folder, ignore_errors=True)
@@ -139,7 +139,7 @@ def score(tokenizer, arguments: argparse.Namespace, image_size: int, folder: Pat
     tokenizer.eval()
     val, train = (images_of(urls, image_size) for urls in (arguments.val, arguments.train))
     val = val[: arguments.images]
-    protocol = Protocol(distances=["psnr", "ssim_gauss11"])
+    protocol = Protocol(distances=["psnr"])
     judges = Judges((TorchvisionFeatures("mobilenet_v2", arguments.mobilenet),)).to(device)
     scores = Scores({"canonical": protocol}, tokenizer, judges, SEEN.get(arguments.val), device=device)
     stlpips = STLPIPS(arguments.stlpips).to(device)
@@ -196,7 +196,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "study")
     parser.add_argument("--keep", action="store_true", help="keep checkpoints and exported tokenizers")
     arguments = parser.parse_args()
-    deadline = time.time() + 60 * arguments.minutes
+    deadline, arguments.parent = time.time() + 60 * arguments.minutes, os.getpid()
     try:
         runs = [run for run in chosen(arguments.names) if not finished(run, arguments.out)]
     except ValueError as error:
