@@ -30,7 +30,9 @@ class CNNEncoder(Encoder):
             the levels of high resolution, where most of the time goes.
         mid_attention: Whether there is self-attention between the blocks on the smallest grid; latent diffusion's
             f4 model without attention has none.
-        norm_groups: Groups of the norms; a width that it does not divide has the most that divide both.
+        norm_groups: Groups of the norms; a width that it does not divide has the most that divide both. With as many
+            groups as channels each norm takes a channel's mean away, and with it the brightness of an image, which
+            the network then knows by its borders alone: it is off at sizes that it was not trained at.
     """
 
     def __init__(
