@@ -25,8 +25,12 @@ def test_every_part_builds(compose, group, choice):
     assert set(tokenizer.quantizer.loss_names) <= set(config.quantizer_weights)
 
 
-@pytest.mark.parametrize("quantizer, loss", itertools.product(choices("quantizer"), choices("loss")))
-def test_every_head_goes_with_every_loss(compose, quantizer, loss):
+HEADS, LOSSES = choices("quantizer"), choices("loss")
+PAIRS = sorted({(HEADS[i % len(HEADS)], LOSSES[i % len(LOSSES)]) for i in range(2 * len(HEADS) * len(LOSSES) // 10)})
+
+
+@pytest.mark.parametrize("quantizer, loss", PAIRS)  # each with some of the others: all pairs would take minutes
+def test_heads_go_with_losses(compose, quantizer, loss):
     """Composing them leaves no term without a weight and no weight without a term."""
     tiny = ["backbone.encoder.channels=8", "latent_dim=24"]  # channels that two and three sub-codebooks can share
     config = compose("train", "trainer=debug", f"quantizer={quantizer}", f"loss={loss}", *tiny)

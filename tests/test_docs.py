@@ -152,7 +152,7 @@ def check_python(words, page, compose, check_training, monkeypatch):
             compose("train", *words[1:])  # it hands them to train.py
         elif words[1:]:
             monkeypatch.setattr(sys, "argv", words)
-            monkeypatch.syspath_prepend(ROOT / "benchmarks")  # as for any script, its own folder
+            monkeypatch.syspath_prepend((ROOT / words[0]).parent)  # as for any script, its own folder
             with pytest.raises(Understood):
                 runpy.run_path(str(ROOT / words[0]), run_name="__main__")
 

@@ -26,7 +26,7 @@ def test_a_file_holds_the_codes(codec, picture, coding, rate):
     image = codec.decompress(data)
     latent = codec.rates[rate].head.lookup(torch.from_numpy(codes)[None])
     expected = ((codec.tokenizer.decode(latent).clamp(-1, 1) + 1) * 127.5 + 0.5).to(torch.uint8)[0, :, :30, :45]
-    assert torch.equal(image, expected)
+    assert (image.int() - expected.int()).abs().max() <= 1  # convolutions of other strides may round otherwise
     assert codec.compress(picture, rate, coding) == data
 
 
