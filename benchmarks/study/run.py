@@ -33,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[2]
 BATCH = 50  # images scored at once
 TOKENS = 10  # for each codeword, that usage is counted over
 EVERY = 8  # of the images that are scored, one goes to ST-LPIPS
-SHOWN = 8  # images in pictures.png, spread evenly over the validation images
+SHOWN = 8  # images in pictures.png, spread evenly
 SEEN: dict[str, dict] = {}  # the network's statistics of the images themselves, for the runs that follow
 KEPT = ("result.json", "metrics.csv", "pictures.png", "error.txt", "log.txt")
 
@@ -143,8 +143,7 @@ def score(tokenizer, arguments: argparse.Namespace, image_size: int, folder: Pat
     judges = Judges((TorchvisionFeatures("mobilenet_v2", arguments.mobilenet),)).to(device)
     scores = Scores({"canonical": protocol}, tokenizer, judges, SEEN.get(arguments.val), device=device)
     stlpips = STLPIPS(arguments.stlpips).to(device)
-    distance, compared, shown = 0.0, 0, set(range(0, len(val), -(-len(val) // SHOWN)))
-    pictures = []
+    distance, compared = 0.0, 0
     with torch.inference_mode():
         for start in range(0, len(val), BATCH):
             images = val[start : start + BATCH].to(device)
@@ -154,15 +153,16 @@ def score(tokenizer, arguments: argparse.Namespace, image_size: int, folder: Pat
             some = slice(-start % EVERY, None, EVERY)
             compared += len(images[some])
             distance += stlpips(to_float(levels[some]), to_float(images[some])).item() * len(images[some])
-            pictures += [levels[i - start].cpu() for i in sorted(shown) if start <= i < start + len(images)]
         usage = CodebookUsage(tokenizer.quantizer.codebook_sizes).to(device)
         for images in train.split(BATCH):
             quantized = tokenizer.quantize(to_float(images.to(device)))
             usage.update(quantized.codes, quantized.keep)
             if int(usage.counts[0].sum()) >= TOKENS * max(tokenizer.quantizer.codebook_sizes):
                 break
-    originals = torch.stack([val[i] for i in sorted(shown)])
-    write_png(torch.cat([torch.cat([*originals], 2), torch.cat(pictures, 2)], 1), str(folder / "pictures.png"))
+        shown = images_of(arguments.shown, image_size) if arguments.shown else val
+        shown = shown[:: -(-len(shown) // SHOWN)]
+        again = to_uint8(reconstruct(tokenizer, shown.to(device), None, SHOWN)[0]).cpu()
+    write_png(torch.cat([torch.cat([*shown], 2), torch.cat([*again], 2)], 1), str(folder / "pictures.png"))
     scores.gather()
     SEEN[arguments.val] = scores.references | scores.images
     used = {name: value.item() for name, value in usages_of(usage.counts).items()}
@@ -188,6 +188,7 @@ def main() -> None:
     parser.add_argument("--val", required=True, help="shards of the validation images")
     parser.add_argument("--stlpips", required=True, help="weights of ST-LPIPS (AlexNet)")
     parser.add_argument("--mobilenet", required=True, help="weights of MobileNetV2's features")
+    parser.add_argument("--shown", help="shards of the images in pictures.png (default: those of --val)")
     parser.add_argument("--images", type=int, default=1000, help="that are scored (default: %(default)s)")
     parser.add_argument("--set", action="append", default=[], metavar="OVERRIDE", help="of the config of every run")
     parser.add_argument("--jobs", type=int, default=1, help="runs at a time (default: %(default)s)")
