@@ -1,14 +1,14 @@
 """What each head costs in training: time, memory, parameters and FLOPs of an update, one after the other.
 
-    python benchmarks/study/cost.py [--out runs/study/cost.json]    # on a GPU if there is one
-    python benchmarks/study/cost.py --count    # parameters and FLOPs alone, nothing timed
+    python benchmarks/study/cost.py [--out runs/study/cost.md]    # on a GPU if there is one
+    python benchmarks/study/cost.py --count    # nothing timed
 
 The study's own networks, losses and batch with random images; ``speed=fast`` on a GPU as in ``trainer=gpu``. Time
-is the median of 30 updates after 10.
+is the median of 30 updates after 10: on a CPU that of one thread. The peak is that of ``estimate=``: weights,
+gradients, the optimizer's moments and activations, counted tensor by tensor.
 """
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -25,6 +25,7 @@ from vistok.estimate import Step, estimate
 
 WARM, TIMED = 10, 30
 SHOWN = [run for run in RUNS if run.section in ("heads", "collapse", "backbone") and run.size != "1k"]
+NETWORKS = ("encoder", "decoder", "to_latent", "from_latent")
 
 
 def config_of(run: Run):
@@ -33,56 +34,64 @@ def config_of(run: Run):
         return hydra.compose("train", [*run.words, "weights=random", "debug=true", "data=sample", "data.num_workers=0"])
 
 
-def counted(run: Run) -> dict:
+def counted(run: Run) -> dict[str, str]:
+    """Parameters, FLOPs and memory, by the names of their columns."""
     config = config_of(run)
-    found = estimate(lambda: cli.build_module(config), 64, config.batch_size, gpu=False, precision="32-true")
-    parameters = {name: count for name, (count, _) in found.parameters.items() if not name.startswith("loss")}
-    return {"name": run.name, "parameters": parameters, "gflops": {k: v / 1e9 for k, v in found.flops.items()}}
+    found = estimate(
+        lambda: cli.build_module(config), config.image_size, config.batch_size, gpu=False, precision="32-true"
+    )
+    sizes = {name: count for name, (count, _) in found.parameters.items()}
+    trained = found.parameters.get("quantizer", (0, 0))[1]
+    return {
+        "networks, parameters": f"{sum(sizes[name] for name in NETWORKS if name in sizes):,}",
+        "head, trained by gradient": f"{trained:,}",
+        "GFLOPs of an image": f"{found.flops['a training update'] / 1e9:.2f}",
+        "peak of a batch, MiB": f"{found.peak / 2**20:,.0f}",
+    }
 
 
-def timed(run: Run, batch: int | None) -> dict:
+def timed(run: Run) -> dict[str, str]:
+    """Images/s, and on a GPU the peak that torch's allocator saw."""
     config, gpu = config_of(run), torch.cuda.is_available()
     torch.manual_seed(0)
     lit = cli.build_module(config).to("cuda" if gpu else "cpu")
-    speed.prepare(*lit.networks, channels_last=gpu)
-    step, batch = Step(lit, gpu=False, mixed=gpu), batch or config.batch_size
-    images = torch.rand(batch, 3, config.image_size, config.image_size, device=lit.device) * 2 - 1
+    if not gpu:
+        torch.set_num_threads(1)
+        speed.keep_freed_pages()
+    clock = time.perf_counter if gpu else time.process_time
+    step = Step(lit, gpu=False, mixed=gpu)
+    images = torch.rand(config.batch_size, 3, config.image_size, config.image_size, device=lit.device) * 2 - 1
     seconds = []
     for number in range(WARM + TIMED):
         if gpu:
             if number == WARM:
                 torch.cuda.reset_peak_memory_stats()
             torch.cuda.synchronize()
-        began = time.perf_counter() if gpu else time.process_time()
+        began = clock()
         step(images)
         if gpu:
             torch.cuda.synchronize()
-        seconds.append((time.perf_counter() if gpu else time.process_time()) - began)
-    median = statistics.median(seconds[WARM:])
-    return {
-        "name": run.name,
-        "device": torch.cuda.get_device_name() if gpu else "cpu",
-        "batch": batch,
-        "milliseconds": 1000 * median,
-        "images_per_second": batch / median,
-        "peak_mib": torch.cuda.max_memory_allocated() / 2**20 if gpu else None,
-    }
+        seconds.append(clock() - began)
+    found = {"images/s": f"{config.batch_size / statistics.median(seconds[WARM:]):.1f}"}
+    return found | ({"peak on the GPU, MiB": f"{torch.cuda.max_memory_allocated() / 2**20:,.0f}"} if gpu else {})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure what each head of the study costs.")
-    parser.add_argument("--count", action="store_true", help="count parameters and FLOPs, and time nothing")
-    parser.add_argument("--batch", type=int, help="images in a batch, in place of the study's")
-    parser.add_argument("--out", type=Path, help="where the numbers go (default: runs/study/cost.json or counts.json)")
+    parser.add_argument("--count", action="store_true", help="count parameters, FLOPs and memory, and time nothing")
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "study" / "cost.md", help="default: %(default)s")
     arguments = parser.parse_args()
-    out = arguments.out or ROOT / "runs" / "study" / ("counts.json" if arguments.count else "cost.json")
-    rows = []
+    lines = []
     for run in SHOWN:
-        rows.append(counted(run) if arguments.count else timed(run, arguments.batch))
-        sys.stdout.write(f"{json.dumps(rows[-1])}\n")
+        cells = {"run": run.name} | counted(run) | ({} if arguments.count else timed(run))
+        new = [f"| {' | '.join(cells.values())} |"]
+        if not lines:
+            new = [f"| {' | '.join(cells)} |", "| --- " * len(cells) + "|", *new]
+        lines += new
+        sys.stdout.write("\n".join(new) + "\n")
         sys.stdout.flush()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(json.dumps(rows, indent=1) + "\n")
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    arguments.out.write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":
