@@ -1,11 +1,12 @@
 """What an evaluation costs besides the tokenizer, against the evaluators of the field. CPU time, one thread.
 
-    PYTHONPATH=tokenizers python benchmarks/evaluation.py [frechet] [statistics] [inception] [--gate]
+    PYTHONPATH=tokenizers python benchmarks/evaluation.py [frechet] [statistics] [inception] [ssim] [--gate]
 
 * ``frechet``: the distance of two sets of 2,048 features, 10,000 images and 1,500, against ``scipy.linalg.sqrtm``
   (pytorch-fid, ADM's evaluator, SEED-Voken) and the unsymmetric ``eigvals`` (torch-fidelity).
 * ``statistics``: mean and covariance of 50,000 × 2,048 features that come in batches, against ``numpy.cov`` of all.
 * ``inception``: pool features of 16 images of 256 pixels against pytorch-fid, on the same random weights.
+* ``ssim``: SSIM (Gauss 11) and MS-SSIM of 8 images of 256 pixels in float64, against torchmetrics.
 
 Ratios are of medians of rounds that go by all rows. With ``--gate`` a miss of the goals is an exit status of 1.
 """
@@ -25,8 +26,10 @@ import torch
 from pytorch_fid import inception as pytorch_fid
 from torch import Tensor, nn
 from torch_fidelity import feature_extractor_inceptionv3 as fidelity
+from torchmetrics.functional import image as torchmetrics
 
 from vistok.metrics import FeatureStatistics, Inception, frechet_distance
+from vistok.metrics.distances import ms_ssim, ssim_gauss11
 from vistok.speed import keep_freed_pages
 
 DIM = 2048
@@ -39,6 +42,10 @@ GOALS = {  # of what is printed: how large or how small it has to be
     "largest difference of covariances": ("<=", 1e-9),
     "images/s: ours / pytorch-fid's": (">=", 1.4),
     "largest difference of features": ("<=", 1e-4),
+    "ssim: torchmetrics / ours": (">=", 1.5),
+    "ms_ssim: torchmetrics / ours": (">=", 1.5),
+    "ssim: largest difference": ("<=", 1e-12),
+    "ms_ssim: largest difference": ("<=", 1e-9),  # torchmetrics' exponents are float32
 }
 
 
@@ -48,6 +55,7 @@ def main() -> None:
         "frechet": frechet,
         "statistics": statistics,
         "inception": inception,
+        "ssim": ssim,
     }
     parser.add_argument("parts", nargs="*", default=list(parts), help=", ".join(parts))
     parser.add_argument("--rounds", type=int, default=3)
@@ -202,6 +210,32 @@ def inception(rounds: int) -> Mapping[str, float]:
         "images/s: ours / pytorch-fid's": their_seconds / our_seconds,
         "largest difference of features": float((actual - expected).abs().max()),
     }
+
+
+def ssim(rounds: int) -> Mapping[str, float]:
+    random = torch.Generator().manual_seed(0)
+    images = nn.functional.interpolate(torch.rand(8, 3, 32, 32, generator=random), (256, 256), mode="bicubic")
+    again = images + 0.05 * torch.randn(images.shape, generator=random)
+    x, y = ((255 * side).clamp(0, 255).to(torch.uint8).double() for side in (again, images))
+    settings = {"data_range": 255.0, "reduction": "none"}
+    keep_freed_pages()  # as eval.py does, for both
+    seconds, values = rounds_of(
+        {
+            "torchmetrics, ssim": lambda: torchmetrics.structural_similarity_index_measure(x, y, **settings),
+            "ours, ssim": lambda: ssim_gauss11(x, y),
+            "torchmetrics, ms_ssim": lambda: torchmetrics.multiscale_structural_similarity_index_measure(
+                x, y, **settings
+            ),
+            "ours, ms_ssim": lambda: ms_ssim(x, y),
+        },
+        rounds,
+    )
+    found = {}
+    for name in ("ssim", "ms_ssim"):
+        ours, theirs = f"ours, {name}", f"torchmetrics, {name}"
+        found[f"{name}: torchmetrics / ours"] = seconds[theirs] / seconds[ours]
+        found[f"{name}: largest difference"] = float((values[theirs] - values[ours]).abs().max())
+    return found
 
 
 def random_inception() -> dict[str, Tensor]:

@@ -21,6 +21,13 @@ HERE = Path(__file__).parent
 SHARED = HERE.parent.parent / "shared"  # golden files too large for the repository, where there are any
 
 
+@pytest.fixture(autouse=True)
+def _pages_of_this_process_are_not_kept(monkeypatch):
+    """Else the process of all tests would keep whatever the largest of them ever took: 9 GB were seen."""
+    monkeypatch.setattr("vistok.speed.keep_freed_pages", lambda: False)
+    monkeypatch.setattr("vistok.evaluation.running.keep_freed_pages", lambda: False)
+
+
 @pytest.fixture
 def golden() -> Callable[[str, str], dict[str, Tensor]]:
     """``golden(file, group)``: the tensors of one group of a file in ``tests/golden``."""
