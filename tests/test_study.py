@@ -51,7 +51,7 @@ def test_the_report_has_a_row_for_every_run(study, tmp_path, monkeypatch):
     plan, run, report = study
     runs, out = tmp_path / "runs", tmp_path / "out"
     out.mkdir()
-    done, failed = plan.chosen(["fq, 1k"])[0], plan.chosen(["vq, 65k"])[0]
+    done, failed = plan.chosen(["fq, 16k"])[0], plan.chosen(["vq, 65k"])[0]
     folder = run.folder_of(done, runs)
     folder.mkdir(parents=True)
     metrics = {"bits_per_image": 1280, "bits_per_image_entropy": 1151.2, "psnr": 21.234}
@@ -66,10 +66,11 @@ def test_the_report_has_a_row_for_every_run(study, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["report.py", "--runs", str(runs), "--out", str(out)])
     report.main()
     lines = (runs / "study.md").read_text().splitlines()
-    row = "| fq, 1k | 1,280 | 1,151 | 21.23 | 0.100 | 300.0 | 50.0% / 25.0% (100% / 100%) | 2,000 / 3 |"
+    row = "| fq, 16k | 1,280 | 1,151 | 21.23 | 0.100 | 300.0 | 50.0% / 25.0% (100% / 100%) | 2,000 / 3 |"
     assert row in lines
     assert any(line.startswith("| vq, 65k | failed: ValueError: too large |") for line in lines)
     assert sum(" | not run yet |" in line for line in lines) == len(plan.RUNS) - 2
     assert report.curve(done, runs) == ([20.0, 40.0], [0.5, 0.5])
     for name in ("study-usage.png", "study-rate.png"):
         assert Image.open(out / name).width > 800
+    assert Image.open(out / "study-heads.png").width == 8 * report.TILE + 7 * report.GAP  # of 16 pixels, and one head

@@ -148,11 +148,11 @@ def heads_figure(found: dict[str, dict], folder: Path, file: Path, size: str = "
     runs = [run for run in RUNS if run.section == "heads" and run.size == size and run.name in found]
     if not runs:
         return
-    sheets = {run: Image.open(folder_of(run, folder) / "pictures.png").convert("RGB") for run in runs}
-    side = next(iter(sheets.values())).height // 2
-    count = next(iter(sheets.values())).width // side
-    rows: list[tuple[str, Image.Image, int]] = [("originals", next(iter(sheets.values())), 0)]
-    for run, sheet in sheets.items():
+    sheets = [Image.open(folder_of(run, folder) / "pictures.png").convert("RGB") for run in runs]
+    side = sheets[0].height // 2
+    count = sheets[0].width // side
+    rows: list[tuple[str, Image.Image, int]] = [("originals", sheets[0], 0)]
+    for run, sheet in zip(runs, sheets, strict=True):
         m = found[run.name]["metrics"]
         rows.append((f"{run.head}: {m['psnr']:.1f} dB, {m['bits_per_image_entropy']:,.0f} bits", sheet, side))
     width = count * (TILE + GAP) - GAP
