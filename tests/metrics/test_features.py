@@ -139,6 +139,9 @@ def test_files_that_do_not_fit(tmp_path):
     torch.save(state, tmp_path / "keys.pt")
     with pytest.raises(ValueError, match=r"missing keys \['18.1.bias'\], unexpected keys \['99.bias'\]"):
         TorchvisionFeatures("mobilenet_v2", tmp_path / "keys.pt")
+    torch.save({key.replace(".conv", ".other"): value for key, value in state.items()}, tmp_path / "other.pt")
+    with pytest.raises(ValueError, match=r"missing keys \[('[^']+', ){3}'[^']+'\] and \d+ more, unexpected keys"):
+        TorchvisionFeatures("mobilenet_v2", tmp_path / "other.pt")
     torch.save({"model": state}, tmp_path / "nested.pt")
     with pytest.raises(ValueError, match="not a state dict"):
         TorchvisionFeatures("mobilenet_v2", tmp_path / "nested.pt")

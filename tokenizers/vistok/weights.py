@@ -161,4 +161,9 @@ def load_state(network: nn.Module, state: dict[str, Tensor], path: str | Path) -
     except RuntimeError as error:  # shapes
         raise ValueError(f"{path} does not fit: {error}") from error
     if missing or unexpected:
-        raise ValueError(f"{path} does not fit: missing keys {missing}, unexpected keys {unexpected}")
+        raise ValueError(f"{path} does not fit: missing keys {few(missing)}, unexpected keys {few(unexpected)}")
+
+
+def few(names: list[str], most: int = 4) -> str:
+    """A list of names to read: the first ones, and how many more there are."""
+    return f"{names[:most]}" + f" and {len(names) - most} more" * (len(names) > most)
