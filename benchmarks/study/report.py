@@ -3,7 +3,7 @@
     python benchmarks/study/report.py [--runs runs/study] [--out docs/images]
 
 Writes ``study.md``, the tables, into ``--runs``, and the figures into ``--out``: ``study-usage.png``,
-``study-rate.png``, ``study-heads.png``.
+``study-rate.png``, ``study-heads.png``, ``study-vit.png``.
 """
 
 import argparse
@@ -143,9 +143,9 @@ def rate_figure(found: dict[str, dict], file: Path) -> None:
     figure.savefig(file, dpi=130)
 
 
-def heads_figure(found: dict[str, dict], folder: Path, file: Path, size: str = "16k") -> None:
-    """The same photos by each head: originals first."""
-    runs = [run for run in RUNS if run.section == "heads" and run.size == size and run.name in found]
+def pictures(runs: list[Run], found: dict[str, dict], folder: Path, file: Path) -> None:
+    """The same photos by each of these runs that is finished: originals first."""
+    runs = [run for run in runs if run.name in found]
     if not runs:
         return
     sheets = [Image.open(folder_of(run, folder) / "pictures.png").convert("RGB") for run in runs]
@@ -154,7 +154,7 @@ def heads_figure(found: dict[str, dict], folder: Path, file: Path, size: str = "
     rows: list[tuple[str, Image.Image, int]] = [("originals", sheets[0], 0)]
     for run, sheet in zip(runs, sheets, strict=True):
         m = found[run.name]["metrics"]
-        rows.append((f"{run.head}: {m['psnr']:.1f} dB, {m['bits_per_image_entropy']:,.0f} bits", sheet, side))
+        rows.append((f"{run.name}: {m['psnr']:.1f} dB, {m['bits_per_image_entropy']:,.0f} bits", sheet, side))
     width = count * (TILE + GAP) - GAP
     canvas = Image.new("RGB", (width, len(rows) * (CAPTION + TILE + GAP)), (255, 255, 255))
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=15)
@@ -178,7 +178,10 @@ def main() -> None:
     (arguments.runs / "study.md").write_text(tables(found, arguments.runs))
     usage_figure(found, arguments.runs, arguments.out / "study-usage.png")
     rate_figure(found, arguments.out / "study-rate.png")
-    heads_figure(found, arguments.runs, arguments.out / "study-heads.png")
+    heads = [run for run in RUNS if run.section == "heads" and run.size == "16k"]
+    vits = [run for run in RUNS if run.section == "backbone"]
+    pictures(heads, found, arguments.runs, arguments.out / "study-heads.png")
+    pictures([heads[2], *vits], found, arguments.runs, arguments.out / "study-vit.png")
 
 
 if __name__ == "__main__":
