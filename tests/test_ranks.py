@@ -29,7 +29,7 @@ from vistok.training import LitTokenizer
 
 torch.set_num_threads(1)
 torch.backends.mkldnn.enabled = False  # its last digits depend on the size of a batch, and nearly equal codes on these
-name, world, output = sys.argv[1], int(sys.argv[2]), sys.argv[3]
+names, world, output = sys.argv[1].split(","), int(sys.argv[2]), sys.argv[3]
 heads = {
     "ema": lambda: VectorQuantizer(32, 4, ema_decay=0.9, restart=0.5, kmeans_updates=2),
     "restart": lambda: VectorQuantizer(64, 4, restart=1.0, restart_unit="vector"),
@@ -38,53 +38,57 @@ heads = {
     "dynamic": lambda: DynamicQuantizer(SimVQ(32, 4), EntropyRouter([2.0], patch=8), rates=[0.3]),
 }
 weights = {"l1": 1.0, "commitment": 0.25, "codebook": 1.0, "entropy": 0.1, "disentanglement": 0.1, "budget": 1.0}
-pl.seed_everything(0, verbose=False)
-size = {"channels": 8, "multipliers": (1, 2), "num_blocks": 1, "attention": (1,), "dim": 8, "patch": 2}
-head = heads[name]()
-tokenizer = Tokenizer(CNNEncoder(**size), head, CNNDecoder(**size), nn.Conv2d(8, 4, 1), nn.Conv2d(4, 8, 1))
-judge = nn.Sequential(nn.Conv2d(3, 8, 4, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(8, 1, 4, 2, 1))  # no batch statistics
-lit = LitTokenizer(
-    tokenizer,
-    {"l1": nn.L1Loss()},
-    {term: weights[term] for term in ("l1", *head.loss_names)}
-    | {"adversarial": 0.1, "discriminator": 1.0, "r1": 1.0, "lecam": 0.1},
-    partial(torch.optim.SGD, lr=0.01),  # Adam would make much of the last bits of a small gradient
-    Schedule(4),
-    adversary=Adversary(
-        judge, adaptive=True, warmup=3, regularizers={"r1": R1(every=3), "lecam": LeCam(decay=0.5)}
-    ),
-    ema_decay=0.9,
-    clip=1.0,
-)
-trainer = pl.Trainer(
-    accelerator="cpu",
-    devices=world,
-    strategy=DDPStrategy(find_unused_parameters=True, broadcast_buffers=False) if world > 1 else "auto",
-    max_epochs=-1,
-    logger=False,
-    enable_checkpointing=False,
-    enable_progress_bar=False,
-    enable_model_summary=False,
-    num_sanity_val_steps=0,
-    log_every_n_steps=4,
-    val_check_interval=4,
-    check_val_every_n_epoch=None,
-    callbacks=[CodebookHealth()],
-    use_distributed_sampler=False,
-)
-trainer.fit(lit, datamodule=sample(image_size=32, batch_size=8 // world))
+results = {}
+for name in names:
+    pl.seed_everything(0, verbose=False)
+    size = {"channels": 8, "multipliers": (1, 2), "num_blocks": 1, "attention": (1,), "dim": 8, "patch": 2}
+    head = heads[name]()
+    tokenizer = Tokenizer(CNNEncoder(**size), head, CNNDecoder(**size), nn.Conv2d(8, 4, 1), nn.Conv2d(4, 8, 1))
+    judge = nn.Sequential(nn.Conv2d(3, 8, 4, 2, 1), nn.LeakyReLU(0.2), nn.Conv2d(8, 1, 4, 2, 1))  # no batch statistics
+    lit = LitTokenizer(
+        tokenizer,
+        {"l1": nn.L1Loss()},
+        {term: weights[term] for term in ("l1", *head.loss_names)}
+        | {"adversarial": 0.1, "discriminator": 1.0, "r1": 1.0, "lecam": 0.1},
+        partial(torch.optim.SGD, lr=0.01),  # Adam would make much of the last bits of a small gradient
+        Schedule(4),
+        adversary=Adversary(
+            judge, adaptive=True, warmup=3, regularizers={"r1": R1(every=3), "lecam": LeCam(decay=0.5)}
+        ),
+        ema_decay=0.9,
+        clip=1.0,
+    )
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        devices=world,
+        strategy=DDPStrategy(find_unused_parameters=True, broadcast_buffers=False) if world > 1 else "auto",
+        max_epochs=-1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        log_every_n_steps=4,
+        val_check_interval=4,
+        check_val_every_n_epoch=None,
+        callbacks=[CodebookHealth()],
+        use_distributed_sampler=False,
+    )
+    trainer.fit(lit, datamodule=sample(image_size=32, batch_size=8 // world))
+    results[name] = lit.state_dict(), dict(trainer.callback_metrics)
 if trainer.is_global_zero:
-    torch.save((lit.state_dict(), dict(trainer.callback_metrics)), output)
+    torch.save(results, output)
 """
 
 
-def learn(tmp_path, name, world):
+def learn(tmp_path, names, world):
+    """State and metrics of a run of each name, one after the other in as many processes."""
     output = tmp_path / f"{world}.pt"
     launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={world}", "--standalone"] if world > 1 else []
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     done = subprocess.run(
-        [sys.executable, *launcher, str(program), name, str(world), str(output)],
+        [sys.executable, *launcher, str(program), ",".join(names), str(world), str(output)],
         env={**os.environ, "PYTHONPATH": str(ROOT / "tokenizers"), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -95,25 +99,24 @@ def learn(tmp_path, name, world):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name, worlds", [
-    ("ema", (2, 4)),
-    ("restart", (2,)),
-    ("few vectors", (2,)),
-    ("entropy", (2, 4)),
-    ("dynamic", (2,)),
-])  # fmt: skip
-def test_several_processes_learn_what_one_does(tmp_path, name, worlds):
+def test_several_processes_learn_what_one_does(tmp_path):
     """Weights, codebook, averages, losses, usage and metrics, but for the order of sums."""
-    state, metrics = learn(tmp_path, name, 1)
-    for world in worlds:
-        other_state, other_metrics = learn(tmp_path, name, world)
-        for key, tensor in state.items():
-            torch.testing.assert_close(other_state[key], tensor, rtol=1e-4, atol=5e-5, msg=lambda m, k=key: f"{k}: {m}")
-        assert set(other_metrics) == set(metrics)
-        for key, value in metrics.items():
-            torch.testing.assert_close(
-                other_metrics[key], value, rtol=1e-3, atol=1e-4, msg=lambda m, k=key: f"{k}: {m}"
-            )
+    every = ("ema", "restart", "few vectors", "entropy", "dynamic")
+    alone = learn(tmp_path, every, 1)
+    for world, names in ((2, every), (4, ("ema", "entropy"))):
+        for name, (other_state, other_metrics) in learn(tmp_path, names, world).items():
+            state, metrics = alone[name]
+            for key, tensor in state.items():
+                told = f"{name}, {world} processes, {key}"
+                torch.testing.assert_close(
+                    other_state[key], tensor, rtol=1e-4, atol=5e-5, msg=lambda m, t=told: f"{t}: {m}"
+                )
+            assert set(other_metrics) == set(metrics) and metrics
+            for key, value in metrics.items():
+                told = f"{name}, {world} processes, {key}"
+                torch.testing.assert_close(
+                    other_metrics[key], value, rtol=1e-3, atol=1e-4, msg=lambda m, t=told: f"{t}: {m}"
+                )
 
 
 @pytest.mark.slow

@@ -71,7 +71,6 @@ def wait_for_update(run, process, update):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("processes, words, update, pause", [
-    (1, [], 5, 0.02),
     (1, ["quantizer=dqvae", "accumulate=2"], 10, 0.1),
     (2, ["quantizer=fq", "quantizer@quantizer.head=vq_ema"], 5, 0.05),
 ])  # fmt: skip
