@@ -104,8 +104,10 @@ def test_several_processes_learn_what_one_does(tmp_path):
     every = ("ema", "restart", "few vectors", "entropy", "dynamic")
     alone = learn(tmp_path, every, 1)
     for world, names in ((2, every), (4, ("ema", "entropy"))):
-        for name, (other_state, other_metrics) in learn(tmp_path, names, world).items():
-            state, metrics = alone[name]
+        others = learn(tmp_path, names, world)
+        for name in names:
+            (state, metrics), (other_state, other_metrics) = alone[name], others[name]
+            assert set(other_state) == set(state)
             for key, tensor in state.items():
                 told = f"{name}, {world} processes, {key}"
                 torch.testing.assert_close(

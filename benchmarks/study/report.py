@@ -13,7 +13,7 @@ from pathlib import Path
 
 import matplotlib
 from PIL import Image, ImageDraw, ImageFont
-from plan import HEADS, RUNS, SIZES, Run
+from plan import HEADS, RUNS, SIZES, Run, chosen
 from run import ROOT, folder_of
 
 matplotlib.use("Agg")
@@ -179,9 +179,8 @@ def main() -> None:
     usage_figure(found, arguments.runs, arguments.out / "study-usage.png")
     rate_figure(found, arguments.out / "study-rate.png")
     heads = [run for run in RUNS if run.section == "heads" and run.size == "16k"]
-    vits = [run for run in RUNS if run.section == "backbone"]
     pictures(heads, found, arguments.runs, arguments.out / "study-heads.png")
-    pictures([heads[2], *vits], found, arguments.runs, arguments.out / "study-vit.png")
+    pictures(chosen(["vq_ema, 16k", "backbone"]), found, arguments.runs, arguments.out / "study-vit.png")
 
 
 if __name__ == "__main__":

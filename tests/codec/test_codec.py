@@ -25,6 +25,7 @@ def test_a_file_holds_the_codes(codec, picture, coding, rate):
         assert len(data) == 23 + len(codes) * (8 * 12 * (5, 3)[rate] // 8)
     image = codec.decompress(data)
     latent = codec.rates[rate].head.lookup(torch.from_numpy(codes)[None])
+    assert torch.equal(codec.latent(codes, known, rate), latent[0])
     expected = ((codec.tokenizer.decode(latent).clamp(-1, 1) + 1) * 127.5 + 0.5).to(torch.uint8)[0, :, :30, :45]
     assert (image.int() - expected.int()).abs().max() <= 1  # convolutions of other strides may round otherwise
     assert codec.compress(picture, rate, coding) == data

@@ -61,10 +61,10 @@ def ms_ssim(reconstruction: Tensor, images: Tensor) -> Tensor:
     also of reflected borders; negative ones count as 0.
     """
     x, y = reconstruction.double(), images.double()
-    border, product = SSIM_WINDOW // 2, x.new_ones(len(x))
+    product, window = x.new_ones(len(x)), gaussian(SSIM_WINDOW, 1.5)
     for exponent in MS_SSIM_EXPONENTS[:-1]:
-        inner = _reflected(x, y)[1][..., border:-border, border:-border]
-        product = product * inner.mean((1, 2, 3)).relu() ** exponent
+        contrast = _similarity(x, y, window, 255.0)[1]
+        product = product * contrast.mean((1, 2, 3)).relu() ** exponent
         x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
     luminance, contrast = _reflected(x, y)
     return product * (luminance * contrast).mean((1, 2, 3)).relu() ** MS_SSIM_EXPONENTS[-1]
