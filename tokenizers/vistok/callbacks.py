@@ -23,6 +23,7 @@ from torch.utils.data import IterableDataset
 from vistok.pictures import codebook_plot, reconstruction_grid
 from vistok.pixels import to_uint8
 from vistok.ranks import sum_over_ranks
+from vistok.terminal import say
 from vistok.updates import Outcome
 
 
@@ -72,7 +73,7 @@ class ProgressLine(pl.Callback):
             if not self.live and time.monotonic() >= self.last_line + self.pause:
                 self.last_line = time.monotonic()
                 done = f"{pl_module.updates}/{pl_module.schedule.updates}"
-                self.console.print(f"update {done}  {self.training.plain}", highlight=False, soft_wrap=True)
+                say(f"update {done}  {self.training.plain}", console=self.console)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.live:
@@ -82,7 +83,7 @@ class ProgressLine(pl.Callback):
         if trainer.is_global_zero and trainer.state.fn == "fit":
             self.validation.plain = numbers("val", trainer.callback_metrics)
             if not self.live:
-                self.console.print(self.validation.plain, highlight=False, soft_wrap=True)
+                say(self.validation.plain, console=self.console)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._stop()
@@ -233,7 +234,7 @@ class FiniteWatch(pl.Callback):
         told = ", ".join(wrong) or "something on another rank"
         if trainer.is_global_zero:
             text = f"update {outcome.update:,} was left out: {told} not finite; see {self.folder}/not_finite.jsonl"
-            get_console().print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
+            say(text, "yellow")
         if self.in_a_row >= self.patience:
             raise NotFinite(
                 f"{self.in_a_row} updates in a row were not finite ({told}); the last checkpoint is from before them. "

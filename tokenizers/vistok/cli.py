@@ -234,10 +234,9 @@ def _check_hardware(config: DictConfig) -> None:
     if config.trainer.accelerator == "gpu" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
         raise ValueError("trainer.accelerator=gpu, but torch sees no GPU; trainer=cpu runs without one")
     if config.trainer.accelerator == "cpu" and "bf16" in str(config.trainer.precision) and speed.emulates_bfloat16():
-        from rich import get_console
+        from vistok.terminal import say
 
-        slow = "[yellow]this CPU has no bfloat16 instructions:[/] speed=fast may take ten times as long as speed=exact"
-        get_console().print(slow, highlight=False)
+        say("this CPU has no bfloat16 instructions: speed=fast may take ten times as long as speed=exact", "yellow")
 
 
 def refuse_missing(config: DictConfig) -> None:

@@ -25,6 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from vistok.data.image_folder import list_images
 from vistok.files import whole
+from vistok.terminal import say
 
 INDEX = "index.json"
 PARTIAL_INDEX = "index.json.partial"  # there until all shards are
@@ -163,7 +164,7 @@ def convert(source: Source, destination: Path, per_shard: int, shuffle_seed: int
             bar.advance(task, len(chosen))
     _write_json(destination / INDEX, plan | {"shards": shards})
     (destination / PARTIAL_INDEX).unlink(missing_ok=True)
-    console.print(f"{count:,} images in {len(shards):,} shards: {destination}", highlight=False, soft_wrap=True)
+    say(f"{count:,} images in {len(shards):,} shards: {destination}", console=console)
 
 
 def write_shard(path: Path, source: Source, chosen: Sequence[int]) -> None:

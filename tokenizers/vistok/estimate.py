@@ -12,8 +12,9 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
-from rich.console import Console
+from rich import get_console
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.overrides import TorchFunctionMode
@@ -22,6 +23,7 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
 from vistok.losses import Adversary
+from vistok.terminal import say, visible
 from vistok.training import LitTokenizer, parameters_of
 
 GIB = 2**30
@@ -269,7 +271,7 @@ def show(estimated: Estimate, memory: float, about: str) -> None:
         memory: What is to be fitted, in bytes.
         about: The run, in a few words.
     """
-    table = Table(title=about, title_justify="left", title_style="bold", show_header=False)
+    table = Table(title=Text(visible(about), "bold"), title_justify="left", show_header=False)
     total, trained = (sum(counts) for counts in zip(*estimated.parameters.values(), strict=True))
     for name, counts in {**estimated.parameters, "all parameters": (total, trained)}.items():
         note = "" if counts[0] == counts[1] else f"{counts[1]:,} trained" if counts[1] else "not trained"
@@ -282,13 +284,11 @@ def show(estimated: Estimate, memory: float, about: str) -> None:
         table.add_row(name, in_units(size), "whatever the batch")
     table.add_row("activations, their gradients", in_units(estimated.per_image), "for each image")
     table.add_row("peak", in_units(estimated.peak), f"with batch_size={estimated.batch}")
-    console = Console()
-    console.print(table)
+    get_console().print(table)
     fitting = estimated.fitting(memory)
-    console.print(
-        f"[{'green' if fitting >= estimated.batch else 'yellow'}]{memory / GIB:g} GiB hold batch_size={fitting}[/], "
-        f"with {SLACK:.0%} and {in_units(CONTEXT)} kept free",
-        highlight=False,
+    say(
+        f"{memory / GIB:g} GiB hold batch_size={fitting}, with {SLACK:.0%} and {in_units(CONTEXT)} kept free",
+        "green" if fitting >= estimated.batch else "yellow",
     )
 
 

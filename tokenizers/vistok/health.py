@@ -7,7 +7,6 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from rich import get_console
 from torch import Tensor, distributed, nn
 from torchmetrics.utilities.distributed import gather_all_tensors
 
@@ -16,6 +15,7 @@ from vistok.metrics.usage import entropy_bits, split, usage_of
 from vistok.quantizers import BinaryQuantizer, VectorQuantizer
 from vistok.quantizers.base import Context, Quantized, Quantizer, sample, single_heads
 from vistok.ranks import sum_over_ranks
+from vistok.terminal import say
 
 ACTIONS = ("restart", "reinitialise")
 
@@ -203,7 +203,7 @@ class CodebookHealth(pl.Callback):
             name = self.parts[i].name or "the codebook"
             lines = [seen(name, counts, watch, self.start, module.updates), done, advice(head)]
             text = "\n  ".join(line for line in lines if line)
-            get_console().print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
+            say(text, "yellow")
         if done:
             watch.recent.clear()  # what was seen before says nothing of the codebook as it is now
 

@@ -9,14 +9,15 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
-from rich.console import Console
-from rich.markup import escape
+from rich import get_console
 from rich.table import Table
+from rich.text import Text
 
 from vistok import __version__, runs
 from vistok.data import ImageDataModule, ShardDataModule
 from vistok.export.hub import save
 from vistok.files import whole
+from vistok.terminal import say, visible
 from vistok.training import LitTokenizer
 
 Data = ImageDataModule | ShardDataModule
@@ -24,7 +25,7 @@ Data = ImageDataModule | ShardDataModule
 
 def open_run(config: DictConfig, run: Path, lit: LitTokenizer, data: Data) -> None:
     """Make the folder's first contents and say what is about to happen."""
-    data_line = f"[bold]data[/]        {data.about}: {data.sizes}"  # refuses data without images to train on
+    about = f"{data.about}: {data.sizes}"  # refuses data without images to train on
     (run / "checkpoints").mkdir(parents=True, exist_ok=True)
     _set_aside(run / "metrics.csv")
     OmegaConf.save(config, run / "config.yaml", resolve=True)
@@ -34,21 +35,13 @@ def open_run(config: DictConfig, run: Path, lit: LitTokenizer, data: Data) -> No
         parts["adversary"] = lit.adversary
     sizes = ", ".join(f"{name} {sum(p.numel() for p in part.parameters()):,}" for name, part in parts.items())
     codewords = " + ".join(f"{size:,}" for size in head.codebook_sizes)
-    console = Console()
-    console.print(f"[bold]run folder[/]  {run}", highlight=False, soft_wrap=True)
-    console.print(data_line, highlight=False, soft_wrap=True)
-    console.print(f"[bold]parameters[/]  {sizes}", highlight=False, soft_wrap=True)
-    console.print(
-        f"[bold]codes[/]       {codewords} codewords of {head.dim} channels, one for each {lit.tokenizer.factor} x "
-        f"{lit.tokenizer.factor} pixels",
-        highlight=False,
-        soft_wrap=True,
-    )
+    say(str(run), label="run folder  ")
+    say(about, label="data        ")
+    say(sizes, label="parameters  ")
+    factor = lit.tokenizer.factor
+    say(f"{codewords} codewords of {head.dim} channels, one for each {factor} x {factor} pixels", label="codes       ")
     if lit.adversary and lit.adversary.start >= lit.schedule.updates:
-        console.print(
-            f"[yellow]the discriminator starts at update {lit.adversary.start:,}, after the run's last[/]",
-            highlight=False,
-        )
+        say(f"the discriminator starts at update {lit.adversary.start:,}, after the run's last", "yellow")
 
 
 def close_run(run: Path, lit: LitTokenizer, data: Data, metrics: dict[str, float], seconds: float) -> None:
@@ -65,28 +58,21 @@ def close_run(run: Path, lit: LitTokenizer, data: Data, metrics: dict[str, float
     save(lit.evaluated, run / "tokenizer", about=report)
     runs.save_slim(lit, run / runs.SLIM)
     write_json(report, run / runs.METRICS)
-    console = Console()
     if lit.updates < lit.schedule.updates:
-        console.print(f"[yellow]stopped after {lit.updates:,} of {lit.schedule.updates:,} updates[/]", highlight=False)
-    console.print(f"\nafter {lit.updates:,} updates and {seconds:.0f} s, on the held-out images:", highlight=False)
-    console.print(metrics_table(metrics))
+        say(f"stopped after {lit.updates:,} of {lit.schedule.updates:,} updates", "yellow")
+    say(f"\nafter {lit.updates:,} updates and {seconds:.0f} s, on the held-out images:")
+    get_console().print(metrics_table(metrics))
     exported = run / "tokenizer"
-    console.print(
-        f"\n[bold]pictures[/]  {run / 'reconstructions.png'}\n          {run / 'codebook.png'}\n\n"
-        f"[bold]evaluate[/]  {program('eval')} tokenizer={exported} data=folder data.root=DIR\n"
-        f"[bold]load[/]      python -c \"import vistok; print(vistok.load('{exported}').factor)\"",
-        highlight=False,
-        soft_wrap=True,
-    )
+    say(f"{run / 'reconstructions.png'}\n          {run / 'codebook.png'}\n", label="\npictures  ")
+    say(f"{program('eval')} tokenizer={exported} data=folder data.root=DIR", label="evaluate  ")
+    say(f"python -c \"import vistok; print(vistok.load('{exported}').factor)\"", label="load      ")
 
 
 def say_how_to_resume(run: Path, lit: LitTokenizer, overrides: list[str]) -> None:
     """Print the command that goes on with an interrupted run; ``overrides`` are the words it was started with."""
     again = [word for word in overrides if not word.startswith(("ckpt=", "run_dir="))]
     command = program("train") + " " + shlex.join([*again, f"ckpt={run / 'checkpoints' / 'last.ckpt'}"])
-    console = Console()
-    console.print(f"\ninterrupted after {lit.updates:,} updates; everything is saved. To go on:", highlight=False)
-    console.print(f"  {command}", highlight=False, soft_wrap=True)
+    say(f"\ninterrupted after {lit.updates:,} updates; everything is saved. To go on:\n  {command}")
 
 
 def program(name: str) -> str:
@@ -114,11 +100,11 @@ def scores_table(report: dict[str, Any]) -> Table:
         f"{data['images']:,} images of {data['image_size']} px, list {data['sha256_of_names'][:8]}, from "
         f"{data['source']}; {report['dtype']}, vistok {versions['vistok']}, torch {versions['torch']}"
     )
-    table = Table(caption=escape(caption), caption_justify="left")
+    table = Table(caption=Text(visible(caption)), caption_justify="left")
     single = len(report["protocols"]) == 1
     if single:
         table.add_column("{protocol}\n{hash}".format(**scores[0]), no_wrap=True)
-        columns, sections = [escape(score["tokenizer"]) for score in scores], {"": scores}
+        columns, sections = [Text(visible(score["tokenizer"])) for score in scores], {"": scores}
     else:
         table.add_column("", no_wrap=True)
         columns = [f"{name}\n{protocol['hash']}" for name, protocol in report["protocols"].items()]
@@ -130,7 +116,7 @@ def scores_table(report: dict[str, Any]) -> Table:
     for path, section in sections.items():
         if path:
             table.add_section()
-            table.add_row(f"[bold]{escape(path)}[/]")
+            table.add_row(Text(visible(path), "bold"))
         names = {name: None for score in section for name in score["metrics"]}  # in order, each once
         for name in [*names, *(own for own in report["unavailable"] if own not in names)]:
             shown = [cell(report, score, name) for score in section]

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import safetensors.torch
 from omegaconf import DictConfig
 from pytorch_lightning.utilities import rank_zero_only
-from rich import get_console
 from safetensors import SafetensorError
 from torch import Tensor
 
 from vistok import checkpoints
+from vistok.terminal import say
 
 if TYPE_CHECKING:
     from vistok.training import LitTokenizer
@@ -192,4 +192,4 @@ def _refuse_differences(file: str, weights: Mapping[str, Tensor], model: Mapping
 
 def _say(text: str) -> None:
     if rank_zero_only.rank == 0:
-        get_console().print(text, style="yellow", highlight=False, markup=False, soft_wrap=True)
+        say(text, "yellow")

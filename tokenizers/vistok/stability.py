@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pytorch_lightning as pl
-from rich import get_console
+
+from vistok.terminal import say
 
 ADVICE = (
     "a later adversarial_start, loss.adversary.warmup=1000, a smaller loss.weights.adversarial, loss=small_data's R1, "
@@ -92,7 +93,7 @@ class StabilityWatch(pl.Callback):
             return
         values = {name: float(v) for name, v in trainer.callback_metrics.items() if name.startswith("train/")}
         for line in self.judge(pl_module.updates, values):
-            get_console().print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)
+            say(line, "yellow")
 
     def judge(self, update: int, values: dict[str, float]) -> list[str]:
         """What is to be said about the values logged at an update."""

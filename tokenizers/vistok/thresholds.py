@@ -21,6 +21,7 @@ from vistok.data import ImageDataModule, folder, sample
 from vistok.data.images import collate
 from vistok.pixels import to_float
 from vistok.quantizers.routers import BANDWIDTH, BINS, patch_entropy
+from vistok.terminal import say
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -76,14 +77,11 @@ def run(asked: argparse.Namespace) -> None:
     thresholds = [
         round(float(np.percentile(entropies, 100 * (1 - sum(asked.rates[i:])))), 4) for i in range(len(asked.rates))
     ]
-    console = Console()
-    console.print(f"{len(entropies):,} regions of {data.about}; percentiles written to {output}", highlight=False)
-    console.print(
+    say(
+        f"{len(entropies):,} regions of {data.about}; percentiles written to {output}\n"
         f"shares {asked.rates} of them get finer codes with\n"
         f"  quantizer.router.patch={asked.patch} 'quantizer.router.thresholds={thresholds}' "
-        f"quantizer.router.low={asked.low:g} quantizer.router.high={asked.high:g}",
-        highlight=False,
-        soft_wrap=True,
+        f"quantizer.router.low={asked.low:g} quantizer.router.high={asked.high:g}"
     )
 
 

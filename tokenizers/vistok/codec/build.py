@@ -21,6 +21,7 @@ from vistok.export.checkpoints import load
 from vistok.export.command import about_of
 from vistok.export.folders import whole_folder
 from vistok.export.plain import inference_copy
+from vistok.terminal import say
 from vistok.tokenizer import Tokenizer
 from vistok.weights import WeightsUnavailable
 
@@ -64,7 +65,7 @@ def run(asked: argparse.Namespace) -> None:
     console = Console()
     for i, rate in enumerate(rates):
         sizes = " + ".join(f"{size:,}" for size in rate.sizes)
-        console.print(f"rate {i}: {sizes} codewords", highlight=False)
+        say(f"rate {i}: {sizes} codewords", console=console)
 
 
 def refuse_other_networks(first: Tokenizer, other: Tokenizer, source: str) -> None:

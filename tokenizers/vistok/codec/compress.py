@@ -5,14 +5,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from vistok.codec import stream
 from vistok.codec.codec import load
 from vistok.codec.ranges import CODINGS
 from vistok.data.images import read_rgb
 from vistok.data.transforms import to_tensor
 from vistok.files import whole
+from vistok.terminal import say
 
 
 def main(words: Sequence[str] | None = None) -> None:
@@ -49,9 +48,7 @@ def run(asked: argparse.Namespace) -> None:
         file.write(data)
     height, width = image.shape[-2:]
     sizes = " + ".join(f"{size:,}" for size in codec.rates[asked.rate].sizes)
-    Console().print(
+    say(
         f"{asked.out}: {len(data):,} bytes, {8 * len(data) / (width * height):.4f} bits per pixel of "
-        f"{width}x{height}, {sizes} codewords",
-        highlight=False,
-        soft_wrap=True,
+        f"{width}x{height}, {sizes} codewords"
     )

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
@@ -20,6 +19,7 @@ from vistok.codec.codec import FILLER, Codec, load, save_filler
 from vistok.codec.examples import code_grids
 from vistok.codec.filler import Filler
 from vistok.codec.reduction import tables_of
+from vistok.terminal import say
 
 LEAST, MOST = 0.02, 0.5  # shares of positions that are hidden
 WARMUP = 50  # updates
@@ -71,11 +71,9 @@ def run(asked: argparse.Namespace) -> None:
     save_filler(filler, Path(asked.codec))
     last = losses[-max(1, len(losses) // 10) :]
     parameters = sum(p.numel() for p in filler.parameters())
-    Console().print(
+    say(
         f"{Path(asked.codec) / FILLER}: {parameters:,} parameters, {np.mean(last):.3f} bits for a hidden code more or "
-        "less (mean over the last tenth of the updates, all rates)",
-        highlight=False,
-        soft_wrap=True,
+        "less (mean over the last tenth of the updates, all rates)"
     )
 
 

@@ -9,8 +9,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Console
-
 from vistok.codec.examples import code_grids, counts_of
 from vistok.codec.reduction import reduced, tables_of, with_tables
 from vistok.export import hub
@@ -18,6 +16,7 @@ from vistok.export.checkpoints import load
 from vistok.export.command import about_of
 from vistok.export.folders import whole_folder
 from vistok.export.plain import inference_copy
+from vistok.terminal import say
 from vistok.tokenizer import Tokenizer
 from vistok.weights import WeightsUnavailable
 
@@ -66,7 +65,7 @@ def run(asked: argparse.Namespace) -> None:
             told = {"reduced": {"from": list(head.codebook_sizes), "weighted by": asked.images, "seed": asked.seed}}
             hub.save(with_head(tokenizer, with_tables(head, smaller)), folder / str(size), about | told)
     for size in asked.sizes:
-        Console().print(f"{Path(asked.out) / str(size)}: {size:,} codewords", highlight=False, soft_wrap=True)
+        say(f"{Path(asked.out) / str(size)}: {size:,} codewords")
 
 
 def with_head(tokenizer: Tokenizer, head) -> Tokenizer:

@@ -1,8 +1,7 @@
 """What becomes of images that cannot be read: they are named, counted, and at some point too many."""
 
-from rich import get_console
-
 from vistok.data.images import Batch, UnreadableImage
+from vistok.terminal import say, visible
 
 ENOUGH = 100  # images after which a share says something about a set whose size is not known
 
@@ -37,7 +36,7 @@ class Skipped:
         for reason in batch.skipped:
             if reason not in self.reasons:
                 self.reasons.add(reason)
-                get_console().print(f"skipped: {reason}", style="yellow", highlight=False, markup=False, soft_wrap=True)
+                say(f"skipped: {visible(reason)}", "yellow")
         if total is None and self.seen < ENOUGH:
             return
         count, of = (self.times, self.seen) if total is None else (len(self.reasons), total)

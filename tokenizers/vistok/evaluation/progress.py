@@ -8,6 +8,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from vistok import terminal
+
 EVERY = 10.0  # seconds between two lines
 
 
@@ -36,7 +38,7 @@ def progress(console: Console, title: str, total: int | None, done: int) -> Iter
         now = time.monotonic()
         if now - said >= EVERY and seen > done:
             said = now
-            console.print(line(title, total, seen, (seen - done) / (now - began)), highlight=False, soft_wrap=True)
+            terminal.say(line(title, total, seen, (seen - done) / (now - began)), console=console)
 
     yield say
 

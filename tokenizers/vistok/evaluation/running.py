@@ -18,6 +18,7 @@ from vistok.quantizers import DynamicQuantizer
 from vistok.ranks import rank_and_size
 from vistok.reports import Data
 from vistok.speed import keep_freed_pages
+from vistok.terminal import say
 from vistok.tokenizer import Tokenizer
 
 WIDTH = 160  # characters of a line in a file or a pipe
@@ -66,7 +67,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         for protocol in protocols.values():
             unavailable |= too_small(protocol, data.image_size)
         for name, reason in unavailable.items():
-            console.print(f"[yellow]{name} is unavailable:[/] {reason}", highlight=False)
+            say(f"{name} is unavailable: {reason}", "yellow", console=console)
         results = score(
             tokenizers,
             data,
@@ -89,7 +90,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
             done.forget()
         console.print(reports.scores_table(report))
         beside = f"{output.with_suffix('.html').name} and {output.with_suffix('.npz').name}"
-        console.print(f"written to {output}, {beside}", highlight=False, soft_wrap=True)
+        say(f"written to {output}, {beside}", console=console)
         return report
 
 

@@ -23,6 +23,7 @@ from vistok.pixels import to_float
 from vistok.quantizers.base import Quantized
 from vistok.ranks import rank_and_size
 from vistok.reports import Data
+from vistok.terminal import say
 from vistok.tokenizer import Tokenizer
 
 FORMAT = 4
@@ -159,7 +160,7 @@ def run(
         tensors, about = files.read(partial)
         scores.restore(tensors, about)
         done = about["batches"]
-        console.print(f"goes on after {len(scores.names) * world_size:,} images, from {partial}", soft_wrap=True)
+        say(f"goes on after {len(scores.names) * world_size:,} images, from {partial}", console=console)
     total = data.num_test
     data.skipped.reasons |= set(scores.unreadable)
     written, before = time.monotonic(), len(scores.names)

@@ -20,6 +20,7 @@ from vistok.export.checkpoints import load, shipped
 from vistok.export.folders import whole_folder
 from vistok.export.parity import Encoded, Parity, ParityError, check, sizes_of
 from vistok.export.plain import inference_copy
+from vistok.terminal import say
 from vistok.tokenizer import Tokenizer
 from vistok.weights import WeightsUnavailable
 
@@ -79,9 +80,9 @@ def main(words: Sequence[str] | None = None) -> None:
         tokenizer = load(asked.source, asked.family, config)
         save = partial(save_folder, half=True) if asked.half else TARGETS[asked.to]
         parity = save(tokenizer, asked.out, about, asked.image_size)
-        console.print(f"{asked.out}: {parity}", highlight=False, soft_wrap=True)
+        say(f"{asked.out}: {parity}", console=console)
         if asked.push_to:
-            console.print(hub.push_to_hub(asked.out, asked.push_to, asked.private), highlight=False, soft_wrap=True)
+            say(hub.push_to_hub(asked.out, asked.push_to, asked.private), console=console)
     except (ValueError, OSError, ImportError, ParityError, WeightsUnavailable) as error:
         sys.exit(f"error: {error}")
 

@@ -6,12 +6,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 from torch import Tensor
 
 from vistok.export.checkpoints import family_of, tokenizer_of
 from vistok.export.reading import Contents, Stub, read_tensors
+from vistok.terminal import say, visible
 
 SHOWN = 80  # characters of a value or of a list of names
 
@@ -39,15 +40,13 @@ def show(file: str, contents: Contents, depth: int) -> None:
     console = Console()
     tree = contents.tree if type(contents.tree) is dict else {"": contents.tree}
     tensors = dict(tensors_in(tree))
-    console.print(
-        f"{file}: {len(tensors):,} tensors, {values(tensors.values()):,} values", markup=False, soft_wrap=True
-    )
+    say(f"{file}: {len(tensors):,} tensors, {values(tensors.values()):,} values", console=console)
     for line in verdict(contents.tree):
-        console.print(printable(line), markup=False, highlight=False, soft_wrap=True)
+        say(printable(line), console=console)
     if not all(isinstance(value, Tensor) for value in tree.values()):
         table = Table("key", "holds")
         for key, value in tree.items():
-            table.add_row(escape(printable(str(key))), escape(described(value)))
+            table.add_row(Text(printable(str(key))), Text(described(value)))
         console.print(table)
     groups: dict[str, list[Tensor]] = {}
     for name, tensor in tensors.items():
@@ -57,11 +56,11 @@ def show(file: str, contents: Contents, depth: int) -> None:
         dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in group})
         largest = max(group, key=lambda tensor: tensor.numel())
         row = (prefix, f"{len(group):,}", f"{values(group):,}", ", ".join(dtypes), str(tuple(largest.shape)))
-        table.add_row(*(escape(printable(part)) for part in row))
+        table.add_row(*(Text(printable(part)) for part in row))
     console.print(table)
     if contents.stubs:
         names = ", ".join(printable(name) for name in contents.stubs)
-        console.print(f"not read, objects of: {names}", markup=False, highlight=False, soft_wrap=True)
+        say(f"not read, objects of: {names}", console=console)
 
 
 def verdict(tree: Any) -> list[str]:
@@ -107,6 +106,6 @@ def described(value: Any) -> str:
 
 
 def printable(text: str) -> str:
-    """Text of a file without control characters, which a terminal would obey, and not too long."""
-    text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[: 4 * SHOWN])
+    """Text of a file, not too long."""
+    text = visible(text[: 4 * SHOWN])
     return text if len(text) <= 4 * SHOWN else text[: 4 * SHOWN] + "..."

@@ -15,6 +15,7 @@ from vistok.pixels import to_float
 from vistok.quantizers import DynamicQuantizer
 from vistok.quantizers.base import Quantized
 from vistok.ranks import from_all_ranks, rank_and_size
+from vistok.terminal import say
 from vistok.tokenizer import Tokenizer
 from vistok.tokens.header import INDEX, Header, read_json, sha256_of_weights
 from vistok.tokens.index import begin, finish, finished_shards, said
@@ -67,7 +68,7 @@ def tokenize(
     waiting = [number for number in range(source.parts) if number not in finished][rank::ranks]
     before = sum(note["images"] for note in finished.values())
     if finished:
-        console.print(f"goes on after {before:,} images", highlight=False)
+        say(f"goes on after {before:,} images", console=console)
     batches = PartBatches(
         source, waiting, protocol.batch_size, protocol.transforms, protocol.views, protocol.image_size
     )
@@ -99,7 +100,7 @@ def tokenize(
     if rank == 0:
         finish(out, plan, source.parts)
         rate = f", {sum(counts) / seconds:,.1f} images/s" if sum(counts) else ""
-        console.print(f"{said(out)}{rate}: {out}", highlight=False, soft_wrap=True)
+        say(f"{said(out)}{rate}: {out}", console=console)
     from_all_ranks(None)  # the index is written
     return read_json(out / INDEX) if rank == 0 else {}
 

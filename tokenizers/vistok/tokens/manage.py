@@ -15,6 +15,7 @@ from rich.console import Console
 from vistok.evaluation.progress import progress
 from vistok.export.checkpoints import load
 from vistok.export.folders import whole_folder
+from vistok.terminal import say
 from vistok.tokens.formats import LAYOUTS, READERS, WRITERS
 from vistok.tokens.sheet import sheet
 from vistok.tokens.store import TokenStore
@@ -64,18 +65,17 @@ def check(asked: argparse.Namespace, console: Console) -> None:
     labelled = int((store.labels >= 0).sum())
     header = store.header
     codebooks = " + ".join(f"{size:,}" for size in header.codebook_sizes)
-    console.print(
+    say(
         f"{len(store):,} images in {header.num_views} view{'s' * (header.num_views > 1)}, {labelled:,} with a label; "
         f"grid {header.grid[0]} x {header.grid[1]}, {codebooks} codewords; every file is as it was written",
-        highlight=False,
-        soft_wrap=True,
+        console=console,
     )
     if tokenizer:
         path = Path(asked.sheet)
         path.parent.mkdir(parents=True, exist_ok=True)
         chosen = np.unique(np.linspace(0, len(store) - 1, asked.images).round().astype(int))
         sheet(store, tokenizer, chosen.tolist()).save(path)
-        console.print(f"decoded to {path}", highlight=False, soft_wrap=True)
+        say(f"decoded to {path}", console=console)
 
 
 def export(asked: argparse.Namespace, console: Console) -> None:
@@ -93,7 +93,7 @@ def export(asked: argparse.Namespace, console: Console) -> None:
                 advance(seen := i + 1)
         if seen != len(store):
             raise ValueError(f"{seen} of {len(store)} images were read back from {asked.to}")
-    console.print(f"{len(store):,} images, written and read back: {asked.out}", highlight=False, soft_wrap=True)
+    say(f"{len(store):,} images, written and read back: {asked.out}", console=console)
 
 
 if __name__ == "__main__":
