@@ -1,10 +1,39 @@
 """vistok: discrete visual tokenizers, any quantization head on any backbone."""
 
-from vistok.export.checkpoints import load
-from vistok.photos import read_image, write_image
-from vistok.pixels import PixelMap
-from vistok.quantizers.base import Quantized
-from vistok.tokenizer import Tokenizer
+from importlib import import_module
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vistok.export.checkpoints import load
+    from vistok.photos import read_image, write_image
+    from vistok.pixels import PixelMap
+    from vistok.quantizers.base import Quantized
+    from vistok.tokenizer import Tokenizer
 
 __all__ = ["PixelMap", "Quantized", "Tokenizer", "load", "read_image", "write_image"]
 __version__ = "0.1.0"
+
+_HOMES = {  # imported when they are first used: a command sets OpenMP's variables before torch is loaded
+    "PixelMap": "vistok.pixels",
+    "Quantized": "vistok.quantizers.base",
+    "Tokenizer": "vistok.tokenizer",
+    "load": "vistok.export.checkpoints",
+    "read_image": "vistok.photos",
+    "write_image": "vistok.photos",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        found = getattr(import_module(_HOMES[name]), name)
+    elif not name.startswith("_") and find_spec(f"vistok.{name}"):
+        found = import_module(f"vistok.{name}")
+    else:
+        raise AttributeError(f"module 'vistok' has no attribute {name!r}")
+    globals()[name] = found
+    return found
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 import vistok
+from vistok import openmp
 
 COMMANDS = {  # name: module and function of the rest of the words (main where none is named), what it does
     "train": ("vistok.entry:train", "train a tokenizer, as train.py of the repository does"),
@@ -50,6 +51,7 @@ def main(words: Sequence[str] | None = None) -> None:
     if not words or words[0] not in COMMANDS:
         sys.stderr.write((f"unknown command {words[0]!r}\n" if words else "") + usage() + "\n")
         raise SystemExit(2)
+    openmp.share_cores()
     module, _, function = COMMANDS[words[0]][0].partition(":")
     if words[0] not in HYDRA:
         sys.argv[0] = f"python -m vistok {words[0]}"  # what argparse calls the program

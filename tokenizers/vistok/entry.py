@@ -12,13 +12,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from vistok import cli
+from vistok import cli, openmp
 
 CONFIGS = Path(__file__).parent / "configs"
 
 
 def start_training(config: DictConfig) -> None:
     """Train, or say what training would need where ``estimate`` is set; ends the process where the config is wrong."""
+    openmp.share_cores()
     job = HydraConfig.get()
     if job.mode == RunMode.MULTIRUN:
         config = cli.job_of_sweep(config, job.runtime.output_dir)
@@ -30,6 +31,7 @@ def start_training(config: DictConfig) -> None:
 
 def start_evaluation(config: DictConfig) -> None:
     """Evaluate; ends the process where the config is wrong."""
+    openmp.share_cores()
     from vistok.evaluation import evaluate
 
     cli.run(evaluate, config)
