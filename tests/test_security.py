@@ -125,6 +125,9 @@ def test_a_header_that_would_fill_the_memory(tmp_path, kind):
         list(images_in(str(tmp_path / "s.tar")))
 
 
+MESSAGE = "a.png: it has 100000x100000 pixels, 10,000,000,000 in all, more than max_pixels=178956970"
+
+
 def test_an_image_of_too_many_pixels(tmp_path):
     """A PNG of a kilobyte that says it has 100,000 x 100,000 pixels is unreadable, not a fatal error."""
 
@@ -138,4 +141,4 @@ def test_an_image_of_too_many_pixels(tmp_path):
             archive.addfile(info, file)
     sample = next(iter(ShardStream([str(tmp_path / "s.tar")], [])))
     skipped = [*sample.skipped, *(reason for s in ShardImages([str(tmp_path / "s.tar")], []) for reason in s.skipped)]
-    assert sample.name == "s.tar:b.png" and any("DecompressionBombError" in reason for reason in skipped)
+    assert sample.name == "s.tar:b.png" and any(reason.endswith(MESSAGE) for reason in skipped)

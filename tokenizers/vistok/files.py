@@ -1,10 +1,11 @@
-"""Files that are whole or not there, whatever happens while they are written."""
+"""Files that are whole or not there, whatever happens while they are written; and names that stay in their folder."""
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 
 @contextmanager
@@ -26,6 +27,23 @@ def whole(path: Path, before: Callable[[], None] | None = None) -> Iterator[Bina
     finally:
         partial.unlink(missing_ok=True)
     flush(path.parent)
+
+
+def below(folder: Path, name: Any, where: Path) -> Path:
+    """The path of a file in a folder, by a name that was found in a file.
+
+    Args:
+        folder: The folder.
+        name: A relative path without ``..``.
+        where: The file that it was found in, for messages.
+
+    Raises:
+        ValueError: It is anything else.
+    """
+    plain = isinstance(name, str) and name and "\0" not in name and "\\" not in name
+    if not plain or Path(name).is_absolute() or ".." in Path(name).parts or re.match(r"\w[\w+.-]*:", name):
+        raise ValueError(f"{where} names the file {name!r}, which is no path below its folder")
+    return folder / name
 
 
 def flush(path: Path) -> None:

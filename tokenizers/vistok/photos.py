@@ -1,5 +1,6 @@
 """One image from a file to the framework's pixels, and back: for trying a tokenizer out."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,18 +11,20 @@ from torch import Tensor
 from vistok.pixels import to_float, to_uint8
 
 
-def read_image(source: str | Path | Image.Image | np.ndarray, size: int) -> Tensor:
+def read_image(source: str | Path | Image.Image | np.ndarray, size: int, max_pixels: int | None = None) -> Tensor:
     """An image as a tokenizer takes it: the square in its middle, resized as ADM does, (1, 3, size, size) in [-1, 1].
 
     Args:
-        source: A file of any format that Pillow reads, a Pillow image, or an array (H, W) or (H, W, 3) of uint8.
+        source: A file (JPEG, PNG, WebP, AVIF, GIF, BMP, TIFF, PPM or JPEG 2000), a Pillow image, or an array (H, W) or
+            (H, W, 3) of uint8.
         size: Height and width, pixels; a multiple of the tokenizer's ``factor``.
+        max_pixels: Of a file: the largest image; None is 178,956,970 pixels.
 
     Raises:
         ValueError: It cannot be read, an array is not of uint8, or the size is not above 0.
     """
-    from vistok.data.images import read_rgb, to_rgb  # here, since vistok.data brings Lightning
-    from vistok.data.transforms import ADMCrop, to_tensor
+    from vistok.data.images import MOST_PIXELS, UnreadableImage, read_rgb, upright  # here: vistok.data brings Lightning
+    from vistok.data.transforms import ADMCrop, read_crop
 
     if size < 1:
         raise ValueError(f"size must be at least 1, not {size}")
@@ -29,9 +32,14 @@ def read_image(source: str | Path | Image.Image | np.ndarray, size: int) -> Tens
         if source.dtype != np.uint8:
             raise ValueError(f"an array of pixels must be uint8, not {source.dtype}")
         source = Image.fromarray(source)
-    image = to_rgb(source) if isinstance(source, Image.Image) else read_rgb(source)
-    cropped = ADMCrop(size)(image, np.random.default_rng(0))  # a centre crop draws nothing
-    return to_float(to_tensor(cropped)[None])
+    rng = np.random.default_rng(0)  # a centre crop draws nothing
+    if isinstance(source, Image.Image):
+        return to_float(read_crop(source, upright, [ADMCrop(size)], rng)[None])
+    read = partial(read_rgb, max_pixels=MOST_PIXELS if max_pixels is None else max_pixels)
+    try:
+        return to_float(read_crop(source, read, [ADMCrop(size)], rng)[None])
+    except UnreadableImage as error:
+        raise UnreadableImage(f"{source} cannot be read: {error}") from error
 
 
 def write_image(images: Tensor, path: str | Path) -> None:

@@ -3,13 +3,16 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 from vistok.codec import stream
 from vistok.codec.codec import load
 from vistok.codec.ranges import CODINGS
 from vistok.data.images import read_rgb
-from vistok.data.transforms import to_tensor
+from vistok.data.transforms import read_crop
 from vistok.files import whole
 from vistok.terminal import say
 
@@ -27,7 +30,7 @@ def parser() -> argparse.ArgumentParser:
     """The command line."""
     words = argparse.ArgumentParser(prog="python -m vistok compress", description=__doc__)
     words.add_argument("codec", help="a folder that python -m vistok codec made")
-    words.add_argument("image", help="in any format that Pillow reads")
+    words.add_argument("image", help="a JPEG, PNG, WebP, AVIF, GIF, BMP, TIFF, PPM or JPEG 2000 file")
     words.add_argument("--out", required=True, help="the file to write; one that is there is replaced")
     words.add_argument("--rate", type=int, default=0, help="which of the codec's codebooks, 0 the largest")
     words.add_argument("--coding", choices=("best", *CODINGS), default="best", help="how codes become bits")
@@ -40,7 +43,7 @@ def run(asked: argparse.Namespace) -> None:
     """Compress and say how small it became."""
     codec = load(asked.codec)
     try:
-        image = to_tensor(read_rgb(asked.image))
+        image = read_crop(asked.image, partial(read_rgb, max_pixels=asked.max_pixels), [], np.random.default_rng(0))
     except ValueError as error:
         raise ValueError(f"{asked.image} cannot be read: {error}") from error
     data = codec.compress(image, asked.rate, asked.coding, asked.packets, asked.max_pixels)

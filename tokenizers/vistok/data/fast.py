@@ -4,7 +4,6 @@ simplejpeg brings libjpeg-turbo, whose pixels are Pillow's, in wheels for every 
 a second copy. torch resizes 8-bit images itself, in Pillow's way.
 """
 
-import functools
 import io
 from pathlib import Path
 from typing import BinaryIO
@@ -14,8 +13,10 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from vistok.data.images import read_rgb
+from vistok.data.images import MOST_PIXELS, ORIENTATION, open_image, read_rgb
+from vistok.data.large import View, odd_one
 
+LARGE = 2**24  # pixels of an image that are decoded here: 64 MiB
 LOW_BITS = np.uint32(0x7F7F7F7F)  # seven of each of a pixel's four bytes
 
 
@@ -37,7 +38,7 @@ class Pixels:
     def height(self) -> int:
         return self.levels.shape[0]
 
-    def resize(self, size: tuple[int, int], resample: Image.Resampling) -> "Pixels":
+    def resize(self, size: tuple[int, int], resample: Image.Resampling = Image.Resampling.BICUBIC) -> "Pixels":
         """Bicubic and antialiased to any size, or with a box filter to half of each side, rounded down."""
         width, height = size
         if resample == Image.Resampling.BOX and size == (self.width // 2, self.height // 2):
@@ -61,11 +62,18 @@ class Pixels:
         return np.array(self.levels[..., :3], dtype=dtype)
 
 
-def read_fast(file: str | Path | BinaryIO) -> Pixels | Image.Image:
+def read_fast(
+    file: str | Path | BinaryIO, max_pixels: int = MOST_PIXELS, argument: str = "max_pixels"
+) -> Pixels | Image.Image | View:
     """The image in a file, upright: fast if it is an ordinary JPEG, in colour or grey; else as ``read_rgb`` has it.
 
+    Args:
+        file: Its path, or the file itself.
+        max_pixels: The largest image.
+        argument: What the user calls that, for messages.
+
     Raises:
-        UnreadableImage: It cannot be decoded to its end.
+        UnreadableImage: It cannot be decoded to its end, or is larger.
         ModuleNotFoundError: simplejpeg is not installed.
     """
     import simplejpeg
@@ -73,16 +81,23 @@ def read_fast(file: str | Path | BinaryIO) -> Pixels | Image.Image:
     try:
         data = file.read() if hasattr(file, "read") else Path(file).read_bytes()
     except OSError:
-        return read_rgb(file)
+        return read_rgb(file, max_pixels, argument)
     if data[:3] == b"\xff\xd8\xff" and not turned(data):
         try:
             height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-            # Of an image of more than twice its width Pillow halves rows before columns.
-            if colours in ("YCbCr", "Gray") and height <= 2 * width:
+            if colours in ("YCbCr", "Gray") and ordinary(width, height) and width * height <= max_pixels:
                 return Pixels(simplejpeg.decode_jpeg(data, "RGBX"))
         except ValueError:  # cut short or damaged: Pillow says whether that can be borne
             pass
-    return read_rgb(io.BytesIO(data))
+    return read_rgb(io.BytesIO(data), max_pixels, argument)
+
+
+def ordinary(width: int, height: int) -> bool:
+    """Whether an image is neither so large nor so wide that only parts of what is made of it should be held.
+
+    Of one of more than twice its width in height Pillow halves rows before columns.
+    """
+    return height <= 2 * width and width <= 4 * height and width * height <= LARGE
 
 
 def turned(data: bytes) -> bool:
@@ -91,8 +106,8 @@ def turned(data: bytes) -> bool:
     if b"Exif" not in head and b"tiff:Orientation" not in head:
         return False
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            return image.getexif().get(0x0112, 1) != 1
+        with open_image(io.BytesIO(data)) as image:
+            return image.getexif().get(ORIENTATION, 1) != 1
     except Exception:  # Pillow raises anything for broken files, and will do so again
         return True
 
@@ -126,30 +141,6 @@ def halve_columns(pixels: np.ndarray) -> np.ndarray:
         three = (pixels[:, 2 * third + i].copy().view(np.uint8) for i in range(3))
         halved[:, third] = mean_of_three(*three).view(np.uint32)
     return halved
-
-
-@functools.lru_cache(maxsize=1024)
-def odd_one(size: int) -> tuple[int, int | None]:
-    """Which of an odd number of pixels has no partner when pairs become one, in the windows of Pillow's box filter.
-
-    Returns:
-        Its place, even; and where it is the third of a mean, the place of that mean. None where rounding puts it
-        between two windows, and it counts in neither.
-    """
-    half = size // 2
-    scale = size / half
-    centres = (np.arange(half) + 0.5) * scale
-    firsts = (centres - scale / 2 + 0.5).astype(int)
-    lasts = np.minimum((centres + scale / 2 + 0.5).astype(int), size)
-    places = firsts[:, None] + np.arange(4)
-    within = (places - centres[:, None] + 0.5) * (1.0 / scale)
-    within = (within > -0.5) & (within <= 0.5) & (places < lasts[:, None])
-    threes = (within.sum(1) == 3).nonzero()[0]
-    if len(threes):
-        return 2 * int(threes[0]) + 2, int(threes[0])
-    taken = np.zeros(size, bool)
-    taken[places[within]] = True
-    return int(np.argmin(taken)), None
 
 
 def mean_of_two(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -5,12 +5,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 from torch import Tensor
 
-from vistok.data.images import MOST_REPLACED, Sample, UnreadableImage, image_extensions, read_rgb, reader
+from vistok.data.images import (
+    MOST_PIXELS,
+    MOST_REPLACED,
+    Sample,
+    UnreadableImage,
+    encodable,
+    image_extensions,
+    open_image,
+    read_rgb,
+    reader,
+)
 from vistok.data.module import PATIENCE, ImageDataModule
-from vistok.data.transforms import Transform, croppings, to_tensor
+from vistok.data.transforms import Transform, croppings, read_crop
 
 
 class ImageFiles:
@@ -44,11 +53,11 @@ class ImageFiles:
         epoch, index = key
         skipped: list[str] = []
         while True:
-            name = self.files[index]
+            name = encodable(self.files[index])
             try:
                 return Sample(self._read(epoch, index), name, tuple(skipped))
             except UnreadableImage as error:
-                skipped.append(f"{self.root / name}: {error}")
+                skipped.append(encodable(f"{self.root / self.files[index]}: {error}"))
             if not self.replace:
                 return Sample(None, name, tuple(skipped))
             if len(skipped) >= min(MOST_REPLACED, len(self)):
@@ -56,14 +65,11 @@ class ImageFiles:
             index = (index + 1) % len(self)
 
     def _read(self, epoch: int, index: int) -> Tensor:
-        image = self.read(self.root / self.files[index])
         rng = np.random.default_rng((self.seed, epoch, index))
-        for transform in self.transforms:
-            image = transform(image, rng)
-        return to_tensor(image)
+        return read_crop(self.root / self.files[index], self.read, self.transforms, rng)
 
     def names(self) -> list[str]:
-        return self.files
+        return [encodable(file) for file in self.files]
 
     def cut(self, transforms: Sequence[Transform]) -> "ImageFiles":
         return ImageFiles(self.root, self.files, transforms, self.seed, self.replace, self.read)
@@ -83,8 +89,9 @@ def folder(
     max_unreadable: float = 0.01,
     decoder: str = "pillow",
     timeout: float = PATIENCE,
+    max_pixels: int = MOST_PIXELS,
 ) -> ImageDataModule:
-    """All images below a folder, in any format that Pillow reads.
+    """All images below a folder: JPEG, PNG, WebP, AVIF, GIF, BMP, TIFF, PPM and JPEG 2000 files.
 
     With subfolders ``train`` and ``val`` in ``root`` these are the split, and evaluation scores ``val``. Else
     ``val_count`` images, drawn by ``seed``, are held out for validation, and evaluation scores all images.
@@ -105,12 +112,14 @@ def folder(
         decoder: Of images to train on: ``pillow``, or ``fast`` (see ``fast.read_fast``), within one grey level of it.
             Validation and evaluation always have Pillow's pixels.
         timeout: Seconds to wait for a batch of ``num_workers`` processes before the work is stopped.
+        max_pixels: The largest image; one with more pixels is unreadable.
 
     Raises:
         ValueError: There is no such folder, it has no images, or one is smaller than the crop.
     """
     path = Path(root).expanduser()
     training, center = croppings(crop, image_size, resize, min_crop, flip)
+    read = reader(max_pixels=max_pixels)
     if not path.is_dir():
         raise ValueError(f"data.root={root} is not a folder")
     has_split = (path / "train").is_dir() and (path / "val").is_dir()
@@ -131,14 +140,14 @@ def folder(
     if resize == 0:
         _refuse_small(path, {*train, *val, *test}, image_size)
     return ImageDataModule(
-        train=ImageFiles(path, train, training, seed, replace=True, read=reader(decoder)),
-        val=ImageFiles(path, val, center),
-        test=ImageFiles(path, test, center),
+        train=ImageFiles(path, train, training, seed, replace=True, read=reader(decoder, max_pixels)),
+        val=ImageFiles(path, val, center, read=read),
+        test=ImageFiles(path, test, center, read=read),
         image_size=image_size,
         batch_size=batch_size,
         num_workers=num_workers,
         seed=seed,
-        about=str(path),
+        about=encodable(str(path)),
         max_unreadable=max_unreadable,
         timeout=timeout,
     )
@@ -153,9 +162,13 @@ def list_images(root: Path, subfolder: str = "") -> list[str]:
 
 def _refuse_small(root: Path, files: set[str], size: int) -> None:
     for name in sorted(files):
-        with Image.open(root / name) as image:  # reads the header only
-            if min(image.size) < size:
-                raise ValueError(
-                    f"{root / name} has {image.width}x{image.height} pixels, smaller than the crop of {size}; "
-                    "leave data.resize unset to enlarge such images"
-                )
+        try:
+            with open_image(root / name) as image:  # reads the header only
+                width, height = image.size
+        except Exception:  # it is named, and counted, when it is read
+            continue
+        if min(width, height) < size:
+            raise ValueError(
+                f"{root / name} has {width}x{height} pixels, smaller than the crop of {size}; "
+                "leave data.resize unset to enlarge such images"
+            )

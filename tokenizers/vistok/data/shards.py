@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from vistok.data.images import Batch, reader
+from vistok.data.images import MOST_PIXELS, Batch, encodable, reader
 from vistok.data.module import PATIENCE, loader, rank_of
 from vistok.data.skipped import Skipped
 from vistok.data.streams import Place, ShardImages, ShardStream
@@ -155,6 +155,7 @@ def shards(
     max_unreadable: float = 0.01,
     decoder: str = "pillow",
     timeout: float = PATIENCE,
+    max_pixels: int = MOST_PIXELS,
 ) -> ShardDataModule:
     """Images in webdataset tar shards, on disk or behind any URL that webdataset opens.
 
@@ -174,6 +175,7 @@ def shards(
         max_unreadable: The share of images that may be unreadable before the work is stopped.
         decoder: Of images to train on, as in ``folder``.
         timeout: Seconds to wait for a batch of ``num_workers`` processes before the work is stopped.
+        max_pixels: The largest image; one with more pixels is unreadable.
 
     Raises:
         ValueError: There is no such shard, or an argument makes no sense.
@@ -183,15 +185,16 @@ def shards(
     held_out = val_urls if isinstance(val_urls, str) else ", ".join(val_urls)
     train, about = None, held_out
     if urls is not None:
-        train = ShardStream(expand(urls, "data.urls"), large_enough + training, seed, block, reader(decoder))
+        read = reader(decoder, max_pixels)
+        train = ShardStream(expand(urls, "data.urls"), large_enough + training, seed, block, read)
         about = f"{urls if isinstance(urls, str) else ', '.join(urls)}, {held_out} held out"
     return ShardDataModule(
         train=train,
-        val=ShardImages(expand(val_urls, "data.val_urls"), large_enough + center),
+        val=ShardImages(expand(val_urls, "data.val_urls"), large_enough + center, reader(max_pixels=max_pixels)),
         image_size=image_size,
         batch_size=batch_size,
         num_workers=num_workers,
-        about=about,
+        about=encodable(about),
         max_unreadable=max_unreadable,
         timeout=timeout,
     )

@@ -14,9 +14,9 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
-from vistok.data.images import MOST_REPLACED, Sample, UnreadableImage, read_rgb
+from vistok.data.images import MOST_REPLACED, Sample, UnreadableImage, encodable, read_rgb
 from vistok.data.tars import images_in, shard_name
-from vistok.data.transforms import Transform, to_tensor
+from vistok.data.transforms import Transform, read_crop
 
 
 class Place(NamedTuple):
@@ -34,7 +34,7 @@ class ShardStream(IterableDataset):
     are shuffled in blocks.
 
     Args:
-        urls: Of the shards.
+        urls: Of the shards: paths, and what ``tars.expand`` made of URLs.
         transforms: Applied in order.
         seed: The orders depend on (seed, epoch), what is random about an image on (seed, epoch, shard, index) only.
         block: Images that are held in memory and shuffled.
@@ -72,7 +72,7 @@ class ShardStream(IterableDataset):
     def order(self) -> str:
         """A digest of all that a place depends on."""
         parts = [*map(shard_name, self.urls), str(self.seed), str(self.block)]
-        return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+        return hashlib.sha256(encodable("\n".join(parts)).encode()).hexdigest()
 
     def __iter__(self) -> Iterator[Sample]:
         worker, workers = worker_and_count()
@@ -108,14 +108,14 @@ class ShardStream(IterableDataset):
                 for member in itertools.islice(members, self.block):
                     held.append(member)  # one by one: they are kept where the next one fails
             except UnreadableImage as error:
-                problem = (str(error),)
+                problem = (encodable(str(error)),)
             order = np.random.default_rng((self.seed, epoch, number, block)).permutation(len(held))
             for at in order[max(0, done - block * self.block) :]:
                 index, (name, data) = held[at]
                 rng = np.random.default_rng((self.seed, epoch, number, index))
                 yield decode(url, name, data, self.transforms, rng, self.read)
             if problem:
-                yield Sample(None, shard_name(url), problem)
+                yield Sample(None, encodable(shard_name(url)), problem)
             if len(held) < self.block:
                 return
 
@@ -128,17 +128,20 @@ class ShardImages(IterableDataset):
     as can be.
 
     Args:
-        urls: Of the shards.
+        urls: Of the shards, as in ``ShardStream``.
         transforms: Applied in order; they draw nothing.
+        read: From a file to an image for the transforms.
     """
 
-    def __init__(self, urls: Sequence[str], transforms: Sequence[Transform]):
-        self.urls, self.transforms = list(urls), list(transforms)
+    def __init__(
+        self, urls: Sequence[str], transforms: Sequence[Transform], read: Callable[[BinaryIO], Any] = read_rgb
+    ):
+        self.urls, self.transforms, self.read = list(urls), list(transforms), read
         self.rank, self.world_size = 0, 1
 
     def cut(self, transforms: Sequence[Transform]) -> "ShardImages":
         """The same images with other transforms."""
-        return ShardImages(self.urls, transforms)
+        return ShardImages(self.urls, transforms, self.read)
 
     def at(self, rank: int, world_size: int) -> "ShardImages":
         """The share of one process of several."""
@@ -156,9 +159,9 @@ class ShardImages(IterableDataset):
             try:
                 for index, (name, data) in enumerate(images_in(url)):
                     if index % among == reader // len(self.urls):
-                        yield decode(url, name, data, self.transforms, rng)
+                        yield decode(url, name, data, self.transforms, rng, self.read)
             except UnreadableImage as error:
-                yield Sample(None, shard_name(url), (str(error),))
+                yield Sample(None, encodable(shard_name(url)), (encodable(str(error)),))
 
 
 def decode(
@@ -170,13 +173,11 @@ def decode(
     read: Callable[[BinaryIO], Any] = read_rgb,
 ) -> Sample:
     """The image in the bytes of a shard's member; if there is none, the reason."""
+    known = encodable(f"{shard_name(url)}:{name}")
     try:
-        image = read(io.BytesIO(data))
-        for transform in transforms:
-            image = transform(image, rng)
+        return Sample(read_crop(io.BytesIO(data), read, transforms, rng), known)
     except UnreadableImage as error:
-        return Sample(None, f"{shard_name(url)}:{name}", (f"{url}:{name}: {error}",))
-    return Sample(to_tensor(image), f"{shard_name(url)}:{name}")
+        return Sample(None, known, (encodable(f"{url}:{name}: {error}"),))
 
 
 def worker_and_count() -> tuple[int, int]:

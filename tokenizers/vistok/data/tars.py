@@ -1,10 +1,16 @@
-"""The images in tar shards, wherever the shards lie."""
+"""The images in tar shards, wherever the shards lie.
+
+Only a URL that the user typed has a scheme, and may so run a command; it is a ``Url``. Any other text is the path of a
+file, whatever it looks like: a file on disk may be called ``pipe:COMMAND``.
+"""
 
 import glob
+import os
 import re
 import tarfile
 from collections.abc import Container, Iterator, Sequence
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
@@ -22,12 +28,21 @@ HEADER_TYPES += (tarfile.GNUTYPE_LONGLINK,)
 META = re.compile(r"__[^/]*__($|/)")  # members that webdataset reserves
 
 
+class Url(str):
+    """A URL that the user typed. Only ``expand`` makes them, of its arguments; what it finds on disk is plain text."""
+
+
 def expand(urls: str | Sequence[str], argument: str) -> list[str]:
     """The shards that are meant: braces as webdataset expands them, ``*`` and ``?`` in paths as a shell does.
 
+    Where a file has the very name, that file is meant: a shell has perhaps expanded ``*.tar`` to ``pipe:COMMAND.tar``.
+
     Args:
-        urls: One or several.
+        urls: One or several, as the user typed them.
         argument: What the user calls them, for messages.
+
+    Returns:
+        Paths of files, and ``Url``s.
 
     Raises:
         ValueError: There are none, a file does not exist, or nothing opens URLs of that kind.
@@ -35,7 +50,7 @@ def expand(urls: str | Sequence[str], argument: str) -> list[str]:
     found = []
     for pattern in [urls] if isinstance(urls, str) else urls:
         try:
-            expanded = expand_urls(pattern)
+            expanded = [pattern] if os.path.exists(pattern) else expand_urls(pattern)
         except (AssertionError, ValueError) as error:  # a variable that is not set, braces that do not match
             raise ValueError(f"{argument}={pattern}: {error}") from error
         for url in filter(None, expanded):
@@ -46,20 +61,29 @@ def expand(urls: str | Sequence[str], argument: str) -> list[str]:
 
 
 def _existing(url: str, argument: str) -> list[str]:
-    scheme = urlparse(url).scheme
-    if scheme not in ("", "file"):
-        if scheme not in gopen_schemes:
-            raise ValueError(f"{argument}: nothing opens {url}; 'pipe:COMMAND' reads what a command writes")
-        return [url]
-    path = Path(url2pathname(urlparse(url).path) if scheme else url).expanduser()
-    if path.is_dir():
+    path = os.path.expanduser(url)
+    if not os.path.exists(path):
+        try:
+            parts = urlparse(url)
+        except ValueError as error:
+            raise ValueError(f"{argument}={url}: {error}") from error
+        if parts.scheme not in ("", "file"):
+            if parts.scheme not in gopen_schemes:
+                raise ValueError(f"{argument}: nothing opens {url}; 'pipe:COMMAND' reads what a command writes")
+            return [Url(url)]
+        path = os.path.expanduser(url2pathname(parts.path)) if parts.scheme else path
+    path = str(Path(path))
+    if os.path.isdir(path):
         raise ValueError(f"{argument}: {path} is a folder; {path}/*.tar are the shards in it")
-    if path.exists():
-        return [str(path)]
-    matching = sorted(glob.glob(str(path)))
+    matching = [path] if os.path.exists(path) else sorted(glob.glob(path))
     if not matching:
         raise ValueError(f"{argument}: there is no shard {path}")
     return matching
+
+
+def open_shard(shard: str) -> BinaryIO:
+    """A shard's bytes: of the file with that path, or of what webdataset makes of a ``Url``."""
+    return gopen(shard) if isinstance(shard, Url) else open(shard, "rb")
 
 
 def shard_name(url: str) -> str:
@@ -109,7 +133,7 @@ def members_in(url: str, extensions: Container[str]) -> Iterator[tuple[str, str,
         UnreadableImage: The shard cannot be opened, or not read to its end.
     """
     try:
-        with gopen(url) as stream:
+        with open_shard(url) as stream:
             try:
                 with tarfile.open(fileobj=stream, mode="r|*", tarinfo=Header) as archive:
                     while (member := archive.next()) is not None:

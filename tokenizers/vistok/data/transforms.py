@@ -1,9 +1,12 @@
 """From a Pillow image to the uint8 crop that a batch is made of. Random choices come from the generator given.
 
-An image is Pillow's, or anything with that much of its interface (``fast.Pixels``).
+An image is Pillow's, or anything with that much of its interface (``fast.Pixels``, ``large.View``). What is resized and
+then cropped is made whole only where it is small: ``large.resized`` sees to that.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -11,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from vistok.data.images import UnreadableImage
+from vistok.data.large import BOX, resized
 
 Transform = Callable[[Image.Image, np.random.Generator], Image.Image]
 
@@ -24,7 +28,7 @@ class ResizeShortSide:
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         scale = self.size / min(image.size)
         size = tuple(max(self.size, round(side * scale)) for side in image.size)
-        return image if size == image.size else image.resize(size, Image.Resampling.BICUBIC)
+        return image if size == image.size else resized(image, size)
 
 
 class ADMCrop:
@@ -46,9 +50,9 @@ class ADMCrop:
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         short = int(rng.integers(self.size, self.largest + 1)) if self.random else self.size
         while min(image.size) >= 2 * short:
-            image = image.resize((image.width // 2, image.height // 2), Image.Resampling.BOX)
+            image = resized(image, (image.width // 2, image.height // 2), BOX)
         scale = short / min(image.size)
-        image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
+        image = resized(image, (round(image.width * scale), round(image.height * scale)))
         return (RandomCrop if self.random else CenterCrop)(self.size)(image, rng)
 
 
@@ -120,6 +124,23 @@ def croppings(
     if resize and resize < size:
         raise ValueError(f"data.resize={resize} is smaller than the crop of {size} pixels")
     return crops[crop] + [Flip()] * flip, [CenterCrop(size) if resize == 0 else ADMCrop(size)]
+
+
+def read_crop(
+    file: str | Path | BinaryIO, read: Callable[[Any], Any], transforms: Sequence[Transform], rng: np.random.Generator
+) -> Tensor:
+    """The image in a file after some transforms, as (3, H, W) uint8.
+
+    Raises:
+        UnreadableImage: It cannot be read, or there is not memory enough for it.
+    """
+    try:
+        image = read(file)
+        for transform in transforms:
+            image = transform(image, rng)
+        return to_tensor(image)
+    except MemoryError as error:
+        raise UnreadableImage("there is not enough memory to read and crop it") from error
 
 
 def to_tensor(image: Image.Image) -> Tensor:

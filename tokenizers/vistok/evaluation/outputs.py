@@ -10,6 +10,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from vistok import reports
+from vistok.data.images import encodable
 from vistok.evaluation.identity import names_hash
 from vistok.evaluation.protocols import Protocol
 from vistok.evaluation.report import page
@@ -90,5 +91,5 @@ def write(report: Mapping[str, Any], results: Sequence[Result], output: Path) ->
     with whole(output.with_suffix(".npz")) as file:
         np.savez_compressed(file, **arrays)
     with whole(output.with_suffix(".html")) as file:
-        file.write(page(report, [result.scores for result in results]).encode())
+        file.write(encodable(page(report, [result.scores for result in results])).encode())
     reports.write_json(report, output)

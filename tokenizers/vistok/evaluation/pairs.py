@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vistok.data.images import read_rgb
 from vistok.data.transforms import to_tensor
 from vistok.evaluation.protocols import Protocol
 from vistok.metrics.features import FeatureNetwork
@@ -63,5 +64,5 @@ def through_jpeg(images: Tensor) -> Tensor:
     for image in images.permute(0, 2, 3, 1).cpu().numpy():
         file = io.BytesIO()
         Image.fromarray(np.ascontiguousarray(image)).save(file, "JPEG")
-        decoded.append(to_tensor(Image.open(file).convert("RGB")))
+        decoded.append(to_tensor(read_rgb(file)))
     return torch.stack(decoded).to(images.device)

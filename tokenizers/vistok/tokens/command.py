@@ -13,6 +13,7 @@ from pathlib import Path
 from rich import get_console
 from rich.console import Console
 
+from vistok.data.images import MOST_PIXELS
 from vistok.evaluation.geometry import CROPS
 from vistok.evaluation.processes import processes
 from vistok.export.checkpoints import load
@@ -48,6 +49,8 @@ def run(asked: argparse.Namespace) -> None:
     )
     if asked.per_shard < 1:
         raise ValueError(f"--per-shard={asked.per_shard} must be at least 1")
+    if asked.max_pixels < 1:
+        raise ValueError(f"--max-pixels={asked.max_pixels} must be at least 1")
     config = json.loads(asked.config) if asked.config else None
     with processes(asked.device) as device:
         rank, _ = rank_and_size()
@@ -64,6 +67,7 @@ def run(asked: argparse.Namespace) -> None:
             num_workers=asked.workers,
             max_unreadable=asked.max_unreadable,
             console=Console(quiet=rank > 0),
+            max_pixels=asked.max_pixels,
         )
 
 
@@ -85,6 +89,7 @@ def parser() -> argparse.ArgumentParser:
     words.add_argument("--order", default="region", choices=("region", "row"), help="of a dynamic head's sequences")
     words.add_argument("--workers", type=int, default=2, help="processes that decode images, of each process")
     words.add_argument("--max-unreadable", type=float, default=0.01, help="the share of images that may be unreadable")
+    words.add_argument("--max-pixels", type=int, default=MOST_PIXELS, help="larger images are unreadable")
     words.add_argument("--device", help="cuda where there is one, else cpu")
     words.add_argument("--family", help="of a published checkpoint, where its keys do not tell")
     words.add_argument("--config", help="what else they do not tell, as JSON")

@@ -9,6 +9,7 @@ from rich.console import Console
 from torch import Tensor
 
 from vistok import reports
+from vistok.data.images import MOST_PIXELS
 from vistok.data.skipped import Skipped
 from vistok.evaluation.progress import progress
 from vistok.pixels import to_float
@@ -35,6 +36,7 @@ def tokenize(
     num_workers: int = 0,
     max_unreadable: float = 0.01,
     console: Console | None = None,
+    max_pixels: int = MOST_PIXELS,
 ) -> dict[str, Any]:
     """Write the tokens of all images that are not there yet, then the index.
 
@@ -50,6 +52,7 @@ def tokenize(
         num_workers: Processes that decode images, of each rank.
         max_unreadable: The share of images that may be unreadable before the work is stopped.
         console: For progress; None is silent.
+        max_pixels: The largest image; one with more pixels is unreadable.
 
     Returns:
         What ``index.json`` holds; on ranks other than 0 an empty dict.
@@ -70,7 +73,7 @@ def tokenize(
     if finished:
         say(f"goes on after {before:,} images", console=console)
     batches = PartBatches(
-        source, waiting, protocol.batch_size, protocol.transforms, protocol.views, protocol.image_size
+        source, waiting, protocol.batch_size, protocol.transforms, protocol.views, protocol.image_size, max_pixels
     )
     tokens, labels, names, unreadable = [], [], [], []
     began, done = time.monotonic(), 0

@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Iterator, Sequence
+from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
@@ -10,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from vistok.data.images import UnreadableImage, read_rgb
+from vistok.data.images import MOST_PIXELS, UnreadableImage, encodable, read_rgb
 from vistok.data.streams import worker_and_count
-from vistok.data.transforms import Transform, to_tensor
+from vistok.data.transforms import Transform, read_crop
 from vistok.tokens.sources import Member, Source
 from vistok.tokens.views import VIEWS, views_of
 
@@ -40,6 +41,7 @@ class PartBatches(IterableDataset):
         transforms: To a square.
         views: ``none``, ``flip`` or ``ten``.
         image_size: Pixels of a view.
+        max_pixels: The largest image; one with more pixels is unreadable.
     """
 
     def __init__(
@@ -50,9 +52,11 @@ class PartBatches(IterableDataset):
         transforms: Sequence[Transform],
         views: str,
         image_size: int,
+        max_pixels: int = MOST_PIXELS,
     ):
         self.source, self.parts, self.batch_size = source, list(parts), batch_size
         self.transforms, self.views, self.image_size = list(transforms), views, image_size
+        self.read = partial(read_rgb, max_pixels=max_pixels, argument="--max-pixels")
 
     def __iter__(self) -> Iterator[ViewBatch]:
         worker, workers = worker_and_count()
@@ -65,7 +69,7 @@ class PartBatches(IterableDataset):
                     for member in islice(members, self.batch_size):
                         held.append(member)  # one by one: they are kept where the next one fails
                 except UnreadableImage as error:
-                    problem = [str(error)]
+                    problem = [encodable(str(error))]
                 if (held or problem) and number % workers == worker:
                     yield self._batch(part, held, problem)
                 number += 1
@@ -76,13 +80,11 @@ class PartBatches(IterableDataset):
         images, read = [], []
         for member in members:
             try:
-                image, rng = read_rgb(member.file), np.random.default_rng(0)
-                for transform in self.transforms:
-                    image = transform(image, rng)
-                images.append(views_of(to_tensor(image), self.views, self.image_size))
+                image = read_crop(member.file, self.read, self.transforms, np.random.default_rng(0))
+                images.append(views_of(image, self.views, self.image_size))
                 read.append(member)
             except UnreadableImage as error:
-                skipped.append(f"{member.name}: {error}")
+                skipped.append(encodable(f"{member.name}: {error}"))
         shape = (0, VIEWS[self.views], 3, self.image_size, self.image_size)
         stacked = torch.stack(images) if images else torch.empty(shape, dtype=torch.uint8)
         return ViewBatch(part, stacked, [m.name for m in read], [m.label for m in read], skipped)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from vistok.convert import sha256_of
-from vistok.files import whole
+from vistok.files import below, whole
 from vistok.quantizers.base import Quantized
 from vistok.quantizers.sequences import pack
 from vistok.tokens.header import Header, read_json
@@ -108,8 +108,12 @@ def complete(folder: Path, number: int) -> dict[str, Any] | None:
 
 
 def undamaged(folder: Path, files: Mapping[str, Mapping[str, str]]) -> bool:
-    """Whether all files are there with the sha256 they should have."""
-    paths = [(folder / own["name"], own["sha256"]) for own in files.values()]
+    """Whether all files are there with the sha256 they should have.
+
+    Raises:
+        ValueError: One is named that is not in the folder.
+    """
+    paths = [(below(folder, own["name"], folder), own["sha256"]) for own in files.values()]
     return all(path.is_file() and sha256_of(path) == sha256 for path, sha256 in paths)
 
 

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -10,7 +9,9 @@ from typing import Any, BinaryIO, NamedTuple
 
 from vistok.convert import INDEX as CONVERTED
 from vistok.data.image_folder import list_images
-from vistok.data.tars import expand, labelled_images_in, shard_name
+from vistok.data.images import encodable
+from vistok.data.tars import Url, expand, labelled_images_in, shard_name
+from vistok.tokens.header import read_json
 
 UNLABELLED = -1
 
@@ -71,22 +72,23 @@ class FolderSource(Source):
         self.root, self.files, self.per_shard = root, list_images(root), per_shard
         if not self.files:
             raise ValueError(f"{root}: no images found")
-        self.about, self.count, self.parts = str(root), len(self.files), -(-len(self.files) // per_shard)
+        self.about, self.count, self.parts = encodable(str(root)), len(self.files), -(-len(self.files) // per_shard)
         folders = [name.partition("/")[0] if "/" in name else None for name in self.files]
         labelled = None not in folders
-        self.classes = tuple(sorted(set(folders))) if labelled else None
-        self.numbers = {name: i for i, name in enumerate(self.classes or ())}
+        classes = sorted(set(folders)) if labelled else []
+        self.classes = tuple(map(encodable, classes)) if labelled else None
+        self.numbers = {name: i for i, name in enumerate(classes)}
 
     def members(self, part: int) -> Iterator[Member]:
         first = part * self.per_shard
         for name in self.files[first : first + self.per_shard]:
-            yield Member(name, self.numbers.get(name.partition("/")[0], UNLABELLED), self.root / name)
+            yield Member(encodable(name), self.numbers.get(name.partition("/")[0], UNLABELLED), self.root / name)
 
     def identity(self) -> dict[str, Any]:
         return {
             "kind": "folder",
             "images": self.count,
-            "sha256_of_names": hashlib.sha256("\n".join(self.files).encode()).hexdigest(),
+            "sha256_of_names": hashlib.sha256(encodable("\n".join(self.files)).encode()).hexdigest(),
             "per_shard": self.per_shard,
         }
 
@@ -102,15 +104,13 @@ class TarSource(Source):
 
     def __init__(self, urls: Sequence[str]):
         self.urls = expand(list(urls), "DATA")
-        self.about, self.parts, self.count = ", ".join(urls), len(self.urls), None
-        index = Path(self.urls[0]).parent / CONVERTED
-        classes = json.loads(index.read_text()).get("classes") if index.is_file() else None
-        self.classes = None if classes is None else tuple(classes)
+        self.about, self.parts, self.count = encodable(", ".join(urls)), len(self.urls), None
+        self.classes = None if isinstance(self.urls[0], Url) else _classes(Path(self.urls[0]).parent / CONVERTED)
 
     def members(self, part: int) -> Iterator[Member]:
         url = self.urls[part]
         for name, data, label in labelled_images_in(url):
-            yield Member(f"{shard_name(url)}:{name}", self._label(url, name, label), io.BytesIO(data))
+            yield Member(encodable(f"{shard_name(url)}:{name}"), self._label(url, name, label), io.BytesIO(data))
 
     def _label(self, url: str, name: str, digits: bytes | None) -> int:
         if digits is None:
@@ -125,7 +125,16 @@ class TarSource(Source):
         return label
 
     def identity(self) -> dict[str, Any]:
-        return {"kind": "tars", "shards": [shard_name(url) for url in self.urls]}
+        return {"kind": "tars", "shards": [encodable(shard_name(url)) for url in self.urls]}
+
+
+def _classes(index: Path) -> tuple[str, ...] | None:
+    """The names of the labels in an ``index.json`` of ``vistok.convert``, where there is one that has them."""
+    content = read_json(index) if index.is_file() else {}
+    classes = content.get("classes") if isinstance(content, dict) else None
+    if classes is not None and not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
+        raise ValueError(f"{index}: classes is no list of names")
+    return None if classes is None else tuple(map(encodable, classes))
 
 
 def open_source(data: Sequence[str], per_shard: int) -> Source:

@@ -15,6 +15,7 @@ from rich.console import Console
 from vistok.convert import INDEX, Source, convert
 from vistok.data.images import UnreadableImage
 from vistok.data.tars import members_in
+from vistok.files import below
 from vistok.tokens.arrays import read_array
 from vistok.tokens.formats.base import (
     Advance,
@@ -96,14 +97,15 @@ def read_webdataset(folder: Path, header: Header | None = None) -> Iterator[Reco
         layout = about["layout"]
     views: list[dict[str, Any]] = []
     for tar in read_json(folder / INDEX)["shards"]:
-        for key, sample in _samples(folder / tar["name"]):
+        path = below(folder, tar["name"], folder / INDEX)
+        for key, sample in _samples(path):
             try:
                 views.append(_plain(sample))
                 label = int(sample[".cls"])
             except (KeyError, ValueError) as error:
-                raise ValueError(f"{folder / tar['name']}: the sample {key} is damaged: {error}") from error
+                raise ValueError(f"{path}: the sample {key} is damaged: {error}") from error
             if len(views) == header.num_views:
-                yield record_of(label, views, header, layout, f"{folder / tar['name']}: {key}")
+                yield record_of(label, views, header, layout, f"{path}: {key}")
                 views = []
     if views:
         raise ValueError(f"{folder}: the last image has {len(views)} of {header.num_views} views")
