@@ -80,8 +80,9 @@ class View(ABC):
 
 
 def rows_first(size: tuple[int, int], target: tuple[int, int]) -> bool:
-    """Whether Pillow resizes columns of pixels before rows: TODO."""
-    return False
+    """Whether Pillow takes the means of rows before those of columns: where much more height goes than width."""
+    (width, height), (new_width, new_height) = size, target
+    return height - new_height > max(0, 2 * (width - new_width))
 
 
 def strips(box: Box) -> Iterator[Box]:
