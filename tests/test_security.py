@@ -16,6 +16,11 @@ from PIL import Image
 from vistok.data.images import UnreadableImage
 from vistok.data.streams import ShardImages, ShardStream
 from vistok.data.tars import MOST_BYTES, MOST_HEADER, images_in
+from vistok.files import below
+from vistok.tokens.formats import read_webdataset
+from vistok.tokens.header import Header
+from vistok.tokens.shards import undamaged
+from vistok.tokens.sources import TarSource
 
 ROOT = Path(__file__).parent.parent
 
@@ -142,3 +147,43 @@ def test_an_image_of_too_many_pixels(tmp_path):
     sample = next(iter(ShardStream([str(tmp_path / "s.tar")], [])))
     skipped = [*sample.skipped, *(reason for s in ShardImages([str(tmp_path / "s.tar")], []) for reason in s.skipped)]
     assert sample.name == "s.tar:b.png" and any(reason.endswith(MESSAGE) for reason in skipped)
+
+
+@pytest.mark.parametrize(
+    "name", ["/etc/passwd", "../s.tar", "a/../../s.tar", "pipe:touch PWN", "", 3, None, "a\0b", "C:\\s.tar"]
+)
+def test_a_name_in_a_file_stays_below_its_folder(tmp_path, name):
+    assert below(tmp_path, "a/b..tar", tmp_path) == tmp_path / "a" / "b..tar"
+    with pytest.raises(ValueError, match="index.json names the file .* which is no path below its folder"):
+        below(tmp_path, name, tmp_path / "index.json")
+    with pytest.raises(ValueError, match="which is no path below its folder"):
+        undamaged(tmp_path, {"tokens": {"name": name, "sha256": "0" * 64}})
+
+
+@pytest.mark.parametrize("name", ["pipe:touch PWN", "../PWN.tar", "/PWN.tar"])
+def test_an_index_of_tokens_runs_nothing(tmp_path, monkeypatch, name):
+    """By the form's name from the current folder, where ``pipe:`` would have no folder before it."""
+    monkeypatch.chdir(tmp_path)
+    header = Header("a", "0" * 64, (4,), 4, (2, 2), None, None, None, 8, "adm", "none", None, "float32", 1, "cpu", None)
+    about = {"form": "webdataset", "layout": "interleaved", "images": 1}
+    (tmp_path / "header.json").write_text(json.dumps(header.json() | about))
+    (tmp_path / "index.json").write_text(json.dumps({"shards": [{"name": name}]}))
+    with pytest.raises(ValueError, match="index.json names the file"):
+        list(read_webdataset(Path(".")))
+    assert sorted(os.listdir()) == ["header.json", "index.json"]
+
+
+def test_an_index_beside_tars_is_data(tmp_path):
+    with tarfile.open(tmp_path / "s.tar", "w") as archive:
+        archive.addfile(*member("a.png", png()))
+    for content, message in (
+        (b"[", "is not JSON"),
+        (b'{"classes": 3}', "no list of names"),
+        (b'{"classes": [1]}', "no list"),
+    ):
+        (tmp_path / "index.json").write_bytes(content)
+        with pytest.raises(ValueError, match=f"index.json.*{message}"):
+            TarSource([f"{tmp_path}/*.tar"])
+    for content in (b"[]", b"{}"):
+        (tmp_path / "index.json").write_bytes(content)
+        assert TarSource([f"{tmp_path}/*.tar"]).classes is None

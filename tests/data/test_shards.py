@@ -262,14 +262,14 @@ def test_urls(tmp_path):
     assert [sample.name for sample in ShardImages(piped, [])] == [f"s-{k}:{i:04d}.png" for k, i in (
         ("000.tar", 0), ("000.tar", 1), ("000.tar", 2), ("001.tar", 3), ("001.tar", 4),
     )]  # fmt: skip
-    compressed = [f"pipe:gzip -c {first}"]
+    compressed = expand(f"pipe:gzip -c {first}", "data.urls")
     assert [number(sample) for sample in ShardImages(compressed, [])] == [0, 1, 2]
 
 
 def test_a_command_that_fails(tmp_path):
     (url,) = make(tmp_path, 3)
-    assert "exit 7" in list(ShardImages([f"pipe:cat {url}; exit 7"], []))[-1].skipped[0]
-    stream = iter(ShardStream([f"pipe:cat {url} {url}"], [], block=1))
+    assert "exit 7" in list(ShardImages(expand(f"pipe:cat {url}; exit 7", "u"), []))[-1].skipped[0]
+    stream = iter(ShardStream(expand(f"pipe:cat {url} {url}", "u"), [], block=1))
     next(stream)
     stream.close()  # while the command still has something to say
 

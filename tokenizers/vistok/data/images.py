@@ -80,11 +80,11 @@ def open_image(file: str | Path | BinaryIO, max_pixels: int = MOST_PIXELS, argum
         finally:
             Image.MAX_IMAGE_PIXELS = former
     if image.width * image.height > max_pixels:
-        image.close()
-        raise UnreadableImage(
-            f"it has {image.width}x{image.height} pixels, {image.width * image.height:,} in all, more than "
-            f"{argument}={max_pixels}"
-        )
+        with image:  # closes a file that was opened by its path
+            raise UnreadableImage(
+                f"it has {image.width}x{image.height} pixels, {image.width * image.height:,} in all, more than "
+                f"{argument}={max_pixels}"
+            )
     return image
 
 
