@@ -380,3 +380,18 @@ def test_one_two_and_three_processes_report_the_same(trained, photos, tmp_path, 
                 assert score["metrics"][name] == pytest.approx(value, rel=1e-6), name
         for name in values[0].files:
             assert np.array_equal(own[name], values[0][name]), name
+
+
+def test_names_that_are_not_utf8(compose, trained, photos, tmp_path, capfd):
+    """Files, a broken one among them, and the folder itself: they are spelled out wherever they are written."""
+    root = tmp_path / os.fsdecode(b"photos \xe9")
+    photos.rename(root)
+    next(root.glob("*.png")).rename(root / os.fsdecode(b"\xfc.png"))
+    (root / os.fsdecode(b"broken \xff.png")).write_bytes(b"no image")
+    report = evaluate(compose, trained, tmp_path, f"data.root='{root}'", "data.max_unreadable=0.5", *QUICK)
+    assert report["data"]["images"] == 12 and report["data"]["source"] == rf"{tmp_path}/photos \udce9"
+    assert report["data"]["unreadable"][0].startswith(rf"{tmp_path}/photos \udce9/broken \udcff.png: Unidentified")
+    assert r"skipped: " in capfd.readouterr().out
+    assert r"\udcfc.png" in np.load(tmp_path / "report.npz")["names"].tolist()
+    page = (tmp_path / "report.html").read_bytes().decode()
+    assert r"photos \udce9" in page

@@ -255,10 +255,13 @@ def test_names_that_are_not_utf8(tmp_path):
 
 
 def test_a_corrupt_file_where_sizes_are_left_alone(photos):
-    """It is named and counted when it is read, as any other; only a readable image is too small."""
+    """It counts as any other that cannot be read: too many are refused at once, by one of their names."""
     (photos / "broken.jpg").write_bytes(b"no image")
     data = vistok.data.folder(str(photos), 32, 4, resize=0, max_unreadable=0.5)
     (skipped,) = [reason for i in range(len(data.test)) for reason in data.test[0, i].skipped]
     assert skipped.startswith(f"{photos}/broken.jpg: UnidentifiedImageError")
+    message = "^1 of 13 images cannot be read, more than data.max_unreadable=0.01 of them, such as .*/broken.jpg: Unid"
+    with pytest.raises(UnreadableImage, match=message):
+        vistok.data.folder(str(photos), 32, 4, resize=0)
     with pytest.raises(ValueError, match="smaller than the crop of 64"):
         vistok.data.folder(str(photos), 64, 4, resize=0)

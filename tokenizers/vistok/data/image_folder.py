@@ -1,5 +1,6 @@
 """Images from a folder."""
 
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -138,7 +139,7 @@ def folder(
         if not files:
             raise ValueError(f"data.root={root}: no images found in {path / part}")
     if resize == 0:
-        _refuse_small(path, {*train, *val, *test}, image_size)
+        _refuse_small(path, {*train, *val, *test}, image_size, max_unreadable)
     return ImageDataModule(
         train=ImageFiles(path, train, training, seed, replace=True, read=reader(decoder, max_pixels)),
         val=ImageFiles(path, val, center, read=read),
@@ -160,15 +161,23 @@ def list_images(root: Path, subfolder: str = "") -> list[str]:
     return sorted(path.relative_to(root).as_posix() for path in files)
 
 
-def _refuse_small(root: Path, files: set[str], size: int) -> None:
+def _refuse_small(root: Path, files: set[str], size: int, max_unreadable: float) -> None:
+    """Refuse a folder with an image too small for its crop, or with too many that cannot be read, by their headers."""
+    unreadable = []
     for name in sorted(files):
         try:
-            with open_image(root / name) as image:  # reads the header only
+            with open_image(root / name, max_pixels=sys.maxsize) as image:
                 width, height = image.size
-        except Exception:  # it is named, and counted, when it is read
+        except Exception as error:  # decoders of broken files raise anything
+            unreadable.append(f"{root / name}: {type(error).__name__}: {error}")
             continue
         if min(width, height) < size:
             raise ValueError(
                 f"{root / name} has {width}x{height} pixels, smaller than the crop of {size}; "
                 "leave data.resize unset to enlarge such images"
             )
+    if len(unreadable) > max_unreadable * len(files):
+        raise UnreadableImage(
+            f"{len(unreadable):,} of {len(files):,} images cannot be read, more than data.max_unreadable="
+            f"{max_unreadable:g} of them, such as {unreadable[0]}"
+        )
