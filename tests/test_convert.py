@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+import zipfile
 
 import numpy as np
 import pytest
@@ -140,6 +141,9 @@ def test_another_conversion_is_refused(arrays, photos, tmp_path):
     ({"labels": np.zeros(3, np.int16)}, "3 labels for 7 images"),
     ({"data": np.zeros(5, np.float32)}, "data must be bytes in a row, not float32"),
     ({"classes": np.array(["a", None], dtype=object)}, "allow_pickle=False"),
+    ({"offsets": np.array(3)}, r"offsets must be whole numbers in a row, not int64 of shape \(\)"),
+    ({"offsets": np.array([0, 10**6, 0], np.uint64)}, "offsets must rise"),
+    ({"labels": np.array(list("abcdefg"))}, "labels must be whole numbers in a row, not <U1"),
 ])  # fmt: skip
 def test_arrays_of_another_layout(arrays, tmp_path, change, message):
     path, _ = arrays
@@ -148,6 +152,29 @@ def test_arrays_of_another_layout(arrays, tmp_path, change, message):
     with pytest.raises(SystemExit, match=message):
         convert.main([str(tmp_path / "other.npz"), str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("content", ["[", "[]", "3", '{"shards": 3}', '{"shards": [{"name": "a"}]}', "[" * 100_000])
+def test_an_index_that_is_none(photos, tmp_path, content):
+    for name in ("index.json", "index.json.partial"):
+        (tmp_path / "out").mkdir(exist_ok=True)
+        (tmp_path / "out" / name).write_text(content)
+        with pytest.raises(SystemExit, match=f"out/{name} is no index of shards"):
+            convert.main([str(photos), str(tmp_path / "out")])
+        (tmp_path / "out" / name).unlink()
+
+
+def test_an_archive_that_claims_more_than_memory_holds(arrays, tmp_path):
+    path, _ = arrays
+    with np.load(path) as former, zipfile.ZipFile(tmp_path / "other.npz", "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in former.items():
+            file = io.BytesIO()
+            np.lib.format.write_array_header_1_0(
+                file, np.lib.format.header_data_from_array_1_0(array) | ({"shape": (2**50,)} if name == "data" else {})
+            )
+            archive.writestr(f"{name}.npy", file.getvalue() + array.tobytes())
+    with pytest.raises(SystemExit, match="other.npz does not hold data, offsets, labels and classes"):
+        convert.main([str(tmp_path / "other.npz"), str(tmp_path / "out")])
 
 
 def test_what_there_is_not(photos, tmp_path):

@@ -183,7 +183,7 @@ def test_the_limit_of_pixels(monkeypatch, recwarn):
     for read in (read_rgb, read_fast, open_image):
         assert read(file, 1200).size == (40, 30)
         file.seek(0)
-        with pytest.raises(UnreadableImage, match="it has 40x30 pixels, 1,200 in all, more than data.max_pixels=1199$"):
+        with pytest.raises(UnreadableImage, match="it has 1,200 pixels, more than data.max_pixels=1199$"):
             read(file, 1199, "data.max_pixels")
         file.seek(0)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)  # Pillow would warn above it, and refuse twice as many
@@ -196,7 +196,7 @@ def test_the_limit_of_pixels_is_a_key(tmp_path):
     Image.new("RGB", (40, 30)).save(tmp_path / "a.png")
     with tarfile.open(tmp_path / "s.tar", "w") as archive:
         archive.add(tmp_path / "a.png", "a.png")
-    message = "it has 40x30 pixels, 1,200 in all, more than data.max_pixels=1000"
+    message = "it has 1,200 pixels, more than data.max_pixels=1000"
     data = vistok.data.folder(str(tmp_path), 8, 2, max_pixels=1000)
     assert [part[0, 0].skipped[0] for part in (data.val, data.test)] == [f"{tmp_path}/a.png: {message}"] * 2
     urls = str(tmp_path / "s.tar")
@@ -206,7 +206,7 @@ def test_the_limit_of_pixels_is_a_key(tmp_path):
         next(iter(data.train))
     (batch,) = PartBatches(FolderSource(tmp_path, 5), [0], 2, [], "none", 8, max_pixels=1000)
     assert batch.skipped == [f"a.png: {message.replace('data.max_pixels', '--max-pixels')}"]
-    with pytest.raises(UnreadableImage, match=r"a.png cannot be read: it has 40x30 .* more than max_pixels=1000"):
+    with pytest.raises(UnreadableImage, match=r"a.png cannot be read: it has 1,200 pixels, more than max_pixels=1000"):
         vistok.read_image(tmp_path / "a.png", 8, max_pixels=1000)
     for make in (vistok.data.folder, lambda root, *words, **key: vistok.data.shards(urls, urls, *words, **key)):
         with pytest.raises(ValueError, match="data.max_pixels must be at least 1, not 0"):

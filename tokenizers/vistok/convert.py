@@ -74,10 +74,14 @@ class ArraySource(Source):
             self.data, self.offsets, self.labels, classes = (
                 array_in(path, name) for name in ("data", "offsets", "labels", "classes")
             )
-        except (KeyError, zipfile.BadZipFile) as error:
-            raise ValueError(f"{path} does not hold data, offsets, labels and classes: {error}") from error
+        except Exception as error:  # of a file that is no archive, lacks one, or claims more than memory holds
+            raise ValueError(f"{path} does not hold data, offsets, labels and classes: {error!r}") from error
+        for name, array in (("offsets", self.offsets), ("labels", self.labels)):
+            if array.ndim != 1 or array.dtype.kind not in "iu":
+                kind = f"{array.dtype} of shape {array.shape}"
+                raise ValueError(f"{path}: {name} must be whole numbers in a row, not {kind}")
         count = len(self.offsets) - 1
-        lengths = np.diff(self.offsets)
+        lengths = np.diff(self.offsets.astype(np.int64))
         if self.data.dtype != np.uint8 or self.data.ndim != 1:
             raise ValueError(f"{path}: data must be bytes in a row, not {self.data.dtype} of shape {self.data.shape}")
         if count < 1 or self.offsets[0] != 0 or self.offsets[-1] != len(self.data) or (lengths < 0).any():
@@ -85,10 +89,10 @@ class ArraySource(Source):
         if len(self.labels) != count:
             raise ValueError(f"{path}: {len(self.labels):,} labels for {count:,} images")
         self.keys = [f"{i:08d}" for i in range(count)]
-        self.about = {"source": path.name, "kind": "npz", "classes": [str(name) for name in classes]}
+        self.about = {"source": path.name, "kind": "npz", "classes": list(map(str, classes.ravel()))}
 
     def sizes(self) -> list[int]:
-        return np.diff(self.offsets).tolist()
+        return np.diff(self.offsets.astype(np.int64)).tolist()
 
     def members(self, i: int) -> dict[str, bytes]:
         image = self.data[self.offsets[i] : self.offsets[i + 1]].tobytes()
@@ -218,13 +222,13 @@ def _begin(destination: Path, plan: dict[str, Any]) -> dict[str, str]:
     """
     for name in (INDEX, PARTIAL_INDEX):
         if (destination / name).is_file():
-            former = json.loads((destination / name).read_text())
+            former = _read_index(destination / name)
             differing = [key for key in plan if former.get(key) != plan[key]]
             if differing:
                 there = ", ".join(f"{key}={shorten(str(former.get(key)), 80)}" for key in differing)
                 here = ", ".join(f"{key}={shorten(str(plan[key]), 80)}" for key in differing)
                 raise ValueError(f"{destination} holds another conversion: {there}; here {here}")
-            return {shard["name"]: shard["sha256"] for shard in former.get("shards", [])}
+            return {shard["name"]: shard["sha256"] for shard in former["shards"]}
     if destination.exists() and not destination.is_dir():
         raise ValueError(f"{destination} is not a folder")
     if destination.exists() and [path for path in destination.iterdir() if path.suffix != ".partial"]:
@@ -232,6 +236,16 @@ def _begin(destination: Path, plan: dict[str, Any]) -> dict[str, str]:
     destination.mkdir(parents=True, exist_ok=True)
     _write_json(destination / PARTIAL_INDEX, plan)
     return {}
+
+
+def _read_index(path: Path) -> dict[str, Any]:
+    """What ``_begin`` or ``convert`` wrote."""
+    try:
+        content = json.loads(path.read_text())
+        shards = [{"name": str(own["name"]), "sha256": own["sha256"]} for own in content.get("shards", [])]
+        return content | {"shards": shards}
+    except (ValueError, RecursionError, TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"{path} is no index of shards: {error!r}") from error
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -72,23 +72,20 @@ def open_image(file: str | Path | BinaryIO, max_pixels: int = MOST_PIXELS, argum
         Exception: It is no image; decoders raise anything.
     """
     known = formats()
-    with _pillows_limit, warnings.catch_warnings():  # Pillow knows one limit for all, and warns below it
-        warnings.simplefilter("ignore")
-        former, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    with _pillows_limit, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns at half of the size that it refuses
+        former, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels / 2
         try:
-            image = Image.open(file, formats=known)
+            return Image.open(file, formats=known)
+        except Image.DecompressionBombError as error:
+            pixels = re.search(r"\d+", str(error))
+            many = f"{int(pixels[0]):,}" if pixels else "more"
+            raise UnreadableImage(f"it has {many} pixels, more than {argument}={max_pixels}") from error
         finally:
             Image.MAX_IMAGE_PIXELS = former
-    if image.width * image.height > max_pixels:
-        with image:  # closes a file that was opened by its path
-            raise UnreadableImage(
-                f"it has {image.width}x{image.height} pixels, {image.width * image.height:,} in all, more than "
-                f"{argument}={max_pixels}"
-            )
-    return image
 
 
-_pillows_limit = threading.Lock()
+_pillows_limit = threading.Lock()  # one for the process: of images, and of what a file makes them of
 
 
 @functools.cache
