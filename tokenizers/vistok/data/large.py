@@ -16,7 +16,7 @@ from PIL import Image
 from vistok.data.images import Box, to_rgb
 
 PLAIN = 2**22  # pixels of an image, or of what is made of it, that are simply held: 16 MiB
-STRIP = 2**18  # pixels that are made at a time beyond that
+STRIP = 2**16  # pixels that are made at a time beyond that
 BICUBIC, BILINEAR, BOX = Image.Resampling.BICUBIC, Image.Resampling.BILINEAR, Image.Resampling.BOX
 SUPPORT = {BICUBIC: 2.0, BILINEAR: 1.0}  # of a filter, in pixels of the image or of the result, whichever are larger
 ONE = 2**22  # the weight 1 in Pillow's arithmetic of 8-bit images
