@@ -24,6 +24,7 @@ ORIENTATION = 0x0112  # EXIF's tag
 SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N", "I")  # Pillow's modes of 16-bit grey
 Box = tuple[int, int, int, int]  # left, top, right, bottom
 MOST_REPLACED = 100  # unreadable images in a row before a training set is given up
+_limit_of_pillow = threading.Lock()  # held while it is ours: Pillow has one for the process, of images and their tiles
 
 
 class UnreadableImage(ValueError):
@@ -72,7 +73,7 @@ def open_image(file: str | Path | BinaryIO, max_pixels: int = MOST_PIXELS, argum
         Exception: It is no image; decoders raise anything.
     """
     known = formats()
-    with _pillows_limit, warnings.catch_warnings():
+    with _limit_of_pillow, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns at half of the size that it refuses
         former, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels / 2
         try:
@@ -83,9 +84,6 @@ def open_image(file: str | Path | BinaryIO, max_pixels: int = MOST_PIXELS, argum
             raise UnreadableImage(f"it has {many} pixels, more than {argument}={max_pixels}") from error
         finally:
             Image.MAX_IMAGE_PIXELS = former
-
-
-_pillows_limit = threading.Lock()  # one for the process: of images, and of what a file makes them of
 
 
 @functools.cache

@@ -5,8 +5,7 @@ then cropped is made whole only where it is small: ``large.resized`` sees to tha
 """
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -127,7 +126,7 @@ def croppings(
 
 
 def read_crop(
-    file: str | Path | BinaryIO, read: Callable[[Any], Any], transforms: Sequence[Transform], rng: np.random.Generator
+    file: Any, read: Callable[[Any], Any], transforms: Sequence[Transform], rng: np.random.Generator
 ) -> Tensor:
     """The image in a file after some transforms, as (3, H, W) uint8.
 
