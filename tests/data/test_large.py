@@ -80,6 +80,20 @@ def test_modes_through_a_file(in_parts, monkeypatch, mode):
     assert np.array_equal(np.asarray(view), np.asarray(read_rgb(file)))
 
 
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA", "CMYK", "I;16"])
+def test_files_that_pillow_maps_into_memory(in_parts, tmp_path, mode):
+    """Views outlive the file that they were opened from."""
+    image = (
+        Image.fromarray(np.arange(2000, dtype=np.uint16).reshape(40, 50) * 32)
+        if mode == "I;16"
+        else noise(50, 40, mode)
+    )
+    image.save(tmp_path / "a.tif")
+    view = read_rgb(tmp_path / "a.tif")
+    (tmp_path / "a.tif").unlink()
+    assert np.array_equal(np.asarray(view), np.asarray(to_rgb(image)))
+
+
 def test_floats_are_refused_before_a_view_is_made(in_parts):
     file = io.BytesIO()
     Image.fromarray(np.zeros((9, 9), np.float32)).save(file, "TIFF")

@@ -1,8 +1,7 @@
 """Images that memory should not hold twice, and results of which only a crop is wanted.
 
 A ``View`` is an image whose pixels are converted, halved and resized where somebody looks at them, a strip of rows at a
-time. It has what transforms use of Pillow's interface. Its pixels are those that Pillow 13 makes of the whole image;
-other versions may do rows before columns where it does not, which is seen in single levels.
+time. It has what transforms use of Pillow's interface. Its pixels are those that Pillow makes of the whole image.
 """
 
 import functools
@@ -11,9 +10,12 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
+import PIL
 from PIL import Image
 
 from vistok.data.images import Box, to_rgb
+
+PILLOW = int(PIL.__version__.partition(".")[0])
 
 PLAIN = 2**22  # pixels of an image, or of what is made of it, that are simply held: 16 MiB
 STRIP = 2**16  # pixels that are made at a time beyond that
@@ -80,9 +82,9 @@ class View(ABC):
 
 
 def rows_first(size: tuple[int, int], target: tuple[int, int]) -> bool:
-    """Whether Pillow takes the means of rows before those of columns: where much more height goes than width."""
+    """Whether Pillow takes means of rows before those of columns: since 13, where far more height goes than width."""
     (width, height), (new_width, new_height) = size, target
-    return height - new_height > max(0, 2 * (width - new_width))
+    return PILLOW >= 13 and height - new_height > max(0, 2 * (width - new_width))
 
 
 def strips(box: Box) -> Iterator[Box]:
