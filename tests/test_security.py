@@ -113,6 +113,9 @@ def test_a_small_archive_that_claims_terabytes(tmp_path):
         UnreadableImage, match=r"s.tar: ValueError: a.png has 4,294,967,296 bytes: no image is so large"
     ):
         list(images_in(str(shard)))
+    shard.write_bytes(sparse("a.png", 2**27) * 100 + bytes(1024))
+    with pytest.raises(UnreadableImage, match=r"s.tar: ValueError: a.png is stored with holes: no image is"):
+        list(images_in(str(shard)))
     packed = tmp_path / "s.tar.gz"
     info = tarfile.TarInfo("a.png")
     info.size = MOST_BYTES + 1
