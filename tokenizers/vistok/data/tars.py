@@ -144,9 +144,7 @@ def members_in(url: str, extensions: Container[str]) -> Iterator[tuple[str, str,
                         if (extension := f".{extension.lower()}") in extensions:
                             if member.size > MOST_BYTES:
                                 raise ValueError(f"{member.name} has {member.size:,} bytes: no image is so large")
-                            if (
-                                member.issparse()
-                            ):  # 512 bytes of the archive could be 256 MiB, as often as a block has images
+                            if member.issparse():  # 512 bytes of the archive could be 256 MiB, again and again
                                 raise ValueError(f"{member.name} is stored with holes: no image is")
                             yield key, extension, member.name, archive.extractfile(member).read()
                 while stream.read(2**20):  # a pipe's writer is not broken off before its end
