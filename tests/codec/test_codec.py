@@ -1,14 +1,18 @@
 """Images to files and back, through the class and the command line."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from vistok.__main__ import main
 from vistok.backbones import CNNDecoder, CNNEncoder
 from vistok.codec import Codec
 from vistok.codec.codec import load
+from vistok.codec.decompress import decompress_file
 from vistok.export import hub
 from vistok.quantizers import DynamicQuantizer, EntropyRouter, VectorQuantizer
 from vistok.tokenizer import Tokenizer
@@ -91,6 +95,65 @@ def test_saved_and_loaded(codec, picture, tmp_path):
     (tmp_path / "codec.safetensors").write_bytes(b"none")
     with pytest.raises(ValueError, match="is not a codec that can be read"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"format": []}, r"format \[\]; this version reads 1"),
+    ({"rates": 2}, "rates=2, not from 1 to 256"),
+    ({"rates": []}, r"rates=\[\], not from 1 to 256"),
+    ({"rates": [[20]] * 300}, "not from 1 to 256"),
+    ({"rates": [[20], [5], [3]]}, "has no tensor 2.0.table"),
+    ({"rates": [["20"], [5]]}, "do not belong together"),
+    ({"id": 3}, "do not belong together"),
+    ({"id": None}, "do not belong together"),
+])  # fmt: skip
+def test_a_description_that_is_wrong(codec, tmp_path, change, message):
+    codec.save(tmp_path)
+    config = json.loads((tmp_path / "codec.json").read_text()) | change
+    (tmp_path / "codec.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=message) as caught:
+        load(tmp_path)
+    assert str(tmp_path) in str(caught.value)
+
+
+@pytest.mark.parametrize("content", [b"[" * 10**5, b"[]", b"\xff", b"", b"{", b"9" * 5_000])
+def test_a_description_that_is_none(codec, tmp_path, content):
+    codec.save(tmp_path)
+    (tmp_path / "codec.json").write_bytes(content)
+    with pytest.raises(ValueError, match="codec.json (is not JSON|holds a)"):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize("name, change, message", [
+    ("table", lambda t: t[:, :2], "have the shapes"),
+    ("table", lambda t: t[:1], "have the shapes"),
+    ("table", lambda t: t[:0], "have the shapes"),
+    ("table", lambda t: torch.tensor(1.0), "have the shapes"),
+    ("table", lambda t: t.half(), "tensors of rate 0 are torch.float16"),
+    ("table", lambda t: t.to(torch.complex64), "tensors of rate 0 are torch.complex64"),
+    ("frequencies", lambda t: t * 0, "out of their range"),
+    ("frequencies", lambda t: t * 0 + 2**24, "out of their range"),
+    ("frequencies", lambda t: t.float(), "torch.float32"),
+    ("frequencies", lambda t: t.bool(), "torch.bool"),
+    ("rows", lambda t: t * 0 + 2**24, "out of their range"),
+    ("rows", lambda t: t[0], "have the shapes"),
+    ("classes", lambda t: t * 0 + 200, "out of their range"),
+    ("classes", lambda t: None, "has no tensor 0.0.classes"),
+])  # fmt: skip
+def test_tables_that_are_wrong(codec, tmp_path, name, change, message):
+    codec.save(tmp_path)
+    tensors = load_file(tmp_path / "codec.safetensors")
+    tensors[f"0.0.{name}"] = change(tensors[f"0.0.{name}"])
+    tensors = {key: tensor.contiguous() for key, tensor in tensors.items() if tensor is not None}
+    save_file(tensors, tmp_path / "codec.safetensors")
+    with pytest.raises(ValueError, match=f"is not a codec that can be read: .*{message}"):
+        load(tmp_path)
+
+
+def test_a_damaged_file_is_named(codec, picture, tmp_path):
+    (tmp_path / "image.vtk").write_bytes(codec.compress(picture)[:-1])
+    with pytest.raises(ValueError, match=f"{tmp_path}/image.vtk: it is damaged or cut off"):
+        decompress_file(codec, tmp_path / "image.vtk")
 
 
 def test_command_line(trained, photos, tmp_path, capsys):

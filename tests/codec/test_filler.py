@@ -3,10 +3,12 @@
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
+from safetensors.torch import save_file
 
 from vistok.codec import concealment
-from vistok.codec.codec import Rate, load, save_filler
+from vistok.codec.codec import FILLER, Rate, load, load_filler, save_filler
 from vistok.codec.conceal import cross_entropy, draw, fit, standardise
 from vistok.codec.filler import Filler, windows
 from vistok.codec.reduction import tables_of
@@ -128,3 +130,27 @@ def test_saved_with_a_codec(codec, picture, tmp_path):
     header, codes, known = again.read(cut)
     latent = again.latent(codes, known, 0)
     assert torch.isfinite(latent).all() and not torch.equal(latent, codec.latent(codes, known, 0))
+
+
+@pytest.mark.parametrize("told, message", [
+    ({"depth": "1000000000"}, "its sizes are"),
+    ({"depth": "9999"}, "a network of far more than the 22 tensors"),
+    ({"width": "4096"}, "a tensor of 4,096 x"),
+    ({"window": "4096"}, "a tensor of 16,777,216 x 8 values"),
+    ({"window": "3"}, r"'positions' has the sizes \[4, 8\], not \[9, 8\]"),
+    ({"num_heads": "3"}, "3 attention heads do not divide 8 channels"),
+    ({"num_heads": "0"}, "its sizes are"),
+    ({"width": "-8"}, "its sizes are"),
+    ({"width": "8.0"}, "its sizes are"),
+    ({"width": "9" * 5_000}, "its sizes are"),
+    ({"dropout": "1"}, "its sizes are"),
+    (None, "its sizes are {}"),
+])  # fmt: skip
+def test_sizes_that_are_not_those_of_the_tensors(codec, tmp_path, told, message):
+    filler = Filler(codec.tokenizer.quantizer.dim, width=8, depth=1, num_heads=4, window=2)
+    save_filler(filler, tmp_path)
+    assert load_filler(tmp_path, codec.tokenizer).window == 2
+    sizes = {"width": "8", "depth": "1", "num_heads": "4", "window": "2"}
+    save_file(filler.state_dict(), tmp_path / FILLER, None if told is None else sizes | told)
+    with pytest.raises(ValueError, match=f"{FILLER} does not fit: .*{message}"):
+        load_filler(tmp_path, codec.tokenizer)

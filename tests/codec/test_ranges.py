@@ -26,6 +26,22 @@ def test_what_goes_in_comes_out(coding, size):
     assert np.array_equal(ranges.decode(ranges.encode(rare, stats, coding), (7, 9), stats, coding), rare)
 
 
+@pytest.mark.parametrize("coding", [ranges.STATIC, ranges.CONTEXT])
+@pytest.mark.parametrize("often", [1, 50, 2**20])
+def test_equal_codes_take_their_bits(coding, often):
+    """The first code of all is nothing but zeros: a few bytes must not be an image of any size."""
+    frequencies = np.array([often, 1, often, 3], np.int32)
+    rows = np.broadcast_to(frequencies, (CLASSES + 1, CLASSES + 1, 4))
+    stats = [Statistics(frequencies, np.zeros(4, np.uint8), rows)]
+    for code in range(4):
+        codes = np.full((1, 100, 90), code)
+        data = ranges.encode(codes, stats, coding)
+        assert np.array_equal(ranges.decode(data, (100, 90), stats, coding), codes)
+        assert len(data) >= ranges.least_bytes(9000, stats, coding) > 1_000
+    with pytest.raises(ValueError, match="1,000,000 of each codebook take more than 100 bytes"):
+        ranges.decode(bytes(100), (1000, 1000), stats, coding)
+
+
 def test_fixed_length_by_hand():
     stats = [statistics(5)]
     assert ranges.encode(np.array([[4, 1, 3]]), stats, ranges.FIXED) == bytes([0b10000101, 0b10000000])

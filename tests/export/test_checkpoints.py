@@ -1,6 +1,7 @@
 """Published checkpoints: the authors' codes and images, other sizes, containers, and what is refused."""
 
 import json
+import time
 from functools import partial
 
 import pytest
@@ -9,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 import vistok
-from vistok import PixelMap, Tokenizer, cli, runs
+from vistok import PixelMap, Tokenizer, cli, runs, untrusted
 from vistok.backbones import (
     BranchedEncoder,
     CNNDecoder,
@@ -295,6 +296,48 @@ def test_ema_or_raw(llamagen_file):
 def test_refusals(llamagen_file, change, arguments, message):
     with pytest.raises(ValueError, match=message):
         vistok.load(llamagen_file(change), **arguments)
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda t: t.update({"encoder.conv_blocks.999999999.res.0.norm1.weight": torch.ones(4)}), "table of names has no"),
+    (lambda t: t.update({"x" * 10**6: torch.ones(4)}), "its table of names has no xxxx"),
+    (lambda t: t.update({"\x1b[2J\n": torch.ones(4)}), r"its table of names has no \\x1b\[2J"),
+    (lambda t: t.update({"quant_conv.bias": torch.empty(2**40, 0)}), "quant_conv.bias has no values"),
+    (lambda t: t.update({f"encoder.conv_blocks.{i}.res.0.norm1.weight": torch.ones(4) for i in range(99)}),
+     "it has 99 levels, more than 32|no tensor for our"),
+    (lambda t: t.update(dict.fromkeys([*t], torch.ones(2**20))), "its tensors share storages"),
+    (lambda t: t.update({3: torch.ones(1), ("a", 2.5): torch.ones(1)}), "its table of names has no"),
+])  # fmt: skip
+def test_a_small_file_asks_for_nothing(llamagen_file, change, message):
+    begin = time.process_time()
+    with pytest.raises(ValueError, match=message) as caught:
+        vistok.load(llamagen_file(change))
+    assert time.process_time() - begin < 3 and "vq.pt" in str(caught.value)
+    assert len(str(caught.value)) < 1_500 and "\n" not in str(caught.value)
+
+
+def test_a_file_of_too_many_tensors(llamagen_file, monkeypatch):
+    monkeypatch.setattr(untrusted, "MAX_OF_NETWORK", 50)
+    with pytest.raises(ValueError, match="vq.pt cannot be imported: it has [0-9]+ tensors, more than 50"):
+        vistok.load(llamagen_file())
+
+
+def test_a_folder_of_diffusers_whose_config_is_wrong(vqmodel_folder):
+    folder, _ = vqmodel_folder
+    for content, message in (
+        ({"input_range": 5}, r"input_range must be \[0, 1\] or \[-1, 1\], not 5"),
+        ({"norm_num_groups": [4]}, r"norm_num_groups must be a whole number, not \[4\]"),
+        ({"norm_num_groups": 10**4000}, "norm_num_groups must be a whole number, not 1000"),
+        ({"act_fn": {}}, "act_fn={} cannot be imported"),
+    ):
+        told = {"_class_name": "VQModel", "norm_num_groups": 4}
+        (folder / "config.json").write_text(json.dumps(told | content))
+        with pytest.raises(ValueError, match=message) as caught:
+            vistok.load(folder)
+        assert str(folder) in str(caught.value) and len(str(caught.value)) < 1_000
+    (folder / "config.json").write_text("[" * 10**5)
+    with pytest.raises(ValueError, match="config.json is not JSON"):
+        vistok.load(folder)
 
 
 def test_pixel_range_of_the_config(llamagen_file):

@@ -8,6 +8,7 @@ import os
 import pathlib
 import pickle
 import struct
+import time
 import zipfile
 
 import numpy as np
@@ -283,6 +284,50 @@ def test_the_time_of_a_call_counts(tmp_path):
     path = archive(tmp_path / "model.pt", b"\x80\x02" + program + b".")
     with pytest.raises(ValueError, match="more than 4,000,000 steps"):
         read_tensors(path)
+
+
+def long(value):
+    digits = value.to_bytes(value.bit_length() // 8 + 1, "little", signed=True)
+    return b"\x8a" + bytes([len(digits)]) + digits
+
+
+PRIME = 2**61 - 1  # numbers that differ by it have one hash
+
+
+@pytest.mark.parametrize("program, message", [
+    (b"}(" + b"".join(long(k * PRIME) + b"N" for k in range(1, 60_000)) + b"u", "more than 1,000 keys that are"),
+    (b"}(" + b"".join(long(k * PRIME) + b"\x85N" for k in range(1, 60_000)) + b"u", "more than 1,000 keys"),
+    (b"}(" + b"".join(b"G" + struct.pack(">d", 2.0**e * m) + b"N" for m in range(1, 999) for e in range(-900, 900, 61))
+     + b"u", "more than 1,000 keys"),
+    (b"N" + b"".join(b"p%d\n" % (k * PRIME) for k in range(1, 60_000)), "under a number that no pickle needs"),
+    (b"N" + b"".join(b"0cm\nn%06d\n" % k for k in range(60_000)), "more than 10,000 objects by name"),
+], ids=["numbers", "tuples", "floats", "memo", "stubs"])  # fmt: skip
+def test_keys_that_collide_take_no_time(tmp_path, program, message):
+    path = archive(tmp_path / "model.pt", b"\x80\x02" + program + b".")
+    begin = time.process_time()
+    with pytest.raises(ValueError, match=message):
+        read_tensors(path)
+    assert time.process_time() - begin < 1
+
+
+def test_keys_of_other_kinds_are_read(tmp_path):
+    tree = {3: 1, -1: 2, 2.5: 3, None: 4, b"a": 5, ("a", 1): 6, True: 7, **{i: i for i in range(5, 3000)}}
+    torch.save(tree, tmp_path / "model.pt")
+    assert read_tensors(tmp_path / "model.pt").tree == tree
+
+
+def test_members_that_are_one_another_are_not_summed_up(tmp_path):
+    path = archive(tmp_path / "model.pt", b"\x80\x02N.", [("archive/data/0", bytes(2**20))])
+    whole = path.read_bytes()
+    directory = whole.index(b"PK\x01\x02")
+    entry = whole[whole.rindex(b"PK\x01\x02") : whole.rindex(b"PK\x05\x06")]
+    copies = b"".join(entry.replace(b"data/0", b"dat%03d" % i)[: len(entry)] for i in range(1_000))
+    number = struct.pack("<HHII", 1_000, 1_000, len(copies), directory)
+    path.write_bytes(whole[:directory] + copies + b"PK\x05\x06\0\0\0\0" + number + b"\0\0")
+    begin = time.process_time()
+    with pytest.raises(ValueError, match="overlap"):
+        read_tensors(path)
+    assert time.process_time() - begin < 0.5
 
 
 def test_limits_leave_room_for_real_files():

@@ -45,6 +45,32 @@ def change(folder, **values):
         ({"shards": []}, "lists no shards"),
         ({"shards": [{"images": 4}]}, "the entry of shard 0 lacks 'files'"),
         ({"shards": [{"images": 4, "files": {"tokens": {"name": "../other.npy"}}}]}, "the entry of shard 0 has the"),
+        ({"shards": [{"images": 4, "files": {"tokens": []}}]}, "the entry of shard 0 has the files"),
+        ({"shards": [[]]}, "the entry of shard 0 lacks 'images'"),
+        ({"shards": {}}, "lists no shards"),
+        ({"version": []}, r"version \[\]; this vistok reads 1"),
+        ({"codebook_sizes": None}, "codebook_sizes=None, not a list"),
+        ({"codebook_sizes": [True]}, "whole numbers above 0"),
+        ({"codebook_sizes": [2.0]}, "whole numbers above 0"),
+        ({"codebook_sizes": [10**30]}, "whole numbers above 0"),
+        ({"codebook_sizes": [2**62] * 3}, "too many for one vocabulary"),
+        ({"grid": [8, 8, 8]}, "whole numbers above 0"),
+        ({"grid": [2**31, 2**31]}, "codes of an image, more than 16,777,216"),
+        ({"grid": None}, "grid=None, not a list"),
+        ({"factor": float("inf")}, "whole numbers above 0"),
+        ({"views": []}, r"views=\[\], not one of"),
+        ({"views": {"a": 1}}, "views={'a': 1}, not one of"),
+        ({"grains": 2.0, "order": "row"}, "grains=2.0"),
+        ({"grains": 5, "order": "row"}, r"grains=5 in the order 'row' on a grid of \(8, 8\)"),
+        ({"grains": 2, "order": []}, r"grains=2 in the order \[\]"),
+        ({"rate": float("nan")}, "rate=nan"),
+        ({"rate": "half"}, "rate='half'"),
+        ({"tokenizer": 3}, "tokenizer=3"),
+        ({"dtype": None}, "dtype=None"),
+        ({"ten_crop_size": -1}, "ten_crop_size=-1"),
+        ({"classes": [1]}, r"classes=\(1,\)"),
+        ({"classes": "cat"}, "classes='cat', not a list"),
+        ({"tokenizer_sha256": ["a"] * 64}, "tokenizer_sha256="),
     ],
 )
 def test_headers_that_cannot_be(copy, values, message):
@@ -74,6 +100,71 @@ def test_files_that_are_cut_short_or_foreign(copy):
     (folder / "index.json").unlink()
     with pytest.raises(ValueError, match="there is no"):
         TokenStore(folder)
+
+
+def entry(folder, **values):
+    """Change the entry of the first shard."""
+    index = json.loads((folder / "index.json").read_text())
+    index["shards"][0] |= values
+    (folder / "index.json").write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize("values, message", [
+    ({"images": 10**30}, "the entry of shard 0 has 1000000000000000000000000000000 images"),
+    ({"images": -1}, "has -1 images"),
+    ({"images": True}, "has True images"),
+    ({"images": "4"}, "has '4' images"),
+    ({"unreadable": 3}, "unreadable=3, not names"),
+    ({"images": 5}, r"holds uint16 \(4, 2, 1, 8, 8\), but by index.json it is uint16 \(5, 2, 1, 8, 8\)"),
+])  # fmt: skip
+def test_entries_that_cannot_be(copy, values, message):
+    folder = copy()
+    entry(folder, **values)
+    with pytest.raises(ValueError, match=message) as caught:
+        TokenStore(folder).codes(0)
+    assert str(folder) in str(caught.value)
+
+
+def test_an_entry_without_its_hash(copy):
+    folder = copy()
+    index = json.loads((folder / "index.json").read_text())
+    del index["shards"][0]["files"]["tokens"]["sha256"]
+    (folder / "index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match="index.json: the entry of shard 0 lacks the sha256"):
+        TokenStore(folder)
+
+
+def test_names_are_text(copy):
+    folder = copy()
+    path = folder / "shard-000000.names.json"
+    for content, message in (
+        ("[1, 2, 3, 4]", "does not hold 4 names"),
+        ("[" * 10**5, "is not JSON"),
+        ("{}", "4 names"),
+    ):
+        path.write_text(content)
+        with pytest.raises(ValueError, match=f"shard-000000.names.json .*{message}"):
+            _ = TokenStore(folder).names
+    path.write_bytes(b'["\xff"]')
+    with pytest.raises(ValueError, match="shard-000000.names.json is not JSON: 'utf-8' codec"):
+        _ = TokenStore(folder).names
+
+
+@pytest.mark.parametrize("name, change, message", [
+    ("positions", lambda a: a + 500, "a token or a position of grain 0 is out of range"),
+    ("positions", lambda a: a * 0, "two of its tokens are of the same positions"),
+    ("tokens", lambda a: a + 32, "a token or a position of grain 0 is out of range"),
+    ("lengths", lambda a: a[..., ::-1], "tokens of its grains do not fill 8 x 8 positions"),
+    ("lengths", lambda a: a + 2**31, "but by index.json it is uint16"),
+])  # fmt: skip
+def test_sequences_that_do_not_cover_their_grid(copy, name, change, message):
+    folder = copy("dq")
+    path = folder / f"shard-000000.{name}.npy"
+    array = np.load(path)
+    np.save(path, change(array).astype(array.dtype))
+    with pytest.raises(ValueError, match=message) as caught:
+        TokenStore(folder).codes(0)
+    assert str(folder) in str(caught.value)
 
 
 def test_verification_sees_a_code_that_is_out_of_range(copy):

@@ -26,6 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from vistok.data.image_folder import list_images
 from vistok.files import whole
 from vistok.terminal import say
+from vistok.untrusted import MAX_LISTING, one_line, read_object
 
 INDEX = "index.json"
 PARTIAL_INDEX = "index.json.partial"  # there until all shards are
@@ -241,11 +242,11 @@ def _begin(destination: Path, plan: dict[str, Any]) -> dict[str, str]:
 def _read_index(path: Path) -> dict[str, Any]:
     """What ``_begin`` or ``convert`` wrote."""
     try:
-        content = json.loads(path.read_text())
+        content = read_object(path, MAX_LISTING)
         shards = [{"name": str(own["name"]), "sha256": own["sha256"]} for own in content.get("shards", [])]
-        return content | {"shards": shards}
-    except (ValueError, RecursionError, TypeError, KeyError, AttributeError) as error:
-        raise ValueError(f"{path} is no index of shards: {error!r}") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path} is no index of shards: {one_line(repr(error))}") from error
+    return content | {"shards": shards}
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+NO_NAME = re.compile("[\0\\\\\ud800-\udc7f\udd00-\udfff]")  # what no file's name has, other than undecodable bytes
+
 
 @contextmanager
 def whole(path: Path, before: Callable[[], None] | None = None) -> Iterator[BinaryIO]:
@@ -40,9 +42,9 @@ def below(folder: Path, name: Any, where: Path) -> Path:
     Raises:
         ValueError: It is anything else.
     """
-    plain = isinstance(name, str) and name and "\0" not in name and "\\" not in name
+    plain = isinstance(name, str) and name and not NO_NAME.search(name)
     if not plain or Path(name).is_absolute() or ".." in Path(name).parts or re.match(r"\w[\w+.-]*:", name):
-        raise ValueError(f"{where} names the file {name!r}, which is no path below its folder")
+        raise ValueError(f"{where} names the file {repr(name)[:200]}, which is no path below its folder")
     return folder / name
 
 

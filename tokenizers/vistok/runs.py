@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import safetensors.torch
+import torch
 from omegaconf import DictConfig
 from pytorch_lightning.utilities import rank_zero_only
-from safetensors import SafetensorError
 from torch import Tensor
 
 from vistok import checkpoints
 from vistok.terminal import say
+from vistok.untrusted import one_line, read_safetensors
 
 if TYPE_CHECKING:
     from vistok.training import LitTokenizer
@@ -111,8 +112,8 @@ def load_slim(
     weights = None
     if path.suffix == ".safetensors":
         try:
-            weights = safetensors.torch.load_file(path)
-        except SafetensorError as error:
+            weights = read_safetensors(path).tensors
+        except ValueError as error:
             raise ValueError(f"init={path} cannot be read: {error}") from error
     if weights is None or not any(name.startswith(OWN) for name in weights):
         weights = _published(lit, path, family, family_config)
@@ -175,9 +176,14 @@ def _updates_of_report(path: Path) -> int:
         return 0
 
 
+def _shape(tensor: Tensor) -> tuple[int | torch.dtype, ...]:
+    """The sizes of a tensor, and its type where it has no real numbers."""
+    return (*tensor.shape, *(() if tensor.is_floating_point() else (tensor.dtype,)))
+
+
 def _refuse_differences(file: str, weights: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> None:
-    there = {key: tuple(value.shape) for key, value in weights.items()}
-    here = {key: tuple(value.shape) for key, value in model.items()}
+    there = {one_line(key, 100): _shape(value) for key, value in weights.items()}
+    here = {key: _shape(value) for key, value in model.items()}
     differences = [
         f"  {key}: {there[key]} in the file, {here[key]} here"
         for key in here

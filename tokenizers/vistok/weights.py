@@ -1,14 +1,11 @@
 """Pretrained networks of others (LPIPS trunks, Inception, teachers): downloaded by the libraries that know them."""
 
-import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from typing_extensions import Self
 
@@ -141,13 +138,18 @@ def fixed_seed() -> Iterator[None]:
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
-    """The state dict in a ``.safetensors`` file, or in one of torch's, from which nothing but tensors is unpickled."""
+    """The state dict in a ``.safetensors`` file, or in one of torch's, of which nothing is run.
+
+    Raises:
+        ValueError: It holds something else, or is damaged.
+    """
+    from vistok.export.reading import read_tensors
+
     try:
-        if Path(path).suffix == ".safetensors":
-            state = safetensors.torch.load_file(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, SafetensorError) as error:
+        state, others = read_tensors(path)
+        if others:
+            raise ValueError(f"it has objects of {few(list(others))}")
+    except ValueError as error:
         raise ValueError(f"{path} is not a file of plain tensors: {error}") from error
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{path} is not a state dict: names and their tensors")

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -10,21 +11,23 @@ import numpy as np
 import safetensors.torch
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError
 from torch import Tensor
 
 from vistok.codec import concealment, packets, ranges, stream
 from vistok.codec.filler import Filler
 from vistok.codec.reduction import tables_of, with_tables
-from vistok.codec.statistics import CLASSES, Statistics
+from vistok.codec.statistics import CLASSES, MAX_SUM, Statistics
 from vistok.export import hub
 from vistok.files import whole
 from vistok.pixels import to_float, to_uint8
 from vistok.quantizers import Quantizer
 from vistok.tokenizer import Tokenizer
+from vistok.untrusted import network_of, read_object, read_safetensors, short
 
 FORMAT = 1
 CONFIG, TABLES, FILLER = "codec.json", "codec.safetensors", "filler.safetensors"
+FILLER_SIZES = ("width", "depth", "num_heads", "window")
+MAX_RATES = 256
 
 
 class Rate(NamedTuple):
@@ -58,8 +61,8 @@ class Codec:
 
     def __init__(self, tokenizer: Tokenizer, rates: Sequence[Rate], filler: Filler | None = None):
         tables_of(tokenizer.quantizer)
-        if not 1 <= len(rates) <= 256:
-            raise ValueError(f"a codec has from 1 to 256 rates, not {len(rates)}")
+        if not 1 <= len(rates) <= MAX_RATES:
+            raise ValueError(f"a codec has from 1 to {MAX_RATES} rates, not {len(rates)}")
         self.tokenizer, self.rates, self.filler = tokenizer, list(rates), filler
         self.id = digest(tokenizer, rates)
 
@@ -210,31 +213,52 @@ def load(folder: str | Path) -> Codec:
     for name in (CONFIG, TABLES):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} is not a codec: it has no {name}; python -m vistok codec makes one")
+    config = read_object(folder / CONFIG)
+    try:
+        if config.get("format") != FORMAT:
+            raise ValueError(f"format {short(config.get('format'))}; this version reads {FORMAT}")
+        sizes = config.get("rates")
+        if type(sizes) is not list or not 1 <= len(sizes) <= MAX_RATES:
+            raise ValueError(f"{CONFIG} has rates={short(sizes)}, not from 1 to {MAX_RATES} lists of sizes")
+        tensors = _read(folder / TABLES)
+    except ValueError as error:
+        raise ValueError(f"{folder} is not a codec that can be read: {error}") from error
     tokenizer = hub.load(folder)
     try:
-        config = json.loads((folder / CONFIG).read_text())
-        if config["format"] != FORMAT:
-            raise ValueError(f"format {config['format']!r}; this version reads {FORMAT}")
-        tensors = safetensors.torch.load_file(folder / TABLES)
-        rates = [_rate(tokenizer, tensors, i) for i in range(len(config["rates"]))]
+        rates = [_rate(tokenizer, tensors, i) for i in range(len(sizes))]
         codec = Codec(tokenizer, rates, load_filler(folder, tokenizer))
-        if codec.id.hex() != config["id"]:
+        if codec.id.hex() != config.get("id") or [list(rate.sizes) for rate in rates] != sizes:
             raise ValueError("its files do not belong together: they give another id")
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{folder} is not a codec that can be read: {error!r}") from error
+    except ValueError as error:
+        raise ValueError(f"{folder} is not a codec that can be read: {error}") from error
     return codec
 
 
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        return read_safetensors(path).tensors
+    except ValueError as error:
+        raise ValueError(f"{path.name} cannot be read: {error}") from error
+
+
 def _rate(tokenizer: Tokenizer, tensors: dict[str, Tensor], i: int) -> Rate:
-    dims = [table.shape[1] for table in tables_of(tokenizer.quantizer)]
+    """The i-th rate in the tables of a codec's folder, whose types and shapes are all that ``save`` writes."""
     tables, statistics = [], []
-    for j, dim in enumerate(dims):
-        table, frequencies, classes, rows = (tensors[f"{i}.{j}.{name}"] for name in ("table", *Statistics._fields))
-        n = len(table)
-        shapes = (tuple(table.shape), tuple(frequencies.shape), tuple(classes.shape), tuple(rows.shape))
-        if shapes != ((n, dim), (n,), (n,), (CLASSES + 1, CLASSES + 1, n)):
+    for j, own in enumerate(tables_of(tokenizer.quantizer)):
+        names = [f"{i}.{j}.{name}" for name in ("table", *Statistics._fields)]
+        missing = [name for name in names if name not in tensors]
+        if missing:
+            raise ValueError(f"{TABLES} has no tensor {missing[0]}")
+        table, frequencies, classes, rows = (tensors[name] for name in names)
+        n = len(table) if table.ndim else 0
+        shapes = [tuple(tensor.shape) for tensor in (table, frequencies, classes, rows)]
+        dtypes = [tensor.dtype for tensor in (table, frequencies, classes, rows)]
+        if n < 2 or shapes != [(n, own.shape[1]), (n,), (n,), (CLASSES + 1, CLASSES + 1, n)]:
             raise ValueError(f"tensors of rate {i} have the shapes {shapes}")
-        if frequencies.min() < 1 or rows.min() < 1 or classes.max() >= CLASSES:
+        if dtypes != [torch.float32, torch.int32, torch.uint8, torch.int32]:
+            raise ValueError(f"tensors of rate {i} are {', '.join(map(str, dtypes))}")
+        largest = max(int(frequencies.sum()), int(rows.sum(-1).max()))  # int64
+        if frequencies.min() < 1 or rows.min() < 1 or classes.max() >= CLASSES or largest >= MAX_SUM:
             raise ValueError(f"tensors of rate {i} are out of their range")
         tables.append(table)
         statistics.append(Statistics(frequencies.numpy(), classes.numpy(), rows.numpy()))
@@ -265,24 +289,29 @@ def digest(tokenizer: Tokenizer, rates: Sequence[Rate]) -> bytes:
 
 def save_filler(filler: Filler, folder: Path) -> None:
     """Write a filler into a codec's folder."""
-    sizes = {name: str(getattr(filler, name)) for name in ("width", "depth", "num_heads", "window")}
+    sizes = {name: str(getattr(filler, name)) for name in FILLER_SIZES}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in filler.state_dict().items()}
     with whole(folder / FILLER) as file:
         file.write(safetensors.torch.save(tensors, sizes))
 
 
 def load_filler(folder: Path, tokenizer: Tokenizer) -> Filler | None:
-    """The filler of a codec's folder, if there is one."""
+    """The filler of a codec's folder, if there is one.
+
+    Raises:
+        ValueError: It is damaged, or its sizes are not those of its tensors.
+    """
     path = folder / FILLER
     if not path.is_file():
         return None
-    with safetensors.safe_open(path, "pt") as file:
-        sizes = {name: int(value) for name, value in (file.metadata() or {}).items()}
-        if max(sizes.values(), default=0) > 4096:
-            raise ValueError(f"{FILLER} has the sizes {sizes}")
-        filler = Filler(tokenizer.quantizer.dim, **sizes)
-        try:
-            filler.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
-        except RuntimeError as error:
-            raise ValueError(f"{FILLER} does not fit: {error}") from error
+    try:
+        tensors, told = read_safetensors(path)
+        if set(told) != set(FILLER_SIZES) or not all(re.fullmatch(r"[1-9]\d{0,3}", size) for size in told.values()):
+            raise ValueError(f"its sizes are {short(told)}")
+        sizes = {name: int(size) for name, size in told.items()}
+        if sizes["width"] % sizes["num_heads"]:
+            raise ValueError(f"{sizes['num_heads']} attention heads do not divide {sizes['width']} channels")
+        filler = network_of(tensors, lambda: Filler(tokenizer.quantizer.dim, **sizes))
+    except ValueError as error:
+        raise ValueError(f"{path} does not fit: {error}") from error
     return filler.eval().requires_grad_(False)

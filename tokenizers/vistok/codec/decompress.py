@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
+from torch import Tensor
 
 from vistok.codec import stream
-from vistok.codec.codec import load
+from vistok.codec.codec import Codec, load
 from vistok.files import whole
 
 
@@ -38,10 +39,18 @@ def run(asked: argparse.Namespace) -> None:
     Image.init()
     if out.suffix.lower() not in Image.EXTENSION or Image.EXTENSION[out.suffix.lower()] not in Image.SAVE:
         raise ValueError(f"out={out} has the extension of no image format that Pillow writes")
-    codec = load(asked.codec)
-    try:
-        image = codec.decompress(Path(asked.file).read_bytes(), asked.conceal, asked.max_pixels)
-    except ValueError as error:
-        raise ValueError(f"{asked.file}: {error}") from error
+    image = decompress_file(load(asked.codec), Path(asked.file), asked.conceal, asked.max_pixels)
     with whole(out) as file:
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, Image.EXTENSION[out.suffix.lower()])
+
+
+def decompress_file(codec: Codec, path: Path, conceal: bool = False, max_pixels: int = stream.MAX_PIXELS) -> Tensor:
+    """The image (3, H, W) uint8 in a file; the arguments are those of ``Codec.decompress``.
+
+    Raises:
+        ValueError: It is no such file, or damaged, or of another codec.
+    """
+    try:
+        return codec.decompress(path.read_bytes(), conceal, max_pixels)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error

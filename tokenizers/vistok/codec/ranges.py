@@ -38,7 +38,20 @@ def encode(codes: np.ndarray, statistics: Sequence[Statistics], coding: int) -> 
         models = Models(coder, s)
         for y, x in positions(of_codebook.shape):
             encoder.encode(int(of_codebook[y, x]), models[context_of(of_codebook, y, x, s.classes)])
-    return encoder.get_compressed().astype(">u4").tobytes().rstrip(b"\0")
+    data = encoder.get_compressed().astype(">u4").tobytes()
+    least = least_bytes(codes[0].size, statistics, coding)
+    return data.rstrip(b"\0").ljust(least, b"\0")  # the decoder takes what is not there for zeros
+
+
+def least_bytes(number: int, statistics: Sequence[Statistics], coding: int) -> int:
+    """Bytes that so many codes of each codebook take at least, all being the most probable, less a few.
+
+    Zeros at the end are not written, and many codes may be nothing but zeros: without a least length a few bytes could
+    ask for an image of any size.
+    """
+    likeliest = [s.frequencies if coding == STATIC else s.rows for s in statistics]
+    bits = sum(float(np.log2(f.sum(-1, dtype=np.int64) / f.max(-1)).min()) for f in likeliest)
+    return max(0, int(number * bits * 0.98 / 8) - 8)
 
 
 def decode(data: bytes, shape: tuple[int, ...], statistics: Sequence[Statistics], coding: int) -> np.ndarray:
@@ -67,6 +80,8 @@ def decode(data: bytes, shape: tuple[int, ...], statistics: Sequence[Statistics]
             for at, size, s in zip(starts, sizes, statistics, strict=False)
         ]
         return np.stack(parts).reshape(len(parts), *shape)
+    if len(data) < least_bytes(number, statistics, coding):
+        raise ValueError(f"the codes are damaged: {number:,} of each codebook take more than {len(data):,} bytes")
     coder = constriction()
     words = np.frombuffer(data + bytes(-len(data) % 4), dtype=">u4").astype(np.uint32)
     decoder = coder.stream.queue.RangeDecoder(words)

@@ -9,7 +9,8 @@ from vistok.codec.reduction import reduced
 from vistok.kernels import nearest_code
 
 CLASSES = 8  # of codewords, by which contexts tell their neighbours apart
-SCALE = 2**20  # of a table's sum, about: the largest codebook adds less than 2^23 to it, and float32 is exact to 2^24
+SCALE = 2**20  # of a table's sum, about: the largest codebook adds less than 2^23 to it
+MAX_SUM = 2**24  # to which float32 is exact
 STRENGTH = 256.0  # positions that the next less specific table counts for in the estimate of a more specific one
 
 

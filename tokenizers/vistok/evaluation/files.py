@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors.torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vistok.files import whole
+from vistok.untrusted import parse_json, read_safetensors
 
 
 def write(tensors: Mapping[str, Tensor], about: Mapping, path: Path) -> None:
@@ -29,9 +29,10 @@ def read(path: Path) -> tuple[dict[str, Tensor], dict]:
         ValueError: The file is no such file.
     """
     try:
-        with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            about = json.loads(file.metadata()["about"])
-    except (SafetensorError, TypeError, KeyError, ValueError) as error:
+        tensors, metadata = read_safetensors(path)
+        about = parse_json(metadata.get("about", "").encode(), "what it is of")
+        if type(about) is not dict:
+            raise ValueError(f"what it is of is a {type(about).__name__}")
+    except ValueError as error:
         raise ValueError(f"{path} cannot be read as a file of an evaluation: {error}") from error
     return tensors, about

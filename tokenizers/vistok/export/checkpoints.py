@@ -4,9 +4,8 @@ A family is told by names that no other has (``FAMILIES``, first match), never b
 from the sizes of its tensors; what neither tells must be known, or the file is refused.
 """
 
-import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,6 +29,7 @@ from vistok.export.families.names import Rule, to_ours
 from vistok.export.reading import read_tensors
 from vistok.pixels import PixelMap
 from vistok.tokenizer import Tokenizer
+from vistok.untrusted import Bounded, one_line, read_json, refuse_shared, short
 from vistok.weights import WeightsUnavailable
 
 KINDS = ("ema", "raw")
@@ -157,25 +157,29 @@ def tokenizer_of(tree: Any, family: str | None, config: Mapping[str, Any], weigh
         raise ValueError(f"recognised as {found.name}: its head is not in vistok yet")
     ignored = re.compile("|".join((LOSSES, *found.ignored)))
     kept = {name: tensor for name, tensor in tensors.items() if not ignored.fullmatch(name)}
-    extra = {}
+    wrong = [name for name, tensor in kept.items() if not isinstance(tensor, Tensor) or tensor.dtype not in FLOATS]
+    if wrong:
+        raise ValueError(f"{one_line(wrong[0], 80)} is no tensor of floats")
+    empty = [name for name, tensor in kept.items() if not tensor.numel()]
+    if empty:
+        raise ValueError(f"{one_line(empty[0], 80)} has no values")
+    bounded, extra = Bounded(kept.values()), {}
+    refuse_shared(kept)
     if found.name == "enhancing":
         missing = [name for name in enhancing.POSITIONS if name not in kept]
         if missing:
             raise ValueError(f"it has no {', '.join(missing)}")
         extra = {"positions": tuple(kept.pop(name) for name in enhancing.POSITIONS)}
-    wrong = [name for name, tensor in kept.items() if not isinstance(tensor, Tensor) or tensor.dtype not in FLOATS]
-    if wrong:
-        raise ValueError(f"{wrong[0]} is no tensor of floats")
     levels = [int(match[1]) for name in kept if (match := re.match(r"decoder\.up\.(\d{1,5})\.", name))]
     try:
         ours = to_ours(found.rules, kept, max(levels, default=-1) + 1)
         shapes = {name: tuple(tensor.shape) for name, tensor in ours.items()}
-        with torch.device("meta"):  # nothing is allocated before it is known to fit
+        with torch.device("meta"), bounded:  # nothing is allocated before it is known to fit
             tokenizer = found.build(shapes, config, family is not None, **extra)
         state = {name: tensor.float().clone(memory_format=torch.contiguous_format) for name, tensor in ours.items()}
         tokenizer.load_state_dict(state, assign=True)
     except (RuntimeError, TypeError, IndexError, ZeroDivisionError, OverflowError) as error:
-        raise ValueError(f"as {found.name} its tensors do not fit together: {str(error)[:2000]}") from error
+        raise ValueError(f"as {found.name} its tensors do not fit together: {one_line(error)}") from error
     low_high = get(config, "input_range")
     if low_high is not None:
         tokenizer.pixels = pixels_of(low_high)
@@ -184,8 +188,8 @@ def tokenizer_of(tree: Any, family: str | None, config: Mapping[str, Any], weigh
 
 def pixels_of(low_high: Any) -> PixelMap:
     """The pixel map of a network that works in [0, 1] or in [-1, 1]."""
-    if list(low_high) not in ([0, 1], [-1, 1]):
-        raise ValueError(f"config's input_range must be [0, 1] or [-1, 1], not {low_high!r}")
+    if not isinstance(low_high, Sequence) or list(low_high) not in ([0, 1], [-1, 1]):
+        raise ValueError(f"config's input_range must be [0, 1] or [-1, 1], not {short(low_high)}")
     return PixelMap(0.5, 0.5) if low_high[0] == 0 else PixelMap()
 
 
@@ -231,7 +235,7 @@ def choose(tensors: Mapping[str, Any], family: str | None) -> Family:
             raise ValueError("it has no decoder (as Chameleon's for transformers); take the original file")
         if "encoder.levels.0.blocks.0.norm1.weight" in tensors:
             raise ValueError("it is vistok's own: load the exported folder; train.py init= reads slim.safetensors")
-        names = ", ".join(sorted(map(str, tensors))[:4])
+        names = one_line(", ".join(sorted(name[:100] for name in tensors)[:4]))
         raise ValueError(f"its names ({names}, ...) are of no known family")
     return next(known for known in FAMILIES if known.name == guess)
 
@@ -251,7 +255,7 @@ def state_of(tree: Any, weights: str) -> dict[str, Any]:
             raise ValueError(f"weights='raw', but it has only {', '.join(inner)}")
         tree = tree[wanted[0]]
     if not any(isinstance(value, Tensor) for value in tree.values()):
-        raise ValueError(f"it has no tensors under {', '.join(map(repr, [*tree][:5])) or 'any name'}")
+        raise ValueError(f"it has no tensors under {', '.join(map(short, [*tree][:5])) or 'any name'}")
     state = {str(name): value for name, value in tree.items()}
     for prefix in EVERYWHERE * 2:
         if all(name.startswith(prefix) for name in state):
@@ -260,7 +264,7 @@ def state_of(tree: Any, weights: str) -> dict[str, Any]:
         if any(name.startswith(prefix) for name in state):
             unknown = [name for name in state if not name.startswith((prefix, *others))]
             if unknown:
-                raise ValueError(f"{unknown[0]} is no part of a model with {prefix}*")
+                raise ValueError(f"{one_line(unknown[0], 80)} is no part of a model with {prefix}*")
             state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     return state
 
@@ -282,7 +286,7 @@ def averaged(state: dict[str, Any], weights: str) -> dict[str, Any]:
         if name in ("model_ema.decay", "model_ema.num_updates") or name.startswith("model_ema.loss"):
             continue
         if name not in full or getattr(value, "shape", None) != getattr(state[full[name]], "shape", None):
-            raise ValueError(f"{name} is the average of no tensor of it")
+            raise ValueError(f"{one_line(name, 80)} is the average of no tensor of it")
         state[full[name]] = value
     return state
 
@@ -292,10 +296,7 @@ def published_folder(folder: Path) -> tuple[Path, dict[str, Any] | None]:
     config = folder / "config.json"
     if not config.is_file() or (folder / "tokenizer" / "config.json").is_file():
         return folder, None  # a run folder, or one whose error says what is missing
-    try:
-        told = json.loads(config.read_text())
-    except ValueError as error:
-        raise ValueError(f"{config} is not JSON: {error}") from error
+    told = read_json(config)
     if not isinstance(told, dict) or "format" in told:
         return folder, None
     files = [folder / name for name in FOLDER_WEIGHTS if (folder / name).is_file()]

@@ -2,17 +2,20 @@
 
 ``README.md`` is its model card.
 
-A downloaded folder is data, never code: only the classes in ``CLASSES`` are built, and nothing is unpickled.
+A downloaded folder is data, never code: only the classes in ``CLASSES`` are built, and nothing is unpickled. Nothing is
+allocated either before the description is known to fit the weights (``vistok.untrusted``).
 """
 
 import inspect
 import json
+import types
+from collections.abc import Callable, Sequence
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from vistok.backbones import (
@@ -44,6 +47,7 @@ from vistok.quantizers import (
     VQBridge,
 )
 from vistok.tokenizer import Tokenizer
+from vistok.untrusted import MAX_JSON, Beyond, network_of, one_line, read_json, read_safetensors, short
 
 FORMAT = 1
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -55,12 +59,20 @@ codes = tokenizer.tokenize(images)
 images = tokenizer.detokenize(codes)
 """
 HEADS = (BinaryQuantizer, DynamicQuantizer, FactorizedQuantizer, JanusQuantizer, SimVQ, VectorQuantizer, VQBridge)
-PARTS_OF_HEADS = (CodewordGradient, DiVeQ, EntropyRouter, FeatureRouter, RotationTrick, StraightThrough)
+ESTIMATORS = (CodewordGradient, DiVeQ, RotationTrick, StraightThrough)
+ROUTERS = (EntropyRouter, FeatureRouter)
 BACKBONES = (CNNDecoder, CNNEncoder, HierarchicalEncoder, MagvitDecoder, MagvitEncoder, PositionalDecoder)
 BACKBONES += (BranchedEncoder, ViTDecoder, ViTEncoder)
 PIXELS = (LogitLaplaceMap, PixelMap)
-CLASSES = {c.__name__: c for c in (Tokenizer, *PIXELS, *BACKBONES, *HEADS, *PARTS_OF_HEADS, nn.Conv2d)}
-CONV_ARGUMENTS = ("in_channels", "out_channels", "kernel_size", "padding", "groups")
+CLASSES = {c.__name__: c for c in (Tokenizer, *PIXELS, *BACKBONES, *HEADS, *ESTIMATORS, *ROUTERS, nn.Conv2d)}
+CONV_ARGUMENTS = {
+    "in_channels": int,
+    "out_channels": int,
+    "kernel_size": int | tuple[int, int],
+    "padding": int | tuple[int, int] | str,
+    "groups": int,
+}
+MOST, LARGEST, LONGEST = 2**31, 1e30, 1_024  # a whole number, any number, and members of a list in a description
 
 
 def save(tokenizer: Tokenizer, folder: str | Path, about: dict[str, Any] | None = None, half: bool = False) -> Path:
@@ -73,11 +85,14 @@ def save(tokenizer: Tokenizer, folder: str | Path, about: dict[str, Any] | None 
         half: Store float16, half the size. Loading makes float32 of these values, whose codes may differ a little.
 
     Raises:
-        ValueError: A part is of no known class, or with ``half`` a weight is beyond what float16 can hold.
+        ValueError: A part is of no known class, with ``half`` a weight is beyond what float16 can hold, or ``about``
+            is longer than what is read again.
     """
     folded = tokenizer.fold()
     config = {"format": FORMAT, "tokenizer": describe(folded), "about": about or {}}
     text = json.dumps(config, indent=2)  # before anything is written: what JSON cannot hold raises here
+    if len(text) >= MAX_JSON:
+        raise ValueError(f"about makes {len(text):,} bytes of JSON; {CONFIG} may have {MAX_JSON:,}")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in folded.state_dict().items()}
@@ -140,21 +155,27 @@ def load(folder: str | Path) -> Tokenizer:
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} is not an exported tokenizer: it has no {name}")
+    config, weights = read_json(folder / CONFIG), folder / WEIGHTS
+    if type(config) is not dict or config.get("format") != FORMAT:
+        found = config.get("format") if type(config) is dict else type(config).__name__
+        raise ValueError(f"{folder / CONFIG} has the format {short(found)}; this version reads {FORMAT}")
+
+    def described() -> Tokenizer:
+        made = build(config.get("tokenizer"))
+        if not isinstance(made, Tokenizer):
+            raise ValueError(f"it describes a {type(made).__name__}, not a Tokenizer")
+        return made
+
     try:
-        config = json.loads((folder / CONFIG).read_text())
+        tensors = read_safetensors(weights).tensors
     except ValueError as error:
-        raise ValueError(f"{folder / CONFIG} is not JSON: {error}") from error
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        found = config.get("format") if isinstance(config, dict) else type(config).__name__
-        raise ValueError(f"{folder / CONFIG} has the format {found!r}; this version reads {FORMAT}")
-    tokenizer = build(config.get("tokenizer"))
-    if not isinstance(tokenizer, Tokenizer):
-        raise ValueError(f"{folder / CONFIG} describes a {type(tokenizer).__name__}, not a Tokenizer")
+        raise ValueError(f"{weights} cannot be read and does not fit {CONFIG}: {error}") from error
     try:
-        weights = safetensors.torch.load_file(folder / WEIGHTS)
-        tokenizer.load_state_dict(weights)
-    except (SafetensorError, RuntimeError) as error:
-        raise ValueError(f"{folder / WEIGHTS} does not fit {CONFIG}: {error}") from error
+        tokenizer = network_of(tensors, described)
+    except Beyond as error:
+        raise ValueError(f"{weights} does not fit {CONFIG}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{folder / CONFIG} cannot be built: {error}") from error
     return tokenizer.eval().requires_grad_(False)
 
 
@@ -175,23 +196,63 @@ def describe(part: Any) -> Any:
 
 
 def build(description: Any) -> Any:
-    """The part that ``describe`` gave a description of, with fresh weights."""
+    """The part that ``describe`` gave a description of, with fresh weights.
+
+    Raises:
+        ValueError: It names an unknown class, or the arguments of one are not what it takes.
+    """
     if isinstance(description, list):
+        if len(description) > LONGEST:
+            raise ValueError(f"a list has {len(description):,} members, more than {LONGEST:,}")
         return [build(member) for member in description]
     if not isinstance(description, dict):
         return description
-    arguments = {name: build(value) for name, value in description.items() if name != "class"}
     name = description.get("class")
-    if name not in CLASSES:
-        raise ValueError(f"unknown class {name!r}: known are {', '.join(sorted(CLASSES))}")
-    unknown = set(arguments) - set(_arguments(CLASSES[name]))
+    if type(name) is not str or name not in CLASSES:
+        raise ValueError(f"unknown class {short(name)}: known are {', '.join(sorted(CLASSES))}")
+    hints = _arguments(CLASSES[name])
+    unknown = [argument for argument in description if argument != "class" and argument not in hints]
     if unknown:
-        raise ValueError(f"{name} has no argument {', '.join(sorted(unknown))}")
+        raise ValueError(f"{name} has no argument {one_line(unknown[0], 80)}")
+    arguments = {argument: build(value) for argument, value in description.items() if argument != "class"}
+    for argument, value in arguments.items():
+        if not _fits(value, hints[argument]):
+            raise ValueError(f"the arguments of {name} do not fit: {argument} cannot be {_shown(value)}")
     try:
         return CLASSES[name](**arguments)
-    except (TypeError, AttributeError) as error:
-        raise ValueError(f"the arguments of {name} do not fit: {error}") from error
+    except Beyond:
+        raise
+    except (TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError, OverflowError, RuntimeError) as error:
+        # an argument is left out, or values of the right kind make no network together
+        raise ValueError(f"the arguments of {name} do not fit: {one_line(error)}") from error
 
 
-def _arguments(part: type) -> tuple[str, ...]:
-    return CONV_ARGUMENTS if part is nn.Conv2d else tuple(inspect.signature(part).parameters)
+@cache
+def _arguments(part: type) -> dict[str, Any]:
+    """What the constructor of a class takes: names and types."""
+    if part is nn.Conv2d:
+        return CONV_ARGUMENTS
+    hints = get_type_hints(part.__init__)
+    return {name: hints[name] for name in inspect.signature(part).parameters}
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value of a description is of an argument's type: numbers finite, whole ones from 0 on."""
+    origin = get_origin(hint)
+    if origin in (Union, types.UnionType):
+        return any(_fits(value, one) for one in get_args(hint))
+    if origin is Sequence:
+        return type(value) is list and all(_fits(member, get_args(hint)[0]) for member in value)
+    if origin is tuple:
+        return type(value) is list and len(value) == 2 and all(map(_fits, value, get_args(hint)))
+    if origin is Callable:
+        return isinstance(value, ESTIMATORS)
+    if hint is int:
+        return type(value) is int and 0 <= value < MOST
+    if hint is float:
+        return type(value) in (int, float) and abs(value) <= LARGEST  # which NaN is not
+    return isinstance(value, hint)
+
+
+def _shown(value: Any) -> str:
+    return f"a {type(value).__name__}" if isinstance(value, nn.Module) else short(value)

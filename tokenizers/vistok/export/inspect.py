@@ -11,8 +11,9 @@ from rich.text import Text
 from torch import Tensor
 
 from vistok.export.checkpoints import family_of, tokenizer_of
-from vistok.export.reading import Contents, Stub, read_tensors
+from vistok.export.reading import MAX_NAME, Contents, Stub, read_tensors
 from vistok.terminal import say, visible
+from vistok.untrusted import short
 
 SHOWN = 80  # characters of a value or of a list of names
 
@@ -39,8 +40,8 @@ def show(file: str, contents: Contents, depth: int) -> None:
     """Print the top of the tree, the tensors by the first ``depth`` parts of their keys, and the stubs."""
     console = Console()
     tree = contents.tree if type(contents.tree) is dict else {"": contents.tree}
-    tensors = dict(tensors_in(tree))
-    say(f"{file}: {len(tensors):,} tensors, {values(tensors.values()):,} values", console=console)
+    tensors = list(tensors_in(tree))
+    say(f"{file}: {len(tensors):,} tensors, {values(tensor for _, tensor in tensors):,} values", console=console)
     for line in verdict(contents.tree):
         say(printable(line), console=console)
     if not all(isinstance(value, Tensor) for value in tree.values()):
@@ -49,7 +50,7 @@ def show(file: str, contents: Contents, depth: int) -> None:
             table.add_row(Text(printable(str(key))), Text(described(value)))
         console.print(table)
     groups: dict[str, list[Tensor]] = {}
-    for name, tensor in tensors.items():
+    for name, tensor in tensors:
         groups.setdefault(".".join(name.split(".")[:depth]), []).append(tensor)
     table = Table("tensors", "count", "values", "dtypes", "largest")
     for prefix, group in groups.items():
@@ -87,7 +88,8 @@ def tensors_in(tree: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
         yield prefix, tree
     elif type(tree) in (dict, list, tuple):
         for key, value in tree.items() if type(tree) is dict else enumerate(tree):
-            yield from tensors_in(value, f"{prefix}.{key}" if prefix else str(key))
+            name = (key if type(key) is str else short(key))[:MAX_NAME]
+            yield from tensors_in(value, f"{prefix}.{name}" if prefix else name)
 
 
 def values(tensors: Any) -> int:
@@ -102,7 +104,7 @@ def described(value: Any) -> str:
         return f"{type(value).__name__} of {len(value):,}, {sum(1 for _ in tensors_in(value)):,} tensors"
     if isinstance(value, Stub):
         return f"not read: {printable(value.name)}"
-    return printable(repr(value))
+    return printable(repr(value[: 4 * SHOWN] if isinstance(value, str | bytes) else value))
 
 
 def printable(text: str) -> str:

@@ -17,15 +17,18 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
+
+from vistok.untrusted import read_safetensors
 
 MAX_PICKLE = 64 * 2**20  # bytes
 MAX_STEPS = 4_000_000  # opcodes, and items copied by calls; a Lightning checkpoint of VQGAN has some 100,000
 MAX_MEMBERS = 100_000
-MAX_DIRECTORY = 16 * 2**20  # bytes of a zip file's list of members
-MAX_HEADER = 32 * 2**20  # bytes of JSON in a safetensors file
+MAX_DIRECTORY = 4 * 2**20  # bytes of a zip file's list of members
 MAX_DEPTH = 100
+MAX_SMALL = 2**32  # below it whole numbers have hashes that nobody can make collide
+MAX_ODD = 1_000  # keys of dicts whose hashes somebody can: other numbers, and tuples
+MAX_STUBS = 10_000  # names of what is not read
 MAX_NAME = 200  # characters of a stub's name that are kept
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
@@ -103,7 +106,7 @@ def read_tensors(path: str | Path) -> Contents:
         raise ValueError(f"{path} is not a checkpoint: it has {size} bytes")
     try:
         if path.suffix == ".safetensors":
-            return Contents(_read_safetensors(path, size), ())
+            return Contents(read_safetensors(path).tensors, ())
         with path.open("rb") as file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         if data[:4] == b"PK\x03\x04":
@@ -113,18 +116,6 @@ def read_tensors(path: str | Path) -> Contents:
     except ValueError as error:
         raise ValueError(f"{path} cannot be read as a checkpoint: {error}") from error
     raise ValueError(f"{path} cannot be read as a checkpoint: it begins neither as torch's nor is named .safetensors")
-
-
-def _read_safetensors(path: Path, size: int) -> dict[str, Tensor]:
-    with path.open("rb") as file:
-        (header,) = struct.unpack("<Q", file.read(8))
-    if header > min(MAX_HEADER, size - 8):
-        raise ValueError(f"its header claims {header:,} bytes, the file has {size:,}")
-    try:
-        with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, RuntimeError, TypeError, KeyError, AttributeError, OverflowError) as error:
-        raise ValueError(str(error)) from error
 
 
 # ------------------------------------------------------------------------------------------------ torch's zip format
@@ -187,12 +178,14 @@ def _members(path: Path, data: mmap.mmap) -> dict[str, tuple[int, int]]:
         if start + info.file_size > len(data):
             raise ValueError(f"the member {name[:MAX_NAME]!r} claims {info.file_size:,} bytes, beyond the file's end")
         spans.append((at, start + info.file_size))
-        if zlib.crc32(memoryview(data)[start : start + info.file_size]) != info.CRC:
-            raise ValueError(f"the member {name[:MAX_NAME]!r} is not what was written: its checksum differs")
         members[name] = (start, info.file_size)
     spans.sort()
     if any(end > begin for (_, end), (begin, _) in zip(spans, spans[1:], strict=False)):
         raise ValueError("its members overlap")
+    for info in infos:  # now that no byte is in two of them
+        start, size = members[info.filename]
+        if zlib.crc32(memoryview(data)[start : start + size]) != info.CRC:
+            raise ValueError(f"the member {info.filename[:MAX_NAME]!r} is not what was written: its checksum differs")
     return members
 
 
@@ -283,7 +276,7 @@ class Machine:
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
         self.asked: set[str] = set()
-        self.steps = 0
+        self.steps = self.odd_keys = 0
 
     def names(self) -> tuple[str, ...]:
         return tuple(sorted(self.asked))
@@ -373,6 +366,8 @@ class Machine:
                 self.pop_mark()
                 self.top()
             case "PUT" | "BINPUT" | "LONG_BINPUT":
+                if not 0 <= argument < MAX_SMALL:
+                    raise ValueError("an object is kept under a number that no pickle needs")
                 self.memo[argument] = self.top()
             case "MEMOIZE":
                 self.memo[len(self.memo)] = self.top()
@@ -427,6 +422,8 @@ class Machine:
 
     def stub(self, name: str) -> Stub:
         self.asked.add(name[:MAX_NAME])
+        if len(self.asked) > MAX_STUBS:
+            raise ValueError(f"it asks for more than {MAX_STUBS:,} objects by name")
         return Stub(name)
 
     def named(self, name: str) -> Stub | torch.dtype:
@@ -443,13 +440,24 @@ class Machine:
             raise ValueError(f"keys and values set in a {type(target).__name__}")
         if type(target) is dict:
             for key, value in zip(items[::2], items[1::2], strict=True):
-                # a tuple of tuples could take forever to hash
-                parts = key if type(key) is tuple else (key,)
-                self.spend(len(parts))
-                if not all(type(part) in (str, int, float, bool, bytes, type(None), Stub) for part in parts):
-                    key = self.stub("a key that is no plain value")
-                target[key] = value
+                target[self.key(key)] = value
         return target
+
+    def key(self, key: Any) -> Any:
+        """A key of a dict as it is, if hashing it takes no time and many of its kind have no hash in common.
+
+        Python draws the hashes of strings and bytes anew in each process, but not those of numbers and tuples.
+        """
+        if type(key) in (str, bytes, Stub) or key is None or (type(key) in (int, bool) and 0 <= key < MAX_SMALL):
+            return key
+        parts = key if type(key) is tuple else (key,)  # a tuple of tuples could take forever
+        self.spend(len(parts))
+        if not all(type(part) in (str, int, float, bool, bytes, type(None), Stub) for part in parts):
+            return self.stub("a key that is no plain value")
+        self.odd_keys += 1
+        if self.odd_keys > MAX_ODD:
+            raise ValueError(f"its dicts have more than {MAX_ODD:,} keys that are neither names nor counts")
+        return key
 
     def persistent(self, pid: Any) -> Tensor | Stub:
         if type(pid) is tuple and len(pid) == 4 and pid[0] == "module" and type(pid[1]) is Stub:

@@ -55,8 +55,8 @@ class BinaryQuantizer(Quantizer):
         self.dim, self.spherical, self.temperature, self.group = dim, spherical, temperature, group
         self.codebook_sizes = (2**dim,)
         self.length = dim**-0.5 if spherical else 1.0  # a
-        bits = torch.arange(dim)
-        self.register_buffer("powers", 2 ** (bits.flip(0) if spherical else bits), persistent=False)
+        bits = range(dim)[::-1] if spherical else range(dim)
+        self.register_buffer("powers", torch.tensor([2**bit for bit in bits]), persistent=False)
 
     @base.in_float32
     def forward(self, z: Tensor, context: Context = Context()) -> Quantized:

@@ -18,12 +18,13 @@ from vistok.quantizers.base import Quantized
 from vistok.ranks import from_all_ranks, rank_and_size
 from vistok.terminal import say
 from vistok.tokenizer import Tokenizer
-from vistok.tokens.header import INDEX, Header, read_json, sha256_of_weights
+from vistok.tokens.header import INDEX, Header, sha256_of_weights
 from vistok.tokens.index import begin, finish, finished_shards, said
 from vistok.tokens.loading import PartBatches, loaded
 from vistok.tokens.protocol import DTYPES, Protocol
 from vistok.tokens.shards import joined, packed, write_shard
 from vistok.tokens.sources import Source
+from vistok.untrusted import MAX_LISTING, read_object
 
 
 def tokenize(
@@ -65,6 +66,7 @@ def tokenize(
     skipped = Skipped(max_unreadable, "--max-unreadable")
     sha256, tokenizer = sha256_of_weights(tokenizer), tokenizer.to(device).eval().fold()
     header = header_of(tokenizer, sha256, protocol, source, name, torch.device(device))
+    header.check(out / INDEX)
     plan = header.json() | {"source": source.identity(), "versions": reports.versions()}
     begin(out, plan)
     finished = finished_shards(out, source.parts)
@@ -105,7 +107,7 @@ def tokenize(
         rate = f", {sum(counts) / seconds:,.1f} images/s" if sum(counts) else ""
         say(f"{said(out)}{rate}: {out}", console=console)
     from_all_ranks(None)  # the index is written
-    return read_json(out / INDEX) if rank == 0 else {}
+    return read_object(out / INDEX, MAX_LISTING) if rank == 0 else {}
 
 
 def header_of(

@@ -1,7 +1,7 @@
 """What tokens are of: the tokenizer, its grid and vocabulary, and how images were cut; JSON beside the arrays."""
 
 import hashlib
-import json
+import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -10,10 +10,13 @@ import torch
 
 from vistok.tokenizer import Tokenizer
 from vistok.tokens.views import VIEWS
+from vistok.untrusted import MAX_LISTING, read_object, short
 
 FORMAT, VERSION = "vistok-tokens", 1
 INDEX = "index.json"
 PARTIAL_INDEX = f"{INDEX}.partial"  # there until all shards are
+MAX_CODES = 2**24  # codes of an image in all its views
+MAX_GRAINS = 8
 
 
 @dataclass(frozen=True)
@@ -90,18 +93,20 @@ class Header:
         """
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             found = content.get("format") if isinstance(content, dict) else type(content).__name__
-            raise ValueError(f"{path} is no header of tokens: its format is {found!r}, not {FORMAT!r}")
+            raise ValueError(f"{path} is no header of tokens: its format is {short(found)}, not {FORMAT!r}")
         if content.get("version") != VERSION:
-            raise ValueError(f"{path} has the version {content.get('version')!r}; this vistok reads {VERSION}")
+            raise ValueError(f"{path} has the version {short(content.get('version'))}; this vistok reads {VERSION}")
         names = [field.name for field in fields(cls)]
         missing = [name for name in names if name not in content]
         if missing:
             raise ValueError(f"{path} lacks {', '.join(missing)}")
         values = {name: content[name] for name in names}
         for name in ("codebook_sizes", "grid", "classes"):
-            values[name] = None if values[name] is None else _tuple(values[name], name, path)
+            if type(values[name]) is not list and (name != "classes" or values[name] is not None):
+                raise ValueError(f"{path} has {name}={short(values[name])}, not a list")
+            values[name] = None if values[name] is None else tuple(values[name])
         header = cls(**values)
-        header._check(path)
+        header.check(path)
         return header
 
     @classmethod
@@ -111,7 +116,7 @@ class Header:
         Raises:
             ValueError: There is none, or it is not valid.
         """
-        return cls.of(read_json(path), path)
+        return cls.of(read_object(path, MAX_LISTING), path)
 
     def check_tokenizer(self, tokenizer: Tokenizer) -> None:
         """Refuse a tokenizer that did not make these tokens: the same ids would be other pictures."""
@@ -122,21 +127,47 @@ class Header:
                 f"tokenizer given has {sha256[:16]}...: their ids mean other codewords"
             )
 
-    def _check(self, path: Path) -> None:
-        """Refuse values that cannot be."""
+    def check(self, path: Path) -> None:
+        """Refuse values that cannot be: of other types, of grids that no image has, of vocabularies beyond int64.
+
+        Raises:
+            ValueError: It names ``path``, where the header is or will be.
+        """
         counts = (*self.codebook_sizes, *self.grid, self.factor, self.image_size, self.batch_size)
-        wrong = [value for value in counts if not isinstance(value, int) or isinstance(value, bool) or value < 1]
-        if wrong or not self.codebook_sizes or len(self.grid) != 2 or max(counts) > 2**62:
+        if not all(_is_count(value) for value in counts) or not self.codebook_sizes or len(self.grid) != 2:
             raise ValueError(
-                f"{path} has codebook_sizes={list(self.codebook_sizes)}, grid={list(self.grid)}, factor={self.factor}, "
-                f"image_size={self.image_size}, batch_size={self.batch_size}: all must be whole numbers above 0"
+                f"{path} has codebook_sizes={short(self.codebook_sizes)}, grid={short(self.grid)}, "
+                f"factor={short(self.factor)}, image_size={short(self.image_size)}, "
+                f"batch_size={short(self.batch_size)}: all must be whole numbers above 0"
             )
-        if self.views not in VIEWS:
-            raise ValueError(f"{path} has views={self.views!r}, not one of {', '.join(VIEWS)}")
-        if self.grains is not None and (self.grains not in range(2, 9) or self.order not in ("region", "row")):
-            raise ValueError(f"{path} has grains={self.grains!r} in the order {self.order!r}")
-        if not isinstance(self.tokenizer_sha256, str) or len(self.tokenizer_sha256) != 64:
-            raise ValueError(f"{path} has tokenizer_sha256={self.tokenizer_sha256!r}, which is no sha256")
+        if sum(self.codebook_sizes) > 2**63:
+            raise ValueError(f"{path} has codebook_sizes={short(self.codebook_sizes)}, too many for one vocabulary")
+        if type(self.views) is not str or self.views not in VIEWS:
+            raise ValueError(f"{path} has views={short(self.views)}, not one of {', '.join(VIEWS)}")
+        codes = self.num_views * len(self.codebook_sizes) * math.prod(self.grid)
+        if codes > MAX_CODES:
+            raise ValueError(f"{path} has {codes:,} codes of an image, more than {MAX_CODES:,}")
+        if self.grains is not None and (
+            type(self.grains) is not int
+            or not 2 <= self.grains <= MAX_GRAINS
+            or self.order not in ("region", "row")
+            or any(side % 2 ** (self.grains - 1) for side in self.grid)
+        ):
+            raise ValueError(
+                f"{path} has grains={short(self.grains)} in the order {short(self.order)} on a grid of {self.grid}"
+            )
+        texts = {name: getattr(self, name) for name in ("tokenizer", "tokenizer_sha256", "crop", "dtype", "device")}
+        wrong = [name for name, value in texts.items() if type(value) is not str]
+        if self.rate is not None and not (type(self.rate) in (int, float) and 0 <= self.rate <= 1):
+            wrong.append("rate")
+        if self.ten_crop_size is not None and not _is_count(self.ten_crop_size):
+            wrong.append("ten_crop_size")
+        if self.classes is not None and not all(type(name) is str for name in self.classes):
+            wrong.append("classes")
+        if wrong:
+            raise ValueError(f"{path} has {wrong[0]}={short(getattr(self, wrong[0]))}")
+        if len(self.tokenizer_sha256) != 64:
+            raise ValueError(f"{path} has tokenizer_sha256={short(self.tokenizer_sha256)}, which is no sha256")
 
 
 def sha256_of_weights(tokenizer: Tokenizer) -> str:
@@ -148,21 +179,5 @@ def sha256_of_weights(tokenizer: Tokenizer) -> str:
     return sha.hexdigest()
 
 
-def read_json(path: Path) -> Any:
-    """What a JSON file holds.
-
-    Raises:
-        ValueError: There is no such file, or it is not JSON.
-    """
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise ValueError(f"there is no {path}") from error
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
-
-
-def _tuple(value: Any, name: str, path: Path) -> tuple:
-    if not isinstance(value, list | tuple):
-        raise ValueError(f"{path} has {name}={value!r}, not a list")
-    return tuple(value)
+def _is_count(value: Any) -> bool:
+    return type(value) is int and 0 < value <= 2**62

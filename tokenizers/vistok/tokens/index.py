@@ -5,9 +5,10 @@ from typing import Any
 
 from vistok import reports
 from vistok.ranks import from_all_ranks, rank_and_size
-from vistok.tokens.header import INDEX, PARTIAL_INDEX, read_json
-from vistok.tokens.shards import complete, note_path, undamaged
+from vistok.tokens.header import INDEX, PARTIAL_INDEX
+from vistok.tokens.shards import complete, note_path, notes_of, read_note, undamaged
 from vistok.tokens.views import VIEWS
+from vistok.untrusted import MAX_LISTING, read_object
 
 
 def begin(out: Path, plan: dict[str, Any]) -> None:
@@ -31,7 +32,7 @@ def begin(out: Path, plan: dict[str, Any]) -> None:
 def _begin(out: Path, plan: dict[str, Any]) -> None:
     for path in (out / INDEX, out / PARTIAL_INDEX):
         if path.is_file():
-            former, here = read_json(path), reports.finite(_plain(plan))
+            former, here = read_object(path, MAX_LISTING), reports.finite(_plain(plan))
             differing = [key for key in here if former.get(key) != here[key]]
             if differing:
                 raise ValueError(
@@ -49,7 +50,7 @@ def _begin(out: Path, plan: dict[str, Any]) -> None:
 
 def _unfinish(out: Path, index: dict[str, Any]) -> None:
     """Back to notes for each undamaged shard, as if only the index were missing."""
-    for number, note in enumerate(index["shards"]):
+    for number, note in enumerate(notes_of(index, out / INDEX)):
         if undamaged(out, note["files"]):
             reports.write_json(note, note_path(out, number))
 
@@ -63,7 +64,7 @@ def finished_shards(out: Path, parts: int) -> dict[int, dict[str, Any]]:
 
 def finish(out: Path, plan: dict[str, Any], parts: int) -> None:
     """Write the index, which means success, and remove the notes that it was made of."""
-    notes = [read_json(note_path(out, number)) for number in range(parts)]
+    notes = [read_note(out, number) for number in range(parts)]
     totals = {"images": sum(note["images"] for note in notes), "unreadable": sum(len(n["unreadable"]) for n in notes)}
     reports.write_json(plan | totals | {"shards": notes}, out / INDEX)
     (out / PARTIAL_INDEX).unlink(missing_ok=True)
@@ -73,7 +74,7 @@ def finish(out: Path, plan: dict[str, Any], parts: int) -> None:
 
 def said(out: Path) -> str:
     """What was written, in words."""
-    index = read_json(out / INDEX)
+    index = read_object(out / INDEX, MAX_LISTING)
     views = VIEWS[index["views"]]
     shards = len(index["shards"])
     return (

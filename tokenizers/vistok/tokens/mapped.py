@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vistok.tokens.arrays import read_array
-from vistok.tokens.header import INDEX, Header, read_json
+from vistok.tokens.header import INDEX, Header
 from vistok.tokens.shards import shard_files
+from vistok.untrusted import MAX_LISTING, read_json
 
 
 class Ragged(NamedTuple):
@@ -32,20 +33,45 @@ def spread(header: Header, ragged: Ragged) -> tuple[np.ndarray, np.ndarray]:
     return codes, keep
 
 
-class MappedShard:
-    """The files of one shard, mapped when they are first used in a process."""
+def check_ragged(header: Header, ragged: Ragged) -> Ragged:
+    """Sequences of a dynamic head, if their cells cover the grid, each position once, with codes that there are.
 
-    def __init__(self, folder: Path, number: int, note: Any, header: Header):
+    Raises:
+        ValueError: They do not.
+    """
+    tokens, positions = ragged
+    h, w = header.grid
+    k, sizes = len(header.codebook_sizes), np.array(header.codebook_sizes)
+    if [own.shape for own in tokens] != [(len(own), k) for own in positions] or len(tokens) != header.grains:
+        raise ValueError("tokens and positions are not one list of equal length for each grain")
+    sides = [2 ** (header.grains - 1 - grain) for grain in range(header.grains)]
+    if sum(side**2 * len(own) for side, own in zip(sides, positions, strict=True)) != header.positions:
+        raise ValueError(f"{[len(own) for own in positions]} tokens of its grains do not fill {h} x {w} positions")
+    covered = np.zeros((h, w), dtype=bool)
+    for grain, (side, ids, places) in enumerate(zip(sides, tokens, positions, strict=True)):
+        ids, places = ids.astype(np.int64), places.astype(np.int64)
+        if ((ids < 0) | (ids >= sizes)).any() or ((places < 0) | (places >= header.positions // side**2)).any():
+            raise ValueError(f"a token or a position of grain {grain} is out of range")
+        y, x = np.divmod(places, w // side)
+        covered.reshape(h // side, side, w // side, side)[y, :, x, :] = True
+    if not covered.all():
+        raise ValueError("two of its tokens are of the same positions")
+    return ragged
+
+
+class MappedShard:
+    """The files of one shard, mapped when they are first used in a process.
+
+    Args:
+        folder: Where they are.
+        number: The shard's.
+        note: What ``index.json`` tells of it, checked.
+        header: Of the tokens.
+    """
+
+    def __init__(self, folder: Path, number: int, note: dict[str, Any], header: Header):
         self.folder, self.number, self.header, self.note = folder, number, header, note
-        kinds = shard_files(number, header.grains is not None)
-        try:
-            self.images = note["images"]
-            listed = {kind: own["name"] for kind, own in note["files"].items()}
-        except (TypeError, KeyError, AttributeError) as error:
-            raise ValueError(f"{folder / INDEX}: the entry of shard {number} lacks {error}") from error
-        if listed != kinds or not isinstance(self.images, int) or self.images < 0:
-            raise ValueError(f"{folder / INDEX}: the entry of shard {number} has the files {listed}, not {kinds}")
-        self.files = kinds
+        self.images, self.files = note["images"], shard_files(number, header.grains is not None)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without what is mapped, for a loader's workers."""
@@ -79,8 +105,8 @@ class MappedShard:
         return np.concatenate([[0], np.cumsum(np.asarray(self.lengths, dtype=np.int64).sum(-1).ravel())])
 
     def names(self) -> list[str]:
-        names = read_json(self.folder / self.files["names"])
-        if not isinstance(names, list) or len(names) != self.images:
+        names = read_json(self.folder / self.files["names"], MAX_LISTING)
+        if type(names) is not list or len(names) != self.images or not all(type(name) is str for name in names):
             raise ValueError(f"{self.folder / self.files['names']} does not hold {self.images} names")
         return names
 
@@ -90,11 +116,15 @@ class MappedShard:
         first = self.offsets[at * self.header.num_views + view]
         bounds = first + np.concatenate([[0], np.cumsum(self.lengths[at, view].astype(np.int64))])
         pieces = list(zip(bounds[:-1], bounds[1:], strict=True))
-        return Ragged([self.tokens[a:b] for a, b in pieces], [self.positions[a:b] for a, b in pieces])
+        ragged = Ragged([self.tokens[a:b] for a, b in pieces], [self.positions[a:b] for a, b in pieces])
+        try:
+            return check_ragged(self.header, ragged)
+        except ValueError as error:
+            raise ValueError(f"{self.folder / self.files['tokens']}, image {at}: {error}") from error
 
     def _map(self, kind: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
         path = self.folder / self.files[kind]
-        array = read_array(path, str(path), mapped=bool(np.prod(shape)))  # numpy cannot map one without elements
+        array = read_array(path, str(path), mapped=True)
         if array.shape != shape or array.dtype != np.dtype(dtype):
             raise ValueError(f"{path} holds {array.dtype} {array.shape}, but by {INDEX} it is {dtype} {shape}")
         return array

@@ -17,7 +17,10 @@ from vistok.convert import sha256_of
 from vistok.files import below, whole
 from vistok.quantizers.base import Quantized
 from vistok.quantizers.sequences import pack
-from vistok.tokens.header import Header, read_json
+from vistok.tokens.header import Header
+from vistok.untrusted import MAX_LISTING, read_json, short
+
+MAX_IMAGES = 2**40  # of a shard
 
 
 class Packed(NamedTuple):
@@ -103,8 +106,61 @@ def complete(folder: Path, number: int) -> dict[str, Any] | None:
     path = note_path(folder, number)
     if not path.is_file():
         return None
-    note = read_json(path)
+    note = read_note(folder, number)
     return note if undamaged(folder, note["files"]) else None
+
+
+def read_note(folder: Path, number: int) -> dict[str, Any]:
+    """The note of a shard that is being extracted.
+
+    Raises:
+        ValueError: It is not there, or not one.
+    """
+    path = note_path(folder, number)
+    return check_note(read_json(path, MAX_LISTING), number, path)
+
+
+def notes_of(index: Mapping[str, Any], path: Path, ragged: bool | None = None) -> list[dict[str, Any]]:
+    """The notes of all shards in an index; ``path`` is where it was read from.
+
+    Raises:
+        ValueError: There are none, or one is no note.
+    """
+    shards = index.get("shards")
+    if type(shards) is not list or not shards:
+        raise ValueError(f"{path} lists no shards")
+    return [check_note(note, number, path, ragged) for number, note in enumerate(shards)]
+
+
+def check_note(note: Any, number: int, where: Path, ragged: bool | None = None) -> dict[str, Any]:
+    """A shard's note, if it is as ``write_shard`` writes it: its files are those of its number, in its own folder.
+
+    Args:
+        note: From a JSON file.
+        number: The shard's.
+        where: The file.
+        ragged: Whether it is of a dynamic head; None where either will do.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    entry = f"{where}: the entry of shard {number}"
+    for name in ("images", "files"):
+        if type(note) is not dict or name not in note:
+            raise ValueError(f"{entry} lacks {name!r}")
+    files = note["files"] if type(note["files"]) is dict else {}
+    listed = {kind: own.get("name") if type(own) is dict else None for kind, own in files.items()}
+    expected = [shard_files(number, kind) for kind in ((False, True) if ragged is None else (ragged,))]
+    if listed not in expected:
+        raise ValueError(f"{entry} has the files {short(listed)}, not {expected[0]}")
+    if not all(type(own.get("sha256")) is str for own in files.values()):
+        raise ValueError(f"{entry} lacks the sha256 of a file")
+    images, unreadable = note["images"], note.get("unreadable", [])
+    if type(images) is not int or not 0 <= images < MAX_IMAGES:
+        raise ValueError(f"{entry} has {short(images)} images")
+    if type(unreadable) is not list or not all(type(name) is str for name in unreadable):
+        raise ValueError(f"{entry} has unreadable={short(unreadable)}, not names")
+    return {**note, "unreadable": unreadable}
 
 
 def undamaged(folder: Path, files: Mapping[str, Mapping[str, str]]) -> bool:

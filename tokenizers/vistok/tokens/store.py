@@ -11,9 +11,10 @@ from torch import Tensor
 
 from vistok.quantizers.sequences import Sequences, content_special, position_special
 from vistok.tokenizer import Tokenizer
-from vistok.tokens.header import INDEX, PARTIAL_INDEX, Header, read_json
+from vistok.tokens.header import INDEX, PARTIAL_INDEX, Header
 from vistok.tokens.mapped import MappedShard, Ragged, spread
-from vistok.tokens.shards import undamaged
+from vistok.tokens.shards import notes_of, undamaged
+from vistok.untrusted import MAX_LISTING, read_object
 
 
 class TokenStore:
@@ -35,12 +36,10 @@ class TokenStore:
         path = self.folder / INDEX
         if not path.is_file() and (self.folder / PARTIAL_INDEX).is_file():
             raise ValueError(f"{self.folder} is not complete: the command that makes it goes on where it was")
-        self.index: dict[str, Any] = read_json(path)
+        self.index: dict[str, Any] = read_object(path, MAX_LISTING)
         self.header = Header.of(self.index, path)
-        shards = self.index.get("shards")
-        if not isinstance(shards, list) or not shards:
-            raise ValueError(f"{path} lists no shards")
-        self.shards = [MappedShard(self.folder, number, note, self.header) for number, note in enumerate(shards)]
+        notes = notes_of(self.index, path, self.header.grains is not None)
+        self.shards = [MappedShard(self.folder, number, note, self.header) for number, note in enumerate(notes)]
         self.starts = np.cumsum([0, *(shard.images for shard in self.shards)])
 
     def __len__(self) -> int:

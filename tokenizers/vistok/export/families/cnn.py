@@ -10,6 +10,8 @@ from torch import nn
 from vistok.backbones import CNNDecoder, CNNEncoder
 from vistok.export.families.names import Rule, under
 
+MAX_LEVELS = 32  # each doubles the pixels of a position
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 ENDS = {"conv_in": "conv_in", "norm_out": "norm_out", "conv_out": "conv_out"}
@@ -63,15 +65,22 @@ def count(shapes: Shapes, prefix: str) -> int:
     Raises:
         ValueError: One is left out, or there is none.
     """
-    found = {int(match[1]) for name in shapes if (match := re.match(rf"{re.escape(prefix)}(\d+)\.", name))}
+    found = {int(match[1]) for name in shapes if (match := re.match(rf"{re.escape(prefix)}(\d{{1,5}})\.", name))}
     if not found or found != set(range(len(found))):
         raise ValueError(f"our {prefix}* cannot be numbered {sorted(found)[:10]}")
     return len(found)
 
 
 def widths(shapes: Shapes, prefix: str) -> list[int]:
-    """Channels of each level."""
-    return [shape(shapes, f"{prefix}{i}.blocks.0.conv1.weight", 4)[0] for i in range(count(shapes, prefix))]
+    """Channels of each level.
+
+    Raises:
+        ValueError: There are more levels than any image has octaves.
+    """
+    levels = count(shapes, prefix)
+    if levels > MAX_LEVELS:
+        raise ValueError(f"it has {levels:,} levels, more than {MAX_LEVELS}")
+    return [shape(shapes, f"{prefix}{i}.blocks.0.conv1.weight", 4)[0] for i in range(levels)]
 
 
 def path_down(shapes: Shapes, prefix: str = "encoder.") -> dict[str, Any]:

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from vistok.untrusted import short
+
 
 class Unknown(ValueError):
     """A model cannot be built from its file alone; the message lists what ``config=`` has to say."""
@@ -38,9 +40,9 @@ def need(config: Mapping[str, Any], path: str, kind: type, published: Any = None
         for name in reversed(path.split(".")):
             example = {name: example}
         raise Unknown(f"its keys do not tell {path}: give config={str(example).replace(repr('...'), '...')}{why}")
-    if type(value) is not kind or (kind is int and value < 1):
+    if type(value) is not kind or (kind is int and not 1 <= value < 2**31):
         raise ValueError(
-            f"config's {path} must be {'a whole number' if kind is int else 'true or false'}, not {value!r}"
+            f"config's {path} must be {'a whole number' if kind is int else 'true or false'}, not {short(value)}"
         )
     return value
 
@@ -49,4 +51,4 @@ def only(config: Mapping[str, Any], path: str, *allowed: Any) -> None:
     """Refuse a setting that is not among those that can be imported; one that is not given passes."""
     value = get(config, path, allowed[0])
     if value not in allowed:
-        raise ValueError(f"{path}={value!r} cannot be imported, only {' or '.join(map(repr, allowed))}")
+        raise ValueError(f"{path}={short(value)} cannot be imported, only {' or '.join(map(repr, allowed))}")

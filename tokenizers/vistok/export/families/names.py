@@ -12,6 +12,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from vistok.untrusted import one_line
+
 PLACES = {"{i}": r"(?P<i>0|[1-9]\d{0,4})", "{j}": r"(?P<j>0|[1-9]\d{0,4})", "{p}": r"(?P<p>weight|bias)"}
 PLACES["{~i}"] = PLACES["{i}"]
 
@@ -66,12 +68,13 @@ def to_ours(rules: Sequence[Rule], tensors: Mapping[str, Tensor], levels: int = 
         if part:
             parts.setdefault(ours, {})[int(part)] = rule.into(tensor)
         elif ours in whole:
-            raise ValueError(f"two of its tensors are our {ours}; one of them is {name}")
+            raise ValueError(f"two of its tensors are our {ours}; one of them is {one_line(name, 80)}")
         else:
             whole[ours] = rule.into(tensor)
     if unknown:
         more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
-        raise ValueError(f"its table of names has no {', '.join(sorted(unknown)[:5])}{more}")
+        first = ", ".join(one_line(name, 80) for name in sorted(unknown)[:5])
+        raise ValueError(f"its table of names has no {first}{more}")
     for ours, pieces in parts.items():
         whole[ours] = torch.cat([pieces[k] for k in sorted(pieces)])
     return whole

@@ -6,10 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from vistok.tokens.header import Header, read_json
+from vistok.tokens.header import Header
 from vistok.tokens.layouts import deinterleave, interleave
 from vistok.tokens.mapped import Ragged
 from vistok.tokens.store import TokenStore
+from vistok.untrusted import MAX_LISTING, read_object, short
 
 HEADER = "header.json"  # at the root of what a writer writes: the header, and the layout
 LAYOUTS = ("interleaved", "paired")
@@ -36,24 +37,43 @@ def ids_of(codes: np.ndarray, header: Header, layout: str) -> np.ndarray:
 
 
 def codes_of(ids: Any, header: Header, layout: str, where: str) -> np.ndarray:
-    """The inverse of ``ids_of``.
+    """The inverse of ``ids_of`` for one view: codes (k, h, w) int64.
 
     Raises:
         ValueError: The ids do not fill the grid, or are out of range; ``where`` says which.
     """
     k = len(header.codebook_sizes)
     try:
-        ids = np.asarray(ids)
-        if ids.dtype.kind not in "iu":
-            raise ValueError(f"its ids are {ids.dtype}, not whole numbers")
-        if layout == "paired" and k > 1:
-            if ids.ndim < 2 or ids.shape[-1] != k:
-                raise ValueError(f"its ids have the shape {ids.shape}, not (..., {header.positions}, {k})")
-            ids = ids + np.cumsum([0, *header.codebook_sizes[:-1]])
-            ids = ids.reshape(*ids.shape[:-2], -1)
+        paired = layout == "paired" and k > 1
+        ids = whole_numbers(ids, k if paired else None)
+        if paired:
+            ids = (ids + np.cumsum([0, *header.codebook_sizes[:-1]])).reshape(-1)
         return deinterleave(ids, header.codebook_sizes, header.grid)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
+
+
+def whole_numbers(values: Any, columns: int | None = None) -> np.ndarray:
+    """An array (n,) int64, or (n, columns), of one of whole numbers, or of lists from JSON.
+
+    Raises:
+        ValueError: It is something else. numpy would make an array of nearly anything, as large as its longest text.
+    """
+    if isinstance(values, np.ndarray):
+        if values.dtype.kind not in "iu":
+            raise ValueError(f"its ids are {values.dtype}, not whole numbers")
+    else:
+        rows = [values] if columns is None else values
+        if type(rows) is not list or not all(type(row) is list for row in rows):
+            raise ValueError(f"its ids are {short(values)}, not a list" + ("" if columns is None else " of lists"))
+        if not all(type(value) is int and -(2**63) <= value < 2**63 for row in rows for value in row):
+            raise ValueError(f"its ids are not whole numbers: {short(values)}")
+        if columns is not None and any(len(row) != columns for row in rows):
+            raise ValueError(f"its ids are not lists of {columns}")
+        values = np.array(values, dtype=np.int64).reshape(-1 if columns is None else (len(values), columns))
+    if values.ndim != (1 if columns is None else 2) or (columns is not None and values.shape[1] != columns):
+        raise ValueError(f"its ids have the shape {values.shape}, not (n,{'' if columns is None else f' {columns}'})")
+    return values.astype(np.int64)
 
 
 def refuse_ragged(header: Header, form: str) -> None:
@@ -84,10 +104,10 @@ def read_header(folder: Path, form: str) -> tuple[Header, dict[str, Any]]:
     Raises:
         ValueError: There is none, or it is of another form.
     """
-    content = read_json(folder / HEADER)
+    content = read_object(folder / HEADER, MAX_LISTING)
     header = Header.of(content, folder / HEADER)
     if content.get("form") != form:
-        raise ValueError(f"{folder} holds the form {content.get('form')!r}, not {form}")
-    if content.get("layout") not in LAYOUTS or not isinstance(content.get("images"), int):
+        raise ValueError(f"{folder} holds the form {short(content.get('form'))}, not {form}")
+    if content.get("layout") not in LAYOUTS or type(content.get("images")) is not int or content["images"] < 0:
         raise ValueError(f"{folder / HEADER} lacks the layout or the number of images")
     return header, content

@@ -19,11 +19,13 @@ from vistok.tokens.formats.base import (
     codes_of,
     ids_of,
     read_header,
+    whole_numbers,
     write_header,
 )
 from vistok.tokens.header import Header
-from vistok.tokens.mapped import Ragged, spread
+from vistok.tokens.mapped import Ragged, check_ragged, spread
 from vistok.tokens.store import TokenStore
+from vistok.untrusted import parse_json, short
 
 FILE = "tokens.jsonl"
 
@@ -78,7 +80,9 @@ def read_jsonl(folder: Path, header: Header | None = None) -> Iterator[Record]:
         header, about = read_header(folder, "jsonl")
         layout, count = about["layout"], about["images"]
     path, seen = folder / FILE, 0
-    with path.open() as file:
+    if not path.is_file():
+        raise ValueError(f"there is no {path}")
+    with path.open("rb") as file:
         while lines := list(islice(file, header.num_views)):
             first = seen * header.num_views + 1
             views = [_line(text, f"{path}, line {first + n}") for n, text in enumerate(lines)]
@@ -91,7 +95,15 @@ def read_jsonl(folder: Path, header: Header | None = None) -> Iterator[Record]:
 
 
 def record_of(label: int, views: list[dict[str, Any]], header: Header, layout: str, where: str) -> Record:
-    """A record from the views as plain lists."""
+    """A record from the views as plain lists or arrays.
+
+    Raises:
+        ValueError: They do not fit the header; ``where`` says which.
+    """
+    missing = [name for own in views for name in ("tokens", "positions")[: 1 + (header.grains is not None)]
+               if name not in own]  # fmt: skip
+    if missing:
+        raise ValueError(f"{where} has no {missing[0]}")
     if header.grains is None:
         return Record(label, np.stack([codes_of(own["tokens"], header, layout, where) for own in views]))
     ragged = tuple(_ragged(own, header, where) for own in views)
@@ -99,25 +111,22 @@ def record_of(label: int, views: list[dict[str, Any]], header: Header, layout: s
 
 
 def _ragged(own: dict[str, Any], header: Header, where: str) -> Ragged:
-    sizes = np.array(header.codebook_sizes)
+    k = len(header.codebook_sizes)
     try:
-        tokens = [np.array(ids, dtype=np.int64).reshape(-1, len(sizes)) for ids in own["tokens"]]
-        positions = [np.array(places, dtype=np.int64) for places in own["positions"]]
-        lengths = [len(ids) for ids in tokens]
-        if len(tokens) != header.grains or [len(places) for places in positions] != lengths:
+        if not all(type(own[name]) is list for name in ("tokens", "positions")):
             raise ValueError("tokens and positions are not one list of equal length for each grain")
-        for grain, (ids, places) in enumerate(zip(tokens, positions, strict=True)):
-            cells = header.positions >> 2 * (header.grains - 1 - grain)
-            if ((ids < 0) | (ids >= sizes)).any() or ((places < 0) | (places >= cells)).any():
-                raise ValueError(f"a token or a position of grain {grain} is out of range")
-    except (KeyError, TypeError, ValueError) as error:
+        tokens = [whole_numbers(ids, k if k > 1 else None).reshape(-1, k) for ids in own["tokens"]]
+        return check_ragged(header, Ragged(tokens, [whole_numbers(places) for places in own["positions"]]))
+    except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
-    return Ragged(tokens, positions)
 
 
-def _line(text: str, where: str) -> tuple[int, dict[str, Any]]:
+def _line(text: bytes, where: str) -> tuple[int, dict[str, Any]]:
     try:
-        content = json.loads(text)
-        return int(content["class_id"]), {name: content[name] for name in ("tokens", "positions") if name in content}
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f"{where} is no line of tokens: {type(error).__name__}: {error}") from error
+        content = parse_json(text, "it")
+    except ValueError as error:
+        raise ValueError(f"{where} is no line of tokens: {error}") from error
+    label = content.get("class_id") if type(content) is dict else None
+    if type(label) is not int or not -(2**63) <= label < 2**63:
+        raise ValueError(f"{where} is no line of tokens: its class_id is {short(label)}")
+    return label, content

@@ -107,9 +107,10 @@ def _flat(codes: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _read(folder: Path, form: str, header: Header | None) -> Iterator[Record]:
-    folder = Path(folder)
+    folder, count = Path(folder), None
     if header is None:
-        header, _ = read_header(folder, form)
+        header, about = read_header(folder, form)
+        count = about["images"]
     found = sorted(folder.glob("*_codes"))
     if len(found) != 1:
         raise ValueError(f"{folder} has {len(found)} folders named *_codes, not one")
@@ -119,12 +120,24 @@ def _read(folder: Path, form: str, header: Header | None) -> Iterator[Record]:
     endings = [""] if form == "llamagen" else ENDINGS.get(k)
     if endings is None:
         raise ValueError(f"{folder}: fqgan has 2 or 3 codebooks, not {k}")
-    for i in range(len(list(labels_folder.glob("*.npy")))):
-        where, *others = (codes_folder / f"{i}{ending}.npy" for ending in endings)
-        parts = [read_array(path, str(path)) for path in (where, *others)]
-        label = read_array(labels_folder / f"{i}.npy", str(labels_folder / f"{i}.npy"))
-        if any(part.ndim != 3 or len(part) != 1 or part.shape != parts[0].shape for part in parts):
-            raise ValueError(f"{where}: the shapes are {[part.shape for part in parts]}, not (1, views, tokens)")
-        ids = parts[0][0] if form == "llamagen" else np.stack([part[0] for part in parts], axis=-1)
-        yield Record(int(label.reshape(-1)[0]), codes_of(ids, header, "interleaved" if form == "llamagen" else "paired",
-                                                         where))  # fmt: skip
+    labels = len(list(labels_folder.glob("*.npy")))
+    if count is not None and labels != count:
+        raise ValueError(f"{labels_folder} holds the labels of {labels:,} images, not {count:,}")
+    for i in range(labels):
+        yield _record(codes_folder, labels_folder, i, endings, header)
+
+
+def _record(codes_folder: Path, labels_folder: Path, i: int, endings: Sequence[str], header: Header) -> Record:
+    paths = [codes_folder / f"{i}{ending}.npy" for ending in endings]
+    parts = [read_array(path, str(path)) for path in paths]
+    for path, part in zip(paths, parts, strict=True):
+        if part.ndim != 3 or part.shape[:2] != (1, header.num_views) or part.shape != parts[0].shape:
+            raise ValueError(f"{path}: the shape is {part.shape}, not (1, {header.num_views}, tokens)")
+    where = labels_folder / f"{i}.npy"
+    label = read_array(where, str(where))
+    if label.size != 1 or label.dtype.kind not in "iu" or int(label.item()) >= 2**63:
+        raise ValueError(f"{where} holds {label.dtype} {label.shape}, not one label")
+    views = parts[0][0] if len(parts) == 1 else np.stack([part[0] for part in parts], axis=-1)
+    layout = "interleaved" if len(parts) == 1 else "paired"
+    codes = np.stack([codes_of(own, header, layout, str(paths[0])) for own in views])
+    return Record(int(label.item()), codes)

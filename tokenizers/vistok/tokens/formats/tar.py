@@ -5,6 +5,7 @@ They are made by what makes tars of images, with an ``index.json`` of the tars' 
 """
 
 import io
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,11 +27,14 @@ from vistok.tokens.formats.base import (
     write_header,
 )
 from vistok.tokens.formats.lines import record_of
-from vistok.tokens.header import Header, read_json
+from vistok.tokens.header import Header
 from vistok.tokens.store import TokenStore
+from vistok.untrusted import MAX_LISTING, one_line, read_object, short
 
 PER_SHARD = 10_000
 ENDINGS = (".token.npy", ".position.npy", ".length.npy", ".cls")
+LABEL = re.compile(rb"-?\d{1,18}")
+COMPRESSED = (b"\x1f\x8b", b"BZ", b"\xfd7")  # as gzip, bzip2 and xz begin
 
 
 class Views(Source):
@@ -91,49 +95,77 @@ def read_webdataset(folder: Path, header: Header | None = None) -> Iterator[Reco
     Raises:
         ValueError: A tar is damaged, or a sample does not fit the header.
     """
-    folder, layout = Path(folder), "interleaved"
+    folder, layout, count, seen = Path(folder), "interleaved", None, 0
     if header is None:
         header, about = read_header(folder, "webdataset")
-        layout = about["layout"]
-    views: list[dict[str, Any]] = []
-    for tar in read_json(folder / INDEX)["shards"]:
+        layout, count = about["layout"], about["images"]
+    views: list[tuple[int, dict[str, Any]]] = []
+    for tar in _tars(folder / INDEX):
         path = below(folder, tar["name"], folder / INDEX)
-        for key, sample in _samples(path):
-            try:
-                views.append(_plain(sample))
-                label = int(sample[".cls"])
-            except (KeyError, ValueError) as error:
-                raise ValueError(f"{path}: the sample {key} is damaged: {error}") from error
-            if len(views) == header.num_views:
-                yield record_of(label, views, header, layout, f"{path}: {key}")
-                views = []
+        for key, sample in _samples(path, header):
+            where = f"{one_line(path)}: the sample {short(key)}"
+            views.append(_view(sample, header, where))
+            if len(views) < header.num_views:
+                continue
+            if len({label for label, _ in views}) > 1:
+                raise ValueError(f"{where} has another label than the views before it")
+            yield record_of(views[0][0], [own for _, own in views], header, layout, where)
+            views, seen = [], seen + 1
     if views:
         raise ValueError(f"{folder}: the last image has {len(views)} of {header.num_views} views")
+    if count is not None and seen != count:
+        raise ValueError(f"{folder} holds {seen:,} images, not {count:,}: it is cut short")
 
 
-def _samples(path: Path) -> Iterator[tuple[str, dict[str, bytes]]]:
+def _tars(path: Path) -> list[dict[str, Any]]:
+    """The tars that an index lists."""
+    shards = read_object(path, MAX_LISTING).get("shards")
+    if type(shards) is not list or not all(type(tar) is dict and type(tar.get("name")) is str for tar in shards):
+        raise ValueError(f"{path} lists no shards by their names")
+    return shards
+
+
+def _samples(path: Path, header: Header) -> Iterator[tuple[str, dict[str, bytes]]]:
     """The samples of a tar by their keys."""
+    shown = one_line(path)
+    most = 4_200 + 8 * header.positions * len(header.codebook_sizes)  # bytes of an array of all its codes
     former, sample = None, {}
     try:
+        with path.open("rb") as file:
+            if file.read(6).startswith(COMPRESSED):
+                raise ValueError(f"{shown} is compressed, as no tar of tokens is")
         for key, extension, _, data in members_in(str(path), ENDINGS):
+            if len(data) > most:
+                raise ValueError(f"{shown}: the sample {short(key)} has {len(data):,} bytes, more than {most:,}")
             if key != former and sample:
                 yield former, sample
                 sample = {}
             former, sample[extension] = key, data
-    except UnreadableImage as error:
-        raise ValueError(str(error)) from error
+    except (UnreadableImage, OSError) as error:
+        raise ValueError(f"{shown} cannot be read: {one_line(error)}") from error
     if sample:
         yield former, sample
 
 
-def _plain(sample: dict[str, bytes]) -> dict[str, Any]:
-    """A sample in the form of a line of JSON."""
-    tokens = read_array(sample[".token.npy"], "token.npy")
-    if ".length.npy" not in sample:
-        return {"tokens": tokens}
-    ends = np.cumsum(read_array(sample[".length.npy"], "length.npy"))[:-1]
-    positions = read_array(sample[".position.npy"], "position.npy")
-    return {"tokens": np.split(tokens, ends), "positions": np.split(positions, ends)}
+def _view(sample: dict[str, bytes], header: Header, where: str) -> tuple[int, dict[str, Any]]:
+    """A sample's label, and its arrays in the form of a line of JSON."""
+    endings = (".cls", ".token.npy", *((".length.npy", ".position.npy") if header.grains is not None else ()))
+    missing = [ending for ending in endings if ending not in sample]
+    if missing or not LABEL.fullmatch(sample[".cls"]):
+        raise ValueError(
+            f"{where} has no {missing[0]}" if missing else f"{where} has the label {short(sample['.cls'])}"
+        )
+    label, arrays = int(sample[".cls"]), [read_array(sample[name], f"{where}{name}") for name in endings[1:]]
+    if header.grains is None:
+        return label, {"tokens": arrays[0]}
+    tokens, lengths, positions = arrays
+    if lengths.shape != (header.grains,) or lengths.dtype.kind not in "iu":
+        raise ValueError(f"{where} has the lengths {short(lengths)}, not one of each of {header.grains} grains")
+    each = [int(length) for length in lengths]
+    if min(each) < 0 or {sum(each)} != {array.shape[0] if array.ndim else -1 for array in (tokens, positions)}:
+        raise ValueError(f"{where} has the lengths {each}, but tokens {tokens.shape} and positions {positions.shape}")
+    ends = np.cumsum(each)[:-1]
+    return label, {"tokens": np.split(tokens, ends), "positions": np.split(positions, ends)}
 
 
 def _bytes(array: np.ndarray) -> bytes:
