@@ -11,7 +11,7 @@ from vistok.convert import INDEX as CONVERTED
 from vistok.data.image_folder import list_images
 from vistok.data.images import encodable
 from vistok.data.tars import Url, expand, labelled_images_in, shard_name
-from vistok.untrusted import MAX_LISTING, read_object, short
+from vistok.untrusted import MAX_LISTING, read_json, short
 
 UNLABELLED = -1
 
@@ -130,7 +130,8 @@ class TarSource(Source):
 
 def _classes(index: Path) -> tuple[str, ...] | None:
     """The names of the labels in an ``index.json`` of ``vistok.convert``, where there is one that has them."""
-    classes = read_object(index, MAX_LISTING).get("classes") if index.is_file() else None
+    content = read_json(index, MAX_LISTING) if index.is_file() else {}
+    classes = content.get("classes") if type(content) is dict else None
     if classes is not None and (type(classes) is not list or not all(type(name) is str for name in classes)):
         raise ValueError(f"{index}: classes={short(classes)} is no list of names")
     return None if classes is None else tuple(map(encodable, classes))
