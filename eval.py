@@ -1,9 +1,11 @@
 """Score a tokenizer: ``python eval.py tokenizer=FOLDER data=folder data.root=DIR``; see ``configs/eval.yaml``."""
 
+import sys
+
 import hydra
 from omegaconf import DictConfig
 
-from vistok.entry import start_evaluation
+from vistok.entry import start, start_evaluation
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="eval")
@@ -12,4 +14,4 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main, sys.argv[1:])

@@ -1,9 +1,11 @@
 """Train a tokenizer: ``python train.py [group=choice] [key=value] ...``; see ``configs/train.yaml``."""
 
+import sys
+
 import hydra
 from omegaconf import DictConfig
 
-from vistok.entry import start_training
+from vistok.entry import start, start_training
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")
@@ -12,4 +14,4 @@ def main(config: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main, sys.argv[1:])

@@ -44,6 +44,7 @@ def test_heads_go_with_losses(compose, quantizer, loss):
 @pytest.mark.parametrize("trainer, logger", itertools.product(choices("trainer"), choices("logger")))
 def test_every_trainer_and_logger_composes(compose, trainer, logger):
     config = compose("train", f"trainer={trainer}", f"logger={logger}", "data=folder", "data.root=x", "run_dir=y")
+    cli._check_config(config)
     OmegaConf.resolve(config)
     assert config.debug == (trainer == "debug")
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import signal
 import tarfile
 import zipfile
 
@@ -83,23 +84,25 @@ def test_arrays(arrays, tmp_path):
     assert order == np.random.default_rng(5).permutation(7).tolist()
 
 
-@pytest.mark.parametrize("kind", ["folder", "arrays"])
-def test_interrupted_it_goes_on_to_the_same_bytes(kind, photos, arrays, tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind, number", [("folder", signal.SIGHUP), ("arrays", signal.SIGTERM)])
+def test_interrupted_it_goes_on_to_the_same_bytes(kind, number, photos, arrays, tmp_path, monkeypatch, capsys):
     words = [str(photos if kind == "folder" else arrays[0])]
     convert.main([*words, str(tmp_path / "whole"), "--per-shard", "2"])
     written = []
 
     def write(path, *arguments, former=convert.write_shard):
         if len(written) == 2:
-            raise KeyboardInterrupt
+            signal.raise_signal(number)
         written.append(path.name)
         former(path, *arguments)
 
     part = tmp_path / "part"
     with monkeypatch.context() as patched:
         patched.setattr(convert, "write_shard", write)
-        with pytest.raises(SystemExit, match="interrupted; the same command goes on"):
+        with pytest.raises(SystemExit) as ended:
             convert.main([*words, str(part), "--per-shard", "2"])
+    assert ended.value.code == 128 + number
+    assert capsys.readouterr().err == f"interrupted by {number.name}; the same command goes on\n"
     (part / ".shard-000002.tar.partial").write_bytes(b"half of it, by a process that was killed")
     assert set(contents(part)) == {"index.json.partial", ".shard-000002.tar.partial", *written}
     before = {name: (part / name).stat().st_mtime_ns for name in written}
@@ -187,7 +190,7 @@ def test_what_there_is_not(photos, tmp_path):
     ):
         with pytest.raises(SystemExit, match=message):
             convert.main([str(tmp_path / source), str(tmp_path / "out")])
-    with pytest.raises(SystemExit, match="per-shard=0 must be at least 1"):
+    with pytest.raises(SystemExit, match="--per-shard: must be at least 1, not 0"):
         convert.main([str(photos), str(tmp_path / "out"), "--per-shard", "0"])
 
 

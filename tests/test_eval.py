@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from PIL import Image
 from torchvision.models import mobilenet_v2
 
 import vistok
-from vistok import cli, evaluation, reports
+from vistok import evaluation, failures, locks, reports
 from vistok.evaluation import identity
 from vistok.metrics import psnr
 from vistok.pixels import to_float, to_uint8
@@ -221,7 +222,7 @@ def test_what_makes_no_sense_is_refused(compose, trained, tmp_path, overrides, e
         given = [*given[:-2], f"data.root={tmp_path}", "data.resize=0"]
     with pytest.raises(Exception) as refused:
         evaluation.evaluate(compose("eval", *given))
-    cause = cli._cause(refused.value)
+    cause = refused.value.__cause__ if type(refused.value).__name__ == "InstantiationException" else refused.value
     assert type(cause).__name__ == error and message in str(cause)
     assert not (tmp_path / "report.json").exists()
 
@@ -292,6 +293,56 @@ def test_a_killed_evaluation_goes_on(compose, trained, photos, tmp_path, mobilen
     assert resumed["scores"] == whole["scores"] and resumed["scores"][0]["metrics"]["images"] == 12
     ours, theirs = np.load(tmp_path / "report.npz"), np.load(tmp_path / "whole.npz")
     assert all(np.array_equal(ours[name], theirs[name]) for name in theirs.files)
+
+
+def test_a_signal_ends_an_evaluation_after_its_batch(compose, trained, photos, tmp_path, monkeypatch, capsys):
+    given = [f"data.root={photos}", "batch_size=2", *QUICK]
+    forward, batches = vistok.Tokenizer.forward, []
+
+    def interrupted(self, *arguments):
+        batches.append(1)
+        if len(batches) == 3:
+            signal.raise_signal(signal.SIGTERM)
+        return forward(self, *arguments)
+
+    monkeypatch.setattr(vistok.Tokenizer, "forward", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        failures.guard(evaluate, compose, trained, tmp_path, *given, again="the same command goes on")
+    assert ended.value.code == 128 + signal.SIGTERM and len(batches) == 3
+    assert capsys.readouterr().err == "interrupted by SIGTERM; the same command goes on\n"
+    (state,) = tmp_path.glob(".*")  # and no lock
+    report = evaluate(compose, trained, tmp_path, *given)
+    assert len(batches) == 6 and report["data"]["images"] == 12 and not state.exists()
+
+
+def test_an_output_in_use(compose, trained, photos, tmp_path):
+    given = (f"data.root={photos}", "batch_size=12", *QUICK)
+    with locks.held(tmp_path / ".report.json.lock", "another"):
+        with pytest.raises(ValueError, match=f"^output=.*report.json is in use by pid {os.getpid()} on "):
+            evaluate(compose, trained, tmp_path, *given)
+        evaluate(compose, trained, tmp_path, *given, name="other.json")
+    with pytest.raises(ValueError, match="^output=/proc/x/report.json: "):
+        evaluate(compose, trained, Path("/proc/x"), *given)
+
+
+@pytest.mark.parametrize("words, message", [
+    (["image_size=abc"], "^image_size=abc must be a whole number$"),
+    (["image_size=0"], "^image_size must be at least 1, not 0$"),
+    (["batch_size=0"], "^batch_size must be at least 1, not 0$"),
+    (["tokenizer=[1]"], r"^tokenizer=\[1\] must be text or a list, each text$"),
+    (["rate=abc"], "^rate=abc must be a number or null$"),
+    (["device=mps"], "^device=mps must be cpu or cuda: .* Apple's GPUs"),
+    (["device=nonsense"], "^device=nonsense: Expected one of cpu"),
+    (["data.root=5"], "^data.root=5 must be text, in quotes: 'data.root=\"5\"'$"),
+    (["data.num_workers=-1"], "num_workers"),
+    (["partial_every=abc"], "^partial_every=abc must be a number$"),
+    (["lpips.alex=5"], "^lpips=.* must be a mapping to text or null or null$"),
+    (["protocol.canonical._target_=nothing.at_all"], "No module named 'nothing'"),
+])  # fmt: skip
+def test_values_of_another_kind(compose, trained, photos, tmp_path, words, message):
+    with pytest.raises(Exception) as refused:
+        evaluate(compose, trained, tmp_path, f"data.root={photos}", "network=none", *words)
+    assert re.search(message, failures.told(refused.value)), failures.told(refused.value)
 
 
 RANKS = """

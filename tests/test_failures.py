@@ -4,15 +4,20 @@ import errno
 import os
 import re
 import signal
+import socket
 import time
+import urllib.request
 
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import Dataset
 
-from vistok import cli
+from vistok import cli, failures, signals, weights
+from vistok.data.image_folder import list_images
 from vistok.data.images import Sample
 from vistok.data.module import loader
+from vistok.data.patience import within
 from vistok.failures import explain
 
 
@@ -34,7 +39,7 @@ def test_what_is_said(error, message):
     assert re.search(message, ended.value.code)
 
 
-@pytest.mark.parametrize("error", [RuntimeError("shapes do not match"), OSError(errno.EIO, "I/O error"), KeyError("x")])
+@pytest.mark.parametrize("error", [RuntimeError("shapes do not match"), TypeError("not callable"), KeyError("x")])
 def test_other_errors_keep_their_traceback(error):
     assert explain(error) is None
 
@@ -96,3 +101,95 @@ def test_a_second_sigterm_ends_a_worker():
 def test_memory_that_was_not_enough(error):
     said = explain(error)
     assert said.startswith("out of memory: ") and str(error) in said and "batch_size" in said and "estimate=GIB" in said
+
+
+@pytest.mark.parametrize("error, message", [
+    (PermissionError(errno.EACCES, "Permission denied", "/a/b"), "/a/b: Permission denied"),
+    (OSError(errno.EIO, "Input/output error"), r"\[Errno 5\] Input/output error"),
+    (MemoryError(), "out of memory: "),
+    (ImportError("x needs y:\n pip install y"), "x needs y: pip install y"),
+    (ValueError("name \x1b[31m"), r"name \\x1b\[31m"),
+])  # fmt: skip
+def test_what_the_user_or_the_machine_did_is_one_line(error, message, monkeypatch):
+    def fail():
+        raise error
+
+    with pytest.raises(SystemExit) as ended:
+        failures.guard(fail, again="the same command goes on")
+    assert re.fullmatch(f"error: {message}.*HYDRA_FULL_ERROR=1 shows where.", ended.value.code)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(type(error)):
+        failures.guard(fail)
+
+
+def test_what_a_constructor_makes_of_a_value_names_the_key():
+    from hydra.errors import InstantiationException
+    from omegaconf import OmegaConf
+
+    config = OmegaConf.create({"part": {"_target_": "torch.nn.Linear", "in_features": -1, "out_features": 2}})
+    with pytest.raises(InstantiationException) as refused:
+        cli.instantiate(config.part)
+    assert re.match("part: RuntimeError: Trying to create tensor with negative dim", failures.told(refused.value))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_signal_ends_a_command_in_order(number, capsys):
+    done, former = [], signal.getsignal(number)
+
+    def work():
+        try:
+            with signals.held_back():
+                signal.raise_signal(number)
+                done.append("a whole step")
+            done.append("one more")
+        finally:
+            done.append("in order")
+
+    with pytest.raises(SystemExit) as ended:
+        failures.guard(work, again="the same command goes on")
+    assert ended.value.code == 128 + number and done == ["a whole step", "in order"]
+    assert capsys.readouterr().err == f"interrupted by {number.name}; the same command goes on\n"
+    assert signal.getsignal(number) is former
+
+
+def test_nohup_works_and_a_second_ctrl_c_is_at_once():
+    former = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with signals.caught():
+            signal.raise_signal(signal.SIGHUP)
+            with pytest.raises(KeyboardInterrupt), signals.held_back():
+                signal.raise_signal(signal.SIGINT)
+                signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, former)
+
+
+def test_silent_storage_without_workers_is_an_error_in_time():
+    began = time.monotonic()
+    with pytest.raises(RuntimeError, match="DataLoader timed out after 0.2 seconds") as error:
+        list(loader(Images(silent=3), 2, 0, None, timeout=0.2))
+    assert time.monotonic() - began < 30 and "data.timeout (--timeout)" in explain(error.value)
+    assert len(list(loader(Images(), 2, 0, None, timeout=100))) == 20
+
+
+def test_a_named_pipe_holds_up_nothing(tmp_path):
+    """In a folder it is no image; read as a file it is waited for no longer than asked."""
+    os.mkfifo(tmp_path / "x.jpg")
+    Image.new("RGB", (8, 8)).save(tmp_path / "y.png")
+    assert list_images(tmp_path) == ["y.png"]
+    with pytest.raises(RuntimeError, match="timed out"):
+        within(0.2, (tmp_path / "x.jpg").read_bytes)
+    with pytest.raises(FileNotFoundError):
+        within(5, (tmp_path / "z.jpg").read_bytes)
+
+
+def test_a_silent_server_is_not_waited_for_without_end(monkeypatch):
+    monkeypatch.setattr(weights, "SILENCE", 0.2)
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        said = "x could not be downloaded .*timed out"
+        with pytest.raises(weights.WeightsUnavailable, match=said), weights.downloading("x", "give a file"):
+            urllib.request.urlopen(f"http://127.0.0.1:{server.getsockname()[1]}")
+    assert socket.getdefaulttimeout() is None

@@ -1,11 +1,22 @@
 """The tokenizer: its maps between pixels, latents and codes."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from vistok import PixelMap, Tokenizer
-from vistok.backbones import CNNDecoder, CNNEncoder
+from vistok import PixelMap, Tokenizer, cli
+from vistok.backbones import (
+    BranchedEncoder,
+    CNNDecoder,
+    CNNEncoder,
+    HierarchicalEncoder,
+    MagvitDecoder,
+    MagvitEncoder,
+    PositionalDecoder,
+    ViTDecoder,
+    ViTEncoder,
+)
 from vistok.quantizers import VectorQuantizer
 
 SIZE = {"channels": 8, "multipliers": (1, 2), "num_blocks": 1, "attention": (), "dim": 16}
@@ -78,3 +89,67 @@ def test_widths_that_disagree(maps, message):
 def test_factors_that_disagree():
     with pytest.raises(ValueError, match="the encoder shrinks by 2, but the decoder enlarges by 4"):
         Tokenizer(CNNEncoder(**SIZE), VectorQuantizer(8, 16), CNNDecoder(**SIZE | {"multipliers": (1, 1, 1)}))
+
+
+def agrees_in(dtype, tokenizer, size=32):
+    """Everything that a tokenizer does, after ``to(dtype)``: close to what it does in float32, codes int64."""
+    images = torch.rand(2, 3, size, size) * 2 - 1
+    with torch.no_grad():
+        expected = tokenizer.eval()(images)
+        tokenizer.to(dtype)
+        for own in (tokenizer, tokenizer.fold()):
+            codes = own.tokenize(images.to(dtype))
+            assert codes.dtype == torch.int64 and torch.equal(own.tokenize(images), own.tokenize(images.to(dtype)))
+            assert (codes == expected.quantized.codes).float().mean() > 0.8
+            reconstruction, quantized = own(images.to(dtype))
+            assert reconstruction.dtype == dtype and quantized.latent.dtype == torch.float32
+            assert torch.equal(own.quantizer.lookup(codes), quantized.latent)
+            torch.testing.assert_close(own.detokenize(codes), reconstruction.clamp(-1, 1), rtol=0, atol=0.05)
+            assert own.encode(images).dtype == dtype and own.decode(quantized.latent.to(dtype)).dtype == dtype
+            assert (reconstruction.float() - expected.reconstruction).abs().mean() < 0.2
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("head", [
+    *("quantizer=bsq", "quantizer=lfq", "quantizer=dqvae", "quantizer=fq", "quantizer=simvq", "quantizer=vq"),
+    *("quantizer=vq_cosine", "quantizer=vq_ema", "quantizer=vqbridge", "quantizer=dqvae_triple"),
+])  # fmt: skip
+def test_every_head_in_half_precision(compose, head, dtype):
+    torch.manual_seed(0)
+    words = ("trainer=debug", "backbone.encoder.channels=8", "latent_dim=4", "codebook_size=16", head)
+    agrees_in(dtype, cli.instantiate(compose("train", *words).tokenizer))
+
+
+CNN = {"channels": 8, "multipliers": (1, 2), "num_blocks": 1, "dim": 8}
+VIT = {"dim": 8, "depth": 1, "num_heads": 2, "head_dim": 4, "patch": 4, "image_size": 16}
+
+
+@pytest.mark.parametrize("encoder, decoder", [
+    (CNNEncoder(**CNN, attention=(1,)), CNNDecoder(**CNN, attention=(1,))),
+    (MagvitEncoder(**CNN), MagvitDecoder(**CNN)),
+    (ViTEncoder(**VIT), ViTDecoder(**VIT)),  # learned positions, interpolated
+    (ViTEncoder(**VIT, positions="sincos", pre_norm=True), ViTDecoder(**VIT, positions="sincos")),
+    (BranchedEncoder(**CNN, attention=(), grid=8, depth=1, heads=2), CNNDecoder(**CNN, attention=())),
+    (HierarchicalEncoder(**CNN | {"multipliers": (1, 2, 2)}, attention=()),
+     PositionalDecoder(CNNDecoder(**CNN, attention=()), dim=8, grid=8)),
+])  # fmt: skip
+def test_every_backbone_in_bfloat16(encoder, decoder):
+    torch.manual_seed(0)
+    agrees_in(torch.bfloat16, Tokenizer(encoder, VectorQuantizer(8, 8), decoder))
+
+
+@pytest.mark.parametrize("head", ["vq", "lfq", "fq", "simvq", "dqvae"])
+def test_codes_of_any_whole_numbers(compose, head):
+    """Token files hold uint16."""
+    words = ("trainer=debug", "backbone.encoder.channels=8", "latent_dim=4", "codebook_size=16", f"quantizer={head}")
+    tokenizer = cli.instantiate(compose("train", *words).tokenizer).eval()
+    codes = tokenizer.tokenize(torch.rand(1, 3, 32, 32) * 2 - 1)
+    images = tokenizer.detokenize(codes)
+    for dtype in (torch.uint16, torch.uint8, torch.int16, torch.int32, torch.uint32):
+        assert torch.equal(tokenizer.detokenize(codes.to(dtype)), images)
+    assert torch.equal(tokenizer.detokenize(codes.numpy().astype(np.uint16)), images)
+    for wrong, called in ((codes.float(), "float32"), (codes.bool(), "bool")):
+        with pytest.raises(ValueError, match=f"codes are {called}, not whole numbers"):
+            tokenizer.detokenize(wrong)
+    with pytest.raises(ValueError, match="images are uint8, not floats in"):
+        tokenizer.tokenize(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))

@@ -1,5 +1,6 @@
 """``train.py``: a run from beginning to end, what it leaves, and how it refuses."""
 
+import copy
 import csv
 import json
 import os
@@ -13,9 +14,10 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from PIL import Image
+from pytorch_lightning.loggers.logger import DummyLogger
 
 import vistok
-from vistok import cli
+from vistok import cli, failures, locks
 from vistok.data import sample
 
 ROOT = Path(__file__).parent.parent
@@ -128,11 +130,23 @@ def test_a_resumed_run_ends_as_one_without_a_break(train, tmp_path, overrides):
     (["estimator=diveq"], "it cannot go with ema_decay=0.95"),
     (["codebook_size=1"], "codebook_size must be at least 2, not 1"),
     (["quantizer=dqvae", "quantizer.rates=[1.5]"], "must be shares in"),
+    (["quantizer.codebook_size=-3"], "codebook_size must be at least 2, not -3"),
+    (["optimizer.lr=-1"], "^optimizer: Invalid learning rate: -1$"),
+    (["optimizer=null"], "^optimizer: "),
+    (["backbone.encoder.multipliers=[]"], "^tokenizer.encoder: IndexError: "),
+    (["+quantizer.nonsense=1"], "^tokenizer.quantizer: TypeError: .* unexpected keyword argument 'nonsense'"),
+    (["quantizer._target_=nothing.at.all"], "No module named 'nothing'"),
+    (["latent_dim=0"], r"^tokenizer.to_latent.weight would have the shape \(0, 64, 1, 1\)"),
+    (["codebook_size=100000000000000"], "^out of memory: "),
+    (["trainer.devices=abc"], "^trainer: `devices`"),
+    (["trainer.max_time=abc"], "^MisconfigurationException: .*Timer"),
+    (["trainer.accelerator=mps"], "^trainer.accelerator=mps must be cpu or gpu: .* Apple's GPUs"),
+    (["data=shards", "data.val_urls=/etc/passwd"], "data.urls=null: there are no shards to train on"),
 ])  # fmt: skip
 def test_what_makes_no_sense_is_refused_before_work(train, tmp_path, overrides, message):
     with pytest.raises(Exception) as refused:
         train(tmp_path / "run", *overrides)
-    assert re.search(message, str(cli._cause(refused.value)))
+    assert re.search(message, failures.told(refused.value))
     assert not (tmp_path / "run").exists()
 
 
@@ -141,6 +155,92 @@ def test_a_gpu_that_is_not_there(train, tmp_path):
     with pytest.raises(ValueError, match="trainer.accelerator=gpu, but torch sees no GPU"):
         train(tmp_path / "run", "trainer.accelerator=gpu")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("folder", ["/sys/foo", "/proc/foo", "/etc/passwd/x"])
+def test_a_run_folder_that_cannot_be_made(train, folder):
+    with pytest.raises(ValueError, match=f"^run_dir={folder}: "):
+        train(Path(folder))
+
+
+@pytest.mark.parametrize("words, message", [
+    ([], "nothing is left to train on in .*one: it has 1 image, held out for validation"),
+    (["data.val_count=1"], "data.val_count=1 leaves nothing of 1 images to train on"),
+    (["data.val_count=-1"], "data.val_count must be at least 0, not -1"),
+])  # fmt: skip
+def test_a_folder_with_one_image_or_none(train, tmp_path, words, message):
+    (tmp_path / "one").mkdir()
+    of_folder = ["data=folder", f"data.root={tmp_path}/one", "data.num_workers=0", "loss=l1"]
+    with pytest.raises(Exception) as refused:
+        train(tmp_path / "run", *of_folder)
+    assert "no images found in" in failures.told(refused.value)
+    Image.new("RGB", (32, 32)).save(tmp_path / "one" / "a.png")
+    with pytest.raises(Exception) as refused:
+        train(tmp_path / "run", *of_folder, *words)
+    assert re.search(message, failures.told(refused.value)) and not (tmp_path / "run").exists()
+
+
+def test_a_run_folder_in_use(train, trained, tmp_path):
+    """Also where the second start would go on in it; a run's own lock is gone at its end."""
+    assert not (trained / locks.NAME).exists()
+    for run, words in ((trained, ["ckpt=auto", "updates=3"]), (trained, []), (tmp_path / "new", [])):
+        before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+        said = f"run_dir={run} is in use by pid {os.getpid()} on .* since 2"
+        with locks.held(run / locks.NAME, "another run"), pytest.raises(ValueError, match=said):
+            train(run, *words)
+        assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    (tmp_path / "new" / locks.NAME).write_text("")  # of a run that was killed at once
+    assert (train(tmp_path / "new", "loss=l1") / "metrics.json").is_file()
+    assert not (tmp_path / "new" / locks.NAME).exists()
+
+
+class Refusing(DummyLogger):
+    """Like wandb's without an account."""
+
+    @property
+    def experiment(self):
+        raise KeyError("api_key not configured")
+
+
+def test_a_logger_that_cannot_begin_ends_the_run_before_its_folder(train, tmp_path, monkeypatch):
+    monkeypatch.setattr("pytorch_lightning.loggers.TensorBoardLogger", lambda **_: Refusing())
+    with pytest.raises(ValueError, match="^logger=refusing: KeyError: 'api_key not configured'"):
+        train(tmp_path / "run", "logger=tensorboard")
+    assert not (tmp_path / "run").exists()
+
+
+def test_values_of_another_kind_name_the_key_that_is_set(compose):
+    config = compose("train", "trainer=debug", "augmentation.crop=random")
+    for key, values, message in (
+        ("updates", ("abc", 1.5, None, True, [1]), "{} must be a whole number"),
+        ("quantizer.codebook_size", ("abc", 1.5, None, True), "{} must be a whole number"),
+        ("codebook_size", ("abc",), "{} must be a whole number"),  # where it is set, not where it is given to
+        ("image_size", ("abc",), "{} must be a whole number"),
+        ("batch_size", (2.5,), "{} must be a whole number"),
+        ("latent_dim", ("abc",), "{} must be a whole number"),
+        ("save_every", ("abc",), "{} must be a whole number or null"),
+        ("clip", ("abc", True), "{} must be a number or null"),
+        ("optimizer.lr", ("abc",), "{} must be a number or Tensor"),
+        ("optimizer.betas", ("abc", [1]), "{} must be a list, each a number or Tensor"),
+        ("loss.weights.l2", ("abc", None), "{} must be a number"),
+        ("quantizer_weights.commitment", ("abc",), "{} must be a number"),
+        ("augmentation.crop", ([1], None), "{} must be text"),
+        ("data.num_workers", ("abc",), "{} must be a whole number"),
+        ("backbone.encoder.multipliers", ("abc", [1, "a"]), "{} must be a list, each a whole number"),
+        ("tokenizer.to_latent", (3,), "{} must be Conv2d or null"),
+        ("speed.channels_last", ("abc",), "{} must be true or false"),
+        ("debug", ("abc",), "{} must be true or false"),
+        ("ckpt", (7,), "{0} must be text or null, in quotes: 'ckpt=\"7\"'"),
+        ("seed", (-1,), "seed must be at least 0, not -1"),
+    ):
+        for value in values:
+            changed = copy.deepcopy(config)
+            OmegaConf.update(changed, key, value)
+            shown = {None: "null", True: "true"}.get(value, value) if not isinstance(value, list) else value
+            with pytest.raises(ValueError) as refused:
+                cli._check_config(changed)
+                raise AssertionError(f"{key}={shown} was let through")
+            assert str(refused.value) == message.format(f"{key}={shown}")
 
 
 def test_a_run_folder_is_never_overwritten(train, trained):
@@ -176,6 +276,8 @@ def test_the_command_line(tmp_path):
     refused = python(ROOT / "train.py", "data=folder", "data.root=nowhere", cwd=tmp_path)
     assert refused.returncode == 1 and "error: data.root=nowhere is not a folder" in refused.stderr
     assert "Traceback" not in refused.stderr and not list(tmp_path.iterdir())
+    refused = python(ROOT / "train.py", "nonsense=1", cwd=tmp_path)  # by Hydra
+    assert refused.returncode == 1 and re.fullmatch("error: Could not override 'nonsense'.*\n", refused.stderr)
 
     done = python(ROOT / "train.py", *tiny, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

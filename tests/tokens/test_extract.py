@@ -1,6 +1,7 @@
 """Images to tokens: the same codes as one image at a time, after any interruption, on any number of processes."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 from torchvision.transforms.functional import ten_crop
 
+from vistok import locks
 from vistok.convert import main as convert
 from vistok.data.transforms import ADMCrop, to_tensor
 from vistok.export.hub import save
@@ -21,6 +23,7 @@ from vistok.quantizers import VectorQuantizer
 from vistok.tokens import Protocol, TokenStore, index, tokenize
 from vistok.tokens import extract as module
 from vistok.tokens.command import main
+from vistok.tokens.loading import loaded
 from vistok.tokens.sources import FolderSource, TarSource, open_source
 
 SIZE = 32
@@ -108,6 +111,64 @@ def test_interrupted_it_goes_on_to_the_same_bytes(classes, make, tmp_path, monke
     tokenize(make("dq"), FolderSource(classes, 2), tmp_path / "parts", FEW)
     assert calls == [0, 1, 2, None, 2, 3]  # what was there is not computed again
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_signal_keeps_what_is_finished(classes, make, tmp_path, monkeypatch, capsys, workers):
+    save(make("vq"), tmp_path / "tokenizer")
+    words = [str(tmp_path / "tokenizer"), str(classes), "--image-size", "32", "--per-shard", "2", "--batch-size", "3"]
+    words += ["--workers", str(workers)]
+    main([*words, "--out", str(tmp_path / "whole")])
+    write, calls = module.write_shard, []
+
+    def interrupted(*arguments):
+        calls.append(arguments[1])
+        if len(calls) == 3:
+            signal.raise_signal(signal.SIGHUP)
+        return write(*arguments)
+
+    with monkeypatch.context() as patched, pytest.raises(SystemExit) as ended:
+        patched.setattr(module, "write_shard", interrupted)
+        main([*words, "--out", str(tmp_path / "parts")])
+    assert ended.value.code == 128 + signal.SIGHUP
+    assert "interrupted by SIGHUP; the same command goes on\n" in capsys.readouterr().err
+    assert sorted(path.name for path in (tmp_path / "parts").glob("shard-??????.json")) == [
+        "shard-000000.json",
+        "shard-000001.json",
+    ]
+    main([*words, "--out", str(tmp_path / "parts")])
+    assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
+
+
+def test_two_jobs_do_not_write_to_one_folder(classes, make, tmp_path):
+    out = tmp_path / "tokens"
+    with locks.held(out / locks.NAME, "another job"):
+        with pytest.raises(ValueError, match=f"--out={out} is in use by pid {os.getpid()} on .* since 2"):
+            tokenize(make("vq"), FolderSource(classes, 2), out, FEW)
+        assert [path.name for path in out.iterdir()] == [locks.NAME]
+    tokenize(make("vq"), FolderSource(classes, 2), tmp_path / "whole", FEW)
+    out.mkdir()
+    (out / locks.NAME).write_text("{}")  # of a job that was killed
+    tokenize(make("vq"), FolderSource(classes, 2), out, FEW)
+    assert contents(out) == contents(tmp_path / "whole")
+
+
+class Silent(FolderSource):
+    """On storage that stops to answer."""
+
+    def members(self, part):
+        yield from super().members(part)
+        if part == 2:
+            time.sleep(600)
+
+
+def test_silent_storage_is_not_waited_for_without_end(classes, make, tmp_path):
+    began = time.monotonic()
+    with pytest.raises(RuntimeError, match="DataLoader timed out after 0.5 seconds"):
+        tokenize(make("vq"), Silent(classes, 2), tmp_path / "out", FEW, timeout=0.5)
+    assert time.monotonic() - began < 60
+    assert {"shard-000000.json", "index.json.partial"} <= set(contents(tmp_path / "out"))
+    assert loaded(None, 2, False, 7.0).timeout == 7.0  # and so of workers, as tests/test_failures.py has it
 
 
 def test_a_damaged_shard_is_written_again(classes, make, tmp_path):
@@ -226,8 +287,17 @@ def test_bfloat16_is_asked_for(classes, make, tmp_path):
     [
         (["--image-size", "30"], "image-size=30 is not a multiple of the tokenizer's factor 4"),
         (["--rate", "0.5"], "rate=0.5 must be a share"),
-        (["--batch-size", "0"], "batch_size=0"),
-        (["--per-shard", "0"], "per-shard=0"),
+        (["--batch-size", "0"], "^error: --batch-size: must be at least 1, not 0"),
+        (["--per-shard", "0"], "^error: --per-shard: must be at least 1, not 0"),
+        (["--workers", "-1"], "^error: --workers: must be at least 0, not -1"),
+        (["--timeout", "nan"], "^error: --timeout: must be a number above 0, not nan"),
+        (["--config", "[1]"], "^error: --config: must be names and values in braces"),
+        (["--config", "[" * 100_000], "^error: --config: is not JSON"),
+        (["--max-unreadable", "2"], "^error: --max-unreadable: must be a share from 0 to 1"),
+        (["--device", "mps"], "^error: device=mps must be cpu or cuda"),
+        (["--device", "abc"], "^error: device=abc: "),
+        (["--out", "/sys/nothing"], "^error: --out=/sys/nothing: "),
+        (["--out", "/etc/passwd/nothing"], "^error: --out=/etc/passwd/nothing: Not a directory"),
     ],
 )
 def test_wrong_words_end_in_one_line(classes, make, tmp_path, words, message):

@@ -68,7 +68,7 @@ def test_words_that_belong_together(tokens, tmp_path, capsys):
     shutil.rmtree(tmp_path / "tokenizer")
     for words, message in (
         (["--sheet", "x.png"], "--sheet needs --tokenizer"),
-        (["--images", "0"], "--images=0"),
+        (["--images", "0"], "--images: must be at least 1, not 0"),
         (["--tokenizer", str(tmp_path / "none"), "--sheet", "x.png"], "none"),
     ):
         with pytest.raises(SystemExit):

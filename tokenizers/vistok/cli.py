@@ -1,10 +1,9 @@
 """What ``train.py`` does with its config: check, build, run, report; and what ``eval.py`` shares with it."""
 
-import multiprocessing
-import os
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,34 +19,11 @@ if TYPE_CHECKING:
     from vistok.training import LitTokenizer
 
 
-def run(action: Callable[..., Any], *arguments: Any) -> None:
-    """Do ``train`` or ``evaluation.evaluate``; what the user got wrong ends in one message, not a traceback.
+def run(action: Callable[..., Any], *arguments: Any, again: str | None = None) -> None:
+    """Do ``train`` or ``evaluation.evaluate``; what the user got wrong ends in one message (``failures.guard``)."""
+    from vistok.failures import guard
 
-    ``HYDRA_FULL_ERROR=1`` in the environment shows the traceback, as for Hydra's own errors.
-    """
-    from hydra.errors import InstantiationException
-
-    from vistok.checkpoints import CheckpointNotWritten
-    from vistok.failures import explain
-    from vistok.weights import WeightsUnavailable
-
-    users = (ValueError, FileNotFoundError, CheckpointNotWritten, WeightsUnavailable, InstantiationException)
-    try:
-        action(*arguments)
-    except Exception as error:
-        message = _cause(error) if isinstance(error, users) else explain(error)
-        for worker in multiprocessing.active_children():
-            worker.kill()  # Python waits for them at its end, and one that was stopped, or waits for storage, has none
-        if message is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
-            raise
-        sys.exit(f"error: {message}\n(HYDRA_FULL_ERROR=1 shows where)")
-
-
-def _cause(error: BaseException) -> BaseException:
-    """What a constructor raised, where Hydra's ``instantiate`` wrapped it."""
-    from hydra.errors import InstantiationException
-
-    return error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
+    guard(action, *arguments, again=again)
 
 
 def train(config: DictConfig, overrides: list[str]) -> dict[str, float]:
@@ -66,30 +42,58 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, float]:
     _check_config(config)
     import pytorch_lightning as pl
 
-    from vistok import cluster, reports, runs, sharding, speed
-    from vistok.callbacks import Interrupted
+    from vistok import cluster, runs, speed
     from vistok.health import CodebookHealth
 
     _check_hardware(config)
     environment = cluster.environment(config.trainer.devices, config.trainer.num_nodes)
     health = CodebookHealth(on_collapse=config.on_collapse)
-    pl.seed_everything(config.seed, workers=True, verbose=False)
-    data, lit = build(config)
-    on_cpu = config.trainer.accelerator == "cpu"
-    speed.prepare(
-        *lit.networks,
-        channels_last=config.speed.channels_last and on_cpu,
-        keep_pages=config.speed.keep_pages and on_cpu,
-        compile=config.speed.compile,
-    )
-    checkpoint, made = runs.checkpoint_of(config), 0
-    if checkpoint:
-        made = runs.check_checkpoint(lit, checkpoint)
-    elif config.init:
-        runs.load_slim(lit, Path(config.init), config.family, config.family_config)
-    folder = runs.folder_of(config, checkpoint)
-    config = OmegaConf.merge(config, {"run_dir": str(folder)})
-    trainer = _trainer(config, folder, health, environment)
+    with ExitStack() as lock:
+        existing = runs.existing_folder(config)
+        if existing:  # before anything is read that another run may be writing
+            lock.enter_context(runs.locked(existing, config.take_over))
+        pl.seed_everything(config.seed, workers=True, verbose=False)
+        data, lit = build(config)
+        on_cpu = config.trainer.accelerator == "cpu"
+        speed.prepare(
+            *lit.networks,
+            channels_last=config.speed.channels_last and on_cpu,
+            keep_pages=config.speed.keep_pages and on_cpu,
+            compile=config.speed.compile,
+        )
+        checkpoint, made = runs.checkpoint_of(config), 0
+        if checkpoint:
+            made = runs.check_checkpoint(lit, checkpoint)
+        elif config.init:
+            runs.load_slim(lit, Path(config.init), config.family, config.family_config)
+        _ = data.sizes  # refuses data without images to train on
+        folder, new = runs.folder_of(config, checkpoint)
+        with runs.unmade(folder, new):
+            if existing is None:
+                lock.enter_context(runs.locked(folder, config.take_over))
+            config = OmegaConf.merge(config, {"run_dir": str(folder)})
+            try:
+                trainer = _trainer(config, folder, health, environment)
+            except TypeError as error:
+                raise ValueError(f"trainer: {error}") from error
+            _open_loggers(trainer)
+        return _fit(config, overrides, folder, trainer, data, lit, checkpoint, made)
+
+
+def _fit(
+    config: DictConfig,
+    overrides: list[str],
+    folder: Path,
+    trainer: "pl.Trainer",
+    data: "ImageDataModule",
+    lit: "LitTokenizer",
+    checkpoint: Path | None,
+    made: int,
+) -> dict[str, float]:
+    """Train from where ``checkpoint`` is, and leave in the folder what a run leaves."""
+    from vistok import cluster, reports, sharding
+    from vistok.callbacks import Interrupted
+
     if trainer.is_global_zero:
         reports.open_run(config, folder, lit, data)
     started = time.monotonic()
@@ -142,15 +146,30 @@ def build_module(config: DictConfig) -> "LitTokenizer":
         leave_codebooks(tokenizer, loss.get("adversary"))
     head_weights = {name: w for name, w in config.quantizer_weights.items() if name in tokenizer.quantizer.loss_names}
     loss["weights"] |= head_weights
+    for name, weight in tokenizer.named_parameters():
+        if not weight.numel():
+            raise ValueError(f"tokenizer.{name} would have the shape {tuple(weight.shape)}: a number of channels is 0")
     return LitTokenizer(
         tokenizer=tokenizer,
         **loss,
-        optimizer=instantiate(config.optimizer),
+        optimizer=optimizer_of(config),
         schedule=instantiate(config.schedule),
         ema_decay=config.ema_decay,
         clip=config.clip,
         accumulate=config.accumulate,
     )
+
+
+def optimizer_of(config: DictConfig) -> Callable[..., Any]:
+    """From parameters to an optimizer; its arguments are tried on one parameter."""
+    import torch
+
+    try:
+        make = instantiate(config.optimizer)
+        make([torch.nn.Parameter(torch.zeros(1))])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"optimizer: {error}") from error
+    return make
 
 
 def estimate(config: DictConfig) -> None:
@@ -191,9 +210,47 @@ def instantiate(node: DictConfig) -> Any:
     return hydra.utils.instantiate(node, _convert_="all")
 
 
+# What the keys are that are read here, beside those that are handed on to a _target_.
+KEYS = {
+    "name": str | int | float,
+    "trainable": str,
+    "weights": str,
+    "family": str | None,
+    "family_config": dict | None,
+    "quantizer_weights": dict[str, float],
+    "on_collapse": str | None,
+    **dict.fromkeys(("run_dir", "ckpt", "init", "reference"), str | None),
+    **dict.fromkeys(("debug", "take_over"), bool),
+    **dict.fromkeys(("seed", "image_size", "batch_size", "accumulate", "updates"), int),
+    **dict.fromkeys(("val_every", "log_every", "keep_checkpoints", "adversarial_start"), int),
+    **dict.fromkeys(("latent_dim", "codebook_size"), int),
+    "save_every": int | None,
+    **dict.fromkeys(("ema_decay", "clip"), float | None),
+}
+COUNTS = (
+    "updates",
+    "batch_size",
+    "accumulate",
+    "val_every",
+    "log_every",
+    "save_every",
+    "keep_checkpoints",
+    "image_size",
+)
+
+
 def _check_config(config: DictConfig) -> None:
     """What can be seen to be wrong from the config alone."""
     refuse_missing(config)
+    import pytorch_lightning as pl
+
+    from vistok import data, speed, values
+    from vistok.training import LitTokenizer
+
+    given_to = {"trainer": pl.Trainer, "loss": LitTokenizer, "speed": speed.prepare, "augmentation": data.folder}
+    values.check(OmegaConf.merge(config, {"run_dir": config.run_dir or "runs"}), KEYS, given_to)
+    refuse_below(config, 1, COUNTS)
+    refuse_below(config, 0, ("seed",))
     for name in () if config.debug else random_weights({"weights": config.weights, "loss": config.loss}):
         raise ValueError(f"{name}=random trains on meaningless losses: it is for trainer=debug only")
     if "16" in str(config.trainer.precision) and "bf16" not in str(config.trainer.precision):
@@ -210,9 +267,13 @@ def _check_config(config: DictConfig) -> None:
         raise ValueError(
             f"ema_decay={config.ema_decay} has no place with trainer=fsdp: weights in parts are not averaged"
         )
-    for name in ("updates", "batch_size", "accumulate", "val_every", "log_every", "save_every", "keep_checkpoints"):
-        if config[name] is not None and config[name] < 1:
-            raise ValueError(f"{name} must be at least 1, not {config[name]}")
+
+
+def refuse_below(config: DictConfig, least: int, names: Sequence[str]) -> None:
+    """Raise ``ValueError`` for keys whose numbers are smaller."""
+    for name in names:
+        if config[name] is not None and config[name] < least:
+            raise ValueError(f"{name} must be at least {least}, not {config[name]}")
 
 
 def random_weights(node: Any, path: str = "") -> list[str]:
@@ -231,9 +292,15 @@ def _check_hardware(config: DictConfig) -> None:
 
     from vistok import speed
 
-    if config.trainer.accelerator == "gpu" and not (torch.cuda.is_available() or torch.backends.mps.is_available()):
-        raise ValueError("trainer.accelerator=gpu, but torch sees no GPU; trainer=cpu runs without one")
-    if config.trainer.accelerator == "cpu" and "bf16" in str(config.trainer.precision) and speed.emulates_bfloat16():
+    accelerator = config.trainer.accelerator
+    if accelerator not in ("cpu", "gpu", "cuda"):
+        raise ValueError(f"trainer.accelerator={accelerator} must be cpu or gpu: {speed.ONLY_CUDA}")
+    if accelerator != "cpu" and not torch.cuda.is_available():
+        raise ValueError(
+            f"trainer.accelerator={accelerator}, but torch sees no GPU of CUDA ({speed.ONLY_CUDA}); trainer=cpu runs "
+            "without one"
+        )
+    if accelerator == "cpu" and "bf16" in str(config.trainer.precision) and speed.emulates_bfloat16():
         from vistok.terminal import say
 
         say("this CPU has no bfloat16 instructions: speed=fast may take ten times as long as speed=exact", "yellow")
@@ -282,6 +349,20 @@ def _trainer(
         enable_model_summary=False,
         use_distributed_sampler=False,  # ours know their rank
     )
+
+
+def _open_loggers(trainer: "pl.Trainer") -> None:
+    """Begin with others' loggers at once: one without an account, or a connection, ends the run before its folder."""
+    from pytorch_lightning.loggers import CSVLogger
+
+    for logger in trainer.loggers:
+        if isinstance(logger, CSVLogger):  # ours, which has nothing to wait for
+            continue
+        try:
+            _ = logger.experiment
+        except Exception as error:  # a library's own, such as wandb's UsageError
+            name = type(logger).__name__.removesuffix("Logger").lower()
+            raise ValueError(f"logger={name}: {type(error).__name__}: {' '.join(str(error).split())}") from error
 
 
 def _quiet_lightning() -> None:

@@ -10,7 +10,6 @@ import io
 import json
 import re
 import struct
-import sys
 import tarfile
 import zipfile
 from abc import ABC, abstractmethod
@@ -23,7 +22,11 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from vistok import locks
+from vistok.arguments import Parser, at_least, number
 from vistok.data.image_folder import list_images
+from vistok.data.patience import PATIENCE, in_time
+from vistok.failures import guard
 from vistok.files import whole
 from vistok.terminal import say
 from vistok.untrusted import MAX_LISTING, one_line, read_object
@@ -102,32 +105,41 @@ class ArraySource(Source):
 
 def main(words: Sequence[str] | None = None) -> None:
     """What the command line asks for."""
-    asked = parser().parse_args(words)
-    try:
-        path = Path(asked.source)
-        if not path.exists():
-            raise ValueError(f"there is no {path}")
-        source = FolderSource(path) if path.is_dir() else ArraySource(path)
-        seed = None if asked.in_order else asked.shuffle_seed
-        convert(source, Path(asked.destination), asked.per_shard, seed, Console())
-    except (ValueError, OSError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        sys.exit("interrupted; the same command goes on")
+    guard(run, parser().parse_args(words), again="the same command goes on")
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    words = argparse.ArgumentParser(prog="python -m vistok.convert", description=__doc__)
+    words = Parser(prog="python -m vistok.convert", description=__doc__)
     words.add_argument("source", help="a folder of images, or an .npz file of data, offsets, labels and classes")
     words.add_argument("destination", help="a new folder, or that of an interrupted conversion")
-    words.add_argument("--per-shard", type=int, default=1000, help="images in a shard")
-    words.add_argument("--shuffle-seed", type=int, default=0, help="of the order of the images over all shards")
+    words.add_argument("--per-shard", type=at_least(1), default=1000, help="images in a shard")
+    words.add_argument("--shuffle-seed", type=at_least(0), default=0, help="of the order of the images over all shards")
     words.add_argument("--in-order", action="store_true", help="keep the order of the source")
+    words.add_argument("--timeout", type=number(above=0), default=PATIENCE, help="seconds to wait for an image")
+    words.add_argument("--take-over", action="store_true", help="take the folder from another machine gone silent")
     return words
 
 
-def convert(source: Source, destination: Path, per_shard: int, shuffle_seed: int | None, console: Console) -> None:
+def run(asked: argparse.Namespace) -> None:
+    """Find out what the source is, and convert it."""
+    path = Path(asked.source)
+    if not path.exists():
+        raise ValueError(f"there is no {path}")
+    source = FolderSource(path) if path.is_dir() else ArraySource(path)
+    seed = None if asked.in_order else asked.shuffle_seed
+    convert(source, Path(asked.destination), asked.per_shard, seed, Console(), asked.timeout, asked.take_over)
+
+
+def convert(
+    source: Source,
+    destination: Path,
+    per_shard: int,
+    shuffle_seed: int | None,
+    console: Console,
+    timeout: float = PATIENCE,
+    take_over: bool = False,
+) -> None:
     """Write the shards that are not there yet, then the index.
 
     Args:
@@ -136,9 +148,11 @@ def convert(source: Source, destination: Path, per_shard: int, shuffle_seed: int
         per_shard: Images in a shard; the last may have fewer.
         shuffle_seed: Of the order of the images; None keeps the source's.
         console: Where the progress is shown.
+        timeout: Seconds to wait for an image before the work is stopped.
+        take_over: Take the folder from a process on another machine that has gone silent.
 
     Raises:
-        ValueError: The destination holds something else.
+        ValueError: The destination holds something else, or is in use.
     """
     if per_shard < 1:
         raise ValueError(f"per-shard={per_shard} must be at least 1")
@@ -152,31 +166,32 @@ def convert(source: Source, destination: Path, per_shard: int, shuffle_seed: int
         "shuffle_seed": shuffle_seed,
         "sha256_of_keys_and_sizes": _digest(source),
     }
-    known = _begin(destination, plan)
-    shards = []
-    with Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
-    ) as bar:
-        task = bar.add_task("images", total=count)
-        for number, first in enumerate(range(0, count, per_shard)):
-            path = destination / f"shard-{number:06d}.tar"
-            chosen = order[first : first + per_shard]
-            sha256 = sha256_of(path) if path.exists() else None
-            if sha256 is None or known.get(path.name, sha256) != sha256:
-                write_shard(path, source, chosen)
-                sha256 = sha256_of(path)
-            shards.append({"name": path.name, "images": len(chosen), "sha256": sha256})
-            bar.advance(task, len(chosen))
-    _write_json(destination / INDEX, plan | {"shards": shards})
-    (destination / PARTIAL_INDEX).unlink(missing_ok=True)
-    say(f"{count:,} images in {len(shards):,} shards: {destination}", console=console)
+    with locks.held(destination / locks.NAME, str(destination), take_over, "--take-over"):
+        known = _begin(destination, plan)
+        shards = []
+        with Progress(
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console
+        ) as bar:
+            task = bar.add_task("images", total=count)
+            for number, first in enumerate(range(0, count, per_shard)):
+                path = destination / f"shard-{number:06d}.tar"
+                chosen = order[first : first + per_shard]
+                sha256 = sha256_of(path) if path.exists() else None
+                if sha256 is None or known.get(path.name, sha256) != sha256:
+                    write_shard(path, source, chosen, timeout)
+                    sha256 = sha256_of(path)
+                shards.append({"name": path.name, "images": len(chosen), "sha256": sha256})
+                bar.advance(task, len(chosen))
+        _write_json(destination / INDEX, plan | {"shards": shards})
+        (destination / PARTIAL_INDEX).unlink(missing_ok=True)
+        say(f"{count:,} images in {len(shards):,} shards: {destination}", console=console)
 
 
-def write_shard(path: Path, source: Source, chosen: Sequence[int]) -> None:
+def write_shard(path: Path, source: Source, chosen: Sequence[int], timeout: float = PATIENCE) -> None:
     """A tar of some samples; the same samples give the same bytes. It appears under its name when it is whole."""
     with whole(path) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as archive:
-        for i in chosen:
-            for extension, data in source.members(i).items():
+        for i, members in zip(chosen, in_time(map(source.members, chosen), timeout), strict=False):
+            for extension, data in members.items():
                 member = tarfile.TarInfo(f"{source.keys[i]}.{extension}")  # no owner, at the beginning of time
                 member.size = len(data)
                 archive.addfile(member, io.BytesIO(data))
@@ -216,7 +231,7 @@ def array_in(path: Path, name: str) -> np.ndarray:
 
 
 def _begin(destination: Path, plan: dict[str, Any]) -> dict[str, str]:
-    """Make the folder, or see that what it holds is of the same conversion.
+    """Begin in a new folder, or see that what one holds is of the same conversion.
 
     Returns:
         The sha256 of each shard by its name, if all were written before.
@@ -230,11 +245,8 @@ def _begin(destination: Path, plan: dict[str, Any]) -> dict[str, str]:
                 here = ", ".join(f"{key}={shorten(str(plan[key]), 80)}" for key in differing)
                 raise ValueError(f"{destination} holds another conversion: {there}; here {here}")
             return {shard["name"]: shard["sha256"] for shard in former["shards"]}
-    if destination.exists() and not destination.is_dir():
-        raise ValueError(f"{destination} is not a folder")
-    if destination.exists() and [path for path in destination.iterdir() if path.suffix != ".partial"]:
+    if [path for path in destination.iterdir() if path.suffix != ".partial" and path.name != locks.NAME]:
         raise ValueError(f"{destination} exists already and holds something else")
-    destination.mkdir(parents=True, exist_ok=True)
     _write_json(destination / PARTIAL_INDEX, plan)
     return {}
 

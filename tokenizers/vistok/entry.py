@@ -3,22 +3,25 @@
 An installed wheel has no scripts and no ``configs`` folder beside it; in the repository both ways are the same.
 """
 
+import io
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NoReturn, TextIO
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from vistok import cli, openmp
+from vistok import cli, openmp, overrides
 
 CONFIGS = Path(__file__).parent / "configs"
 
 
 def start_training(config: DictConfig) -> None:
     """Train, or say what training would need where ``estimate`` is set; ends the process where the config is wrong."""
+    _composed()
     openmp.share_cores()
     job = HydraConfig.get()
     if job.mode == RunMode.MULTIRUN:
@@ -31,10 +34,11 @@ def start_training(config: DictConfig) -> None:
 
 def start_evaluation(config: DictConfig) -> None:
     """Evaluate; ends the process where the config is wrong."""
+    _composed()
     openmp.share_cores()
     from vistok.evaluation import evaluate
 
-    cli.run(evaluate, config)
+    cli.run(evaluate, config, again="the same command goes on where this one was")
 
 
 def train(words: Sequence[str]) -> None:
@@ -55,8 +59,53 @@ def _run(name: str, action: Callable[[DictConfig], None], words: Sequence[str]) 
         sys.argv = asked  # Lightning starts further processes with the whole command
         action(config)
 
-    sys.argv = [asked[0], *words]  # what Hydra reads
     try:
-        main()
+        start(main, words)
     finally:
         sys.argv = asked
+
+
+class _Held(io.StringIO):
+    """What Hydra says before the work begins, to be said in one line."""
+
+    def __init__(self, real: TextIO):
+        super().__init__()
+        self.real = real
+
+
+def start(main: Callable[[], None], words: Sequence[str]) -> None:
+    """Call a function of Hydra's with the words of the command line, in quotes where it needs some.
+
+    What is wrong with them ends in one line.
+    """
+    try:
+        sys.argv = [sys.argv[0], *overrides.readable(words)]
+    except ValueError as error:
+        _stop(str(error))
+    if {"-m", "--multirun"} & set(words):  # jobs may be elsewhere
+        main()
+        return
+    sys.stderr = held = _Held(sys.stderr)
+    try:
+        main()
+    except SystemExit as ended:
+        text = held.getvalue().partition("\nSet the environment variable HYDRA_FULL_ERROR=1")[0]
+        if sys.stderr is not held or ended.code != 1 or "Traceback" in text:
+            raise
+        held.truncate(held.seek(0))
+        _stop(f"{' '.join(text.split())} (HYDRA_FULL_ERROR=1 shows where)")
+    finally:
+        _composed()
+
+
+def _stop(message: str) -> NoReturn:
+    from vistok.terminal import stop
+
+    stop(message)
+
+
+def _composed() -> None:
+    """From here on others than Hydra speak."""
+    if isinstance(held := sys.stderr, _Held):
+        sys.stderr = held.real
+        sys.stderr.write(held.getvalue())

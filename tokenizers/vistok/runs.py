@@ -1,7 +1,9 @@
 """Where a run lives, and the checkpoint that it goes on from."""
 
 import json
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +14,7 @@ from omegaconf import DictConfig
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
-from vistok import checkpoints
+from vistok import checkpoints, locks
 from vistok.terminal import say
 from vistok.untrusted import one_line, read_safetensors
 
@@ -50,32 +52,79 @@ def newest_run(parent: Path) -> Path | None:
     return max(found, key=lambda run: (run / LAST.parent).stat().st_mtime) if found else None
 
 
-def folder_of(config: DictConfig, checkpoint: Path | None) -> Path:
+def existing_folder(config: DictConfig) -> Path | None:
+    """The folder that there is already of a run that goes on, or that a new one would overwrite; None for a new one."""
+    if config.run_dir is not None:
+        folder = Path(config.run_dir)
+    elif config.ckpt == "auto":
+        folder = newest_run(Path("runs") / str(config.name))
+    else:
+        folder = _own(Path(config.ckpt)) if config.ckpt else None
+    return folder if folder and folder.is_dir() else None
+
+
+@contextmanager
+def locked(folder: Path, take_over: bool) -> Iterator[None]:
+    """Keep others off a run's folder, which is made if need be: rank 0 does so for all."""
+    if rank_zero_only.rank != 0:
+        yield
+        return
+    with locks.held(folder / locks.NAME, f"run_dir={folder}", take_over, "take_over=true"):
+        yield
+
+
+def folder_of(config: DictConfig, checkpoint: Path | None) -> tuple[Path, bool]:
     """The folder of this run: made by rank 0, which alone writes to it; never one that holds another run.
 
     A run that goes on from a checkpoint of its own folder stays there. With ``ckpt=auto`` so does one that was killed
     before its first checkpoint.
+
+    Returns:
+        The folder, and whether it was made.
     """
-    own = checkpoint.parent.parent if checkpoint and checkpoint.parent.name == LAST.parent.name else None
+    own = _own(checkpoint) if checkpoint else None
     if config.run_dir is None and own:
-        return own
+        return own, False
     run = Path(config.run_dir or Path("runs") / str(config.name) / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
     if rank_zero_only.rank != 0 or (own and run.resolve() == own.resolve()):
-        return run
-    if config.run_dir is None:  # two runs may start in the same second
-        first, n = run, 1
-        while run.exists():
+        return run, False
+    if config.run_dir is not None and _is_taken(run) and not (config.ckpt == "auto" and _was_killed_early(run)):
+        raise ValueError(f"run_dir={run} exists already and is not overwritten; ckpt=auto continues it")
+    first, n = run, 1
+    while True:
+        try:
+            run.mkdir(parents=True)
+            return run, True
+        except FileExistsError:  # two runs may start in the same second
+            if config.run_dir is not None:
+                return run, False
             n += 1
             run = first.with_name(f"{first.name}_{n}")
-    elif _is_taken(run) and not (config.ckpt == "auto" and _was_killed_early(run)):
-        raise ValueError(f"run_dir={run} exists already and is not overwritten; ckpt=auto continues it")
-    run.mkdir(parents=True, exist_ok=True)
-    return run
+        except OSError as error:
+            raise ValueError(f"run_dir={run}: {error.strerror}") from error
+
+
+@contextmanager
+def unmade(folder: Path, made: bool) -> Iterator[None]:
+    """Where the block raises, a folder that was made for it is removed."""
+    try:
+        yield
+    except BaseException:
+        if made:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _own(checkpoint: Path) -> Path | None:
+    """The folder of the run that a checkpoint is of, if it lies where runs have theirs."""
+    return checkpoint.parent.parent if checkpoint.parent.name == LAST.parent.name else None
 
 
 def _is_taken(run: Path) -> bool:
-    """Whether there is a file in it, or it is one: a run killed at once leaves empty folders."""
-    return run.exists() and (not run.is_dir() or any(not path.is_dir() for path in run.rglob("*")))
+    """Whether there is a file in it, or it is one: a run killed at once leaves empty folders, and its lock."""
+    if not run.exists():
+        return False
+    return not run.is_dir() or any(not path.is_dir() and path.name != locks.NAME for path in run.rglob("*"))
 
 
 def _was_killed_early(run: Path) -> bool:

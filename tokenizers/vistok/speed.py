@@ -9,6 +9,7 @@ from torch import nn
 
 # glibc's mallopt, malloc.h
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+ONLY_CUDA = "the metrics are sums in float64, which Apple's GPUs do not have, and no others were tried"
 MODES = ("default", "reduce-overhead", "max-autotune")
 
 

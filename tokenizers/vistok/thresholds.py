@@ -5,7 +5,6 @@ prints the setting that gives a share of the regions to each finer grain.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,11 +13,12 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import track
-from torch.utils.data import DataLoader
 
-from vistok import reports
+from vistok import locks, reports
+from vistok.arguments import Parser, at_least, number
 from vistok.data import ImageDataModule, folder, sample
-from vistok.data.images import collate
+from vistok.data.module import loader
+from vistok.failures import guard
 from vistok.pixels import to_float
 from vistok.quantizers.routers import BANDWIDTH, BINS, patch_entropy
 from vistok.terminal import say
@@ -26,25 +26,23 @@ from vistok.terminal import say
 
 def main(words: Sequence[str] | None = None) -> None:
     """What the command line asks for."""
-    asked = parser().parse_args(words)
-    try:
-        run(asked)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
+    guard(run, parser().parse_args(words), again="nothing is left of it, and the same command begins anew")
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    words = argparse.ArgumentParser(prog="python -m vistok.thresholds", description=__doc__)
+    words = Parser(prog="python -m vistok.thresholds", description=__doc__)
     words.add_argument("data", help="a folder of images (its subfolder train, if it has a split), or: sample")
     words.add_argument("--output", default="thresholds.json", help="file to write")
-    words.add_argument("--image-size", type=int, default=256, help="pixels of the centre crops")
-    words.add_argument("--patch", type=int, default=16, help="pixels of a region")
-    words.add_argument("--low", type=float, default=-1.0, help="pixel value of the first bin; images are in [-1, 1]")
-    words.add_argument("--high", type=float, default=1.0, help="pixel value of the last bin")
-    words.add_argument("--rates", type=float, nargs="+", default=[0.5], help="shares of regions for grains 1, 2, ...")
-    words.add_argument("--images", type=int, default=50_000, help="at most so many images, spread over all")
-    words.add_argument("--workers", type=int, default=2, help="processes that decode images")
+    words.add_argument("--image-size", type=at_least(1), default=256, help="pixels of the centre crops")
+    words.add_argument("--patch", type=at_least(1), default=16, help="pixels of a region")
+    words.add_argument("--low", type=number(), default=-1.0, help="pixel value of the first bin; images are in [-1, 1]")
+    words.add_argument("--high", type=number(), default=1.0, help="pixel value of the last bin")
+    words.add_argument(
+        "--rates", type=number(), nargs="+", default=[0.5], help="shares of regions for grains 1, 2, ..."
+    )
+    words.add_argument("--images", type=at_least(1), default=50_000, help="at most so many images, spread over all")
+    words.add_argument("--workers", type=at_least(0), default=2, help="processes that decode images")
     return words
 
 
@@ -73,7 +71,8 @@ def run(asked: argparse.Namespace) -> None:
         "percentiles": {str(p): float(np.percentile(entropies, p)) for p in range(1, 100)},
         "versions": reports.versions(),
     }
-    reports.write_json(report, output)
+    with locks.held(locks.beside(output), f"output={output}"):
+        reports.write_json(report, output)
     thresholds = [
         round(float(np.percentile(entropies, 100 * (1 - sum(asked.rates[i:])))), 4) for i in range(len(asked.rates))
     ]
@@ -101,12 +100,10 @@ def region_entropies(
     total = len(data.train)
     count = min(images, total)
     keys = [(0, i * total // count) for i in range(count)]
-    loader = DataLoader(
-        data.train, batch_size=data.batch_size, sampler=keys, collate_fn=collate, num_workers=num_workers
-    )
+    batches = loader(data.train, data.batch_size, num_workers, None, keys, data.timeout, data.in_memory)
     found = [
         patch_entropy(to_float(batch.images), patch, low, high).flatten()
-        for batch in track(loader, description="entropies", console=Console(), transient=True)
+        for batch in track(batches, description="entropies", console=Console(), transient=True)
     ]
     return torch.cat(found).numpy()
 

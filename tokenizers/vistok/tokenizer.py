@@ -29,6 +29,8 @@ class Tokenizer(nn.Module):
         to_latent: From ``encoder.dim`` to ``quantizer.dim`` channels (VQGAN's quant_conv); None where they agree.
         from_latent: From ``quantizer.dim`` to ``decoder.dim`` channels (post_quant_conv); None where they agree.
         pixels: The pixel range of encoder and decoder; images are in [-1, 1] everywhere else.
+
+    ``to(torch.bfloat16)`` gives networks in bfloat16, whose images are too. The head computes in float32 as always.
     """
 
     def __init__(
@@ -85,7 +87,9 @@ class Tokenizer(nn.Module):
         height, width = images.shape[-2:]
         if height % self.factor or width % self.factor:
             raise ValueError(f"image size {height}x{width} is not a multiple of the tokenizer's factor {self.factor}")
-        maps = self.encoder(self.pixels.into(images))
+        if not images.is_floating_point():
+            raise ValueError(f"images are {str(images.dtype).removeprefix('torch.')}, not floats in [-1, 1]")
+        maps = self.encoder(self.pixels.into(images).to(_dtype(self.encoder, images)))
         return tuple(self.to_latent(m) for m in (maps if isinstance(maps, tuple) else (maps,)))
 
     def decode(self, latent: Tensor) -> Tensor:
@@ -94,7 +98,7 @@ class Tokenizer(nn.Module):
 
     def decoder_output(self, latent: Tensor) -> Tensor:
         """What the decoder makes of a quantized latent (b, d, h, w): what ``pixels.out`` turns into images."""
-        return self.decoder(self.from_latent(latent))
+        return self.decoder(self.from_latent(latent.to(_dtype(self.decoder, latent))))
 
     @torch.no_grad()
     def tokenize(self, images: Tensor) -> Tensor:
@@ -106,8 +110,8 @@ class Tokenizer(nn.Module):
 
     @torch.no_grad()
     def detokenize(self, codes: Tensor) -> Tensor:
-        """Codes (b, k, h, w) to images (b, c, H, W), clamped to [-1, 1]."""
-        return self.decode(self.quantizer.lookup(codes)).clamp(-1, 1)
+        """Codes (b, k, h, w), of any whole numbers, to images (b, c, H, W), clamped to [-1, 1]."""
+        return self.decode(self.quantizer.lookup(torch.as_tensor(codes))).clamp(-1, 1)
 
     @torch.no_grad()
     def fold(self) -> "Tokenizer":
@@ -120,6 +124,11 @@ class Tokenizer(nn.Module):
             None if isinstance(self.from_latent, nn.Identity) else self.from_latent,
             self.pixels,
         ).train(self.training)
+
+
+def _dtype(network: nn.Module, like: Tensor) -> torch.dtype:
+    """Of a network's weights, which is what it takes; of a tensor where it has none."""
+    return next((weight.dtype for weight in network.parameters() if weight.is_floating_point()), like.dtype)
 
 
 def _check_widths(name: str, conv: nn.Conv2d | None, before: str, d_before: int, after: str, d_after: int) -> None:

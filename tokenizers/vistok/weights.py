@@ -1,5 +1,6 @@
 """Pretrained networks of others (LPIPS trunks, Inception, teachers): downloaded by the libraries that know them."""
 
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from typing_extensions import Self
+
+SILENCE = 60.0  # seconds that a server may be silent
 
 
 class WeightsUnavailable(RuntimeError):
@@ -123,10 +126,14 @@ def downloading(what: str, instead: str) -> Iterator[None]:
         what: The weights, as a person would call them.
         instead: What to do without a network.
     """
+    former = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SILENCE)  # torch.hub sets none of its own
     try:
         yield
     except OSError as error:  # urllib's URLError and requests' exceptions are OSErrors
         raise WeightsUnavailable(f"{what} could not be downloaded ({error}); {instead}") from error
+    finally:
+        socket.setdefaulttimeout(former)
 
 
 @contextmanager

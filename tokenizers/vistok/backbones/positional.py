@@ -35,7 +35,7 @@ class PositionalDecoder(Decoder):
     def forward(self, latent: Tensor) -> Tensor:
         h, w = latent.shape[-2:]
         y, x = torch.meshgrid(*(torch.linspace(-1, 1, n, device=latent.device) for n in (h, w)), indexing="ij")
-        waves = self.frequencies(torch.stack([x, y])[None]).sin()
+        waves = self.frequencies(torch.stack([x, y])[None].to(self.frequencies.weight.dtype)).sin()
         learned = interpolate(self.rows, h)[:, :, None] + interpolate(self.columns, w)[:, None, :]
         return self.decoder(latent + waves + learned)
 

@@ -6,13 +6,13 @@ on, tell how often codes are chosen.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
+from vistok.arguments import Parser, at_least
 from vistok.codec.codec import Codec, Rate
 from vistok.codec.examples import code_grids
 from vistok.codec.reduction import tables_of
@@ -21,27 +21,23 @@ from vistok.export.checkpoints import load
 from vistok.export.command import about_of
 from vistok.export.folders import whole_folder
 from vistok.export.plain import inference_copy
+from vistok.failures import guard
 from vistok.terminal import say
 from vistok.tokenizer import Tokenizer
-from vistok.weights import WeightsUnavailable
 
 
 def main(words: Sequence[str] | None = None) -> None:
     """What the command line asks for."""
-    asked = parser().parse_args(words)
-    try:
-        run(asked)
-    except (ValueError, OSError, WeightsUnavailable) as error:
-        sys.exit(f"error: {error}")
+    guard(run, parser().parse_args(words), again="nothing is left of it, and the same command begins anew")
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    words = argparse.ArgumentParser(prog="python -m vistok codec", description=__doc__)
+    words = Parser(prog="python -m vistok codec", description=__doc__)
     words.add_argument("tokenizers", nargs="+", metavar="TOKENIZER", help="run folders or exported folders")
     words.add_argument("--images", required=True, help="a folder or tar shards")
-    words.add_argument("--image-size", type=int, default=256, help="pixels of their centre crops")
-    words.add_argument("--num-images", type=int, default=2000, help="at most so many of them")
+    words.add_argument("--image-size", type=at_least(1), default=256, help="pixels of their centre crops")
+    words.add_argument("--num-images", type=at_least(1), default=2000, help="at most so many of them")
     words.add_argument("--out", required=True, help="a new folder, which is also the first tokenizer's export")
     return words
 

@@ -1,53 +1,53 @@
 """``python -m vistok compress CODEC IMAGE --out FILE``: an image as a file of very few bytes."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from vistok import locks
+from vistok.arguments import Parser, at_least
 from vistok.codec import stream
 from vistok.codec.codec import load
 from vistok.codec.ranges import CODINGS
 from vistok.data.images import read_rgb
+from vistok.data.patience import PATIENCE, within
 from vistok.data.transforms import read_crop
+from vistok.failures import guard
 from vistok.files import whole
 from vistok.terminal import say
 
 
 def main(words: Sequence[str] | None = None) -> None:
     """What the command line asks for."""
-    asked = parser().parse_args(words)
-    try:
-        run(asked)
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"error: {error}")
+    guard(run, parser().parse_args(words), again="nothing is left of it, and the same command begins anew")
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    words = argparse.ArgumentParser(prog="python -m vistok compress", description=__doc__)
+    words = Parser(prog="python -m vistok compress", description=__doc__)
     words.add_argument("codec", help="a folder that python -m vistok codec made")
     words.add_argument("image", help="a JPEG, PNG, WebP, AVIF, GIF, BMP, TIFF, PPM or JPEG 2000 file")
     words.add_argument("--out", required=True, help="the file to write; one that is there is replaced")
-    words.add_argument("--rate", type=int, default=0, help="which of the codec's codebooks, 0 the largest")
+    words.add_argument("--rate", type=at_least(0), default=0, help="which of the codec's codebooks, 0 the largest")
     words.add_argument("--coding", choices=("best", *CODINGS), default="best", help="how codes become bits")
-    words.add_argument("--packets", type=int, default=1, help="parts of the file any of which may be lost")
-    words.add_argument("--max-pixels", type=int, default=stream.MAX_PIXELS, help="refuse larger images")
+    words.add_argument("--packets", type=at_least(1), default=1, help="parts of the file any of which may be lost")
+    words.add_argument("--max-pixels", type=at_least(1), default=stream.MAX_PIXELS, help="refuse larger images")
     return words
 
 
 def run(asked: argparse.Namespace) -> None:
     """Compress and say how small it became."""
-    codec = load(asked.codec)
+    out, codec = Path(asked.out), load(asked.codec)
     try:
-        image = read_crop(asked.image, partial(read_rgb, max_pixels=asked.max_pixels), [], np.random.default_rng(0))
+        read = partial(read_rgb, max_pixels=asked.max_pixels)
+        image = within(PATIENCE, read_crop, asked.image, read, [], np.random.default_rng(0))
     except ValueError as error:
         raise ValueError(f"{asked.image} cannot be read: {error}") from error
     data = codec.compress(image, asked.rate, asked.coding, asked.packets, asked.max_pixels)
-    with whole(Path(asked.out)) as file:
+    with locks.held(locks.beside(out), f"out={out}"), whole(out) as file:
         file.write(data)
     height, width = image.shape[-2:]
     sizes = " + ".join(f"{size:,}" for size in codec.rates[asked.rate].sizes)

@@ -1,35 +1,36 @@
 """``python -m vistok decompress CODEC FILE --out IMAGE``: the image in a file that ``compress`` wrote."""
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
 from torch import Tensor
 
+from vistok import locks
+from vistok.arguments import Parser, at_least
 from vistok.codec import stream
 from vistok.codec.codec import Codec, load
+from vistok.data.patience import PATIENCE, within
+from vistok.failures import guard
 from vistok.files import whole
 
 
 def main(words: Sequence[str] | None = None) -> None:
     """What the command line asks for."""
-    asked = parser().parse_args(words)
-    try:
-        run(asked)
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"error: {error}")
+    guard(run, parser().parse_args(words), again="nothing is left of it, and the same command begins anew")
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    words = argparse.ArgumentParser(prog="python -m vistok decompress", description=__doc__)
+    words = Parser(prog="python -m vistok decompress", description=__doc__)
     words.add_argument("codec", help="the folder that the file was compressed with")
     words.add_argument("file", help="what compress wrote")
     words.add_argument("--out", required=True, help="the image to write, .png for one without further loss")
     words.add_argument("--conceal", action="store_true", help="guess what was lost with damaged packets")
-    words.add_argument("--max-pixels", type=int, default=stream.MAX_PIXELS, help="refuse files of larger images")
+    words.add_argument(
+        "--max-pixels", type=at_least(1), default=stream.MAX_PIXELS, help="refuse files of larger images"
+    )
     return words
 
 
@@ -40,7 +41,7 @@ def run(asked: argparse.Namespace) -> None:
     if out.suffix.lower() not in Image.EXTENSION or Image.EXTENSION[out.suffix.lower()] not in Image.SAVE:
         raise ValueError(f"out={out} has the extension of no image format that Pillow writes")
     image = decompress_file(load(asked.codec), Path(asked.file), asked.conceal, asked.max_pixels)
-    with whole(out) as file:
+    with locks.held(locks.beside(out), f"out={out}"), whole(out) as file:
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, Image.EXTENSION[out.suffix.lower()])
 
 
@@ -51,6 +52,6 @@ def decompress_file(codec: Codec, path: Path, conceal: bool = False, max_pixels:
         ValueError: It is no such file, or damaged, or of another codec.
     """
     try:
-        return codec.decompress(path.read_bytes(), conceal, max_pixels)
+        return codec.decompress(within(PATIENCE, path.read_bytes), conceal, max_pixels)
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vistok.data.image_folder import ImageFiles, list_images
 from vistok.data.images import Sample
+from vistok.data.patience import PATIENCE, in_time
 from vistok.data.streams import ShardImages
 from vistok.data.tars import expand
 from vistok.data.transforms import ADMCrop
@@ -39,7 +40,8 @@ def code_grids(
     if image_size % tokenizer.factor:
         raise ValueError(f"image-size={image_size} is not a multiple of the tokenizer's factor {tokenizer.factor}")
     found: list[list[np.ndarray]] = [[] for _ in heads]
-    crops = islice((sample.image for sample in samples(images, image_size) if sample.image is not None), most)
+    read = in_time(samples(images, image_size), PATIENCE)
+    crops = islice((sample.image for sample in read if sample.image is not None), most)
     batches = iter(lambda: list(islice(crops, BATCH)), [])
     with torch.no_grad():
         for batch in track(batches, description="codes of examples", transient=True):

@@ -5,10 +5,10 @@ Each reduced tokenizer is an exported folder like any other, named by its size: 
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from vistok.arguments import Parser, at_least
 from vistok.codec.examples import code_grids, counts_of
 from vistok.codec.reduction import reduced, tables_of, with_tables
 from vistok.export import hub
@@ -16,29 +16,25 @@ from vistok.export.checkpoints import load
 from vistok.export.command import about_of
 from vistok.export.folders import whole_folder
 from vistok.export.plain import inference_copy
+from vistok.failures import guard
 from vistok.terminal import say
 from vistok.tokenizer import Tokenizer
-from vistok.weights import WeightsUnavailable
 
 
 def main(words: Sequence[str] | None = None) -> None:
     """What the command line asks for."""
-    asked = parser().parse_args(words)
-    try:
-        run(asked)
-    except (ValueError, OSError, WeightsUnavailable) as error:
-        sys.exit(f"error: {error}")
+    guard(run, parser().parse_args(words), again="nothing is left of it, and the same command begins anew")
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    words = argparse.ArgumentParser(prog="python -m vistok reduce", description=__doc__)
+    words = Parser(prog="python -m vistok reduce", description=__doc__)
     words.add_argument("tokenizer", help="a run folder, an exported folder, or a published checkpoint")
     words.add_argument("--sizes", type=int, nargs="+", required=True, help="codewords in each codebook")
     words.add_argument("--images", help="a folder or tar shards: codewords count as often as these images choose them")
-    words.add_argument("--image-size", type=int, default=256, help="pixels of their centre crops")
-    words.add_argument("--num-images", type=int, default=2000, help="at most so many of them")
-    words.add_argument("--seed", type=int, default=0, help="of the start of k-means")
+    words.add_argument("--image-size", type=at_least(1), default=256, help="pixels of their centre crops")
+    words.add_argument("--num-images", type=at_least(1), default=2000, help="at most so many of them")
+    words.add_argument("--seed", type=at_least(0), default=0, help="of the start of k-means")
     words.add_argument("--out", required=True, help="a new folder, for a folder of each size")
     return words
 

@@ -1,5 +1,6 @@
 """Images from a folder."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -19,7 +20,8 @@ from vistok.data.images import (
     read_rgb,
     reader,
 )
-from vistok.data.module import PATIENCE, ImageDataModule
+from vistok.data.module import ImageDataModule
+from vistok.data.patience import PATIENCE, in_time
 from vistok.data.transforms import Transform, croppings, read_crop
 
 
@@ -112,7 +114,7 @@ def folder(
         max_unreadable: The share of a set that may be unreadable before the work is stopped.
         decoder: Of images to train on: ``pillow``, or ``fast`` (see ``fast.read_fast``), within one grey level of it.
             Validation and evaluation always have Pillow's pixels.
-        timeout: Seconds to wait for a batch of ``num_workers`` processes before the work is stopped.
+        timeout: Seconds to wait for a batch before the work is stopped.
         max_pixels: The largest image; one with more pixels is unreadable.
 
     Raises:
@@ -129,6 +131,8 @@ def folder(
         test = val
     else:
         test = list_images(path)
+        if val_count < 0:
+            raise ValueError(f"data.val_count must be at least 0, not {val_count}")
         count = val_count or min(1000, max(1, len(test) // 20))
         if val_count >= len(test) > 0:
             raise ValueError(f"data.val_count={val_count} leaves nothing of {len(test)} images to train on")
@@ -155,10 +159,19 @@ def folder(
 
 
 def list_images(root: Path, subfolder: str = "") -> list[str]:
-    """Image files below ``root / subfolder`` by their extension, relative to ``root``, sorted."""
+    """Image files below ``root / subfolder`` by their extension, relative to ``root``, sorted.
+
+    Raises:
+        RuntimeError: The storage is silent.
+    """
     known = image_extensions()
-    files = (path for path in (root / subfolder).rglob("*") if path.suffix.lower() in known and path.is_file())
-    return sorted(path.relative_to(root).as_posix() for path in files)
+    found = in_time((_images_in(*entry, known) for entry in os.walk(root / subfolder)), PATIENCE)
+    return sorted(path.relative_to(root).as_posix() for paths in found for path in paths)
+
+
+def _images_in(folder: str, _: list[str], names: list[str], known: set[str]) -> list[Path]:
+    paths = (Path(folder, name) for name in names)
+    return [path for path in paths if path.suffix.lower() in known and path.is_file()]
 
 
 def _refuse_small(root: Path, files: set[str], size: int, max_unreadable: float) -> None:

@@ -1,7 +1,7 @@
 """The Lightning data module that every source of images shares."""
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
 import pytorch_lightning as pl
@@ -10,12 +10,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vistok.data.images import Batch, Sample, collate
+from vistok.data.patience import PATIENCE, PatientLoader
 from vistok.data.sampler import EndlessSampler, StrideSampler
 from vistok.data.skipped import Skipped
 from vistok.data.transforms import Transform
 from vistok.pixels import to_float
-
-PATIENCE = 300.0  # seconds for a batch, unless data.timeout says otherwise
 
 
 class Images(Protocol):
@@ -52,7 +51,8 @@ class ImageDataModule(pl.LightningDataModule):
         seed: Of the order and the augmentation.
         about: Where the images come from, for reports.
         max_unreadable: The share of a set that may be unreadable before the work is stopped.
-        timeout: Seconds to wait for a batch of ``num_workers`` processes before the work is stopped.
+        timeout: Seconds to wait for a batch before the work is stopped.
+        in_memory: Whether no storage is read, so that without workers there is nothing to wait for.
     """
 
     def __init__(
@@ -67,10 +67,11 @@ class ImageDataModule(pl.LightningDataModule):
         about: str = "",
         max_unreadable: float = 0.01,
         timeout: float = PATIENCE,
+        in_memory: bool = False,
     ):
         super().__init__()
         self.train, self.val, self.test = train, val, test
-        self.timeout = timeout
+        self.timeout, self.in_memory = timeout, in_memory
         self.image_size, self.batch_size, self.num_workers, self.seed = image_size, batch_size, num_workers, seed
         self.about = about
         self.batches, self.seen = 0, 0  # that a resumed run has had: batches, and images of all processes
@@ -84,7 +85,16 @@ class ImageDataModule(pl.LightningDataModule):
 
     @property
     def sizes(self) -> str:
-        """How much there is to train and to validate on."""
+        """How much there is to train and to validate on.
+
+        Raises:
+            ValueError: There is nothing to train on.
+        """
+        if not len(self.train):
+            raise ValueError(
+                f"nothing is left to train on in {self.about}: it has {len(self.val):,} "
+                f"image{'s' * (len(self.val) != 1)}, held out for validation"
+            )
         return f"{len(self.train):,} images to train on, {len(self.val):,} held out"
 
     @property
@@ -98,7 +108,7 @@ class ImageDataModule(pl.LightningDataModule):
         rank, world_size = rank_of(self.trainer)
         start = self.seen // (self.batch_size * world_size)
         sampler = EndlessSampler(len(self.train), self.batch_size, self.seed, rank, world_size, start)
-        return loader(self.train, self.batch_size, self.num_workers, self.trainer, sampler, self.timeout)
+        return loader(self.train, self.batch_size, self.num_workers, self.trainer, sampler, *self._waits)
 
     def val_dataloader(self) -> DataLoader:
         return self._all_of(self.val)
@@ -119,7 +129,7 @@ class ImageDataModule(pl.LightningDataModule):
         """
         sampler = StrideSampler(len(self.test), rank, world_size, start * self.batch_size)
         images = self.test.cut(transforms)
-        return iter(loader(images, self.batch_size, self.num_workers, None, sampler, self.timeout))
+        return iter(loader(images, self.batch_size, self.num_workers, None, sampler, *self._waits))
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Tensor:
         self.note(batch, len(self.train if self.trainer.training else self.val))
@@ -147,11 +157,15 @@ class ImageDataModule(pl.LightningDataModule):
             )
         self.batches, self.seen = state["batches"], state["seen"]
 
+    @property
+    def _waits(self) -> tuple[float, bool]:
+        return self.timeout, self.in_memory
+
     def _all_of(self, images: Images) -> DataLoader:
         sampler = StrideSampler(len(images), *rank_of(self.trainer))
         if not len(sampler):  # Lightning would leave this rank out of an evaluation in which the others wait for it
-            return loader([Sample(None, "")], 1, 0, self.trainer)
-        return loader(images, self.batch_size, self.num_workers, self.trainer, sampler, self.timeout)
+            return loader([Sample(None, "")], 1, 0, self.trainer, in_memory=True)
+        return loader(images, self.batch_size, self.num_workers, self.trainer, sampler, *self._waits)
 
 
 def loader(
@@ -159,16 +173,18 @@ def loader(
     batch_size: int,
     num_workers: int,
     trainer: pl.Trainer | None,
-    sampler: EndlessSampler | StrideSampler | None = None,
+    sampler: Iterable[tuple[int, int]] | None = None,
     timeout: float = PATIENCE,
+    in_memory: bool = False,
 ) -> DataLoader:
     """Batches of a data set, in the sampler's order or, without one, as the set itself yields its images.
 
-    Workers that are silent for ``timeout`` seconds are an error: torch would wait for a stopped one forever.
+    Workers that are silent for ``timeout`` seconds are an error: torch would wait for a stopped one forever. So is
+    storage that is, where there are no workers, unless the images are in memory.
     """
     if timeout <= 0:
         raise ValueError(f"data.timeout must be more than 0 seconds, not {timeout}")
-    return DataLoader(
+    batches = PatientLoader(
         images,
         batch_size=batch_size,
         sampler=sampler,
@@ -176,10 +192,12 @@ def loader(
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         timeout=timeout if num_workers else 0,
-        worker_init_fn=_leave_signals_to_the_parent,
+        worker_init_fn=leave_signals_to_the_parent,
         generator=torch.Generator(),  # else a process's first validation draws from the training's numbers
         pin_memory=trainer is not None and trainer.accelerator.__class__.__name__ == "CUDAAccelerator",
     )
+    batches.patience = None if in_memory else timeout
+    return batches
 
 
 def rank_of(trainer: pl.Trainer | None) -> tuple[int, int]:
@@ -187,11 +205,11 @@ def rank_of(trainer: pl.Trainer | None) -> tuple[int, int]:
     return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
 
 
-def _leave_signals_to_the_parent(worker: int) -> None:
+def leave_signals_to_the_parent(worker: int) -> None:
     """What a terminal, a scheduler or torchrun sends reaches every process; the training process decides when its
     workers end, and needs them until it has saved. Torch ends a worker that does not end by itself with SIGTERM: the
     second one does.
     """
-    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))

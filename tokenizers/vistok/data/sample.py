@@ -44,6 +44,7 @@ def sample(
         batch_size=batch_size,
         num_workers=num_workers,
         seed=seed,
+        in_memory=True,
         about=f"photos that come with scikit-image, {' and '.join(HELD_OUT)} held out",
     )
 

@@ -19,9 +19,14 @@ class EndlessSampler(Sampler[tuple[int, int]]):
         rank: This process.
         world_size: Number of processes.
         start: Batches (of each rank) that are over already: resuming goes on after them.
+
+    Raises:
+        ValueError: There are no images.
     """
 
     def __init__(self, length: int, batch_size: int, seed: int = 0, rank: int = 0, world_size: int = 1, start: int = 0):
+        if length < 1:
+            raise ValueError("nothing is left to train on: there are no images")
         self.length, self.batch_size, self.seed = length, batch_size, seed
         self.rank, self.world_size, self.start = rank, world_size, start
 

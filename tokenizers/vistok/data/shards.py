@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from vistok.data.images import MOST_PIXELS, Batch, encodable, reader
-from vistok.data.module import PATIENCE, loader, rank_of
+from vistok.data.module import loader, rank_of
+from vistok.data.patience import PATIENCE
 from vistok.data.skipped import Skipped
 from vistok.data.streams import Place, ShardImages, ShardStream
 from vistok.data.tars import expand
@@ -31,7 +32,7 @@ class ShardDataModule(pl.LightningDataModule):
         num_workers: Processes that decode images; 0 decodes in the training process.
         about: Where the images come from, for reports.
         max_unreadable: The share of images that may be unreadable before the work is stopped.
-        timeout: Seconds to wait for a batch of ``num_workers`` processes before the work is stopped.
+        timeout: Seconds to wait for a batch before the work is stopped.
     """
 
     num_test = None  # images that eval.py scores: only reading them tells
@@ -174,7 +175,7 @@ def shards(
         seed: Of the order and the augmentation.
         max_unreadable: The share of images that may be unreadable before the work is stopped.
         decoder: Of images to train on, as in ``folder``.
-        timeout: Seconds to wait for a batch of ``num_workers`` processes before the work is stopped.
+        timeout: Seconds to wait for a batch before the work is stopped.
         max_pixels: The largest image; one with more pixels is unreadable.
 
     Raises:

@@ -3,24 +3,38 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 
+from vistok.speed import ONLY_CUDA
+
+TOGETHER = timedelta(minutes=30)  # that the first process waits for the last
+
 
 @contextmanager
 def processes(device: str | None) -> Iterator[torch.device]:
-    """The device of this process; those that ``torchrun`` has started are brought together."""
+    """The device of this process; those that ``torchrun`` has started are brought together.
+
+    Raises:
+        ValueError: torch does not know the device, has none such, or it is neither a CPU nor a GPU of CUDA.
+    """
     ranks, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
-    chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if chosen.type == "cuda" and chosen.index is None:
-        chosen = torch.device("cuda", local)
-    if chosen.type == "cuda":
-        torch.cuda.set_device(chosen)
+    try:
+        chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if chosen.type == "cuda" and chosen.index is None:
+            chosen = torch.device("cuda", local)
+        if chosen.type == "cuda":
+            torch.cuda.set_device(chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device={device}: {' '.join(str(error).split())}") from error
+    if chosen.type not in ("cpu", "cuda"):
+        raise ValueError(f"device={device} must be cpu or cuda: {ONLY_CUDA}")
     if ranks == 1 or dist.is_initialized():
         yield chosen
         return
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=TOGETHER)
     try:
         yield chosen
         dist.barrier()  # rank 0 is still writing

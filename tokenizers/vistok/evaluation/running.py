@@ -7,7 +7,7 @@ from omegaconf import DictConfig
 from rich import get_console
 from rich.console import Console
 
-from vistok import reports
+from vistok import locks, reports, values
 from vistok.evaluation.judges import judges_of
 from vistok.evaluation.outputs import report_of, write
 from vistok.evaluation.processes import processes
@@ -21,6 +21,18 @@ from vistok.speed import keep_freed_pages
 from vistok.terminal import say
 from vistok.tokenizer import Tokenizer
 
+# What the keys are that are read here, beside those that are handed on to a _target_.
+KEYS = {
+    "tokenizer": str | list[str],
+    "family_config": dict | None,
+    "lpips": dict[str, str | None] | None,
+    **dict.fromkeys(("family", "dinov2", "device", "reference", "save_reference"), str | None),
+    **dict.fromkeys(("image_size", "batch_size", "seed"), int),
+    "rate": float | None,
+    "output": str,
+    "take_over": bool,
+    "partial_every": float,
+}
 WIDTH = 160  # characters of a line in a file or a pipe
 
 
@@ -38,12 +50,18 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     from vistok.export.checkpoints import load
 
     cli.refuse_missing(config)
+    values.check(config, KEYS, {})
+    cli.refuse_below(config, 1, ("image_size", "batch_size"))
+    cli.refuse_below(config, 0, ("seed", "partial_every"))
     output = Path(config.output)
     if output.exists():
         raise ValueError(f"output={output} exists already and is not overwritten")
     if output.suffix in (".html", ".npz"):
         raise ValueError(f"output={output} is the JSON; files of other kinds are written beside it")
-    with processes(config.device) as device:
+    with (
+        processes(config.device) as device,
+        locks.held_for_all_ranks(locks.beside(output), f"output={output}", config.take_over, "take_over=true"),
+    ):
         if device.type == "cpu":
             keep_freed_pages()  # else most of the time goes to fetching pages from the kernel and giving them back
         rank, world_size = rank_and_size()
@@ -79,6 +97,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
             partial_folder=output.parent,
             partial_every=config.partial_every,
             console=console,
+            take_over=config.take_over,
         )
         if rank > 0:
             return {}

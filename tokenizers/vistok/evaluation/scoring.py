@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from vistok import locks, signals
 from vistok.data import ImageDataModule
 from vistok.evaluation import files
 from vistok.evaluation.examples import Examples
@@ -71,6 +73,7 @@ def score(
     partial_folder: Path | None = None,
     partial_every: float = 60,
     console: Console | None = None,
+    take_over: bool = False,
 ) -> list[Result]:
     """Reconstruct all images with all tokenizers, once for each cut, and keep what the protocols' numbers need.
 
@@ -87,6 +90,7 @@ def score(
         partial_folder: Where the state is kept, so that the same call goes on after a kill; None keeps none.
         partial_every: Seconds between two such writes.
         console: For progress; None is silent.
+        take_over: Go on with the state of a process on another machine that has gone silent.
 
     Raises:
         ValueError: A reconstruction is not finite, no image can be read, or the reference is of something else.
@@ -126,7 +130,11 @@ def score(
                 partial = partial_folder / f".{key}-{rank}of{world_size}.state"
                 result.partials += [partial_folder / f".{key}-{r}of{world_size}.state" for r in range(world_size)]
             title = f"{crop} crops" + (f", tokenizer {number + 1} of {len(tokenizers)}" if len(tokenizers) > 1 else "")
-            run(scores, tokenizer, data, crop, rate, device, partial, partial_every, console, title)
+            with ExitStack() as lock:
+                if partial_folder:
+                    state, what = locks.beside(partial_folder / key), "the state of the same evaluation"
+                    lock.enter_context(locks.held_for_all_ranks(state, what, take_over, "take_over=true"))
+                run(scores, tokenizer, data, crop, rate, device, partial, partial_every, console, title)
             scores.gather()
             if not scores.names:
                 raise ValueError(f"{data.about} has no image that can be read")
@@ -164,19 +172,25 @@ def run(
     total = data.num_test
     data.skipped.reasons |= set(scores.unreadable)
     written, before = time.monotonic(), len(scores.names)
-    with progress(console, title, total, before * world_size) as advance, torch.inference_mode():
-        for batch in data.scored_batches(CROPS[crop](data.image_size), rank, world_size, done):
-            data.note(batch, total)
-            if batch.names:
-                images = batch.images.to(device)
-                scores.update(batch.names, images, *reconstruct(tokenizer, images, rate, data.batch_size))
-            scores.unreadable += batch.skipped
-            done += 1
-            seen = (len(scores.names) + len(scores.unreadable)) * world_size
-            advance(seen if total is None else min(seen, total))
-            if partial and time.monotonic() - written >= partial_every:
-                keep(scores, done, partial)
-                written = time.monotonic()
+    try:
+        with progress(console, title, total, before * world_size) as advance, torch.inference_mode():
+            for batch in data.scored_batches(CROPS[crop](data.image_size), rank, world_size, done):
+                with signals.held_back():  # all of a batch is in the state, or nothing of it
+                    data.note(batch, total)
+                    if batch.names:
+                        images = batch.images.to(device)
+                        scores.update(batch.names, images, *reconstruct(tokenizer, images, rate, data.batch_size))
+                    scores.unreadable += batch.skipped
+                    done += 1
+                seen = (len(scores.names) + len(scores.unreadable)) * world_size
+                advance(seen if total is None else min(seen, total))
+                if partial and time.monotonic() - written >= partial_every:
+                    keep(scores, done, partial)
+                    written = time.monotonic()
+    except signals.Interrupted:
+        if partial:
+            keep(scores, done, partial)
+        raise
     if partial:
         keep(scores, done, partial)
 

@@ -6,7 +6,6 @@ is left.
 
 import argparse
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -15,14 +14,15 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 
+from vistok.arguments import Parser, at_least, json_object
 from vistok.export import graph, hub, janus, llamagen, vqmodel
 from vistok.export.checkpoints import load, shipped
 from vistok.export.folders import whole_folder
-from vistok.export.parity import Encoded, Parity, ParityError, check, sizes_of
+from vistok.export.parity import Encoded, Parity, check, sizes_of
 from vistok.export.plain import inference_copy
+from vistok.failures import guard
 from vistok.terminal import say
 from vistok.tokenizer import Tokenizer
-from vistok.weights import WeightsUnavailable
 
 OF_RUN = ("name", "image_size", "batch_size", "seed")  # of a run's config.yaml, for the model card
 
@@ -66,42 +66,44 @@ TARGETS: dict[str, Callable[..., Parity]] = {
 
 def main(words: Sequence[str] | None = None) -> None:
     """What the command line asks for."""
-    asked = parser().parse_args(words)
+    guard(run, parser().parse_args(words), again="nothing is left of it, and the same command begins anew")
+
+
+def run(asked: argparse.Namespace) -> None:
+    """Read, write, compare, and upload where that is asked for."""
     console = Console()
-    try:
-        config = json.loads(asked.config) if asked.config else None
-        if asked.half and asked.to != "folder":
-            raise ValueError(f"--half is for --to folder, not {asked.to}")
-        about = about_of(shipped(asked.source)) | {
-            name: value for name, value in (("licence", asked.license), ("name", asked.name)) if value
-        }
-        if asked.evaluation:
-            about["evaluation"] = json.loads(Path(asked.evaluation).read_text())
-        tokenizer = load(asked.source, asked.family, config)
-        save = partial(save_folder, half=True) if asked.half else TARGETS[asked.to]
-        parity = save(tokenizer, asked.out, about, asked.image_size)
-        say(f"{asked.out}: {parity}", console=console)
-        if asked.push_to:
-            say(hub.push_to_hub(asked.out, asked.push_to, asked.private), console=console)
-    except (ValueError, OSError, ImportError, ParityError, WeightsUnavailable) as error:
-        sys.exit(f"error: {error}")
+    if asked.half and asked.to != "folder":
+        raise ValueError(f"--half is for --to folder, not {asked.to}")
+    about = about_of(shipped(asked.source)) | {
+        name: value for name, value in (("licence", asked.license), ("name", asked.name)) if value
+    }
+    if asked.evaluation:
+        about["evaluation"] = json.loads(Path(asked.evaluation).read_text())
+    tokenizer = load(asked.source, asked.family, asked.config)
+    save = partial(save_folder, half=True) if asked.half else TARGETS[asked.to]
+    parity = save(tokenizer, asked.out, about, asked.image_size)
+    say(f"{asked.out}: {parity}", console=console)
+    if asked.push_to:
+        say(hub.push_to_hub(asked.out, asked.push_to, asked.private), console=console)
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    words = argparse.ArgumentParser(prog="python -m vistok export", description=__doc__)
+    words = Parser(prog="python -m vistok export", description=__doc__)
     words.add_argument(
         "source", help="a run folder, an exported folder, a published checkpoint, or user/repo on the hub"
     )
     words.add_argument("--to", required=True, choices=TARGETS, help="what to write")
     words.add_argument("--out", required=True, help="a new folder")
-    words.add_argument("--image-size", type=int, help="the one size that janus decodes; or that a graph is fixed to")
+    words.add_argument(
+        "--image-size", type=at_least(1), help="the one size that janus decodes; or that a graph is fixed to"
+    )
     words.add_argument("--half", action="store_true", help="of a folder: store float16, half the size")
     words.add_argument("--name", help="of the model, for its card")
     words.add_argument("--license", help="of the weights, for the card, as the hub calls it: apache-2.0, mit, other")
     words.add_argument("--evaluation", help="the JSON file that eval.py wrote, for the card")
     words.add_argument("--family", help="of a published checkpoint, where its keys do not tell")
-    words.add_argument("--config", help="what else they do not tell, as JSON")
+    words.add_argument("--config", type=json_object, help="what else they do not tell, as JSON")
     words.add_argument("--push-to", metavar="USER/REPO", help="upload the folder to the Hugging Face hub as well")
     words.add_argument("--private", action="store_true", help="a repository made for that is private")
     return words

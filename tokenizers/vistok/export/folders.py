@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from vistok import locks
+
 
 @contextmanager
 def whole_folder(path: str | Path) -> Iterator[Path]:
@@ -15,17 +17,17 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
         path: Where to; what stands beside it as ``.NAME.partial`` is this function's.
 
     Raises:
-        ValueError: There is something already.
+        ValueError: There is something already, another process writes it, or it cannot be written.
     """
     path = Path(path).absolute()
     if path.exists():
         raise ValueError(f"{path} exists already and is not overwritten")
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # of an export that was killed
-    partial.mkdir()
-    try:
-        yield partial
-        os.replace(partial, path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with locks.held(locks.beside(path), str(path)):
+        shutil.rmtree(partial, ignore_errors=True)  # of an export that was killed
+        partial.mkdir()
+        try:
+            yield partial
+            os.replace(partial, path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)

@@ -1,7 +1,6 @@
 """``python -m vistok inspect FILE``: what is in a checkpoint, without running any of it."""
 
 import argparse
-import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -10,8 +9,10 @@ from rich.table import Table
 from rich.text import Text
 from torch import Tensor
 
+from vistok.arguments import Parser, at_least
 from vistok.export.checkpoints import family_of, tokenizer_of
 from vistok.export.reading import MAX_NAME, Contents, Stub, read_tensors
+from vistok.failures import guard
 from vistok.terminal import say, visible
 from vistok.untrusted import short
 
@@ -20,19 +21,18 @@ SHOWN = 80  # characters of a value or of a list of names
 
 def main(words: Sequence[str] | None = None) -> None:
     """What the command line asks for."""
-    asked = parser().parse_args(words)
-    try:
-        contents = read_tensors(asked.file)
-    except (ValueError, OSError) as error:
-        sys.stderr.write(" ".join(printable(str(error)).split()) + "\n")
-        raise SystemExit(2) from error
-    show(asked.file, contents, asked.depth)
+    guard(run, parser().parse_args(words), again="nothing is left of it, and the same command begins anew")
+
+
+def run(asked: argparse.Namespace) -> None:
+    """Read and show."""
+    show(asked.file, read_tensors(asked.file), asked.depth)
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Parser(description=__doc__)
     parser.add_argument("file", help=".ckpt, .pt, .pth, .bin or .safetensors")
-    parser.add_argument("--depth", type=int, default=2, help="parts of a key by which tensors are summed up")
+    parser.add_argument("--depth", type=at_least(1), default=2, help="parts of a key by which tensors are summed up")
     return parser
 
 

@@ -55,7 +55,7 @@ class Quantizer(nn.Module, ABC):
 
     @abstractmethod
     def lookup(self, codes: Tensor) -> Tensor:
-        """Codes (b, k, h, w) to the latent (b, d, h, w) that ``forward`` gave with them in evaluation.
+        """Codes (b, k, h, w), of any whole numbers, to the latent (b, d, h, w) of ``forward`` in evaluation, float32.
 
         Raises:
             ValueError: A code is not in its codebook.
@@ -131,20 +131,30 @@ def lookup(codes: Tensor, codebook: Tensor) -> Tensor:
     return rearrange(F.embedding(codes[:, 0], codebook), "b h w d -> b d h w")
 
 
-def check_codes(codes: Tensor, codebook_sizes: tuple[int, ...]) -> None:
+def check_codes(codes: Tensor, codebook_sizes: tuple[int, ...]) -> Tensor:
     """Refuse codes (b, k, *positions) that are not in their codebooks: on a GPU an index out of range ends the process.
 
     It waits for the GPU, so it belongs in ``lookup``, never in ``forward``; a compiler leaves it out.
+
+    Returns:
+        The codes as int64, of whatever whole numbers they are: token files have uint16.
+
+    Raises:
+        ValueError: They are no whole numbers, of another number of codebooks, or out of range.
     """
+    if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
+        raise ValueError(f"codes are {str(codes.dtype).removeprefix('torch.')}, not whole numbers")
+    codes = codes.long()
     if codes.ndim < 2 or codes.shape[1] != len(codebook_sizes):
         raise ValueError(f"codes have the shape {tuple(codes.shape)}, not (b, {len(codebook_sizes)}, h, w)")
     if torch.compiler.is_compiling() or not codes.numel():
-        return
+        return codes
     for i, size in enumerate(codebook_sizes):
         lowest, highest = (int(bound) for bound in codes[:, i].aminmax())
         if lowest < 0 or highest >= size:
             wrong = lowest if lowest < 0 else highest
             raise ValueError(f"codes hold {wrong}, but codebook {i} has the codes 0 to {size - 1}")
+    return codes
 
 
 def count(codes: Tensor, codebook_size: int, weight: Tensor | None = None) -> Tensor:
@@ -200,6 +210,14 @@ def entropy(z: Tensor, codebook: Tensor, temperature: float, weight: Tensor | No
     entropies, sums = soft_assignment(vectors, codebook, weight, 2 / temperature)
     mean = mean_with_gradient(sums) / total
     return (entropies * weight).sum() / total + (mean * (mean + 1e-5).log()).sum()
+
+
+def called_in_float32(module: nn.Module, *arguments: Tensor) -> Tensor:
+    """What a module makes of its arguments with its weights in float32, also where it was moved to another dtype."""
+    if all(weight.dtype == torch.float32 for weight in module.parameters()):
+        return module(*arguments)
+    weights = {name: weight.float() for name, weight in module.named_parameters()}
+    return torch.func.functional_call(module, weights, arguments)
 
 
 def in_float32(method):

@@ -84,7 +84,7 @@ class BinaryQuantizer(Quantizer):
         return sum(own for own, _ in sums) / total + (mean * (mean + floor).log()).sum()
 
     def lookup(self, codes: Tensor) -> Tensor:
-        base.check_codes(codes, self.codebook_sizes)
+        codes = base.check_codes(codes, self.codebook_sizes)
         ones = codes & self.powers.view(-1, 1, 1) != 0  # (b, d, h, w)
         return torch.where(ones, self.length, -self.length)
 

@@ -88,7 +88,7 @@ class DynamicQuantizer(Quantizer):
         if self.training:  # multiplies by 1, with the gradient that tells the router what its choice was worth
             latent = latent * spread(gate.gather(1, grain), coarsest)
         if self.projection is not None:
-            latent = self.projection(latent)
+            latent = base.called_in_float32(self.projection, latent)
         weight = cell[:, 0].float() ** -2
         if context.weight is not None:
             weight = weight * context.weight

@@ -58,7 +58,7 @@ class FactorizedQuantizer(Quantizer):
         return cast(Sequence[Quantizer], self.heads)
 
     def lookup(self, codes: Tensor) -> Tensor:
-        base.check_codes(codes, self.codebook_sizes)
+        codes = base.check_codes(codes, self.codebook_sizes)
         parts = codes.split([len(head.codebook_sizes) for head in self._heads], dim=1)
         return torch.cat([head.lookup(part) for head, part in zip(self._heads, parts, strict=True)], dim=1)
 

@@ -38,7 +38,7 @@ class JanusQuantizer(Quantizer):
         return quantized._replace(latent=with_gradient_of(unit, quantized.latent))
 
     def lookup(self, codes: Tensor) -> Tensor:
-        base.check_codes(codes, self.codebook_sizes)
+        codes = base.check_codes(codes, self.codebook_sizes)
         return base.lookup(codes, F.normalize(self.table.float()))
 
     def update(self, stats: dict[str, Tensor]) -> dict[str, Tensor]:

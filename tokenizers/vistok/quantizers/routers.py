@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange, repeat
 from torch import Tensor, nn
 
-from vistok.quantizers.base import Context
+from vistok.quantizers.base import Context, called_in_float32
 from vistok.quantizers.estimators import with_gradient_of
 
 GREY = (0.2989, 0.5870, 0.1140)  # of red, green, blue
@@ -51,8 +51,9 @@ class FeatureRouter(nn.Module):
         """
         if len(maps) != self.grains:
             raise ValueError(f"maps are {len(maps)}, but grains={self.grains} need one each")
-        pooled = [F.avg_pool2d(norm(m), 2**g) for g, (norm, m) in enumerate(zip(self.norms, maps, strict=True))]
-        return rearrange(self.gate(rearrange(torch.cat(pooled, dim=1), "b d h w -> b h w d")), "b h w g -> b g h w")
+        normed = [called_in_float32(norm, m) for norm, m in zip(self.norms, maps, strict=True)]
+        pooled = torch.cat([F.avg_pool2d(m, 2**g) for g, m in enumerate(normed)], dim=1)
+        return rearrange(called_in_float32(self.gate, rearrange(pooled, "b d h w -> b h w d")), "b h w g -> b g h w")
 
     def forward(self, maps: Sequence[Tensor], context: Context) -> Tensor:
         logits = self.logits(maps)

@@ -41,7 +41,7 @@ class SimVQ(Quantizer):
 
     @base.in_float32
     def codebook(self) -> Tensor:  # (n, d)
-        return self.projection(self.basis)
+        return base.called_in_float32(self.projection, self.basis.float())
 
     @base.in_float32
     def forward(self, z: Tensor, context: Context = Context()) -> Quantized:
@@ -49,7 +49,7 @@ class SimVQ(Quantizer):
         return base.quantize(z.float(), self.codebook(), estimator, context.weight)
 
     def lookup(self, codes: Tensor) -> Tensor:
-        base.check_codes(codes, self.codebook_sizes)
+        codes = base.check_codes(codes, self.codebook_sizes)
         return base.lookup(codes, self.codebook())
 
     def update(self, stats: dict[str, Tensor]) -> dict[str, Tensor]:

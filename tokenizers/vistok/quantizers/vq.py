@@ -96,7 +96,7 @@ class VectorQuantizer(Quantizer):
 
     @base.in_float32
     def codebook(self) -> Tensor:  # (n, d)
-        return F.normalize(self.table) if self.cosine else self.table.float()
+        return F.normalize(self.table.float()) if self.cosine else self.table.float()
 
     @base.in_float32
     def forward(self, z: Tensor, context: Context = Context()) -> Quantized:
@@ -111,7 +111,7 @@ class VectorQuantizer(Quantizer):
         return quantized._replace(losses=losses, stats=self._stats(z, quantized.codes, weight))
 
     def lookup(self, codes: Tensor) -> Tensor:
-        base.check_codes(codes, self.codebook_sizes)
+        codes = base.check_codes(codes, self.codebook_sizes)
         return base.lookup(codes, self.codebook())
 
     @torch.no_grad()

@@ -58,8 +58,8 @@ class VQBridge(Quantizer):
     @base.in_float32
     def codebook(self) -> Tensor:  # (n, d)
         rows, columns = self.bridge.grid
-        padded = F.pad(self.table, (0, 0, 0, rows * columns - self.codebook_size))
-        return self.bridge(padded)[: self.codebook_size]
+        padded = F.pad(self.table.float(), (0, 0, 0, rows * columns - self.codebook_size))
+        return base.called_in_float32(self.bridge, padded)[: self.codebook_size]
 
     @base.in_float32
     def forward(self, z: Tensor, context: Context = Context()) -> Quantized:
@@ -67,7 +67,7 @@ class VQBridge(Quantizer):
         return base.quantize(z.float(), self.codebook(), estimator, context.weight)
 
     def lookup(self, codes: Tensor) -> Tensor:
-        base.check_codes(codes, self.codebook_sizes)
+        codes = base.check_codes(codes, self.codebook_sizes)
         return base.lookup(codes, self.codebook())
 
     def update(self, stats: dict[str, Tensor]) -> dict[str, Tensor]:

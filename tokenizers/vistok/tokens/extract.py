@@ -8,8 +8,9 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from vistok import reports
+from vistok import locks, reports
 from vistok.data.images import MOST_PIXELS
+from vistok.data.patience import PATIENCE
 from vistok.data.skipped import Skipped
 from vistok.evaluation.progress import progress
 from vistok.pixels import to_float
@@ -38,6 +39,8 @@ def tokenize(
     max_unreadable: float = 0.01,
     console: Console | None = None,
     max_pixels: int = MOST_PIXELS,
+    timeout: float = PATIENCE,
+    take_over: bool = False,
 ) -> dict[str, Any]:
     """Write the tokens of all images that are not there yet, then the index.
 
@@ -54,12 +57,14 @@ def tokenize(
         max_unreadable: The share of images that may be unreadable before the work is stopped.
         console: For progress; None is silent.
         max_pixels: The largest image; one with more pixels is unreadable.
+        timeout: Seconds to wait for a batch before the work is stopped.
+        take_over: Take the folder from a process on another machine that has gone silent.
 
     Returns:
         What ``index.json`` holds; on ranks other than 0 an empty dict.
 
     Raises:
-        ValueError: The tokenizer does not fit the protocol, or the folder holds something else.
+        ValueError: The tokenizer does not fit the protocol, or the folder holds something else or is in use.
     """
     rank, ranks = rank_and_size()
     console = console or Console(quiet=True)
@@ -68,46 +73,47 @@ def tokenize(
     header = header_of(tokenizer, sha256, protocol, source, name, torch.device(device))
     header.check(out / INDEX)
     plan = header.json() | {"source": source.identity(), "versions": reports.versions()}
-    begin(out, plan)
-    finished = finished_shards(out, source.parts)
-    waiting = [number for number in range(source.parts) if number not in finished][rank::ranks]
-    before = sum(note["images"] for note in finished.values())
-    if finished:
-        say(f"goes on after {before:,} images", console=console)
-    batches = PartBatches(
-        source, waiting, protocol.batch_size, protocol.transforms, protocol.views, protocol.image_size, max_pixels
-    )
-    tokens, labels, names, unreadable = [], [], [], []
-    began, done = time.monotonic(), 0
+    with locks.held_for_all_ranks(out / locks.NAME, f"--out={out}", take_over, "--take-over"):
+        begin(out, plan)
+        finished = finished_shards(out, source.parts)
+        waiting = [number for number in range(source.parts) if number not in finished][rank::ranks]
+        before = sum(note["images"] for note in finished.values())
+        if finished:
+            say(f"goes on after {before:,} images", console=console)
+        batches = PartBatches(
+            source, waiting, protocol.batch_size, protocol.transforms, protocol.views, protocol.image_size, max_pixels
+        )
+        tokens, labels, names, unreadable = [], [], [], []
+        began, done = time.monotonic(), 0
 
-    def close_until(part: int | None) -> None:
-        """Write the shards before ``part``, of which the first one has been filled; all of them for None."""
-        while waiting and waiting[0] != part:
-            write_shard(out, waiting.pop(0), joined(tokens, header), labels, names, unreadable)
-            for held in (tokens, labels, names, unreadable):
-                held.clear()
+        def close_until(part: int | None) -> None:
+            """Write the shards before ``part``, of which the first one has been filled; all of them for None."""
+            while waiting and waiting[0] != part:
+                write_shard(out, waiting.pop(0), joined(tokens, header), labels, names, unreadable)
+                for held in (tokens, labels, names, unreadable):
+                    held.clear()
 
-    with progress(console, "tokens", source.count, before) as advance, torch.inference_mode():
-        for batch in loaded(batches, num_workers, torch.device(device).type == "cuda"):
-            close_until(batch.part)
-            skipped.note(batch, None if source.count is None else -(-source.count // ranks))
-            if len(batch):
-                tokens.append(packed(quantized_views(tokenizer, batch.images, protocol, device), header))
-            labels += batch.labels
-            names += batch.names
-            unreadable += batch.skipped
-            done += len(batch)
-            seen = before + done * ranks
-            advance(seen if source.count is None else min(seen, source.count))
-        close_until(None)
-    seconds = time.monotonic() - began
-    counts = from_all_ranks(done)  # every rank is through
-    if rank == 0:
-        finish(out, plan, source.parts)
-        rate = f", {sum(counts) / seconds:,.1f} images/s" if sum(counts) else ""
-        say(f"{said(out)}{rate}: {out}", console=console)
-    from_all_ranks(None)  # the index is written
-    return read_object(out / INDEX, MAX_LISTING) if rank == 0 else {}
+        with progress(console, "tokens", source.count, before) as advance, torch.inference_mode():
+            for batch in loaded(batches, num_workers, torch.device(device).type == "cuda", timeout):
+                close_until(batch.part)
+                skipped.note(batch, None if source.count is None else -(-source.count // ranks))
+                if len(batch):
+                    tokens.append(packed(quantized_views(tokenizer, batch.images, protocol, device), header))
+                labels += batch.labels
+                names += batch.names
+                unreadable += batch.skipped
+                done += len(batch)
+                seen = before + done * ranks
+                advance(seen if source.count is None else min(seen, source.count))
+            close_until(None)
+        seconds = time.monotonic() - began
+        counts = from_all_ranks(done)  # every rank is through
+        if rank == 0:
+            finish(out, plan, source.parts)
+            rate = f", {sum(counts) / seconds:,.1f} images/s" if sum(counts) else ""
+            say(f"{said(out)}{rate}: {out}", console=console)
+        from_all_ranks(None)  # the index is written
+        return read_object(out / INDEX, MAX_LISTING) if rank == 0 else {}
 
 
 def header_of(

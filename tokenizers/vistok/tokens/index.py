@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from vistok import reports
+from vistok import locks, reports
 from vistok.ranks import from_all_ranks, rank_and_size
 from vistok.tokens.header import INDEX, PARTIAL_INDEX
 from vistok.tokens.shards import complete, note_path, notes_of, read_note, undamaged
@@ -12,7 +12,7 @@ from vistok.untrusted import MAX_LISTING, read_object
 
 
 def begin(out: Path, plan: dict[str, Any]) -> None:
-    """Make the folder, or see that what it holds is of the same extraction; on every rank alike.
+    """Begin in a new folder, or see that what one holds is of the same extraction; on every rank alike.
 
     Raises:
         ValueError: It holds something else.
@@ -42,9 +42,8 @@ def _begin(out: Path, plan: dict[str, Any]) -> None:
             if path.name == INDEX:  # finished before: damaged shards are written again
                 _unfinish(out, former)
             return
-    if out.exists() and (not out.is_dir() or any(path.suffix != ".partial" for path in out.iterdir())):
+    if any(path.suffix != ".partial" and path.name != locks.NAME for path in out.iterdir()):
         raise ValueError(f"{out} exists already and holds something else")
-    out.mkdir(parents=True, exist_ok=True)
     reports.write_json(plan, out / PARTIAL_INDEX)
 
 

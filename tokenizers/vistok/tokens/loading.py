@@ -1,6 +1,5 @@
 """The images of a rank's parts as batches of views, decoded by several workers, in an order that never changes."""
 
-import signal
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import islice
@@ -12,6 +11,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from vistok.data.images import MOST_PIXELS, UnreadableImage, encodable, read_rgb
+from vistok.data.module import leave_signals_to_the_parent
+from vistok.data.patience import PATIENCE, PatientLoader
 from vistok.data.streams import worker_and_count
 from vistok.data.transforms import Transform, read_crop
 from vistok.tokens.sources import Member, Source
@@ -90,18 +91,21 @@ class PartBatches(IterableDataset):
         return ViewBatch(part, stacked, [m.name for m in read], [m.label for m in read], skipped)
 
 
-def loaded(batches: PartBatches, num_workers: int, pin_memory: bool) -> DataLoader:
-    """The same batches in the same order, read ahead by ``num_workers`` processes; 0 reads in this one."""
-    return DataLoader(
+def loaded(batches: PartBatches, num_workers: int, pin_memory: bool, timeout: float = PATIENCE) -> DataLoader:
+    """The same batches in the same order, read ahead by ``num_workers`` processes; 0 reads in this one.
+
+    One that does not come within ``timeout`` seconds is an error.
+    """
+    if not timeout > 0:
+        raise ValueError(f"--timeout={timeout:g} must be more than 0 seconds")
+    loader = PatientLoader(
         batches,
         batch_size=None,
         num_workers=num_workers,
-        worker_init_fn=_ignore_interrupt,
+        timeout=timeout if num_workers else 0,
+        worker_init_fn=leave_signals_to_the_parent,
         generator=torch.Generator(),
         pin_memory=pin_memory,
     )
-
-
-def _ignore_interrupt(worker: int) -> None:
-    """Ctrl-C reaches every process of the terminal; the main one ends its workers."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    loader.patience = timeout
+    return loader

@@ -5,41 +5,42 @@
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from rich.console import Console
 
+from vistok.arguments import Parser, at_least
 from vistok.evaluation.progress import progress
 from vistok.export.checkpoints import load
 from vistok.export.folders import whole_folder
+from vistok.failures import guard
 from vistok.terminal import say
 from vistok.tokens.formats import LAYOUTS, READERS, WRITERS
 from vistok.tokens.sheet import sheet
 from vistok.tokens.store import TokenStore
-from vistok.weights import WeightsUnavailable
 
 
 def main(words: Sequence[str] | None = None) -> None:
     """What the command line asks for."""
-    asked = parser().parse_args(words)
-    try:
-        {"check": check, "export": export}[asked.action](asked, Console())
-    except (ValueError, OSError, WeightsUnavailable) as error:
-        sys.exit(f"error: {error}")
+    guard(run, parser().parse_args(words), again="nothing is left of it, and the same command begins anew")
+
+
+def run(asked: argparse.Namespace) -> None:
+    """Check or export."""
+    {"check": check, "export": export}[asked.action](asked, Console())
 
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    words = argparse.ArgumentParser(prog="python -m vistok tokens", description=__doc__)
+    words = Parser(prog="python -m vistok tokens", description=__doc__)
     actions = words.add_subparsers(dest="action", required=True)
     checking = actions.add_parser("check", help="verify all files, and decode some images")
     checking.add_argument("folder", help="what tokenize wrote")
     checking.add_argument("--tokenizer", help="that made them; its hash must agree")
     checking.add_argument("--sheet", help="picture to write, .png or .jpg")
-    checking.add_argument("--images", type=int, default=32, help="on the sheet, spread over all")
+    checking.add_argument("--images", type=at_least(1), default=32, help="on the sheet, spread over all")
     exporting = actions.add_parser("export", help="write another form")
     exporting.add_argument("folder", help="what tokenize wrote")
     exporting.add_argument("--to", required=True, choices=WRITERS, help="the form")
@@ -53,8 +54,6 @@ def check(asked: argparse.Namespace, console: Console) -> None:
     """Verify, and draw the sheet."""
     if (asked.sheet is None) != (asked.tokenizer is None):
         raise ValueError("--sheet needs --tokenizer, which decodes it, and the other way round")
-    if asked.images < 1:
-        raise ValueError(f"--images={asked.images} must be at least 1")
     store = TokenStore(asked.folder)
     tokenizer = load(asked.tokenizer) if asked.tokenizer else None
     if tokenizer:

@@ -1,0 +1,70 @@
+"""Signals that ask a command to end: it ends in order, and what is finished is kept."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+NUMBERS = tuple(  # Ctrl-C; schedulers and torchrun; a terminal that goes away; what schedulers send before they kill
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
+)
+
+
+class Interrupted(BaseException):
+    """A signal asks this process to end.
+
+    Attributes:
+        number: The signal's.
+        status: The exit status, 128 and the signal's number as shells have it.
+    """
+
+    def __init__(self, number: int):
+        super().__init__(signal.Signals(number).name)
+        self.number, self.status = number, 128 + number
+
+
+class _Waiting:
+    """What came while it had to wait."""
+
+    depth = 0
+    number = 0
+
+
+@contextmanager
+def caught() -> Iterator[None]:
+    """Within the block these signals raise ``Interrupted``; after the first one a Ctrl-C ends the process at once.
+
+    A signal that was ignored before stays so: ``nohup`` works.
+    """
+    former: dict[int, Any] = {}
+
+    def receive(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if _Waiting.depth:
+            _Waiting.number = number
+        else:
+            raise Interrupted(number)
+
+    if threading.current_thread() is threading.main_thread():
+        ours = [number for number in NUMBERS if signal.getsignal(number) is not signal.SIG_IGN]
+        former = {number: signal.signal(number, receive) for number in ours}
+    try:
+        yield
+    finally:
+        _Waiting.number = 0
+        for number, handler in former.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+@contextmanager
+def held_back() -> Iterator[None]:
+    """Signals wait until the end of the block, which leaves something half done if it is left before."""
+    _Waiting.depth += 1
+    try:
+        yield
+    finally:
+        _Waiting.depth -= 1
+    if _Waiting.number and not _Waiting.depth:
+        number, _Waiting.number = _Waiting.number, 0
+        raise Interrupted(number)
