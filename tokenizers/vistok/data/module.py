@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from vistok.data.images import Batch, Sample, collate
 from vistok.data.sampler import EndlessSampler, StrideSampler
-from vistok.data.skipped import Skipped
+from vistok.data.skipped import Skipped, by_split
 from vistok.data.transforms import Transform
 from vistok.pixels import to_float
 
@@ -75,12 +75,13 @@ class ImageDataModule(pl.LightningDataModule):
         self.about = about
         self.batches, self.seen = 0, 0  # that a resumed run has had: batches, and images of all processes
         self.names: list[str] = []  # of the images in the last batch
-        self.skipped = Skipped(max_unreadable)
+        self.skipped = Skipped(max_unreadable)  # of the test set
+        self.skipped_in = by_split(max_unreadable)
 
     @property
     def unreadable(self) -> set[str]:
         """Images that could not be read, each with the reason."""
-        return self.skipped.reasons
+        return self.skipped.reasons.union(*(skipped.reasons for skipped in self.skipped_in.values()))
 
     @property
     def sizes(self) -> str:
@@ -122,14 +123,16 @@ class ImageDataModule(pl.LightningDataModule):
         return iter(loader(images, self.batch_size, self.num_workers, None, sampler, self.timeout))
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Tensor:
-        self.note(batch, len(self.train if self.trainer.training else self.val))
+        self.names = batch.names
+        split, images = ("training", self.train) if self.trainer.training else ("validation", self.val)
+        self.skipped_in[split].note(batch, len(images))
         return to_float(batch.images)
 
     def note(self, batch: Batch, total: int) -> None:
-        """Keep a batch's names, and say which images could not be read.
+        """Keep the names of a batch of the test set, and say which images could not be read.
 
         Raises:
-            UnreadableImage: They are too many of the ``total`` images of their set.
+            UnreadableImage: They are too many of the ``total`` images.
         """
         self.names = batch.names
         self.skipped.note(batch, total)
@@ -137,7 +140,8 @@ class ImageDataModule(pl.LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         batches, (_, world_size) = self.trainer.lightning_module.batches, rank_of(self.trainer)
         seen = self.seen + (batches - self.batches) * self.batch_size * world_size
-        return {"batches": batches, "seen": seen, "images": len(self.train), "seed": self.seed}
+        skipped = {split: skipped.state_dict() for split, skipped in self.skipped_in.items()}
+        return {"batches": batches, "seen": seen, "images": len(self.train), "seed": self.seed, "skipped": skipped}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if (state["images"], state["seed"]) != (len(self.train), self.seed):
@@ -146,6 +150,8 @@ class ImageDataModule(pl.LightningDataModule):
                 f"{len(self.train):,} with seed={self.seed}: there is no place in their order to go on from"
             )
         self.batches, self.seen = state["batches"], state["seen"]
+        for split, skipped in state.get("skipped", {}).items():  # earlier checkpoints have none
+            self.skipped_in[split].load_state_dict(skipped)
 
     def _all_of(self, images: Images) -> DataLoader:
         sampler = StrideSampler(len(images), *rank_of(self.trainer))
@@ -192,6 +198,6 @@ def _leave_signals_to_the_parent(worker: int) -> None:
     workers end, and needs them until it has saved. Torch ends a worker that does not end by itself with SIGTERM: the
     second one does.
     """
-    for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda number, frame: signal.signal(number, signal.SIG_DFL))
