@@ -88,7 +88,7 @@ class MetricsFile(pl.Callback):
 def read_rows(path: Path) -> list[Row] | None:
     """The rows of a metrics file, without one that a killed process has left unfinished; None if it is no such file."""
     try:
-        text = path.read_text(newline="")
+        text = path.read_bytes().decode()
         lines = text[: text.rfind("\n") + 1].splitlines(keepends=True)
         rows = list(csv.DictReader(lines, strict=True))
         complete = all(None not in row and None not in row.values() and int(row["step"]) >= 0 for row in rows)

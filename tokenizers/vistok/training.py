@@ -90,7 +90,7 @@ class LitTokenizer(pl.LightningModule):
         self._stats: dict[str, Tensor] = {}  # of the head, over the batches of this update
         self._terms: list[dict[str, Tensor]] = []  # of each of these batches
         self._logits: list[dict[str, Tensor]] = []  # of each of these batches: the discriminator's, in the mean
-        self._buffers: list[Tensor] = []  # the discriminator's, as they were before this update
+        self._norms: list[Tensor] = []  # the discriminator's, as they were before this update
         self._random_state: dict[str, Tensor] = {}  # of a resumed run, until its first batch
         self._ahead = 0  # updates in the count that are known to have been left out: see on_load_checkpoint
         self._folded: list[Tokenizer] = []  # what validation runs; in a list, so that it is no child
@@ -182,7 +182,7 @@ class LitTokenizer(pl.LightningModule):
         scales, fake = {}, None
         if adversarial:
             if not self._terms:
-                self._buffers = [buffer.clone() for buffer in self.adversary.discriminator.buffers()]
+                self._norms = [buffer.clone() for buffer in self.adversary.discriminator.buffers()]
             again = self.adversary.repeatable  # then the discriminator's loss takes the same logits
             self.adversary.learns(again)
             shown = self.tokenizer.pixels.out(seen)  # anew: the graph of the pixel losses is gone
@@ -268,7 +268,7 @@ class LitTokenizer(pl.LightningModule):
         self._learn(made)
         for optimizer in optimizers:
             optimizer.zero_grad()
-        self._stats, self._terms, self._logits, self._buffers = {}, [], [], []
+        self._stats, self._terms, self._logits, self._norms = {}, [], [], []
         self.updates += 1
         if self.updates >= self.schedule.updates:
             self.settle()
@@ -286,7 +286,7 @@ class LitTokenizer(pl.LightningModule):
             sums = {name: sum(logits[name] for logits in self._logits) for name in self._logits[0]}
             with undone_unless(made, self.adversary.regularizers):
                 self.adversary.update({name: sum_over_ranks(value) for name, value in sums.items()})
-            for buffer, before in zip(self.adversary.discriminator.buffers(), self._buffers, strict=True):
+            for buffer, before in zip(self.adversary.discriminator.buffers(), self._norms, strict=True):
                 buffer.copy_(torch.where(made > 0, buffer, before))  # the statistics of norms, which a batch has moved
         if self.average is not None:
             self.average.update(self.tokenizer, made)

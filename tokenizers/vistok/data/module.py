@@ -140,7 +140,7 @@ class ImageDataModule(pl.LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         batches, (_, world_size) = self.trainer.lightning_module.batches, rank_of(self.trainer)
         seen = self.seen + (batches - self.batches) * self.batch_size * world_size
-        skipped = {split: skipped.state_dict() for split, skipped in self.skipped_in.items()}
+        skipped = self.skipped_in["training"].state_dict()  # validations read the whole of their set each time
         return {"batches": batches, "seen": seen, "images": len(self.train), "seed": self.seed, "skipped": skipped}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -150,8 +150,8 @@ class ImageDataModule(pl.LightningDataModule):
                 f"{len(self.train):,} with seed={self.seed}: there is no place in their order to go on from"
             )
         self.batches, self.seen = state["batches"], state["seen"]
-        for split, skipped in state.get("skipped", {}).items():  # earlier checkpoints have none
-            self.skipped_in[split].load_state_dict(skipped)
+        if "skipped" in state:  # earlier checkpoints do not have it
+            self.skipped_in["training"].load_state_dict(state["skipped"])
 
     def _all_of(self, images: Images) -> DataLoader:
         sampler = StrideSampler(len(images), *rank_of(self.trainer))

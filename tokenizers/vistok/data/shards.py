@@ -99,7 +99,10 @@ class ShardDataModule(pl.LightningDataModule):
         if self.trainer.training:
             worker, shard, done = batch.place
             self.places[worker] = Place(shard, done)
-        self.skipped_in["training" if self.trainer.training else "validation"].note(batch, None)
+            self.skipped_in["training"].note(batch, None)
+            self.skipped_in["validation"].end_pass()
+        else:
+            self.skipped_in["validation"].note(batch, None)
         return to_float(batch.images)
 
     def note(self, batch: Batch, total: int | None = None) -> None:
@@ -116,7 +119,7 @@ class ShardDataModule(pl.LightningDataModule):
             "batches": self.trainer.lightning_module.batches,
             "places": from_all_ranks([list(place) for place in self.places]),
             "order": self._train().order(),
-            "skipped": {split: skipped.state_dict() for split, skipped in self.skipped_in.items()},
+            "skipped": self.skipped_in["training"].state_dict(),  # validations read all of their set each time
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -132,8 +135,8 @@ class ShardDataModule(pl.LightningDataModule):
             raise ValueError("the checkpoint is of a run on other data.urls, or with another data.seed or data.block")
         self.batches = state["batches"]
         self.places = [Place(*place) for place in places[rank]]
-        for split, skipped in state.get("skipped", {}).items():  # earlier checkpoints have none
-            self.skipped_in[split].load_state_dict(skipped)
+        if "skipped" in state:  # earlier checkpoints do not have it
+            self.skipped_in["training"].load_state_dict(state["skipped"])
 
     def _train(self) -> ShardStream:
         if self.train is None:

@@ -41,8 +41,20 @@ class Skipped:
             if reason not in self.reasons:
                 self.reasons.add(reason)
                 say(f"skipped: {visible(reason)}", "yellow")
-        if total is None and self.seen < ENOUGH:
-            return
+        if total is not None or self.seen >= ENOUGH:
+            self._judge(total)
+
+    def end_pass(self) -> None:
+        """All images of a set whose size is not known have come by: they are judged, and counted anew from now on.
+
+        Raises:
+            UnreadableImage: Too many could not be read.
+        """
+        if self.seen:
+            self._judge(None)
+        self.times, self.seen = 0, 0
+
+    def _judge(self, total: int | None) -> None:
         count, of = (self.times, self.seen) if total is None else (len(self.reasons), total)
         if count > self.limit * of:
             first = "\n  ".join(sorted(self.reasons)[:5])
