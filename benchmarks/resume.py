@@ -1,6 +1,6 @@
 """Runs killed again and again at drawn moments, against runs never killed: do they end equal, to the last bit?
 
-    python benchmarks/resume.py [--settings 16] [--kills 5] [--seed 0] [--out DIR]
+    python benchmarks/resume.py [--settings 18] [--kills 6] [--seed 0] [--out DIR]
 
 A setting is drawn: head, start and repair of its codebook, losses, batches of an update, average, precision, data,
 loader workers and processes. Each value of each of these comes as often as any other, in an order of its own. A tiny
@@ -178,7 +178,7 @@ def work(config: DictConfig, moment: Moment | None) -> int:
     """What ``train.py`` does in a process; its exit status."""
     torch.set_num_threads(1)
     # Collapses that come, and are repaired, within this short a run.
-    health.CodebookHealth.__init__.__defaults__ = (None, health.CollapseRule(grace=2, patience=4, floor=0.8))
+    health.CodebookHealth.__init__.__defaults__ = (None, health.CollapseRule(grace=2, patience=4, floor=0.95))
     if moment:
         plant(moment)
     try:
@@ -367,8 +367,8 @@ def warm_up() -> None:
 
 def main() -> None:
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    words.add_argument("--settings", type=int, default=16, help="how many are drawn")
-    words.add_argument("--kills", type=int, default=5, help="in each setting")
+    words.add_argument("--settings", type=int, default=18, help="how many are drawn")
+    words.add_argument("--kills", type=int, default=6, help="in each setting")
     words.add_argument("--seed", type=int, default=0, help="of settings and moments")
     words.add_argument("--only", type=int, nargs="+", metavar="I", help="of the drawn settings only these, from 0")
     words.add_argument("--out", help="a new folder for runs and results; else a temporary one")

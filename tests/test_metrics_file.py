@@ -1,4 +1,4 @@
-"""``metrics.csv`` has each row once, whatever ended the run in between; a validation that was cut short is made up for."""
+"""``metrics.csv`` has each row once, whatever ended the run; a validation that was cut short is done again."""
 
 import csv
 import os

@@ -321,7 +321,7 @@ class LastCheckpoint(pl.Callback):
         if received or due:
             ahead = pl_module.settle()
             self.ahead = 0 if due else ahead
-        if received or validation_follows(trainer, pl_module) or self._every(pl_module):
+        if received or (pl_module.updates and (validation_follows(trainer, pl_module) or self._every(pl_module))):
             self._save(trainer, pl_module)
         if received:
             raise Interrupted(received)
