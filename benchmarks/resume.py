@@ -89,7 +89,7 @@ class Moment(NamedTuple):
 
 
 def draw(number: int, rng: np.random.Generator) -> list[dict[str, str]]:
-    """So many settings: a choice of each kind. All choices come equally often, and no two kinds together."""
+    """So many settings: a choice of each kind. All choices of a kind come equally often, in an order of their own."""
     columns = {}
     for kind, choices in CHOICES.items():
         rounds = [rng.permutation(list(choices)).tolist() for _ in range(-(-number // len(choices)))]
