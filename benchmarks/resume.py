@@ -85,7 +85,7 @@ class Moment(NamedTuple):
 
     place: str
     nth: int  # time that it comes there
-    delay: float  # seconds after it came there; None at once
+    delay: float  # seconds after it came there; 0 in the middle of what it does there
 
 
 def draw(number: int, rng: np.random.Generator) -> list[dict[str, str]]:
@@ -269,9 +269,12 @@ def moments(kills: int, rng: np.random.Generator) -> Iterator[Moment]:
     places = [place for _ in range(-(-kills // len(PLACES))) for place in rng.permutation(PLACES[:-1]).tolist()]
     if kills > 2:
         places[kills - 1] = PLACES[-1] if rng.random() < 0.5 else places[kills - 1]
-    spans = {"start": (1, 1.5), "training": (12, 0.1), "validation": (5, 0.05), "writing": (2, 0.03)}
+    spans = {  # times that a run comes there before its next checkpoint or two; seconds that it takes
+        "start": (1, 1.5), "training": (12, 0.1), "validation": (5, 0.05), "writing": (2, 0.03), "renaming": (9, 0),
+        "logging": (4, 0), "closing": (1, 0.1),
+    }  # fmt: skip
     for place in places[:kills]:
-        times, seconds = spans.get(place, (9 if place == "renaming" else 4, 0.4))
+        times, seconds = spans[place]
         delay = rng.uniform(0, seconds) if rng.random() < 0.8 or place == "start" else 0.0
         yield Moment(place, int(rng.integers(1, times + 1)), float(delay))
 
