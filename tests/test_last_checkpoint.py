@@ -124,8 +124,10 @@ def test_a_count_that_is_ahead_saves_no_other_update(tmp_path):
 def test_a_signal_before_the_first_update_of_a_resumed_run(tmp_path, handlers, own, saved):
     folder = tmp_path if own else tmp_path / "another"
     run = Run(tmp_path / "checkpoints" / "last.ckpt", resumed=folder / "checkpoints" / "last.ckpt")
-    run.module.updates = 7
+    run.module.updates = 8  # one of them ahead of what is known
+    run.last.on_load_checkpoint(run.trainer, run.module, {"updates": 7, "ahead": 1})
     run.start()
+    run.left_out = 1
     run.last.received = signal.SIGUSR1
     with pytest.raises(Interrupted):
         run.update(left_out=True)
@@ -191,7 +193,7 @@ def test_a_closed_terminal_is_let_go_of(capfd):
 def test_left_out_updates_rotate_no_good_checkpoint_away(train, tmp_path, monkeypatch):
     """NaN from update 4 on, and then no more."""
     run, step = tmp_path / "run", LitTokenizer.training_step
-    words = ["save_every=2", "val_every=50", "updates=6", "adversarial_start=1", "log_every=3", "ckpt=auto"]
+    words = ["save_every=2", "val_every=50", "updates=6", "loss=l1", "log_every=3", "ckpt=auto"]
     words += ["trainer.limit_val_batches=1"]
 
     def spoiled(self, images, index):
@@ -217,7 +219,7 @@ def test_a_run_without_a_checkpoint_says_so(train, tmp_path, monkeypatch):
     with pytest.raises(
         NotFinite, match="10 updates in a row were not finite .*; no checkpoint has been written yet. W"
     ):
-        train(tmp_path / "run", "updates=50", "save_every=1", "trainer.limit_val_batches=1")
+        train(tmp_path / "run", "updates=50", "loss=l1", "save_every=1", "val_every=3", "trainer.limit_val_batches=1")
 
 
 def test_how_many_in_a_row_is_in_the_checkpoint(tmp_path):

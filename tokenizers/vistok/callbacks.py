@@ -301,7 +301,6 @@ class LastCheckpoint(pl.Callback):
         self.former: dict[int, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.written = pl_module.updates if goes_on_in(self.path.parent, trainer) else None
         # Not earlier: Lightning sets its own handler for SIGTERM after on_fit_start.
         for number in self.SIGNALS:
             if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
@@ -343,6 +342,11 @@ class LastCheckpoint(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         checkpoint["ahead"] = self.ahead
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self.written = checkpoint["updates"] if goes_on_in(self.path.parent, trainer) else None
 
     def _of_any_rank(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> int:
         """The signal that this or another rank received, or 0: asking costs a message."""
