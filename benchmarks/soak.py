@@ -2,10 +2,11 @@
 
     python benchmarks/soak.py [--runs 3] [--seed 0] [--only NAME ...] [--out DIR]
 
-A tiny tokenizer trains with 2 processes and 2 workers in each on tar shards. In each run one thing goes wrong, at a
+A tiny tokenizer trains with 2 processes and 2 workers in each on tar shards. Its head, losses, precision and batches of
+an update are drawn, anew for each round of faults, as ``resume.py`` draws them. In each run one thing goes wrong, at a
 random update. Either the run goes on by itself, or the command stops with the message that the docs state, and the same
-command again ends it. The weights must then be those of a run without faults, to the last bit, where no image or batch
-was taken from it. Prints a table and writes ``DIR/soak.json``; exit status 1 if anything was not as it should be.
+command again ends it. What it leaves must then be what a run without faults leaves, to the last bit, where no image or
+batch was taken from it. Prints a table and writes ``DIR/soak.json``; exit status 1 if anything was not as it should be.
 """
 
 import argparse
@@ -21,19 +22,20 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from resume import ROOT, WORDS, differences, kill_all, make_data, processes_of, updates_of
+from resume import CHOICES, ROOT, WORDS, differences, draw, make_data, updates_of
 
+DRAWN = ("head", "on_collapse", "loss", "accumulate", "average", "precision")  # of what resume.py draws
 UPDATES, SAVE_EVERY = 32, 4
 OURS = [f"updates={UPDATES}", f"save_every={SAVE_EVERY}", "val_every=16", "adversarial_start=12", "keep_checkpoints=2",
-        "data=shards", "data.block=8", "data.max_unreadable=1.0"]  # fmt: skip
+        "log_every=1", "data=shards", "data.block=8", "data.max_unreadable=1.0", "data.num_workers=2"]  # fmt: skip
 DATA_TIMEOUT, RANK_TIMEOUT, PAUSE = 20, 45, 8  # seconds
-RANKS = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true",
+RANKS = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2",
          f"data.timeout={DATA_TIMEOUT}", f"trainer.strategy.timeout.minutes={RANK_TIMEOUT / 60}"]  # fmt: skip
 BOUND = RANK_TIMEOUT + 150  # seconds: the longest timeout, torchrun's 30 for ranks that do not end; on a busy machine
 PATIENCE = 600  # seconds for a run without a fault
@@ -56,15 +58,24 @@ class Run:
     Args:
         folder: A new one: for the run, its log, and its own copy of the shards.
         data: The shards.
+        setting: What was drawn: words of the command line.
         urls: Of the training shards, with the folder of the copy as ``{0}``.
         program: Run in place of ``train.py``.
     """
 
-    def __init__(self, folder: Path, data: Path, urls: str = "{0}/train/*.tar", program: Path | None = None):
+    def __init__(
+        self,
+        folder: Path,
+        data: Path,
+        setting: list[str],
+        urls: str = "{0}/train/*.tar",
+        program: Path | None = None,
+    ):
         folder.mkdir(parents=True)
         for part in ("train", "val"):
             shutil.copytree(data / part, folder / part)
         self.folder, self.run, self.log = folder, folder / "run", folder / "log.txt"
+        self.setting = setting
         self.urls, self.program, self.variables = urls, program or ROOT / "train.py", {}
         self.process: subprocess.Popen | None = None
         self.began = 0.0
@@ -72,7 +83,7 @@ class Run:
     def start(self) -> None:
         urls = ["pipe:" + self.urls[5:].format(path) for path in sorted(self.folder.glob("train/*.tar"))]
         urls = urls if self.urls.startswith("pipe:") else [self.urls.format(self.folder)]
-        words = [*WORDS, *OURS, *RANKS, "data.urls=[" + ",".join(f'"{url}"' for url in urls) + "]"]
+        words = [*WORDS, *self.setting, *OURS, *RANKS, "data.urls=[" + ",".join(f'"{url}"' for url in urls) + "]"]
         words += [f"data.val_urls={self.folder}/val/*.tar", f"run_dir={self.run}", "ckpt=auto"]
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
         environment = {**os.environ, "PYTHONPATH": str(ROOT / "tokenizers"), "OMP_NUM_THREADS": "1", **self.variables}
@@ -129,6 +140,24 @@ class Fault(NamedTuple):
     prepare: Callable[[Run], None] = lambda run: None  # before it starts
     urls: str = "{0}/train/*.tar"
     latest: int = UPDATES - 8  # the last update at which it may come: later it would not be met with
+
+
+def kill_all(run: Path) -> None:
+    """SIGKILL for launcher, ranks and their workers: all have the run's folder on their command line."""
+    while alive := list(processes_of(run)):
+        for process in alive:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+        time.sleep(0.01)
+
+
+def processes_of(run: Path) -> Iterator[int]:
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if f"run_dir={run}".encode() in (process / "cmdline").read_bytes().split(b"\0"):
+                yield int(process.name)
+        except (FileNotFoundError, ProcessLookupError):
+            continue
 
 
 def children(parent: int) -> list[int]:
@@ -248,7 +277,15 @@ def cleared(run: Run) -> Iterator[Run]:
             subprocess.run(["umount", "--lazy", str(run.run)], check=True)
 
 
-def suffer(name: str, folder: Path, data: Path, whole: Path, rng: np.random.Generator) -> dict[str, Any]:
+def drawn_words(setting: dict[str, str]) -> list[str]:
+    """The words of what this script draws; the trainer of several processes would bring another precision."""
+    words = [word for kind in DRAWN for word in CHOICES[kind][setting[kind]]]
+    return words + ["speed=exact"] * (setting["precision"] == "float32")
+
+
+def suffer(
+    name: str, folder: Path, data: Path, setting: list[str], whole: Path, rng: np.random.Generator
+) -> dict[str, Any]:
     """One run with one fault, and what came of it."""
     fault, wrong = FAULTS[name], []
     update = int(rng.integers(min(2 * SAVE_EVERY + 1, fault.latest - 4), fault.latest + 1))
@@ -257,7 +294,7 @@ def suffer(name: str, folder: Path, data: Path, whole: Path, rng: np.random.Gene
         program = folder.with_suffix(".py")
         program.parent.mkdir(parents=True, exist_ok=True)
         program.write_text(NAN)
-    with cleared(Run(folder, data, fault.urls, program)) as run:
+    with cleared(Run(folder, data, setting, fault.urls, program)) as run:
         run.variables = {"SOAK_BATCH": str(update), "SOAK_TRAIN": str(ROOT / "train.py")}
         fault.prepare(run)
         run.start()
@@ -294,7 +331,7 @@ def suffer(name: str, folder: Path, data: Path, whole: Path, rng: np.random.Gene
         if not fault.message:
             noticed = None
         result = {
-            "fault": name, "update": update, "lost": lost, "wrong": wrong, "log": str(run.log),
+            "fault": name, "setting": setting, "update": update, "lost": lost, "wrong": wrong, "log": str(run.log),
             "noticed": None if noticed is None else round(noticed - injected, 1),
         }  # fmt: skip
     return result
@@ -349,16 +386,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         out = Path(asked.out or temporary).resolve()
         make_data(out / "data")
-        whole = Run(out / "whole", out / "data")
-        whole.start()
-        if whole.until_end(PATIENCE) != 0:
-            raise RuntimeError(f"the run without faults failed, see {whole.log}")
         results = []
-        for i in range(asked.runs):
+        for i, drawn in enumerate(draw(asked.runs, np.random.default_rng(asked.seed))):
+            setting = drawn_words(drawn)
+            whole = Run(out / f"whole-{i}", out / "data", setting)
+            whole.start()
+            if whole.until_end(PATIENCE) != 0:
+                raise RuntimeError(f"the run without faults failed, see {whole.log}")
             for name in asked.only:
                 rng = np.random.default_rng((asked.seed, i, list(FAULTS).index(name)))
                 folder = out / f"{list(FAULTS).index(name):02d}-{i}"
-                results.append(suffer(name, folder, out / "data", whole.run, rng))
+                results.append(suffer(name, folder, out / "data", setting, whole.run, rng))
                 (out / "soak.json").write_text(json.dumps(results, indent=2) + "\n")
                 print(json.dumps(results[-1]), flush=True)
         used = resource.getrusage(resource.RUSAGE_CHILDREN)

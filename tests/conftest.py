@@ -120,7 +120,7 @@ def compose_fixture() -> Callable[..., DictConfig]:
     return compose
 
 
-@pytest.fixture(name="train")
+@pytest.fixture(name="train", scope="session")
 def train_fixture() -> Callable[..., Path]:
     return train
 

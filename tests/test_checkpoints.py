@@ -1,6 +1,7 @@
 """Checkpoints stay whole whatever happens while they are written."""
 
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -10,8 +11,12 @@ import time
 
 import pytest
 import torch
+from torch.utils.data import IterableDataset
 
-from vistok.checkpoints import CheckpointNotWritten, SafeCheckpointIO, damage, newest_valid, older, shift
+from vistok.checkpoints import CheckpointNotWritten, SafeCheckpointIO, damage, held_back, newest_valid, older, shift
+from vistok.data.images import Sample
+from vistok.data.module import loader
+from vistok.failures import explain
 
 
 def checkpoint(updates, size=10):
@@ -66,6 +71,60 @@ def test_a_full_disk_keeps_the_former_one(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, former)
     assert updates(path) == 1 and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("message", [
+    "DataLoader worker (pid 7) is killed by signal: Killed. ", "CUDA error: an illegal memory access was encountered",
+])  # fmt: skip
+def test_an_error_of_something_else_is_not_the_files(tmp_path, monkeypatch, message):
+    def fail(*_):
+        raise RuntimeError(message)
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(RuntimeError, match=re.escape(message)) as error:
+        SafeCheckpointIO().save_checkpoint(checkpoint(1), tmp_path / "last.ckpt")
+    assert not isinstance(error.value, CheckpointNotWritten) and list(tmp_path.iterdir()) == []
+
+
+class Endless(IterableDataset):
+    """Each image says which process read it."""
+
+    def __iter__(self):
+        while True:
+            yield Sample(torch.zeros(3, 2, 2, dtype=torch.uint8), str(os.getpid()))
+
+
+def test_a_loader_process_that_dies_meanwhile_is_reported_as_that(tmp_path, monkeypatch):
+    """Torch raises its error wherever the training process is: the checkpoint is written all the same."""
+    batches, save = iter(loader(Endless(), 1, 1, None)), torch.save
+    worker = int(next(batches).names[0])
+
+    def kill_and_save(*arguments):
+        os.kill(worker, signal.SIGKILL)
+        time.sleep(0.2)
+        save(*arguments)
+
+    monkeypatch.setattr(torch, "save", kill_and_save)
+    with pytest.raises(RuntimeError, match=r"DataLoader worker \(pid \d+\) is killed by signal: Killed") as error:
+        SafeCheckpointIO().save_checkpoint(checkpoint(1), tmp_path / "last.ckpt")
+    assert "a process that reads images is gone" in explain(error.value)
+    assert updates(tmp_path / "last.ckpt") == 1 and len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_signal_is_held_back():
+    came = []
+    former = signal.signal(signal.SIGUSR1, lambda *_: came.append("handled"))
+    try:
+        with held_back(signal.SIGUSR1):
+            os.kill(os.getpid(), signal.SIGUSR1)
+            came.append("done")
+        assert came == ["done", "handled"]
+        with pytest.raises(OSError, match="full"), held_back(signal.SIGUSR1):  # then that is what went wrong
+            os.kill(os.getpid(), signal.SIGUSR1)
+            raise OSError("full")
+        assert came == ["done", "handled"]
+    finally:
+        signal.signal(signal.SIGUSR1, former)
 
 
 @pytest.mark.slow

@@ -55,19 +55,14 @@ def updates_of(run):
 def updates_logged(path):
     """The updates in a metrics file."""
     with path.open() as file:
-        return {float(row["updates"]) for row in csv.DictReader(file) if row["updates"]}
+        return [float(row["updates"]) for row in csv.DictReader(file) if row["updates"]]
 
 
 def assert_went_on(run):
-    """A run that was interrupted, saved and resumed in its own folder; it logged no update twice.
-
-    Nor did it leave one out, but for the one in which it was interrupted.
-    """
+    """A run that was interrupted, saved and resumed in its own folder; it logged no update twice and left none out."""
     assert updates_of(run) == LAST and (run / "metrics.json").is_file()
-    before, after = updates_logged(run / "metrics_1.csv"), updates_logged(run / "metrics.csv")
-    assert before and not before & after
-    assert {float(i) for i in range(2, LAST + 1, 2)} - before - after <= {max(before) + 2}
-    assert not (run / "metrics_2.csv").exists()
+    assert updates_logged(run / "metrics.csv") == [float(i) for i in range(2, LAST + 1, 2)]
+    assert not (run / "metrics_1.csv").exists()
 
 
 def processes_with(words):
@@ -166,7 +161,7 @@ def test_torchrun_passes_its_signal_on(tmp_path):
     process.send_signal(signal.SIGTERM)
     output, _ = process.communicate(timeout=120)
     assert process.returncode != 0 and "interrupted after" in output
-    assert max(updates_logged(tmp_path / "run" / "metrics.csv")) + 2 == updates_of(tmp_path / "run") < LAST
+    assert updates_logged(tmp_path / "run" / "metrics.csv")[-1] == updates_of(tmp_path / "run") < LAST
 
 
 @pytest.mark.parametrize("variables", [

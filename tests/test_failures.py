@@ -78,7 +78,7 @@ def test_workers_outlive_the_signals_of_their_parent():
     """torchrun, SLURM and terminals send them to all processes, and the run has yet to save."""
     batches = iter(loader(Images(), 1, 1, None))
     worker = int(next(batches).names[0])
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+    for number in signals.NUMBERS:
         os.kill(worker, number)
         time.sleep(0.1)
     assert {int(name) for batch in batches for name in batch.names} == {worker}

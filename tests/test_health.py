@@ -112,6 +112,56 @@ def test_a_resumed_run_knows_what_came_before(tmp_path):
     assert (before["dead_age"], before["collapsed"]) == (4, 1)
 
 
+def two_heads():
+    return FactorizedQuantizer([table(0, 10, 20), table(0, 5)], disentangle=False).train()
+
+
+@pytest.mark.parametrize("make", [lambda: table(0, 10, 20), two_heads])
+def test_a_window_goes_on_after_a_resume(make, tmp_path):
+    """A checkpoint in the middle of one has what was counted so far: numbers and repairs are those without a break."""
+    rule = CollapseRule(grace=0, patience=4)
+    dim = make().dim
+    batches = [
+        latent(*[[x] * dim for x in xs]) for xs in ((0, 10), (1, 20, 3), (0, 1), (10, 2), (0,), (1,), (0,), (0,))
+    ]
+
+    def resumed_after(update):
+        torch.manual_seed(0)
+        run = Run(CodebookHealth("restart", rule=rule), make(), window=4).start()
+        for i, z in enumerate(batches):
+            if i == update:
+                torch.save(run.health.state_dict(), tmp_path / "state.pt")
+                run.health._remove_hooks()
+                again, logged = CodebookHealth("restart", rule=rule), run.logged
+                again.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+                run = Run(again, run.head, window=4).start(updates=update)
+                run.logged.extend(logged)
+            run.see(z)
+        return run
+
+    whole = resumed_after(None)
+    assert len(whole.logged) == 2
+    for update in (2, 4, 5):
+        run = resumed_after(update)
+        assert run.logged == whole.logged
+        assert all(torch.equal(tensor, whole.head.state_dict()[name]) for name, tensor in run.head.state_dict().items())
+
+
+def test_a_window_of_two_ranks_goes_on_with_one():
+    health = CodebookHealth()
+    run = Run(health, table(0, 10), window=2).start()
+    run.see(latent(0, 10))
+    state = health.state_dict()
+    state["window"]["errors"] = torch.cat([state["window"]["errors"]] * 2)
+    again = CodebookHealth()
+    again.load_state_dict(state)
+    Run(again, run.head, window=2).start(updates=1)
+    assert torch.equal(again.errors, 2 * health.errors) and torch.equal(again.usage.hits, health.usage.hits)
+    again.load_state_dict({name: value for name, value in state.items() if name != "window"})  # an earlier checkpoint's
+    Run(again, run.head, window=2).start(updates=1)
+    assert again.start == 1 and not again.usage.hits.any()
+
+
 def test_each_codebook_has_its_own_numbers():
     head = FactorizedQuantizer([table(0, 10), table(0, 3, 6)], disentangle=False).train()
     run = Run(CodebookHealth(), head).start()

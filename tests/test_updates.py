@@ -185,8 +185,7 @@ def test_what_is_left_out_is_known_at_the_next_logging_interval(make_tokenizer, 
 
     class Recorder(pl.Callback):
         def on_train_batch_end(self, trainer, module, *_):
-            running = ("running_mean", "running_var", "num_batches_tracked")  # the discriminator's forward moves these
-            states.append({n: t.clone() for n, t in module.state_dict().items() if not n.endswith(running)})
+            states.append({name: tensor.clone() for name, tensor in module.state_dict().items()})
             counts.append(module.updates)
 
     fit(module, [Recorder()], log_every=5)
@@ -196,6 +195,29 @@ def test_what_is_left_out_is_known_at_the_next_logging_interval(make_tokenizer, 
         assert all(torch.equal(states[after][name], tensor) for name, tensor in states[1].items())
     assert all(any(not torch.equal(states[i][n], states[i - 1][n]) for n in states[i]) for i in (1, 4, 5))
     assert all(o.optimizer.state_dict()["state"][0]["step"] == 8 for o in module.optimizers())
+
+
+def test_a_count_that_was_ahead_when_a_signal_saved_stays_so_until_the_next_logging_interval(make_tokenizer):
+    module = lit(make_tokenizer, None, {name: WEIGHTS[name] for name in ("l1", "l2", "commitment")})
+    module.on_load_checkpoint({"updates": 7, "batches": 9, "random_state": {}, "ahead": 2})
+    assert module.updates == 9  # as the run without the signal would have counted
+    module._decisions.decide({"a": torch.tensor(1.0)})
+    module._decisions.decide({"a": torch.tensor(float("nan"))})
+    module.updates += 2
+    assert module.settle() == 3 and module.updates == 8
+    assert [outcome.update for outcome in module.take_outcomes()] == [7, 8]
+    assert module.settle() == 0 and module.updates == 8
+    module.on_load_checkpoint({"updates": 7, "batches": 9, "random_state": {}})  # an earlier one
+    assert module.updates == 7
+
+
+def test_what_is_not_finite_is_named(make_tokenizer):
+    module = everything(make_tokenizer)
+    assert module.not_finite() == []
+    with torch.no_grad():
+        module.tokenizer.quantizer.table[3, 1] = float("inf")
+        next(module.adversary.discriminator.parameters()).view(-1)[0] = float("nan")
+    assert module.not_finite()[0] == "tokenizer.quantizer.table" and len(module.not_finite()) == 2
 
 
 def test_fused_steps_and_others_leave_out_the_same():

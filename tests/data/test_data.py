@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from vistok.data import folder, sample
-from vistok.data.images import UnreadableImage
+from vistok.data.images import Batch, UnreadableImage
 from vistok.data.sample import recolored, turned
 from vistok.data.sampler import EndlessSampler, StrideSampler
 from vistok.data.transforms import ADMCrop, CenterCrop, ResizeShortSide, to_tensor
@@ -152,7 +152,8 @@ def test_a_resumed_run_goes_on_after_the_images_it_has_seen(photos):
     second.load_state_dict(first.state_dict())
     assert take(second.train_dataloader().sampler, 3) == take(EndlessSampler(9, 1), 15)[12:]
     second.trainer.lightning_module.batches = 8
-    assert second.state_dict() == {"batches": 8, "seen": 24, "images": 9, "seed": 0}
+    skipped = {"reasons": [], "counts": [[0, 0]]}
+    assert second.state_dict() == {"batches": 8, "seen": 24, "images": 9, "seed": 0, "skipped": skipped}
 
 
 @pytest.mark.parametrize("arguments", [{"val_count": 2}, {"val_count": 3, "seed": 1}])
@@ -189,6 +190,41 @@ def test_broken_images_are_named_once_and_limited(photos, capsys):
     (batch,) = data.test_dataloader()
     with pytest.raises(UnreadableImage, match=r"(?s)2 of 12 images cannot be read, more than .*=0.1 of them.*01.png"):
         data.note(batch, total=12)
+
+
+def test_training_and_validation_are_counted_apart(photos):
+    """Two bad files of 400 to train on are none of 20 held out."""
+    data = folder(str(photos), 32, 2, val_count=1)
+    data.trainer = trainer(batches=0)
+    data.train, data.val = range(400), range(20)
+
+    def meet(training, *skipped):
+        data.trainer.training = training
+        data.on_after_batch_transfer(Batch(torch.zeros(10, 3, 1, 1, dtype=torch.uint8), ["x"] * 10, [*skipped]), 0)
+
+    meet(True, "a: broken", "b: broken")
+    meet(False)
+    meet(True, "c: broken")
+    assert data.unreadable == {"a: broken", "b: broken", "c: broken"}
+    with pytest.raises(
+        UnreadableImage, match=r"(?s)1 of 20 validation images cannot be read, .*=0.01 of.*\n  z: broken"
+    ):
+        meet(False, "z: broken")
+    with pytest.raises(
+        UnreadableImage, match=r"(?s)5 of 400 training images cannot be read.*\n  a: broken\n  b: broken"
+    ):
+        meet(True, "d: broken", "e: broken")
+
+
+def test_what_could_not_be_read_is_in_the_checkpoint(photos, tmp_path):
+    """Else a run that is resumed often is never stopped. Names need not be UTF-8."""
+    first, second = folder(str(photos), 32, 2, val_count=3), folder(str(photos), 32, 2, val_count=3)
+    first.trainer = second.trainer = trainer(batches=6)
+    first.skipped_in["training"].note(Batch(torch.zeros(1, 3, 1, 1), ["x"], ["\udcff.png: broken"]), None)
+    torch.save(first.state_dict(), tmp_path / "state.pt")
+    second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert second.unreadable == {"\udcff.png: broken"} and second.skipped_in["training"].seen == 2
+    second.load_state_dict({name: value for name, value in first.state_dict().items() if name != "skipped"})
 
 
 def test_a_folder_of_broken_images(photos):

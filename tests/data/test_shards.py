@@ -328,6 +328,18 @@ def test_the_limit_holds_for_what_came_by(capsys):
     assert capsys.readouterr().out.count("skipped: ") == 5
 
 
+def test_a_pass_over_a_small_set_is_judged_when_it_is_over():
+    skipped = Skipped(0.05, what="validation images")
+    images = torch.zeros(10, 3, 1, 1, dtype=torch.uint8)
+    for reasons in ([], [], ["0.png: broken"]):
+        skipped.note(Batch(images, [], reasons), None)
+    skipped.end_pass()  # 1 of 31
+    skipped.end_pass()
+    skipped.note(Batch(images, [], ["0.png: broken"]), None)
+    with pytest.raises(UnreadableImage, match="1 of 11 validation images cannot be read"):
+        skipped.end_pass()
+
+
 def test_shards_have_what_folders_have(tmp_path, photos):
     """What commands, callbacks and reports use of either."""
     make(tmp_path, 2)

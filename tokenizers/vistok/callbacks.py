@@ -2,9 +2,12 @@
 
 import json
 import math
+import os
 import re
 import signal
+import stat
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +23,13 @@ from rich.text import Text
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
+from vistok import signals
+from vistok.checkpoints import last_one
+from vistok.metrics_file import goes_on_in, validation_follows
 from vistok.pictures import codebook_plot, reconstruction_grid
 from vistok.pixels import to_uint8
 from vistok.ranks import sum_over_ranks
+from vistok.runs import LAST
 from vistok.terminal import say
 from vistok.updates import Outcome
 
@@ -193,8 +200,11 @@ def _log_histograms(logger: WandbLogger, counts: list[Tensor], step: int) -> Non
         logger.experiment.log({f"codebook_{i}/log10_counts": wandb.Histogram(np_histogram=histogram)}, commit=False)
 
 
+CALMER = "What to try: a lower optimizer.lr, a longer schedule.warmup, a smaller clip"
+
+
 class NotFinite(ValueError):
-    """Losses or gradients are not finite and do not become so again."""
+    """Losses, gradients or weights are not finite and do not become so again."""
 
 
 class FiniteWatch(pl.Callback):
@@ -219,7 +229,21 @@ class FiniteWatch(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         if pl_module.batches % pl_module.accumulate == 0:
             self.names.append(trainer.datamodule.names)
-        for outcome in pl_module.take_outcomes():
+        self._hear_all(trainer, pl_module)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self._hear_all(trainer, pl_module)
+        checkpoint["not_finite_in_a_row"] = self.in_a_row
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self.in_a_row = checkpoint.get("not_finite_in_a_row", 0)  # earlier checkpoints do not have it
+
+    def _hear_all(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        for outcome in module.take_outcomes():
             self._hear(outcome, self.names.pop(0), trainer)
 
     def _hear(self, outcome: Outcome, images: list[str], trainer: pl.Trainer) -> None:
@@ -236,60 +260,78 @@ class FiniteWatch(pl.Callback):
             text = f"update {outcome.update:,} was left out: {told} not finite; see {self.folder}/not_finite.jsonl"
             say(text, "yellow")
         if self.in_a_row >= self.patience:
-            raise NotFinite(
-                f"{self.in_a_row} updates in a row were not finite ({told}); the last checkpoint is from before them. "
-                "What to try: a lower optimizer.lr, a longer schedule.warmup, a smaller clip"
-            )
-
-
-class Interrupted(Exception):
-    """A signal ended the training, and what it had learned is saved.
-
-    Attributes:
-        number: The signal's.
-        status: The exit status, 128 and the signal's number as shells have it.
-    """
-
-    def __init__(self, number: int):
-        super().__init__(f"interrupted by {signal.Signals(number).name}")
-        self.number, self.status = number, 128 + number
+            last = last_one(self.folder / LAST)
+            raise NotFinite(f"{self.in_a_row} updates in a row were not finite ({told}); {last}. {CALMER}")
 
 
 class LastCheckpoint(pl.Callback):
-    """Keeps ``last.ckpt``: written after every validation, every so many updates, and when the run is interrupted.
+    """Keeps ``last.ckpt``: written before every validation, every so many updates, and when the run is interrupted.
 
-    Ctrl-C (SIGINT), and SIGTERM, SIGUSR1 and SIGUSR2, which schedulers send before they kill, let the batch finish,
-    save and raise ``Interrupted``. With several ranks one of them is enough, and they agree on it at logging intervals.
-    A second Ctrl-C quits at once.
+    Nothing is written where no update was made since the last time, nor weights that are not finite.
+
+    Ctrl-C (SIGINT), SIGTERM, SIGHUP, which a terminal sends when it is closed, and SIGUSR1 and SIGUSR2, which
+    schedulers send before they kill, let the batch finish, save and raise ``signals.Interrupted``; a validation is left at
+    once and done again by the resumed run. With several ranks one of them is enough, and they agree on it at logging
+    intervals and after validations. A second Ctrl-C quits at once. SIGHUP stays ignored under ``nohup``.
 
     Args:
         path: Where to.
-        every: Updates; None saves after validations only.
+        every: Updates; None saves before validations only.
     """
-
-    SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
     def __init__(self, path: Path, every: int | None = None):
         self.path, self.every = path, every
+        self.written: int | None = None  # updates in the checkpoint that the run began with or wrote last
+        self.ahead = 0  # updates that a signal's save learned of early: they were left out
         self.received = 0  # the signal's number
         self.former: dict[int, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Not earlier: Lightning sets its own handler for SIGTERM after on_fit_start.
-        self.former = {number: signal.signal(number, self._receive) for number in self.SIGNALS}
+        ours = [number for number in signals.NUMBERS if signal.getsignal(number) != signal.SIG_IGN]
+        self.former = {number: signal.signal(number, self._receive) for number in ours}
 
     def _receive(self, number: int, frame: Any) -> None:
         self.received = number
-        signal.signal(signal.SIGINT, self.former[signal.SIGINT])
+        signal.signal(signal.SIGINT, self.former.get(signal.SIGINT, signal.SIG_IGN))
+        if number == signal.SIGHUP:
+            leave_closed_terminal()
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         if pl_module.batches % pl_module.accumulate:
             return
         received = self._of_any_rank(trainer, pl_module)
-        if received or (self.every and pl_module.updates % self.every == 0):
-            trainer.save_checkpoint(self.path, weights_only=False)
+        due = validation_follows(trainer, pl_module) or self._every(pl_module)
+        if received or due:
+            ahead = pl_module.settle()
+            self.ahead = 0 if due else ahead
+        if received or (pl_module.updates and (validation_follows(trainer, pl_module) or self._every(pl_module))):
+            self._save(trainer, pl_module)
         if received:
-            raise Interrupted(received)
+            raise signals.Interrupted(received)
+
+    def _every(self, module: pl.LightningModule) -> bool:
+        return self.every is not None and module.updates % self.every == 0
+
+    def _save(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        if module.updates == self.written:
+            return
+        wrong = module.not_finite()
+        if sum_over_ranks(torch.tensor(float(len(wrong)), device=module.device)):
+            told = f"{', '.join(wrong[:3]) or 'weights of another rank'} not finite after {module.updates:,} updates"
+            raise NotFinite(f"{told}, which is not saved; {last_one(self.path)}. {CALMER}")
+        trainer.save_checkpoint(self.path, weights_only=False)
+        self.written = module.updates
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["ahead"] = self.ahead
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        self.written = checkpoint["updates"] if goes_on_in(self.path.parent, trainer) else None
 
     def _of_any_rank(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> int:
         """The signal that this or another rank received, or 0: asking costs a message."""
@@ -297,13 +339,31 @@ class LastCheckpoint(pl.Callback):
             return self.received
         if pl_module.batches % trainer.log_every_n_steps:
             return 0
-        return int(trainer.strategy.reduce(torch.tensor(self.received, device=pl_module.device), reduce_op="max"))
+        return self._agreed(trainer, pl_module)
+
+    def _agreed(self, trainer: pl.Trainer, module: pl.LightningModule) -> int:
+        return int(trainer.strategy.reduce(torch.tensor(self.received, device=module.device), reduce_op="max"))
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        if trainer.world_size == 1 and self.received:  # what came before the validation is saved
+            raise signals.Interrupted(self.received)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.state.fn == "fit":
-            trainer.save_checkpoint(self.path, weights_only=False)
+        received = self._agreed(trainer, pl_module) if trainer.world_size > 1 else self.received
+        if received:
+            raise signals.Interrupted(received)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if stage == "fit":
             for number, former in self.former.items():
                 signal.signal(number, former)
+
+
+def leave_closed_terminal() -> None:
+    """Let go of standard output and error where they are a terminal that was closed: to print there is an error."""
+    for descriptor in (1, 2):
+        with suppress(OSError):  # it may not be open at all
+            if stat.S_ISCHR(os.fstat(descriptor).st_mode) and not os.isatty(descriptor):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, descriptor)
+                os.close(nowhere)

@@ -2,9 +2,13 @@
 
 import os
 import pickle
+import re
 import shutil
+import signal
+import threading
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,8 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 from vistok.files import whole
 
 PARTS = {"updates", "batches", "state_dict"}  # what a checkpoint of train.py has
+# What torch's writer makes of an error of the file system; other RuntimeErrors have nothing to do with the file.
+WRITER = re.compile(r"PytorchStreamWriter|inline_container|iostream|file write failed|unexpected pos")
 
 
 class CheckpointNotWritten(OSError):
@@ -39,13 +45,35 @@ class SafeCheckpointIO(TorchCheckpointIO):
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with whole(path, before=lambda: shift(path, self.keep)) as file:
+            with held_back(signal.SIGCHLD), whole(path, before=lambda: shift(path, self.keep)) as file:
                 torch.save(checkpoint, file)
-        except (OSError, RuntimeError) as error:  # torch's writer turns a full disk into a RuntimeError
+        except (OSError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and not WRITER.search(str(error)):
+                raise
             free = shutil.disk_usage(path.parent).free / 2**20
             raise CheckpointNotWritten(
                 f"the checkpoint {path} was not written, {free:,.0f} MiB are free: {error}; earlier ones are untouched"
             ) from error
+
+
+@contextmanager
+def held_back(number: int) -> Iterator[None]:
+    """Handle a signal after the block, if it comes within.
+
+    Where a loader process dies, torch's handler of SIGCHLD raises an error at whatever the training process is doing.
+    """
+    former = signal.getsignal(number)
+    if not callable(former) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[tuple[Any, ...]] = []
+    signal.signal(number, lambda *arguments: came.append(arguments))
+    try:
+        yield
+    finally:
+        signal.signal(number, former)
+    if came:
+        former(*came[-1])
 
 
 def shift(path: Path, keep: int) -> None:
@@ -85,6 +113,17 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(checkpoint, dict) or not set(checkpoint) >= PARTS:
         raise ValueError(f"ckpt={path} is not a checkpoint of a run of train.py")
     return checkpoint
+
+
+def last_one(path: Path) -> str:
+    """Which checkpoint there is to go on from at ``path``, in words."""
+    try:
+        newest = newest_valid(path, say=lambda text: None)
+    except ValueError as error:
+        return str(error)
+    if newest is None:
+        return "no checkpoint has been written yet"
+    return f"the last checkpoint, {newest}, has {read(newest)['updates']:,} updates"
 
 
 def damage(path: Path) -> str | None:

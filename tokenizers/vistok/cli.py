@@ -61,9 +61,9 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, float]:
             keep_pages=config.speed.keep_pages and on_cpu,
             compile=config.speed.compile,
         )
-        checkpoint, made = runs.checkpoint_of(config), 0
+        checkpoint = runs.checkpoint_of(config)
         if checkpoint:
-            made = runs.check_checkpoint(lit, checkpoint)
+            runs.check_checkpoint(lit, checkpoint)
         elif config.init:
             runs.load_slim(lit, Path(config.init), config.family, config.family_config)
         _ = data.sizes  # refuses data without images to train on
@@ -77,7 +77,7 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, float]:
             except TypeError as error:
                 raise ValueError(f"trainer: {error}") from error
             _open_loggers(trainer)
-        return _fit(config, overrides, folder, trainer, data, lit, checkpoint, made)
+        return _fit(config, overrides, folder, trainer, data, lit, checkpoint)
 
 
 def _fit(
@@ -88,20 +88,16 @@ def _fit(
     data: "ImageDataModule",
     lit: "LitTokenizer",
     checkpoint: Path | None,
-    made: int,
 ) -> dict[str, float]:
     """Train from where ``checkpoint`` is, and leave in the folder what a run leaves."""
     from vistok import cluster, reports, sharding
-    from vistok.callbacks import Interrupted
+    from vistok.signals import Interrupted
 
     if trainer.is_global_zero:
         reports.open_run(config, folder, lit, data)
     started = time.monotonic()
     try:
-        if made < lit.schedule.updates:
-            trainer.fit(lit, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-        else:  # killed before it was closed
-            trainer.validate(lit, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False)
+        trainer.fit(lit, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except Interrupted as interrupted:
         if trainer.is_global_zero:
             reports.say_how_to_resume(folder, lit, overrides)
@@ -317,26 +313,27 @@ def _trainer(
     config: DictConfig, run: Path, health: "CodebookHealth", environment: "list[ClusterEnvironment]"
 ) -> "pl.Trainer":
     import pytorch_lightning as pl
-    from pytorch_lightning.loggers import CSVLogger
 
     from vistok.callbacks import FiniteWatch, LastCheckpoint, Pictures, ProgressLine
     from vistok.checkpoints import SafeCheckpointIO
+    from vistok.metrics_file import MetricsFile, MissedValidation
+    from vistok.runs import LAST
     from vistok.stability import StabilityWatch
 
     _quiet_lightning()
-    loggers = [CSVLogger(run, name="", version="", flush_logs_every_n_steps=1)]
-    if config.logger:
-        loggers.append(instantiate(config.logger))
+    metrics = MetricsFile(run / "metrics.csv")
     return pl.Trainer(
         **instantiate(config.trainer),
-        logger=loggers,
+        logger=instantiate(config.logger) if config.logger else False,
         callbacks=[
             health,
-            ProgressLine(),
             FiniteWatch(run),
             StabilityWatch(config.reference),
             Pictures(run),
-            LastCheckpoint(run / "checkpoints" / "last.ckpt", config.save_every),
+            metrics,
+            LastCheckpoint(run / LAST, config.save_every),  # after what belongs to an update, before what only shows it
+            ProgressLine(),
+            MissedValidation(metrics),
         ],
         plugins=[SafeCheckpointIO(config.keep_checkpoints), *environment],
         max_epochs=-1,  # the module stops the trainer after its updates
@@ -353,11 +350,7 @@ def _trainer(
 
 def _open_loggers(trainer: "pl.Trainer") -> None:
     """Begin with others' loggers at once: one without an account, or a connection, ends the run before its folder."""
-    from pytorch_lightning.loggers import CSVLogger
-
     for logger in trainer.loggers:
-        if isinstance(logger, CSVLogger):  # ours, which has nothing to wait for
-            continue
         try:
             _ = logger.experiment
         except Exception as error:  # a library's own, such as wandb's UsageError

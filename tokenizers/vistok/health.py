@@ -14,7 +14,7 @@ from vistok.metrics import CodebookUsage
 from vistok.metrics.usage import entropy_bits, split, usage_of
 from vistok.quantizers import BinaryQuantizer, VectorQuantizer
 from vistok.quantizers.base import Context, Quantized, Quantizer, sample, single_heads
-from vistok.ranks import sum_over_ranks
+from vistok.ranks import cat_over_ranks, from_all_ranks, rank_and_size, sum_over_ranks
 from vistok.terminal import say
 
 ACTIONS = ("restart", "reinitialise")
@@ -99,7 +99,8 @@ class CodebookHealth(pl.Callback):
     """Logs the health of every codebook, says so once when one collapses, and repairs it where asked to.
 
     Each logging interval (``trainer.log_every_n_steps`` batches) is a window, counted exactly and over all ranks; a
-    resume begins a new one. Nothing waits for the GPU except the end of a window. Under ``codebook/`` stand:
+    checkpoint in the middle of one has what was counted so far. Nothing waits for the GPU except the end of a window,
+    and a checkpoint. Under ``codebook/`` stand:
 
     * ``usage``, ``usage_ceiling``, ``perplexity``, ``entropy_bits``, ``tokens``: see ``CodebookUsage``.
     * ``dead``: codewords not chosen in the window.
@@ -130,6 +131,7 @@ class CodebookHealth(pl.Callback):
         self.on_collapse, self.rule = on_collapse, rule
         self.watches: list[Watch] = []
         self.last_chosen: list[Tensor] = []  # of each part (n,) int64: after how many updates
+        self.resumed: dict[str, Any] | None = None  # the window that a checkpoint was in
         self.hooks: list[torch.utils.hooks.RemovableHandle] = []
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -145,6 +147,9 @@ class CodebookHealth(pl.Callback):
         if not self.watches:  # else resumed
             self.watches = [Watch(self.rule) for _ in self.parts]
             self.last_chosen = [torch.full((part.size,), self.start) for part in self.parts]
+        if self.resumed:
+            self._go_on(self.resumed)
+            self.resumed = None
         self.hooks = [head.register_forward_hook(partial(self._observe, i)) for i, head in enumerate(self.heads)]
 
     def _observe(self, i: int, head: Quantizer, inputs: tuple[Any, ...], quantized: Quantized) -> None:
@@ -233,10 +238,36 @@ class CodebookHealth(pl.Callback):
             hook.remove()
         self.hooks = []
 
+    def _window(self) -> dict[str, Any]:
+        """What was counted since the last window ended, for a checkpoint: all ranks have to ask for it."""
+        own = [kept(codes, keep) for codes, keep in self.codes]
+        tuples = from_all_ranks(torch.cat(own).cpu()) if own else []  # all ranks have had as many batches
+        return {
+            "start": self.start,
+            "hits": sum_over_ranks(self.usage.hits.clone()).cpu(),
+            "errors": cat_over_ranks(self.errors[None].clone()).cpu(),  # of each rank: float sums depend on their order
+            "tuples": torch.cat(tuples) if tuples else None,
+        }
+
+    def _go_on(self, window: dict[str, Any]) -> None:
+        """Count on from there: rank 0 for all, but for sums that each rank goes on with if they are as many."""
+        (rank, size), errors = rank_and_size(), window["errors"].to(self.errors.device)
+        self.start = window["start"]
+        if len(errors) == size:
+            self.errors += errors[rank]
+        elif rank == 0:
+            self.errors += errors.sum(0)
+        if rank == 0:
+            self.usage.hits += window["hits"].to(self.usage.hits.device)
+            if window["tuples"] is not None:
+                self.codes = [(window["tuples"].to(self.errors.device), None)]
+
     def state_dict(self) -> dict[str, Any]:
-        return {"last_chosen": self.last_chosen, "watches": [watch.state_dict() for watch in self.watches]}
+        watches = [watch.state_dict() for watch in self.watches]
+        return {"last_chosen": self.last_chosen, "watches": watches, "window": self._window()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.resumed = state_dict.get("window")  # earlier checkpoints have none
         self.last_chosen = [last.cpu() for last in state_dict["last_chosen"]]
         self.watches = [Watch(self.rule) for _ in self.last_chosen]
         for watch, state in zip(self.watches, state_dict["watches"], strict=True):

@@ -27,7 +27,6 @@ def open_run(config: DictConfig, run: Path, lit: LitTokenizer, data: Data) -> No
     """Make the folder's first contents and say what is about to happen."""
     about = f"{data.about}: {data.sizes}"  # refuses data without images to train on
     (run / "checkpoints").mkdir(parents=True, exist_ok=True)
-    _set_aside(run / "metrics.csv")
     OmegaConf.save(config, run / "config.yaml", resolve=True)
     head = lit.tokenizer.quantizer
     parts = {"encoder": lit.tokenizer.encoder, "quantizer": head, "decoder": lit.tokenizer.decoder}
@@ -169,13 +168,3 @@ def finite(value: Any) -> Any:
     if isinstance(value, list):
         return [finite(inner) for inner in value]
     return None if isinstance(value, float) and value - value != 0 else value
-
-
-def _set_aside(path: Path) -> None:
-    """Rename a file that a resumed run would begin anew: ``metrics.csv`` becomes ``metrics_1.csv``."""
-    n = 1
-    while path.exists():
-        earlier = path.with_name(f"{path.stem}_{n}{path.suffix}")
-        if not earlier.exists():
-            path.rename(earlier)
-        n += 1

@@ -200,11 +200,10 @@ def settings(description: dict[str, Any], path: str = "tokenizer") -> dict[str, 
     return found
 
 
-def check_checkpoint(lit: "LitTokenizer", path: Path) -> int:
+def check_checkpoint(lit: "LitTokenizer", path: Path) -> None:
     """Refuse a checkpoint that is not there, is of a finished run, or does not fit: before any data is read.
 
-    Returns:
-        The updates it has made. They may be all: a run can be killed after its last checkpoint and before its export.
+    It may have made all updates: a run can be killed after its last checkpoint and before its export.
 
     Raises:
         ValueError: The message names the keys and shapes that differ.
@@ -214,7 +213,6 @@ def check_checkpoint(lit: "LitTokenizer", path: Path) -> int:
     if updates >= lit.schedule.updates and _updates_of_report(path.parent.parent / METRICS) >= updates:
         raise ValueError(f"ckpt={path} has made all of its updates: {updates}; raise updates= to go on")
     _refuse_differences(f"ckpt={path}", checkpoint["state_dict"], lit.saved(lit.state_dict()))
-    return updates
 
 
 def _updates_of_report(path: Path) -> int:

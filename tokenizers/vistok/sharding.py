@@ -97,6 +97,11 @@ def is_part(tensor: Tensor) -> bool:
     return hasattr(tensor, "to_local")  # a DTensor's; its module takes long to import
 
 
+def own_part(tensor: Tensor) -> Tensor:
+    """This process's part of a tensor, or all of it where it is whole."""
+    return tensor.to_local() if is_part(tensor) else tensor
+
+
 def _whole(value: Any) -> Any:
     return value.full_tensor().cpu() if isinstance(value, Tensor) and is_part(value) else value
 
@@ -132,7 +137,7 @@ def average_whole(gradients: Sequence[Tensor]) -> None:
 def total_norm(gradients: Sequence[Tensor]) -> Tensor:
     """The L2 norm of all gradients together, those in parts over all ranks."""
     wholes = nn.utils.get_total_norm([gradient for gradient in gradients if not is_part(gradient)])
-    parts = [gradient.to_local() for gradient in gradients if is_part(gradient)]
+    parts = [own_part(gradient) for gradient in gradients if is_part(gradient)]
     if not parts:
         return wholes
     return (wholes.square() + sum_over_ranks(nn.utils.get_total_norm(parts).square())).sqrt()

@@ -91,7 +91,8 @@ class StabilityWatch(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         if pl_module.batches % trainer.log_every_n_steps or not trainer.is_global_zero:
             return
-        values = {name: float(v) for name, v in trainer.callback_metrics.items() if name.startswith("train/")}
+        logged = {name: trainer.callback_metrics[name] for name in pl_module.logged if name.startswith("train/")}
+        values = {name: float(value) for name, value in logged.items()}
         for line in self.judge(pl_module.updates, values):
             say(line, "yellow")
 

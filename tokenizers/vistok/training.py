@@ -84,12 +84,15 @@ class LitTokenizer(pl.LightningModule):
         self.validation_sums = nn.ModuleDict(sums)
         self.updates = 0
         self.batches = 0
+        self.logged: set[str] = set()  # names of what this batch has logged; Lightning keeps older values too
         self._decisions = Decisions()
         self._outcomes: list[Outcome] = []  # read, and not handed on yet
         self._stats: dict[str, Tensor] = {}  # of the head, over the batches of this update
         self._terms: list[dict[str, Tensor]] = []  # of each of these batches
         self._logits: list[dict[str, Tensor]] = []  # of each of these batches: the discriminator's, in the mean
+        self._norms: list[Tensor] = []  # the discriminator's, as they were before this update
         self._random_state: dict[str, Tensor] = {}  # of a resumed run, until its first batch
+        self._ahead = 0  # updates in the count that are known to have been left out: see on_load_checkpoint
         self._folded: list[Tokenizer] = []  # what validation runs; in a list, so that it is no child
 
         terms = {*tokenizer.quantizer.loss_names, *self.pixel_losses, *self.latent_losses}
@@ -153,7 +156,12 @@ class LitTokenizer(pl.LightningModule):
         elif self.batches == 0:  # Lightning seeds again when it starts several processes, but not for one
             torch.manual_seed(torch.initial_seed())
 
+    def log_dict(self, dictionary: Mapping[str, Any], *arguments: Any, **options: Any) -> None:
+        self.logged |= dictionary.keys()
+        super().log_dict(dictionary, *arguments, **options)
+
     def training_step(self, images: Tensor, batch_idx: int) -> dict[str, Any]:
+        self.logged = set()
         optimizers = self.optimizers()  # bare if it is one
         generator, *discriminator = optimizers if isinstance(optimizers, list) else [optimizers]
         adversarial = self.adversary is not None and self.updates >= self.adversary.start
@@ -173,6 +181,8 @@ class LitTokenizer(pl.LightningModule):
         loss, pull = self._pixel_gradient(pixel_terms, seen)
         scales, fake = {}, None
         if adversarial:
+            if not self._terms:
+                self._norms = [buffer.clone() for buffer in self.adversary.discriminator.buffers()]
             again = self.adversary.repeatable  # then the discriminator's loss takes the same logits
             self.adversary.learns(again)
             shown = self.tokenizer.pixels.out(seen)  # anew: the graph of the pixel losses is gone
@@ -209,7 +219,7 @@ class LitTokenizer(pl.LightningModule):
             logs["psnr"] = psnr(to_uint8(reconstruction.detach()), to_uint8(images)).mean()
             logs["lr"] = generator.param_groups[0]["lr"]
             self.log_dict({f"train/{name}": value for name, value in logs.items()}, sync_dist=True)
-            self.log("updates", float(self.updates))
+            self.log_dict({"updates": float(self.updates)})
         return {"codes": quantized.codes, "keep": quantized.keep}
 
     def _pixel_gradient(self, terms: dict[str, Tensor], seen: Tensor) -> tuple[Tensor | float, Tensor]:
@@ -258,7 +268,7 @@ class LitTokenizer(pl.LightningModule):
         self._learn(made)
         for optimizer in optimizers:
             optimizer.zero_grad()
-        self._stats, self._terms, self._logits = {}, [], []
+        self._stats, self._terms, self._logits, self._norms = {}, [], [], []
         self.updates += 1
         if self.updates >= self.schedule.updates:
             self.settle()
@@ -276,15 +286,30 @@ class LitTokenizer(pl.LightningModule):
             sums = {name: sum(logits[name] for logits in self._logits) for name in self._logits[0]}
             with undone_unless(made, self.adversary.regularizers):
                 self.adversary.update({name: sum_over_ranks(value) for name, value in sums.items()})
+            for buffer, before in zip(self.adversary.discriminator.buffers(), self._norms, strict=True):
+                buffer.copy_(torch.where(made > 0, buffer, before))  # the statistics of norms, which a batch has moved
         if self.average is not None:
             self.average.update(self.tokenizer, made)
             self.average.copy_rows(self.tokenizer, moved)
 
-    def settle(self) -> None:
-        """Learn which of the last updates were left out, so that ``updates`` is exact; waits for the device."""
-        outcomes = self._decisions.read(self.updates - len(self._decisions))
-        self.updates -= sum(bool(outcome.left_out) for outcome in outcomes)
+    def settle(self) -> int:
+        """Learn which of the last updates were left out, so that ``updates`` is exact; waits for the device.
+
+        Returns:
+            How many ``updates`` was ahead by.
+        """
+        outcomes = self._decisions.read(self.updates - self._ahead - len(self._decisions))
+        ahead = self._ahead + sum(bool(outcome.left_out) for outcome in outcomes)
+        self.updates -= ahead
+        self._ahead = 0
         self._outcomes += outcomes
+        return ahead
+
+    def not_finite(self) -> list[str]:
+        """The names of weights and statistics that are not finite in this rank's part; waits for the device."""
+        state = {name: tensor for name, tensor in self.saved(self.state_dict()).items() if tensor.is_floating_point()}
+        flags = torch.stack([sharding.own_part(tensor).isfinite().all() for tensor in state.values()])
+        return [name for name, finite in zip(state, flags.tolist(), strict=True) if not finite]
 
     def take_outcomes(self) -> list[Outcome]:
         """What has become of updates, as far as it is known and was not taken before; in their order."""
@@ -323,7 +348,9 @@ class LitTokenizer(pl.LightningModule):
         checkpoint["state_dict"] = self.saved(checkpoint["state_dict"])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.updates, self.batches = checkpoint["updates"], checkpoint["batches"]
+        # A signal saves before the run would have learned what was left out: until then it goes on counting as it did.
+        self._ahead = checkpoint.get("ahead", 0)
+        self.updates, self.batches = checkpoint["updates"] + self._ahead, checkpoint["batches"]
         self._random_state = checkpoint["random_state"]
 
     def saved(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 from vistok.data.images import Batch, Sample, collate
 from vistok.data.patience import PATIENCE, PatientLoader
 from vistok.data.sampler import EndlessSampler, StrideSampler
-from vistok.data.skipped import Skipped
+from vistok.data.skipped import Skipped, by_split
 from vistok.data.transforms import Transform
 from vistok.pixels import to_float
 
@@ -76,12 +76,13 @@ class ImageDataModule(pl.LightningDataModule):
         self.about = about
         self.batches, self.seen = 0, 0  # that a resumed run has had: batches, and images of all processes
         self.names: list[str] = []  # of the images in the last batch
-        self.skipped = Skipped(max_unreadable)
+        self.skipped = Skipped(max_unreadable)  # of the test set
+        self.skipped_in = by_split(max_unreadable)
 
     @property
     def unreadable(self) -> set[str]:
         """Images that could not be read, each with the reason."""
-        return self.skipped.reasons
+        return self.skipped.reasons.union(*(skipped.reasons for skipped in self.skipped_in.values()))
 
     @property
     def sizes(self) -> str:
@@ -132,14 +133,16 @@ class ImageDataModule(pl.LightningDataModule):
         return iter(loader(images, self.batch_size, self.num_workers, None, sampler, *self._waits))
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Tensor:
-        self.note(batch, len(self.train if self.trainer.training else self.val))
+        self.names = batch.names
+        split, images = ("training", self.train) if self.trainer.training else ("validation", self.val)
+        self.skipped_in[split].note(batch, len(images))
         return to_float(batch.images)
 
     def note(self, batch: Batch, total: int) -> None:
-        """Keep a batch's names, and say which images could not be read.
+        """Keep the names of a batch of the test set, and say which images could not be read.
 
         Raises:
-            UnreadableImage: They are too many of the ``total`` images of their set.
+            UnreadableImage: They are too many of the ``total`` images.
         """
         self.names = batch.names
         self.skipped.note(batch, total)
@@ -147,7 +150,8 @@ class ImageDataModule(pl.LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         batches, (_, world_size) = self.trainer.lightning_module.batches, rank_of(self.trainer)
         seen = self.seen + (batches - self.batches) * self.batch_size * world_size
-        return {"batches": batches, "seen": seen, "images": len(self.train), "seed": self.seed}
+        skipped = self.skipped_in["training"].state_dict()  # validations read the whole of their set each time
+        return {"batches": batches, "seen": seen, "images": len(self.train), "seed": self.seed, "skipped": skipped}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if (state["images"], state["seed"]) != (len(self.train), self.seed):
@@ -156,6 +160,8 @@ class ImageDataModule(pl.LightningDataModule):
                 f"{len(self.train):,} with seed={self.seed}: there is no place in their order to go on from"
             )
         self.batches, self.seen = state["batches"], state["seen"]
+        if "skipped" in state:  # earlier checkpoints do not have it
+            self.skipped_in["training"].load_state_dict(state["skipped"])
 
     @property
     def _waits(self) -> tuple[float, bool]:

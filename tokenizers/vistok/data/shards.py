@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 from vistok.data.images import MOST_PIXELS, Batch, encodable, reader
 from vistok.data.module import loader, rank_of
 from vistok.data.patience import PATIENCE
-from vistok.data.skipped import Skipped
+from vistok.data.skipped import Skipped, by_split
 from vistok.data.streams import Place, ShardImages, ShardStream
 from vistok.data.tars import expand
 from vistok.data.transforms import AtLeast, Transform, croppings
@@ -56,12 +56,12 @@ class ShardDataModule(pl.LightningDataModule):
         self.batches = 0  # that a resumed run has had
         self.places = [Place(0, 0)] * max(1, num_workers)  # of this process's workers
         self.names: list[str] = []  # of the images in the last batch
-        self.skipped, self.skipped_in_training = Skipped(max_unreadable), Skipped(max_unreadable)
+        self.skipped, self.skipped_in = Skipped(max_unreadable), by_split(max_unreadable)
 
     @property
     def unreadable(self) -> set[str]:
         """Images, or shards, that could not be read, each with the reason."""
-        return self.skipped.reasons | self.skipped_in_training.reasons
+        return self.skipped.reasons.union(*(skipped.reasons for skipped in self.skipped_in.values()))
 
     @property
     def sizes(self) -> str:
@@ -96,17 +96,18 @@ class ShardDataModule(pl.LightningDataModule):
         return itertools.islice(batches, start, None)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Tensor:
+        self.names = batch.names
         if self.trainer.training:
             worker, shard, done = batch.place
             self.places[worker] = Place(shard, done)
-            self.names = batch.names
-            self.skipped_in_training.note(batch, None)
+            self.skipped_in["training"].note(batch, None)
+            self.skipped_in["validation"].end_pass()
         else:
-            self.note(batch)
+            self.skipped_in["validation"].note(batch, None)
         return to_float(batch.images)
 
     def note(self, batch: Batch, total: int | None = None) -> None:
-        """Keep the names of a batch that is not for training, and say which images could not be read.
+        """Keep the names of a batch that ``eval.py`` scores, and say which images could not be read.
 
         Raises:
             UnreadableImage: They are too many of the ``total`` images, or of those that came by.
@@ -119,6 +120,7 @@ class ShardDataModule(pl.LightningDataModule):
             "batches": self.trainer.lightning_module.batches,
             "places": from_all_ranks([list(place) for place in self.places]),
             "order": self._train().order(),
+            "skipped": self.skipped_in["training"].state_dict(),  # validations read all of their set each time
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -134,6 +136,8 @@ class ShardDataModule(pl.LightningDataModule):
             raise ValueError("the checkpoint is of a run on other data.urls, or with another data.seed or data.block")
         self.batches = state["batches"]
         self.places = [Place(*place) for place in places[rank]]
+        if "skipped" in state:  # earlier checkpoints do not have it
+            self.skipped_in["training"].load_state_dict(state["skipped"])
 
     def _train(self) -> ShardStream:
         if self.train is None:

@@ -1,0 +1,147 @@
+"""``metrics.csv``: every logged number of a run, each row once, however often the run was killed and resumed."""
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+
+from vistok.files import whole
+
+Row = dict[str, Any]
+
+
+class MetricsFile(pl.Callback):
+    """Adds a row to a CSV at each logging interval and after each validation.
+
+    A row is on disk before the checkpoint of its update is written. A resumed run goes on in the same file: rows of
+    batches that its checkpoint has not seen, which will be made again, move to ``metrics_1.csv``, or the next free
+    number; so does a file that is not such a CSV.
+
+    Args:
+        path: Where to.
+
+    Attributes:
+        validated: The ``step`` of the last validation that has a row, -1 without any.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.columns: list[str] = []
+        self.validated = -1
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.is_global_zero or not self.path.exists():
+            return
+        rows = self._read()
+        kept = [row for row in rows if int(row["step"]) < pl_module.batches]
+        lost = [row for row in rows if int(row["step"]) >= pl_module.batches]
+        if lost:
+            self._write(lost, self._free_name())
+        if kept:
+            self._write(kept, self.path)
+        else:
+            self.path.unlink(missing_ok=True)
+        self.validated = max((int(row["step"]) for row in kept if is_validation(row)), default=-1)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        if pl_module.batches % trainer.log_every_n_steps == 0:
+            self._add(trainer, pl_module, pl_module.logged)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        step = pl_module.batches - 1
+        if step != self.validated:
+            self._add(trainer, pl_module, {name for name in trainer.callback_metrics if name.startswith("val/")})
+        self.validated = step
+
+    def _add(self, trainer: pl.Trainer, module: pl.LightningModule, names: set[str]) -> None:
+        if not trainer.is_global_zero:
+            return
+        values = {name: float(trainer.callback_metrics[name]) for name in names}
+        row = {"epoch": trainer.current_epoch, "step": module.batches - 1} | values
+        if not row.keys() <= set(self.columns) or not self.path.exists():
+            self._write([*self._read(), row], self.path)
+            return
+        with self.path.open("a", newline="") as file:
+            csv.DictWriter(file, self.columns).writerow(row)
+
+    def _read(self) -> list[Row]:
+        """The rows in the file. One that has others' contents gets another name."""
+        rows = read_rows(self.path) if self.path.exists() else []
+        if rows is None:
+            self.path.rename(self._free_name())
+        return rows or []
+
+    def _write(self, rows: list[Row], path: Path) -> None:
+        self.columns = sorted({name for row in rows for name in row})
+        with whole(path) as file:
+            file.write(text_of(rows, self.columns).encode())
+
+    def _free_name(self) -> Path:
+        n = 1
+        while (path := self.path.with_name(f"{self.path.stem}_{n}{self.path.suffix}")).exists():
+            n += 1
+        return path
+
+
+def read_rows(path: Path) -> list[Row] | None:
+    """The rows of a metrics file, without one that a killed process has left unfinished; None if it is no such file."""
+    try:
+        text = path.read_bytes().decode()
+        lines = text[: text.rfind("\n") + 1].splitlines(keepends=True)
+        rows = list(csv.DictReader(lines, strict=True))
+        complete = all(None not in row and None not in row.values() and int(row["step"]) >= 0 for row in rows)
+    except (ValueError, KeyError, csv.Error):
+        return None
+    return rows if rows and complete else None
+
+
+def text_of(rows: list[Row], columns: list[str]) -> str:
+    """A CSV."""
+    file = io.StringIO(newline="")
+    writer = csv.DictWriter(file, columns)
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
+
+
+def is_validation(row: Row) -> bool:
+    """Whether a row is of a validation rather than of a training batch."""
+    return any(value for name, value in row.items() if name.startswith("val/"))
+
+
+class MissedValidation(pl.Callback):
+    """Does a validation that was cut short again before the resumed run goes on.
+
+    A run that has made all of its updates, and was killed before it was closed, is validated and ends.
+
+    Args:
+        metrics: Knows which validations are over.
+    """
+
+    def __init__(self, metrics: MetricsFile):
+        self.metrics = metrics
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        finished = pl_module.updates >= pl_module.schedule.updates
+        missed = self.metrics.validated != pl_module.batches - 1 and validation_follows(trainer, pl_module)
+        missed = missed and goes_on_in(self.metrics.path.parent, trainer)
+        if finished or trainer.strategy.broadcast(missed):  # only rank 0 has read the file
+            loop = trainer.fit_loop.epoch_loop.val_loop
+            loop.restarting = False  # it begins at its first batch
+            trainer.validating = True
+            loop.run()
+            trainer.training = True
+        trainer.should_stop = finished
+
+
+def validation_follows(trainer: pl.Trainer, module: pl.LightningModule) -> bool:
+    """Whether the batches made so far end with a validation."""
+    due = trainer.should_stop or module.batches % trainer.val_check_batch == 0
+    return bool(trainer.enable_validation and module.batches and due)
+
+
+def goes_on_in(run: Path, trainer: pl.Trainer) -> bool:
+    """Whether the run goes on from a checkpoint of its own folder."""
+    return trainer.ckpt_path is not None and Path(trainer.ckpt_path).resolve().is_relative_to(run.resolve())
