@@ -28,6 +28,12 @@ def _pages_of_this_process_are_not_kept(monkeypatch):
     monkeypatch.setattr("vistok.evaluation.running.keep_freed_pages", lambda: False)
 
 
+@pytest.fixture(autouse=True)
+def _loader_processes_of_other_tests_live_on(monkeypatch):
+    """A command that fails ends those of its process, which here is that of other tests too: torch would tell them."""
+    monkeypatch.setattr("vistok.failures._end_workers", lambda: None)
+
+
 @pytest.fixture
 def golden() -> Callable[[str, str], dict[str, Tensor]]:
     """``golden(file, group)``: the tensors of one group of a file in ``tests/golden``."""

@@ -270,8 +270,8 @@ class LastCheckpoint(pl.Callback):
     Nothing is written where no update was made since the last time, nor weights that are not finite.
 
     Ctrl-C (SIGINT), SIGTERM, SIGHUP, which a terminal sends when it is closed, and SIGUSR1 and SIGUSR2, which
-    schedulers send before they kill, let the batch finish, save and raise ``signals.Interrupted``; a validation is left at
-    once and done again by the resumed run. With several ranks one of them is enough, and they agree on it at logging
+    schedulers send before they kill, let the batch finish, save and raise ``signals.Interrupted``; a validation is left
+    at once and done again by the resumed run. With several ranks one of them is enough, and they agree on it at logging
     intervals and after validations. A second Ctrl-C quits at once. SIGHUP stays ignored under ``nohup``.
 
     Args:
