@@ -190,6 +190,7 @@ def test_a_run_folder_in_use(train, trained, tmp_path):
         with locks.held(run / locks.NAME, "another run"), pytest.raises(ValueError, match=said):
             train(run, *words)
         assert before == {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    (tmp_path / "new").mkdir()
     (tmp_path / "new" / locks.NAME).write_text("")  # of a run that was killed at once
     assert (train(tmp_path / "new", "loss=l1") / "metrics.json").is_file()
     assert not (tmp_path / "new" / locks.NAME).exists()
