@@ -345,14 +345,23 @@ def unequal(ours: Any, theirs: Any, path: str) -> list[str]:
     return [] if type(ours) is type(theirs) and ours == theirs else [path]
 
 
+def described(setting: dict[str, str]) -> str:
+    """A setting in one line."""
+    parts = [setting["head"], setting["loss"], setting["precision"]]
+    parts += [f"on_collapse={setting['on_collapse']}"] * (setting["on_collapse"] != "null")
+    parts += [f"accumulate={setting['accumulate']}"] * (setting["accumulate"] != "1")
+    parts += [f"ema_decay={setting['average']}"] * (setting["average"] != "none")
+    return "; ".join([*parts, f"{setting['data']}, {setting['workers']} workers, {setting['processes']} processes"])
+
+
 def table(results: list[dict[str, Any]]) -> str:
     """Markdown."""
-    heads = [*CHOICES, "repairs", "kills", *PLACES, "at the end"]
+    heads = ["setting", "repairs", "kills", *PLACES, "at the end"]
     lines = [heads, ["---"] * len(heads)]
     for result in results:
-        counts = [result["places"][place] for place in PLACES]
+        counts = [result["places"].get(place, 0) for place in PLACES]
         verdict = "NOT EQUAL" if result["differing"] else "equal"
-        lines.append([*result["setting"].values(), result["repairs"], result["kills"], *counts, verdict])
+        lines.append([described(result["setting"]), result["repairs"], result["kills"], *counts, verdict])
     return "\n".join("| " + " | ".join(map(str, line)) + " |" for line in lines)
 
 
