@@ -1,6 +1,7 @@
 """Whatever ends a run from outside ends it soon, and says so."""
 
 import errno
+import multiprocessing
 import os
 import re
 import signal
@@ -193,3 +194,13 @@ def test_a_silent_server_is_not_waited_for_without_end(monkeypatch):
         with pytest.raises(weights.WeightsUnavailable, match=said), weights.downloading("x", "give a file"):
             urllib.request.urlopen(f"http://127.0.0.1:{server.getsockname()[1]}")
     assert socket.getdefaulttimeout() is None
+
+
+def test_workers_are_ended_without_an_error_of_their_own(capsys):
+    batches = iter(loader(Images(), 1, 2, None))
+    next(batches)
+    with pytest.raises(SystemExit):
+        failures.guard(lambda: signal.raise_signal(signal.SIGTERM), again="the same command goes on")
+    assert not multiprocessing.active_children()
+    time.sleep(0.2)  # torch's handler would raise here
+    assert capsys.readouterr().err == "interrupted by SIGTERM; the same command goes on\n"

@@ -61,8 +61,15 @@ def guard(action: Callable[..., Any], *arguments: Any, again: str | None = None)
 
 def _end_workers() -> None:
     """Python waits for them at its end, and one that was stopped, or waits for storage, has none."""
-    for worker in multiprocessing.active_children():
+    workers = multiprocessing.active_children()
+    if not workers:
+        return
+    former = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises where a worker was killed
+    for worker in workers:
         worker.kill()
+    for worker in workers:
+        worker.join(timeout=1)
+    signal.signal(signal.SIGCHLD, former)
 
 
 def told(error: BaseException, again: str = AGAIN) -> str | None:
