@@ -196,7 +196,8 @@ def test_a_silent_server_is_not_waited_for_without_end(monkeypatch):
     assert socket.getdefaulttimeout() is None
 
 
-def test_workers_are_ended_without_an_error_of_their_own(capsys):
+def test_workers_are_ended_without_an_error_of_their_own(capsys, monkeypatch):
+    monkeypatch.undo()  # of conftest's, which leaves them alone
     batches = iter(loader(Images(), 1, 2, None))
     next(batches)
     with pytest.raises(SystemExit):
