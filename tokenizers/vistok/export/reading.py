@@ -22,7 +22,7 @@ from torch import Tensor
 from vistok.untrusted import read_safetensors
 
 MAX_PICKLE = 64 * 2**20  # bytes
-MAX_STEPS = 4_000_000  # opcodes, and items copied by calls; a Lightning checkpoint of VQGAN has some 100,000
+MAX_STEPS = 2_000_000  # opcodes, and items copied by calls; a Lightning checkpoint of VQGAN has some 100,000
 MAX_MEMBERS = 100_000
 MAX_DIRECTORY = 4 * 2**20  # bytes of a zip file's list of members
 MAX_DEPTH = 100
