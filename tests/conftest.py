@@ -21,11 +21,16 @@ HERE = Path(__file__).parent
 SHARED = HERE.parent.parent / "shared"  # golden files too large for the repository, where there are any
 
 
-@pytest.fixture(autouse=True)
-def _pages_of_this_process_are_not_kept(monkeypatch):
-    """Else the process of all tests would keep whatever the largest of them ever took: 9 GB were seen."""
-    monkeypatch.setattr("vistok.speed.keep_freed_pages", lambda: False)
-    monkeypatch.setattr("vistok.evaluation.running.keep_freed_pages", lambda: False)
+@pytest.fixture(autouse=True, scope="session")
+def _pages_of_this_process_are_not_kept():
+    """Else the process of all tests would keep whatever the largest of them ever took: 9 GB were seen.
+
+    For the session, since fixtures of a module run before those of a test.
+    """
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("vistok.speed.keep_freed_pages", lambda: False)
+        patched.setattr("vistok.evaluation.running.keep_freed_pages", lambda: False)
+        yield
 
 
 @pytest.fixture(autouse=True)
