@@ -21,6 +21,26 @@ from vistok.data.module import loader
 from vistok.data.patience import within
 from vistok.failures import explain
 
+END_WORKERS = failures._end_workers  # tests leave the processes of others alone (conftest)
+
+
+def test_processes_that_are_left_are_ended_in_silence():
+    """Torch's handler of SIGCHLD would raise an error of its own, in place of the message that is about to be said."""
+    came = []
+
+    def torchs(*_):
+        came.append(1)
+
+    former = signal.signal(signal.SIGCHLD, torchs)
+    try:
+        child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(60,))
+        child.start()
+        END_WORKERS()
+        child.join(10)
+        assert child.exitcode == -signal.SIGKILL and came == [] and signal.getsignal(signal.SIGCHLD) == torchs
+    finally:
+        signal.signal(signal.SIGCHLD, former)
+
 
 @pytest.mark.parametrize("error, message", [
     (OSError(errno.ENOSPC, "No space left on device"), "the disk is full: .*once there is room the same command"),

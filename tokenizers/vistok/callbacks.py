@@ -272,7 +272,7 @@ class LastCheckpoint(pl.Callback):
     Ctrl-C (SIGINT), SIGTERM, SIGHUP, which a terminal sends when it is closed, and SIGUSR1 and SIGUSR2, which
     schedulers send before they kill, let the batch finish, save and raise ``signals.Interrupted``; a validation is left
     at once and done again by the resumed run. With several ranks one of them is enough, and they agree on it at logging
-    intervals and after validations. A second Ctrl-C quits at once. SIGHUP stays ignored under ``nohup``.
+    intervals and after validations. A second Ctrl-C quits at once. A signal that was ignored stays so: ``nohup``.
 
     Args:
         path: Where to.
