@@ -35,6 +35,7 @@ import numpy as np
 import torch
 from omegaconf import DictConfig
 from PIL import Image
+from pytorch_lightning.utilities import rank_zero_only
 
 from vistok import checkpoints, cli, convert, health, reports
 from vistok.callbacks import LastCheckpoint
@@ -164,6 +165,7 @@ def lead(config: DictConfig, processes: int, moment: Moment | None) -> int:
             names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
             names |= {"GROUP_RANK": 0, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "TORCHELASTIC_RUN_ID": "resume"}
             os.environ.update({name: str(value) for name, value in names.items()})
+            rank_zero_only.rank = rank  # which Lightning reads from there when it is imported
             os._exit(work(config, moment if rank == 0 else None))
         ranks.append(child)
     for _ in ranks:
