@@ -35,12 +35,14 @@ def left_by(lock, machine, seconds_ago):
     os.utime(lock, (then, then))
 
 
-def test_the_second_is_told_who_holds_it_and_nothing_is_left(lock):
+def test_the_second_is_told_who_holds_it_and_nothing_is_left(lock, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["train.py", "a b"])
     with locks.held(lock, "out=X"):
         with pytest.raises(ValueError) as refused, locks.held(lock, "out=X", take_over=True):
             raise AssertionError("it was given twice")
         said = str(refused.value)
-        assert said.startswith(f"out=X is in use by pid {os.getpid()} on ") and "since 2" in said and "pytest" in said
+        assert said.startswith(f"out=X is in use by pid {os.getpid()} on ") and "since 2" in said
+        assert "which runs train.py 'a b': wait" in said
         with locks.held(lock.with_name("other.lock"), "out=Y"):
             pass
     assert not lock.parent.exists()
