@@ -86,7 +86,7 @@ def make(name):
     head = HEADS[name]()
     for part in single_heads(head):
         if isinstance(part, VectorQuantizer):
-            torch.nn.init.normal_(part.table)
+            torch.nn.init.normal_(part.codewords)
         if isinstance(part, VQBridge):
             for parameter in part.bridge.parameters():
                 if parameter.requires_grad and not parameter.any():
@@ -184,9 +184,7 @@ def test_codes_are_the_nearest(head):
     head.eval()(z, context)
     assert len(seen) == len(head.codebook_sizes)
     for part, latent, codes in seen:
-        vectors = rearrange(latent.detach(), "b d h w -> (b h w) d").double()
-        if getattr(part, "cosine", False) or getattr(part, "spherical", False):
-            vectors = F.normalize(vectors)
+        vectors = rearrange(part.compared(latent.detach()), "b d h w -> (b h w) d").double()
         distances = (vectors[:, None] - part.codebook().detach().double()).square().sum(2)
         chosen = distances.gather(1, codes.flatten()[:, None])[:, 0]
         assert (chosen <= distances.amin(1) * (1 + 1e-5) + 1e-9).all()
@@ -215,7 +213,7 @@ def test_in_evaluation_the_gradient_passes_straight_through(single):
 def test_in_training_the_value_is_the_codeword(head):
     """To the last bit, for all estimators but DiVeQ, which moves the latent there itself."""
     quantized = head.train()(*inputs(head))
-    if any(isinstance(getattr(part, "estimator", None), DiVeQ) for part in single_heads(head)):
+    if any(isinstance(part.estimator, DiVeQ) for part in single_heads(head)):
         torch.testing.assert_close(quantized.latent, head.lookup(quantized.codes), rtol=0.02, atol=0.02)
     else:
         same(quantized.latent, head.lookup(quantized.codes))
@@ -276,22 +274,11 @@ def test_the_head_for_inference(head):
     z = z * 3
     folded = head.for_inference()
     assert folded is not head and not folded.training
-    for part in single_heads(folded):  # signs need no table
-        assert type(part) is BinaryQuantizer or (type(part) is VectorQuantizer and not part.cosine)
+    for part, former in zip(single_heads(folded), single_heads(head), strict=True):  # signs need no table
+        assert type(part) is (BinaryQuantizer if isinstance(former, BinaryQuantizer) else VectorQuantizer)
+        assert not any(p.requires_grad for p in part.parameters())
     same(folded(z, context).latent, head(z, context).latent)
     assert torch.equal(folded(z, context).codes, head(z, context).codes)
-
-
-def test_folding(head):
-    if len(single_heads(head)) == 1 and not isinstance(head, DynamicQuantizer):
-        folded = head.eval().fold()
-        assert type(folded) is VectorQuantizer and not list(folded.buffers())
-        z, context = inputs(head)
-        assert torch.equal(folded(z).codes, head(z).codes)
-        same(folded(z).latent, head(z).latent)
-    else:
-        with pytest.raises(ValueError, match=r"is no (single|plain) table.*for_inference\(\)"):
-            head.fold()
 
 
 def test_folding_draws_no_random_number(head):

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from vistok.backbones.base import Decoder, Encoder
 from vistok.pixels import LogitLaplaceMap, PixelMap
-from vistok.quantizers.base import Context, Quantized, Quantizer
+from vistok.quantizers.base import Codes, Context, Quantized, Quantizer
 
 
 class Autoencoded(NamedTuple):
@@ -73,14 +73,18 @@ class Tokenizer(nn.Module):
             rate: For a dynamic head, the share of regions in [0, 1] that get fine codes: one number, or (b,) for each.
             unused: Loss terms that are not wanted, which the head leaves out where they are costly.
         """
-        if isinstance(rate, float | int):
-            rate = torch.full((len(images),), float(rate))
-        *coarser, latent = self._maps(images)
-        return self.quantizer(latent, Context(images, tuple(coarser) or None, rate=rate, unused=unused))
+        return self.quantizer(*self._seen(images, Context(rate=rate, unused=unused)))
 
     def encode(self, images: Tensor) -> Tensor:
         """Images (b, c, H, W) in [-1, 1] to the latent (b, d, h, w) before quantization, the finest of several."""
         return self._maps(images)[-1]
+
+    def _seen(self, images: Tensor, context: Context) -> tuple[Tensor, Context]:
+        """What the head gets: the latent, and the context with the images and the encoder's coarser maps."""
+        if isinstance(context.rate, float | int):
+            context = context._replace(rate=torch.full((len(images),), float(context.rate)))
+        *coarser, latent = self._maps(images)
+        return latent, context._replace(images=images, maps=tuple(coarser) or None)
 
     def _maps(self, images: Tensor) -> tuple[Tensor, ...]:
         """All maps of the encoder, coarsest first, in the channels of the latent."""
@@ -101,12 +105,28 @@ class Tokenizer(nn.Module):
         return self.decoder(self.from_latent(latent.to(_dtype(self.decoder, latent))))
 
     @torch.no_grad()
-    def tokenize(self, images: Tensor) -> Tensor:
+    def to_codes(self, images: Tensor, context: Context = Context()) -> Codes:
+        """Images (b, c, H, W) in [-1, 1] to codes and, of a dynamic head, which of them to keep; no loss is computed.
+
+        Args:
+            images: The images.
+            context: What else the head may look at; images and the encoder's maps are filled in.
+        """
+        return self.quantizer.encode(*self._seen(images, context))
+
+    @torch.no_grad()
+    def reconstruct(self, images: Tensor, context: Context = Context()) -> tuple[Tensor, Codes]:
+        """Images (b, c, H, W) in [-1, 1] to what is left of them, unclamped, by way of their codes alone."""
+        emitted = self.to_codes(images, context)
+        return self.decode(self.quantizer.lookup(emitted.codes, keep=emitted.keep)), emitted
+
+    @torch.no_grad()
+    def tokenize(self, images: Tensor, context: Context = Context()) -> Tensor:
         """Images (b, c, H, W) in [-1, 1] to codes (b, k, h, w) int64.
 
-        Of a dynamic head the codes say nothing of the grain: ``quantize`` returns ``keep`` beside them.
+        Of a dynamic head the codes say nothing of the grain: ``to_codes`` returns ``keep`` beside them.
         """
-        return self.quantize(images).codes
+        return self.to_codes(images, context).codes
 
     @torch.no_grad()
     def detokenize(self, codes: Tensor) -> Tensor:

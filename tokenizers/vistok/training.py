@@ -327,13 +327,13 @@ class LitTokenizer(pl.LightningModule):
         if not len(images):  # none of them could be read
             return None
         tokenizer = self._folded[0]
-        quantized = tokenizer.quantize(images)
-        output = tokenizer.decoder_output(quantized.latent)
+        codes, keep = tokenizer.to_codes(images)
+        output = tokenizer.decoder_output(tokenizer.quantizer.lookup(codes, keep=keep))
         reconstruction = tokenizer.pixels.out(output)
-        self.metrics.update(images, reconstruction, quantized.codes, quantized.keep)
+        self.metrics.update(images, reconstruction, codes, keep)
         for name, loss in self.compare(output, reconstruction, images).items():
             self.validation_sums[name].update(loss.double() * len(images))
-        return {"reconstruction": reconstruction, "codes": quantized.codes, "keep": quantized.keep}
+        return {"reconstruction": reconstruction, "codes": codes, "keep": keep}
 
     def on_validation_epoch_end(self) -> None:
         values = self.metrics.compute()

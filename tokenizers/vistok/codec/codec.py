@@ -77,7 +77,7 @@ class Codec:
         h, w = self.grid(width, height)
         f = self.tokenizer.factor
         pixels = F.pad(to_float(image[None]), (0, w * f - width, 0, h * f - height), mode="replicate")
-        return self.rates[rate].head(self.tokenizer.encode(pixels)).codes[0]
+        return self.rates[rate].head.encode(self.tokenizer.encode(pixels)).codes[0]
 
     @torch.no_grad()
     def decode(self, latent: Tensor, width: int, height: int) -> Tensor:

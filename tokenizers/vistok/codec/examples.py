@@ -47,7 +47,7 @@ def code_grids(
         for batch in track(batches, description="codes of examples", transient=True):
             latent = tokenizer.encode(to_float(torch.stack(batch)))
             for codes, head in zip(found, heads, strict=True):
-                codes.append(head(latent).codes.numpy().astype(np.int32))
+                codes.append(head.encode(latent).codes.numpy().astype(np.int32))
     if not found[0]:
         raise ValueError(f"images={images} has no image that can be read")
     return [np.concatenate(codes) for codes in found]

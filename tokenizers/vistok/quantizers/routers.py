@@ -2,7 +2,8 @@
 
 A router takes maps of the same image at G resolutions, the coarsest first and each twice as fine as the one before,
 and the head's context. It returns a gate (b, G, h, w) on the coarsest grid, 1 for the grain that a region gets and 0
-for the others. In training the gate of a learned router carries gradients.
+for the others. In training the gate of a learned router carries gradients. It has ``grains``, and may have
+``context_fields``, as a head has them.
 """
 
 from collections.abc import Sequence
@@ -33,6 +34,8 @@ class FeatureRouter(nn.Module):
         grains: G.
         groups: Groups of the norms, which must divide ``dim``.
     """
+
+    context_fields = frozenset()
 
     def __init__(self, dim: int, grains: int = 2, groups: int = 32):
         super().__init__()
@@ -79,6 +82,8 @@ class EntropyRouter(nn.Module):
         low: Pixel value of the first of the 32 bins.
         high: Pixel value of the last one.
     """
+
+    context_fields = frozenset({"images"})
 
     def __init__(self, thresholds: Sequence[float], patch: int, low: float = -1.0, high: float = 1.0):
         super().__init__()
