@@ -21,6 +21,7 @@ from vistok.quantizers import (
     SimVQ,
     VectorQuantizer,
     VQBridge,
+    base,
     factorized,
 )
 from vistok.quantizers.base import single_heads
@@ -107,8 +108,7 @@ def single(request):
 
 def inputs(head, b=2, h=4, w=4, **arguments):
     """A latent and a context for it; sides in the coarsest positions that the head needs."""
-    unit = 2 ** (head.grains - 1) if isinstance(head, DynamicQuantizer) else 1
-    h, w = h * unit, w * unit
+    h, w = h * head.grid_multiple, w * head.grid_multiple
     context = Context(images=torch.rand(b, 3, 4 * h, 4 * w) * 2 - 1)
     return torch.randn(b, 8, h, w, **arguments), context
 
@@ -135,6 +135,49 @@ def test_lookup_inverts_forward(head, b, h, w):
     assert quantized.codes.shape == (b, len(head.codebook_sizes), *z.shape[2:])
     assert quantized.codes.dtype == torch.int64
     same(head.lookup(quantized.codes), quantized.latent)
+
+
+def test_encode_gives_the_codes_of_forward_and_computes_no_loss(head, monkeypatch):
+    head.eval()
+    z, context = inputs(head)
+    quantized = head(z, context)
+    for name in ("squared_error", "entropy", "count", "sample"):
+        monkeypatch.setattr(base, name, None)  # a call would raise
+    monkeypatch.setattr(BinaryQuantizer, "entropy", None)
+    for dtype in (None, torch.bfloat16):
+        with torch.autocast("cpu", dtype, enabled=dtype is not None):
+            codes, keep = head.encode(z, context)
+        assert torch.equal(codes, quantized.codes) and codes.dtype == torch.int64
+        assert (keep is None) == (quantized.keep is None) and (keep is None or torch.equal(keep, quantized.keep))
+    h, w = z.shape[2:]
+    layout = head.layout(h, w)
+    assert (layout.positions, layout.codebooks) == (tuple(codes.shape[2:]), codes.shape[1])
+    assert (layout.granularities > 1) == (keep is not None)
+    same(head.lookup(codes, layout, keep), quantized.latent)
+    same(head.partial(codes, layout)[-1], quantized.latent)
+
+
+def test_the_latent_before_the_estimator(head):
+    """In training and evaluation the codewords themselves, differentiable to the tables."""
+    for mode in (True, False):
+        quantized = head.train(mode)(*inputs(head))
+        same(quantized.codewords, head.lookup(quantized.codes))
+    learned = [part for part in single_heads(head) if any(p.requires_grad for p in part.parameters())]
+    assert all(reaches(quantized.codewords.sum(), part.parameters()) for part in learned)
+
+
+def test_tables_are_what_is_searched_and_looked_up(head):
+    head.eval()
+    z, context = inputs(head)
+    codes, latent = head.encode(z, context).codes, head(z, context).latent
+    tables = [head.table(i) for i in range(len(head.codebook_sizes))]
+    assert all(table is None or len(table.search) == n for table, n in zip(tables, head.codebook_sizes, strict=True))
+    if None not in tables:
+        found = [F.embedding(codes[:, i], table.values).movedim(-1, 1) for i, table in enumerate(tables)]
+        same(torch.cat(found, dim=1), latent)
+        inference = head.for_inference()
+        for i, table in enumerate(tables):
+            same(inference.table(i).values, table.values)
 
 
 def test_lookup_inverts_forward_under_autocast(head):
