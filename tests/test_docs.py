@@ -89,7 +89,7 @@ def check_training(compose):
         config = compose("train", *words)
         with torch.device("meta"):
             tokenizer = cli.instantiate(config.tokenizer)
-        assert set(tokenizer.quantizer.loss_names) <= set(config.quantizer_weights)
+        assert set(tokenizer.quantizer.loss_names) <= set(cli.loss_weights(config.quantizer))
 
     return check
 

@@ -140,8 +140,8 @@ def build_module(config: DictConfig) -> "LitTokenizer":
     tokenizer, loss = instantiate(config.tokenizer), instantiate(config.loss)
     if config.trainable == "codebook":
         leave_codebooks(tokenizer, loss.get("adversary"))
-    head_weights = {name: w for name, w in config.quantizer_weights.items() if name in tokenizer.quantizer.loss_names}
-    loss["weights"] |= head_weights
+    weights = loss_weights(config.quantizer)
+    loss["weights"] |= {name: weights[name] for name in tokenizer.quantizer.loss_names if name in weights}
     for name, weight in tokenizer.named_parameters():
         if not weight.numel():
             raise ValueError(f"tokenizer.{name} would have the shape {tuple(weight.shape)}: a number of channels is 0")
@@ -200,10 +200,52 @@ def check_image_size(image_size: int, tokenizer: "Tokenizer") -> None:
 
 
 def instantiate(node: DictConfig) -> Any:
-    """Hydra's ``instantiate``, with plain dicts and lists for arguments. For our own YAML only, never for a file."""
+    """Hydra's ``instantiate``, with plain dicts and lists for arguments. For our own YAML only, never for a file.
+
+    What stands under ``loss_weights``, at any depth, is no argument: see the function of that name.
+    """
     import hydra.utils
 
-    return hydra.utils.instantiate(node, _convert_="all")
+    plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+    return hydra.utils.instantiate(_without_weights(plain), _convert_="all")
+
+
+def _without_weights(node: Any) -> Any:
+    """Nested mappings and lists without their ``loss_weights``."""
+    if isinstance(node, list):
+        return [_without_weights(member) for member in node]
+    if not isinstance(node, dict):
+        return node
+    return {name: _without_weights(value) for name, value in node.items() if name != "loss_weights"}
+
+
+def loss_weights(quantizer: DictConfig) -> dict[str, float]:
+    """The weights of a head's loss terms by name, from the ``loss_weights`` of its YAML and of the heads in it.
+
+    Where several have one for a term, the outer head's counts.
+
+    Raises:
+        ValueError: Heads beside each other have different ones, and no outer head decides.
+    """
+    plain = OmegaConf.to_container(quantizer, resolve=True) if OmegaConf.is_config(quantizer) else quantizer
+    return _merged_weights(plain, "quantizer")
+
+
+def _merged_weights(node: dict[str, Any], path: str) -> dict[str, float]:
+    own = node.get("loss_weights") or {}
+    merged: dict[str, float] = {}
+    for name, value in node.items():
+        for inner in value if isinstance(value, list) else [value]:
+            found = (
+                _merged_weights(inner, f"{path}.{name}") if name != "loss_weights" and isinstance(inner, dict) else {}
+            )
+            for term, weight in found.items():
+                if term not in own and merged.setdefault(term, weight) != weight:
+                    raise ValueError(
+                        f"{path} has heads with loss_weights.{term} of {merged[term]} and {weight}, but the term is "
+                        f"the sum of theirs: +{path}.loss_weights.{term}=... decides"
+                    )
+    return merged | own
 
 
 # What the keys are that are read here, beside those that are handed on to a _target_.
@@ -213,7 +255,6 @@ KEYS = {
     "weights": str,
     "family": str | None,
     "family_config": dict | None,
-    "quantizer_weights": dict[str, float],
     "on_collapse": str | None,
     **dict.fromkeys(("run_dir", "ckpt", "init", "reference"), str | None),
     **dict.fromkeys(("debug", "take_over"), bool),
