@@ -355,7 +355,7 @@ def test_an_action_moves_codewords_onto_latents(action, arguments, capsys):
     head = table(*([math.cos(x / 20), math.sin(x / 20)] for x in range(100)), **arguments)
     run = Run(CodebookHealth(action, QUICK), FactorizedQuantizer([head], disentangle=False).train(), 2, 0.9).start()
     if head.ema_decay or head.restart:
-        head.even.fill_(3)  # as an update with 300 tokens, over 100 codewords, leaves it
+        head.even = 3.0  # as an update with 300 tokens, over 100 codewords, leaves it
     run.see(latent(*head.codewords.tolist()), times=8)
     before = head.codewords.detach().clone()
     z = torch.rand(1, 2, 1, 300) * 0.02 + torch.tensor([2.0, 0.0]).view(1, 2, 1, 1)

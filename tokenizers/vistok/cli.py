@@ -43,6 +43,7 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, float]:
     import pytorch_lightning as pl
 
     from vistok import cluster, runs, speed
+    from vistok.export import hub
     from vistok.health import CodebookHealth
 
     _check_hardware(config)
@@ -54,6 +55,7 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, float]:
             lock.enter_context(runs.locked(existing, config.take_over))
         pl.seed_everything(config.seed, workers=True, verbose=False)
         data, lit = build(config)
+        hub.check(lit.tokenizer)
         on_cpu = config.trainer.accelerator == "cpu"
         speed.prepare(
             *lit.networks,
@@ -233,18 +235,17 @@ def loss_weights(quantizer: DictConfig) -> dict[str, float]:
 
 def _merged_weights(node: dict[str, Any], path: str) -> dict[str, float]:
     own = node.get("loss_weights") or {}
+    lists = [(name, value if isinstance(value, list) else [value]) for name, value in node.items()]
+    members = [(name, member) for name, found in lists for member in found if isinstance(member, dict)]
     merged: dict[str, float] = {}
-    for name, value in node.items():
-        for inner in value if isinstance(value, list) else [value]:
-            found = (
-                _merged_weights(inner, f"{path}.{name}") if name != "loss_weights" and isinstance(inner, dict) else {}
-            )
-            for term, weight in found.items():
-                if term not in own and merged.setdefault(term, weight) != weight:
-                    raise ValueError(
-                        f"{path} has heads with loss_weights.{term} of {merged[term]} and {weight}, but the term is "
-                        f"the sum of theirs: +{path}.loss_weights.{term}=... decides"
-                    )
+    for name, member in members:
+        inner = {} if name == "loss_weights" else _merged_weights(member, f"{path}.{name}")
+        for term, weight in inner.items():
+            if term not in own and merged.setdefault(term, weight) != weight:
+                raise ValueError(
+                    f"{path} has heads with loss_weights.{term} of {merged[term]} and {weight}, but the term is the "
+                    f"sum of theirs: +{path}.loss_weights.{term}=... decides"
+                )
     return merged | own
 
 

@@ -50,7 +50,6 @@ class VectorQuantizer(Quantizer):
     codewords: Tensor  # (n, d), as they are learned
     ema_counts: Tensor  # (n,)
     ema_sums: Tensor  # (n, d)
-    even: Tensor  # (), what each codeword of the last update would have counted if all were used alike
     updates: Tensor  # of k-means
 
     def __init__(
@@ -97,11 +96,11 @@ class VectorQuantizer(Quantizer):
         if self.averages_vectors or restart is not None:
             from_data = restart is not None or kmeans_updates > 0  # then all codewords are dead at first
             self.register_buffer("ema_counts", torch.full((codebook_size,), 0.0 if from_data else 1.0))
-            self.register_buffer("even", torch.ones(()), persistent=False)
         if self.averages_vectors:
             self.register_buffer("ema_sums", table.clone())
         if kmeans_updates:
             self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+        self.even: Tensor | float = 1.0  # what each codeword of the last update had counted, were all used alike
         self.forwards = 0 if ema_decay is not None else None  # in training, without any update so far; None: no matter
 
     @base.in_float32
@@ -174,7 +173,7 @@ class VectorQuantizer(Quantizer):
             share = torch.where(starting, 1 / (self.updates + 1), share)  # 1, 1/2, 1/3: the mean of all so far
             self.updates += 1
         self.ema_counts.lerp_(stats["counts"], share)
-        self.even.copy_(stats["counts"].mean())
+        self.even = stats["counts"].mean()
         if self.averages_vectors:
             self.ema_sums.lerp_(stats["sums"], share)
         dead = self._restart(stats.get("samples"), starting)
