@@ -196,9 +196,8 @@ def estimate(config: DictConfig) -> None:
 
 
 def check_image_size(image_size: int, tokenizer: "Tokenizer") -> None:
-    """Refuse images whose sides are not multiples of the tokenizer's factor."""
-    if image_size % tokenizer.factor:
-        raise ValueError(f"image_size={image_size} is not a multiple of the tokenizer's factor {tokenizer.factor}")
+    """Refuse images of a size that the tokenizer does not take."""
+    tokenizer.grid(image_size, image_size, f"image_size={image_size}")
 
 
 def instantiate(node: DictConfig) -> Any:

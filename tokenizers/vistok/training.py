@@ -14,6 +14,7 @@ from vistok.ema import AveragedTokenizer
 from vistok.losses.adversarial import Adversary, gradient_ratio
 from vistok.metrics import ReconstructionMetrics, psnr
 from vistok.pixels import to_uint8
+from vistok.quantizers import Context
 from vistok.ranks import sum_over_ranks, summed_up
 from vistok.schedules import Schedule
 from vistok.tokenizer import Tokenizer
@@ -167,8 +168,9 @@ class LitTokenizer(pl.LightningModule):
         adversarial = self.adversary is not None and self.updates >= self.adversary.start
         last_batch = (self.batches + 1) % self.accumulate == 0
 
-        quantized = self.tokenizer.quantize(images, unused=self.unused)
-        output = self.tokenizer.decoder_output(quantized.latent)
+        context = Context(progress=self.updates, unused=self.unused)
+        quantized = self.tokenizer.quantize(images, context=context)
+        output = self.tokenizer.decoder_output(quantized.latent, images.shape[-2:], quantized.keep, context)
         # The gradients of pixel losses and adversary end here, each computed once: the adaptive weight needs both.
         cut = output.detach().requires_grad_()
         seen = cut.view_as(cut).float()  # a view, since torch's FLOP counter cannot follow gradients to a leaf
@@ -328,7 +330,8 @@ class LitTokenizer(pl.LightningModule):
             return None
         tokenizer = self._folded[0]
         codes, keep = tokenizer.to_codes(images)
-        output = tokenizer.decoder_output(tokenizer.quantizer.lookup(codes, keep=keep))
+        size = images.shape[-2:]
+        output = tokenizer.decoder_output(tokenizer.lookup(codes, size, keep), size, keep)
         reconstruction = tokenizer.pixels.out(output)
         self.metrics.update(images, reconstruction, codes, keep)
         for name, loss in self.compare(output, reconstruction, images).items():

@@ -160,12 +160,11 @@ def programs(tokenizer: Tokenizer, image_size: int | None = None) -> dict[str, E
     if learned and image_size is None:  # on their own grid they are read, on others interpolated: two graphs
         raise ValueError("learned positions have no graph for images of any size; give the one image_size it is for")
     f = tokenizer.factor
-    if image_size is not None and image_size % f:
-        raise ValueError(f"image_size={image_size} is not a multiple of the tokenizer's factor {f}")
     cells = head.grid_multiple
-    h, w = (6 * cells, 10 * cells) if image_size is None else (image_size // f, image_size // f)
-    images = torch.zeros(2, tokenizer.encoder.in_channels, h * f, w * f)
-    codes = torch.zeros(2, len(head.codebook_sizes), h, w, dtype=torch.int64)
+    height, width = (6 * cells * f, 10 * cells * f) if image_size is None else (image_size, image_size)
+    grid = tokenizer.grid(height, width, None if image_size is None else f"image_size={image_size}")
+    images = torch.zeros(2, tokenizer.encoder.in_channels, height, width)
+    codes = torch.zeros(2, len(head.codebook_sizes), *head.layout(*grid).positions, dtype=torch.int64)
     batch, height, width = Dim("batch"), Dim("height"), Dim("width")
     free = {ENCODER: {0: batch}, DECODER: {0: batch}}
     if image_size is None:

@@ -70,6 +70,7 @@ BACKBONES = (CNNDecoder, CNNEncoder, HierarchicalEncoder, MagvitDecoder, MagvitE
 BACKBONES += (BranchedEncoder, ViTDecoder, ViTEncoder)
 PIXELS = (LogitLaplaceMap, PixelMap)
 CLASSES = {c.__name__: c for c in (Tokenizer, *PIXELS, *BACKBONES, *HEADS, *ESTIMATORS, *ROUTERS, nn.Conv2d)}
+KEPT_AS = {(BranchedEncoder, "grid"): "side"}  # attributes of other names than their arguments
 CONV_ARGUMENTS = {
     "in_channels": int,
     "out_channels": int,
@@ -248,15 +249,15 @@ def describe(part: Any) -> Any:
         if not isinstance(part, int | float | str | None):
             raise ValueError(f"a {type(part).__name__} cannot be exported: vistok.register makes a class known")
         return part
-    missing = [name for name in _arguments(type(part)) if not hasattr(part, name)]
-    if missing:
-        raise ValueError(
-            f"{type(part).__name__} cannot be exported: it does not keep its argument {missing[0]} as an attribute"
-        )
-    return {
-        "class": type(part).__name__,
-        **{name: describe(getattr(part, name)) for name in _arguments(type(part))},
-    }
+    described = {"class": type(part).__name__}
+    for name in _arguments(type(part)):
+        try:
+            described[name] = describe(getattr(part, KEPT_AS.get((type(part), name), name)))
+        except AttributeError as error:
+            raise ValueError(
+                f"{type(part).__name__} cannot be exported: it does not keep its argument {name} as an attribute"
+            ) from error
+    return described
 
 
 def build(description: Any) -> Any:

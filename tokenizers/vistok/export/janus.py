@@ -87,14 +87,13 @@ def config_of(tokenizer: Tokenizer, image_size: int) -> dict[str, Any]:
     wide = plain.widths(encoder)
     if plain.widths(decoder) != wide:
         raise plain.refuse(TARGET, f"levels of {wide} channels in the encoder, {plain.widths(decoder)} in the decoder")
-    if image_size % tokenizer.factor:
-        raise ValueError(f"image_size={image_size} is not a multiple of the tokenizer's factor {tokenizer.factor}")
+    side, _ = tokenizer.grid(image_size, image_size, f"image_size={image_size}")
     return {
         "embed_dim": head.dim,
         "num_embeddings": head.codebook_sizes[0],
         "double_latent": False,
         "latent_channels": encoder.dim,
-        "num_patches": image_size // tokenizer.factor,
+        "num_patches": side,
         "in_channels": encoder.in_channels,
         "out_channels": decoder.out_channels,
         "base_channels": encoder.channels,

@@ -115,7 +115,7 @@ def random_images(number: int, channels: int, size: tuple[int, int], generator: 
 
 def sizes_of(tokenizer: Tokenizer) -> tuple[tuple[int, int], ...]:
     """Small sizes (H, W) to check at, of different shapes, and the size that a transformer was trained on."""
-    multiple = tokenizer.quantizer.grid_multiple
-    side = tokenizer.factor * multiple * -(-4 // multiple)
+    multiple = tokenizer.quantizer.grid_multiple  # of a dynamic head: a region, of which graphs need two a side
+    side = tokenizer.factor * multiple * max(2, -(-4 // multiple))
     own = getattr(tokenizer.encoder, "image_size", None)
     return ((side, 2 * side), (2 * side, side), *([(own, own)] if own else []))

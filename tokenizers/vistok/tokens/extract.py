@@ -120,9 +120,7 @@ def header_of(
 ) -> Header:
     """The header of tokens to be made; what does not fit is refused."""
     head, size = tokenizer.quantizer, protocol.image_size
-    if size % tokenizer.factor:
-        raise ValueError(f"--image-size={size} is not a multiple of the tokenizer's factor {tokenizer.factor}")
-    granularities = head.layout(size // tokenizer.factor, size // tokenizer.factor).granularities
+    granularities = head.layout(*tokenizer.grid(size, size, f"--image-size={size}")).granularities
     grains = granularities if granularities > 1 else None
     if protocol.rate is not None and (grains != 2 or not 0 <= protocol.rate <= 1):
         raise ValueError(f"--rate={protocol.rate:g} must be a share in [0, 1], of a dynamic head of two grains")
