@@ -188,7 +188,7 @@ class Tokenizer(nn.Module):
         """Codes (b, k, *positions) to images (b, c, H, W), clamped to [-1, 1].
 
         Args:
-            codes: The codes, of any whole numbers; of a head of several depths or scales the first ones may stand alone.
+            codes: Of any whole numbers; of a head of several depths or scales the first ones may stand alone.
             size: Of the images, (H, W); needed where positions do not tell the grid.
             keep: (b, *positions) bool, positions that were emitted.
             context: What else the decoder may look at.
