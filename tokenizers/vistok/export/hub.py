@@ -70,6 +70,7 @@ BACKBONES = (CNNDecoder, CNNEncoder, HierarchicalEncoder, MagvitDecoder, MagvitE
 BACKBONES += (BranchedEncoder, ViTDecoder, ViTEncoder)
 PIXELS = (LogitLaplaceMap, PixelMap)
 CLASSES = {c.__name__: c for c in (Tokenizer, *PIXELS, *BACKBONES, *HEADS, *ESTIMATORS, *ROUTERS, nn.Conv2d)}
+REGISTERED: set[type] = set()  # of the user's own
 KEPT_AS = {(BranchedEncoder, "grid"): "side"}  # attributes of other names than their arguments
 CONV_ARGUMENTS = {
     "in_channels": int,
@@ -105,6 +106,7 @@ def register(part: type) -> type:
     if kinds & {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD, inspect.Parameter.POSITIONAL_ONLY}:
         raise ValueError(f"{part.__name__} takes arguments without names, which a folder cannot tell")
     CLASSES[part.__name__] = part
+    REGISTERED.add(part)
     return part
 
 
@@ -309,8 +311,8 @@ def _fits(value: Any, hint: Any) -> bool:
     origin = get_origin(hint)
     if hint is Any:
         return True
-    if hint in (Encoder, Decoder):  # one of the user's own need not be a subclass
-        return isinstance(value, nn.Module)
+    if type(value) in REGISTERED and (hint in (Encoder, Decoder) or origin is Callable):
+        return True  # one of the user's own need be no subclass
     if origin in (Union, types.UnionType):
         return any(_fits(value, one) for one in get_args(hint))
     if origin in (Sequence, list):
@@ -318,7 +320,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if origin is tuple:
         return type(value) is list and len(value) == 2 and all(map(_fits, value, get_args(hint)))
     if origin is Callable:
-        return type(value) in CLASSES.values() and not isinstance(value, nn.Module)
+        return isinstance(value, ESTIMATORS)
     if hint is int:
         return type(value) is int and 0 <= value < MOST
     if hint is float:
