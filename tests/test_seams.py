@@ -5,9 +5,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from vistok import Tokenizer
+from vistok import Tokenizer, estimate
 from vistok.backbones import Decoder, Encoder
+from vistok.data.images import Batch
 from vistok.quantizers import Context, Layout, Quantized, Quantizer, StraightThrough, VectorQuantizer
+from vistok.schedules import Schedule
+from vistok.training import LitTokenizer
 
 
 class Scales(Quantizer):
@@ -185,3 +188,31 @@ def test_plain_modules_do():
     assert tokenizer.grid(16, 24) == (8, 12) and tokenizer(IMAGES).reconstruction.shape == IMAGES.shape
     with pytest.raises(ValueError, match="image size 15x16 is not a multiple of the tokenizer's factor 2"):
         tokenizer.tokenize(IMAGES[..., :15, :16])
+
+
+class Masked(nn.Module):
+    """A loss that only counts known pixels."""
+
+    def forward(self, reconstruction, images, mask=None):
+        error = (reconstruction - images).square()
+        return error.mean() if mask is None else error[mask.expand_as(error)].mean()
+
+
+def test_a_batch_brings_its_mask_to_head_decoder_and_losses():
+    """Losses that know no mask compare all pixels."""
+    weights = {"masked": 1.0, "l1": 1.0, "commitment": 1.0, "codebook": 1.0}
+    tokenizer = Tokenizer(PatchEncoder(), Stepwise(16, 4), Painter())
+    module = LitTokenizer(tokenizer, {"masked": Masked(), "l1": nn.L1Loss()}, weights, torch.optim.SGD, Schedule(10))
+    mask = torch.zeros(2, 1, 16, 24, dtype=torch.bool)
+    mask[..., :12] = True
+    reconstruction = torch.where(mask, IMAGES, IMAGES + 1)
+    assert module.compare(reconstruction, reconstruction, IMAGES, mask)["masked"] == 0
+    terms = module.compare(reconstruction, reconstruction, IMAGES)
+    assert terms["masked"].item() == pytest.approx(0.5) and terms["l1"].item() == pytest.approx(0.5)
+    module.on_validation_start()
+    module.validation_step(Batch(IMAGES, mask=mask), 0)
+    assert tokenizer.decoder.told[-1][2].mask is mask
+    assert module.validation_step(IMAGES, 0)["codes"].shape == (2, 1, 4, 6)
+    step = estimate.Step(module, gpu=False, mixed=False)
+    step(Batch(IMAGES, mask=mask))
+    assert tokenizer.quantizer.seen.mask is mask and tokenizer.quantizer.seen.progress == 0

@@ -1,12 +1,15 @@
 """What every head guarantees, tested once over all of them, their variants and nestings."""
 
 from functools import partial
+from pathlib import Path
 
+import hydra
 import pytest
 import torch
 from einops import rearrange
 from torch.nn import functional as F
 
+from vistok import cli
 from vistok.ema import AveragedTokenizer
 from vistok.export import hub
 from vistok.quantizers import (
@@ -78,7 +81,19 @@ COMPOSED = {
     "dqvae_lfq": lambda: dynamic(BinaryQuantizer(8, spherical=False, group=2)),
     "dqvae_fq": lambda: dynamic(factorized(partial(SimVQ, 32), 2, 8)),
 }
-HEADS = SINGLE | COMPOSED
+CONFIGS = Path(__file__).parent.parent.parent / "configs"
+SMALL = {"vqbridge": ["quantizer.size=XS", "quantizer.patch=2"], "dqvae_entropy": ["quantizer.router.patch=8"]}
+
+
+def from_yaml(name):
+    """The head of a YAML, as small as the others: a new one is tested without a line here."""
+    words = [f"quantizer={name}", "latent_dim=8", "codebook_size=32", *SMALL.get(name, [])]
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return cli.instantiate(hydra.compose("train", overrides=words).quantizer)
+
+
+YAML = {f"{path.stem}.yaml": partial(from_yaml, path.stem) for path in sorted((CONFIGS / "quantizer").glob("*.yaml"))}
+HEADS = SINGLE | COMPOSED | YAML
 
 
 def make(name):

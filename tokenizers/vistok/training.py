@@ -1,5 +1,6 @@
 """The training and validation steps of a tokenizer."""
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch.optim import Optimizer
 from torchmetrics import SumMetric
 
 from vistok import sharding
+from vistok.data.images import Batch
 from vistok.ema import AveragedTokenizer
 from vistok.losses.adversarial import Adversary, gradient_ratio
 from vistok.metrics import ReconstructionMetrics, psnr
@@ -24,7 +26,7 @@ MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 
 class LitTokenizer(pl.LightningModule):
-    """Trains a tokenizer on batches of images (b, c, H, W) in [-1, 1].
+    """Trains a tokenizer on batches of images (b, c, H, W) in [-1, 1], bare or in a ``Batch`` with a mask.
 
     One update is one step of the generator's optimizer (tokenizer, and losses that have parameters), one of the
     discriminator's once the adversary has started, and one ``quantizer.update``. It is left out, whole and on all
@@ -35,7 +37,8 @@ class LitTokenizer(pl.LightningModule):
 
     Args:
         tokenizer: What is trained.
-        image_losses: Losses ``loss(reconstruction, images)`` by name.
+        image_losses: Losses ``loss(reconstruction, images)`` by name. One with an argument ``mask`` gets that of the
+            batch, (b, 1, H, W) bool or None; so do output losses.
         weights: The weight of every term, by name: the head's, the image and latent losses', and with an
             adversary ``adversarial``, ``discriminator`` and its regularizers'.
         optimizer: From parameters to an optimizer; makes the generator's and the discriminator's.
@@ -75,6 +78,7 @@ class LitTokenizer(pl.LightningModule):
         self.output_losses = nn.ModuleDict(output_losses or {})
         self.adversary = adversary
         self.weights = dict(weights)
+        self.masked = [name for losses in (self.image_losses, self.output_losses) for name in takers(losses, "mask")]
         self.unused = tuple(name for name, weight in self.weights.items() if not weight)
         self.make_optimizer = optimizer
         self.schedule, self.clip, self.accumulate = schedule, clip, accumulate
@@ -122,10 +126,16 @@ class LitTokenizer(pl.LightningModule):
         losses = (*self.image_losses.values(), *self.latent_losses.values())
         return self.tokenizer.encoder, self.tokenizer.decoder, *discriminator, *losses
 
-    def compare(self, output: Tensor, reconstruction: Tensor, images: Tensor) -> dict[str, Tensor]:
-        """The pixel losses of a batch, from the decoder's output, what it shows, and the images."""
-        terms = {name: loss(reconstruction, images) for name, loss in self.image_losses.items()}
-        return terms | {name: loss(output, images) for name, loss in self.output_losses.items()}
+    def compare(
+        self, output: Tensor, reconstruction: Tensor, images: Tensor, mask: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """The pixel losses of a batch, from the decoder's output, what it shows, the images and their known pixels."""
+        pairs = {name: (loss, reconstruction) for name, loss in self.image_losses.items()}
+        pairs |= {name: (loss, output) for name, loss in self.output_losses.items()}
+        return {
+            name: loss(shown, images, mask=mask) if name in self.masked else loss(shown, images)
+            for name, (loss, shown) in pairs.items()
+        }
 
     def configure_model(self) -> None:
         if self.device_mesh is not None:  # with trainer=fsdp
@@ -161,21 +171,23 @@ class LitTokenizer(pl.LightningModule):
         self.logged |= dictionary.keys()
         super().log_dict(dictionary, *arguments, **options)
 
-    def training_step(self, images: Tensor, batch_idx: int) -> dict[str, Any]:
+    def training_step(self, batch: Batch | Tensor, batch_idx: int) -> dict[str, Any]:
+        batch = Batch.of(batch)
+        images = batch.images
         self.logged = set()
         optimizers = self.optimizers()  # bare if it is one
         generator, *discriminator = optimizers if isinstance(optimizers, list) else [optimizers]
         adversarial = self.adversary is not None and self.updates >= self.adversary.start
         last_batch = (self.batches + 1) % self.accumulate == 0
 
-        context = Context(progress=self.updates, unused=self.unused)
+        context = Context(mask=batch.mask, progress=self.updates, unused=self.unused)
         quantized = self.tokenizer.quantize(images, context=context)
         output = self.tokenizer.decoder_output(quantized.latent, images.shape[-2:], quantized.keep, context)
         # The gradients of pixel losses and adversary end here, each computed once: the adaptive weight needs both.
         cut = output.detach().requires_grad_()
         seen = cut.view_as(cut).float()  # a view, since torch's FLOP counter cannot follow gradients to a leaf
         reconstruction = self.tokenizer.pixels.out(seen)
-        pixel_terms = self.compare(seen, reconstruction, images)
+        pixel_terms = self.compare(seen, reconstruction, images, batch.mask)
         latent_terms = quantized.losses | {
             name: loss(quantized.latent, images) for name, loss in self.latent_losses.items()
         }
@@ -325,16 +337,18 @@ class LitTokenizer(pl.LightningModule):
         for total in self.validation_sums.values():
             total.reset()
 
-    def validation_step(self, images: Tensor, batch_idx: int) -> dict[str, Tensor] | None:
-        if not len(images):  # none of them could be read
+    def validation_step(self, batch: Batch | Tensor, batch_idx: int) -> dict[str, Tensor] | None:
+        if not len(batch):  # none of them could be read
             return None
+        batch = Batch.of(batch)
+        images, context = batch.images, Context(mask=batch.mask)
         tokenizer = self._folded[0]
-        codes, keep = tokenizer.to_codes(images)
+        codes, keep = tokenizer.to_codes(images, context)
         size = images.shape[-2:]
-        output = tokenizer.decoder_output(tokenizer.lookup(codes, size, keep), size, keep)
+        output = tokenizer.decoder_output(tokenizer.lookup(codes, size, keep), size, keep, context)
         reconstruction = tokenizer.pixels.out(output)
         self.metrics.update(images, reconstruction, codes, keep)
-        for name, loss in self.compare(output, reconstruction, images).items():
+        for name, loss in self.compare(output, reconstruction, images, batch.mask).items():
             self.validation_sums[name].update(loss.double() * len(images))
         return {"reconstruction": reconstruction, "codes": codes, "keep": keep}
 
@@ -363,6 +377,11 @@ class LitTokenizer(pl.LightningModule):
         left_out += ["metrics.", "validation_sums."]
         left_out += [f"adversary.{name}." for name in (self.adversary.frozen if self.adversary else ())]
         return {key: value for key, value in state.items() if not key.startswith(tuple(left_out))}
+
+
+def takers(losses: nn.ModuleDict, argument: str) -> list[str]:
+    """The names of losses that have an argument of this name."""
+    return [name for name, loss in losses.items() if argument in inspect.signature(loss.forward).parameters]
 
 
 def frozen(losses: nn.ModuleDict) -> list[str]:

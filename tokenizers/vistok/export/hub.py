@@ -20,36 +20,11 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from vistok.backbones import (
-    BranchedEncoder,
-    CNNDecoder,
-    CNNEncoder,
-    Decoder,
-    Encoder,
-    HierarchicalEncoder,
-    MagvitDecoder,
-    MagvitEncoder,
-    PositionalDecoder,
-    ViTDecoder,
-    ViTEncoder,
-)
+from vistok import backbones, quantizers
+from vistok.backbones import BranchedEncoder, Decoder, Encoder
 from vistok.export import card
 from vistok.pixels import LogitLaplaceMap, PixelMap
-from vistok.quantizers import (
-    BinaryQuantizer,
-    CodewordGradient,
-    DiVeQ,
-    DynamicQuantizer,
-    EntropyRouter,
-    FactorizedQuantizer,
-    FeatureRouter,
-    JanusQuantizer,
-    RotationTrick,
-    SimVQ,
-    StraightThrough,
-    VectorQuantizer,
-    VQBridge,
-)
+from vistok.quantizers import Quantizer, estimators, routers
 from vistok.tokenizer import Tokenizer
 from vistok.untrusted import MAX_JSON, Beyond, network_of, one_line, read_json, read_safetensors, short
 
@@ -63,11 +38,21 @@ tokenizer = vistok.load("FOLDER")
 codes = tokenizer.tokenize(images)
 images = tokenizer.detokenize(codes)
 """
-HEADS = (BinaryQuantizer, DynamicQuantizer, FactorizedQuantizer, JanusQuantizer, SimVQ, VectorQuantizer, VQBridge)
-ESTIMATORS = (CodewordGradient, DiVeQ, RotationTrick, StraightThrough)
-ROUTERS = (EntropyRouter, FeatureRouter)
-BACKBONES = (CNNDecoder, CNNEncoder, HierarchicalEncoder, MagvitDecoder, MagvitEncoder, PositionalDecoder)
-BACKBONES += (BranchedEncoder, ViTDecoder, ViTEncoder)
+
+
+def _public(
+    package: types.ModuleType, home: types.ModuleType | None = None, kinds: tuple[type, ...] = ()
+) -> list[type]:
+    """The classes among a package's public names that are of a module, or of these kinds and not abstract."""
+    found = [getattr(package, name) for name in package.__all__]
+    if home is not None:
+        return [part for part in found if isinstance(part, type) and part.__module__ == home.__name__]
+    kept = [part for part in found if isinstance(part, type) and issubclass(part, kinds) and part not in kinds]
+    return [part for part in kept if not inspect.isabstract(part)]
+
+
+HEADS, BACKBONES = _public(quantizers, kinds=(Quantizer,)), _public(backbones, kinds=(Encoder, Decoder))
+ESTIMATORS, ROUTERS = tuple(_public(quantizers, estimators)), _public(quantizers, routers)
 PIXELS = (LogitLaplaceMap, PixelMap)
 CLASSES = {c.__name__: c for c in (Tokenizer, *PIXELS, *BACKBONES, *HEADS, *ESTIMATORS, *ROUTERS, nn.Conv2d)}
 REGISTERED: set[type] = set()  # of the user's own
