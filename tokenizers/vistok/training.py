@@ -11,9 +11,10 @@ from torch.optim import Optimizer
 from torchmetrics import SumMetric
 
 from vistok import sharding
+from vistok.balance import BalancedBackward
 from vistok.data.images import Batch
 from vistok.ema import AveragedTokenizer
-from vistok.losses.adversarial import Adversary, gradient_ratio
+from vistok.losses.adversarial import Adversary
 from vistok.metrics import ReconstructionMetrics, psnr
 from vistok.pixels import to_uint8
 from vistok.quantizers import Context
@@ -183,37 +184,24 @@ class LitTokenizer(pl.LightningModule):
         context = Context(mask=batch.mask, progress=self.updates, unused=self.unused)
         quantized = self.tokenizer.quantize(images, context=context)
         output = self.tokenizer.decoder_output(quantized.latent, images.shape[-2:], quantized.keep, context)
-        # The gradients of pixel losses and adversary end here, each computed once: the adaptive weight needs both.
-        cut = output.detach().requires_grad_()
-        seen = cut.view_as(cut).float()  # a view, since torch's FLOP counter cannot follow gradients to a leaf
-        reconstruction = self.tokenizer.pixels.out(seen)
-        pixel_terms = self.compare(seen, reconstruction, images, batch.mask)
+        balance = BalancedBackward(output, self.tokenizer.pixels.out)
+        pixel_terms = self.compare(balance.seen, balance.reconstruction, images, batch.mask)
         latent_terms = quantized.losses | {
             name: loss(quantized.latent, images) for name, loss in self.latent_losses.items()
         }
-        terms = latent_terms | pixel_terms
-        loss, pull = self._pixel_gradient(pixel_terms, seen)
-        scales, fake = {}, None
+        terms, scales, challenge = latent_terms | pixel_terms, {}, None
+        balance.compare(weighted_sum(pixel_terms, self.weights), self._own_parameters())
         if adversarial:
             if not self._terms:
                 self._norms = [buffer.clone() for buffer in self.adversary.discriminator.buffers()]
-            again = self.adversary.repeatable  # then the discriminator's loss takes the same logits
-            self.adversary.learns(again)
-            shown = self.tokenizer.pixels.out(seen)  # anew: the graph of the pixel losses is gone
-            fake = self.adversary.discriminate(shown)
-            terms["adversarial"] = self.adversary.generator(fake)
-            (push,) = torch.autograd.grad(terms["adversarial"], seen, retain_graph=again)
-            if self.adversary.adaptive:
-                scales["adversarial"] = self._adaptive_weight(output, quantized.latent, pull, push)
-            if self.adversary.warmup:
-                scales["adversarial"] = scales.get("adversarial", 1.0) * self.adversary.strength(self.updates)
-            pull = pull + weighted_sum({"adversarial": push}, self.weights, scales)
-        loss = loss + (output * pull.to(output.dtype)).sum() + weighted_sum(latent_terms, self.weights)
+            challenge = self.adversary.challenge(balance.seen, self.tokenizer.pixels.out)
+            scales = self._scales(balance, challenge.gradient, quantized.latent)
+            terms["adversarial"] = challenge.term
+            balance.oppose(weighted_sum({"adversarial": challenge.gradient}, self.weights, scales))
         with summed_up(self.trainer.model, last_batch):
-            self.manual_backward(loss / self.accumulate)
-        if adversarial:
-            self.adversary.learns(True)
-            verdict = self.adversary.judge(reconstruction, images, self.updates, fake if again else None)
+            self.manual_backward((balance.loss() + weighted_sum(latent_terms, self.weights)) / self.accumulate)
+        if challenge is not None:
+            verdict = self.adversary.judge(balance.reconstruction, images, self.updates, challenge.logits)
             loss = sum(self.weights[name] * term for name, term in verdict.terms.items())  # of weight 0, gradients of 0
             with summed_up(self.trainer.model, last_batch):
                 self.manual_backward(loss / self.accumulate, inputs=self.adversary.trained)  # not the reconstruction's
@@ -229,32 +217,28 @@ class LitTokenizer(pl.LightningModule):
             self.settle()
             logs = {name: term.detach() for name, term in terms.items()}
             logs |= {f"{name}_scale": scale for name, scale in scales.items()}
-            logs |= verdict.accuracy() if adversarial else {}
-            logs["psnr"] = psnr(to_uint8(reconstruction.detach()), to_uint8(images)).mean()
+            logs |= verdict.accuracy() if challenge is not None else {}
+            logs["psnr"] = psnr(to_uint8(balance.reconstruction.detach()), to_uint8(images)).mean()
             logs["lr"] = generator.param_groups[0]["lr"]
             self.log_dict({f"train/{name}": value for name, value in logs.items()}, sync_dist=True)
             self.log_dict({"updates": float(self.updates)})
         return {"codes": quantized.codes, "keep": quantized.keep}
 
-    def _pixel_gradient(self, terms: dict[str, Tensor], seen: Tensor) -> tuple[Tensor | float, Tensor]:
-        """A loss with the gradients of the pixel losses' own parameters, and the gradient at what they compare."""
-        own = [p for part in (self.image_losses, self.output_losses) for p in part.parameters() if p.requires_grad]
-        loss = weighted_sum(terms, self.weights)
-        if not isinstance(loss, Tensor):  # none has a weight
-            return 0.0, torch.zeros_like(seen)
-        pull, *gradients = torch.autograd.grad(loss, [seen, *own], allow_unused=True, materialize_grads=True)
-        return sum((p * gradient).sum() for p, gradient in zip(own, gradients, strict=True)), pull
+    def _own_parameters(self) -> list[nn.Parameter]:
+        """Those of the pixel losses."""
+        return [p for part in (self.image_losses, self.output_losses) for p in part.parameters() if p.requires_grad]
 
-    def _adaptive_weight(self, output: Tensor, latent: Tensor, pull: Tensor, push: Tensor) -> Tensor:
-        """From the gradients at the decoder's output: of the pixel losses, and of the adversary's."""
-        last_layer = self.tokenizer.decoder.last_layer
-        if not last_layer.requires_grad:  # frozen: the last thing that the gradients of both still reach
-            last_layer = latent
-        at_last_layer = (
-            torch.autograd.grad(output, last_layer, gradient.to(output.dtype), retain_graph=True)[0]
-            for gradient in (pull, push)
-        )
-        return gradient_ratio(*at_last_layer, self.adversary.max_weight)
+    def _scales(self, balance: BalancedBackward, gradient: Tensor, latent: Tensor) -> dict[str, Tensor]:
+        """The factors of the adversarial term beside its weight: the adaptive one, and the warm-up's."""
+        scales = {}
+        if self.adversary.adaptive:
+            last_layer = self.tokenizer.decoder.last_layer
+            # Frozen: the last thing that the gradients of both still reach.
+            reached = last_layer if last_layer.requires_grad else latent
+            scales["adversarial"] = balance.ratio(gradient, reached, self.adversary.max_weight)
+        if self.adversary.warmup:
+            scales["adversarial"] = scales.get("adversarial", 1.0) * self.adversary.strength(self.updates)
+        return scales
 
     def _descend(self, optimizer: Optimizer, norm: Tensor, made: Tensor) -> None:
         for group in optimizer.param_groups:
