@@ -237,7 +237,8 @@ def _flops_of(step: Step, images: Tensor) -> dict[str, float]:
     tokenizer, counts = step.lit.tokenizer, {}
     with torch.no_grad():
         counts["image to codes"], emitted = _counted(tokenizer.to_codes, images)
-        counts["codes to image"], _ = _counted(tokenizer.detokenize, emitted.codes)
+        size = (images.shape[-2], images.shape[-1])
+        counts["codes to image"], _ = _counted(lambda codes: tokenizer.detokenize(codes, size), emitted.codes)
     total, _ = _counted(step, images)
     counts["a training update"] = total / step.lit.accumulate
     return {name: total / len(images) for name, total in counts.items()}

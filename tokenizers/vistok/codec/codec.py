@@ -61,6 +61,9 @@ class Codec:
 
     def __init__(self, tokenizer: Tokenizer, rates: Sequence[Rate], filler: Filler | None = None):
         tables_of(tokenizer.quantizer)
+        if tokenizer.grid(2 * tokenizer.factor, 3 * tokenizer.factor) != (2, 3):
+            f, name = tokenizer.factor, type(tokenizer.encoder).__name__
+            raise ValueError(f"a codec stores a grid of one position for each {f}x{f} pixels, not what a {name} makes")
         if not 1 <= len(rates) <= MAX_RATES:
             raise ValueError(f"a codec has from 1 to {MAX_RATES} rates, not {len(rates)}")
         self.tokenizer, self.rates, self.filler = tokenizer, list(rates), filler

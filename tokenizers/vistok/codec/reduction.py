@@ -24,7 +24,8 @@ def tables_of(head: Quantizer) -> list[Tensor]:
     """
     tables = [head.table(i) for i in range(len(head.codebook_sizes))]
     plain = [table.values for table in tables if table is not None and torch.equal(table.search, table.values)]
-    needs_more = head.context_fields or head.layout(head.grid_multiple, head.grid_multiple).granularities > 1
+    layout = head.layout(2 * head.grid_multiple, 2 * head.grid_multiple)
+    needs_more = head.context_fields or layout.granularities > 1 or len(layout.grids) > 1
     if needs_more or len(plain) < len(tables) or sum(table.shape[1] for table in plain) != head.dim:
         raise ValueError(
             f"a {type(head).__name__} cannot be reduced or stored in files: it is neither one codebook nor several "

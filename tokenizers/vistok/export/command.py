@@ -51,7 +51,7 @@ def save_folder(
             return Encoded(codes, read.encode(images), keep)
 
         sizes = sizes_of(folded) if image_size is None else [(image_size, image_size)]
-        return check(folded, encode, lambda codes: read.decode(read.quantizer.lookup(codes)), sizes)
+        return check(folded, encode, lambda codes, size: read.decode(read.lookup(codes, size), size), sizes)
 
 
 TARGETS: dict[str, Callable[..., Parity]] = {

@@ -53,12 +53,12 @@ class ToCodes(nn.Module):
 class ToImages(nn.Module):
     """Codes (b, k, h, w) to images (b, c, H, W), clamped to [-1, 1]. Codes out of range are not refused."""
 
-    def __init__(self, tokenizer: Tokenizer):
+    def __init__(self, tokenizer: Tokenizer, size: tuple[int, int] | None):
         super().__init__()
-        self.tokenizer = tokenizer
+        self.tokenizer, self.size = tokenizer, size
 
     def forward(self, codes: Tensor) -> Tensor:
-        return self.tokenizer.detokenize(codes)
+        return self.tokenizer.detokenize(codes, self.size)
 
 
 def save_onnx(
@@ -134,7 +134,7 @@ def _save(
             return Encoded(codes, keep=keep[0] if keep else None)
 
         sizes = sizes_of(folded) if image_size is None else [(image_size, image_size)]
-        parity = check(folded, encode, lambda codes: decoder(codes)[0], sizes, clamped=True)
+        parity = check(folded, encode, lambda codes, _: decoder(codes)[0], sizes, clamped=True)
         card.write(partial, folded, about, usage, library, str(parity))
     return parity
 
@@ -161,6 +161,8 @@ def programs(tokenizer: Tokenizer, image_size: int | None = None) -> dict[str, E
         raise ValueError("learned positions have no graph for images of any size; give the one image_size it is for")
     f = tokenizer.factor
     cells = head.grid_multiple
+    if image_size is None and len(head.layout(2 * cells, 2 * cells).grids) > 1:
+        raise ValueError("codes of several scales have no graph for images of any size; give the one image_size")
     height, width = (6 * cells * f, 10 * cells * f) if image_size is None else (image_size, image_size)
     grid = tokenizer.grid(height, width, None if image_size is None else f"image_size={image_size}")
     images = torch.zeros(2, tokenizer.encoder.in_channels, height, width)
@@ -175,7 +177,7 @@ def programs(tokenizer: Tokenizer, image_size: int | None = None) -> dict[str, E
             name: torch.export.export(module, (example,), dynamic_shapes=(free[name],), strict=False)
             for name, module, example in (
                 (ENCODER, ToCodes(tokenizer), images),
-                (DECODER, ToImages(tokenizer), codes),
+                (DECODER, ToImages(tokenizer, None if image_size is None else (image_size, image_size)), codes),
             )
         }
     except (UserError, RuntimeError) as error:  # what depends on the size other than by growing

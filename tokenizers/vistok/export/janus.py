@@ -66,7 +66,7 @@ def save(
             codes = cast(Tensor, encoded.image_tokens).flatten()
             return Encoded(rearrange(codes, "(b h w) -> b 1 h w", b=b, h=h, w=w), latent)
 
-        def decode(codes: Tensor) -> Tensor:
+        def decode(codes: Tensor, size: tuple[int, int]) -> Tensor:
             return model.decode(cast(Any, rearrange(codes, "b 1 h w -> b (h w)")))
 
         parity = check(plain.by_l2(folded), encode, decode, [(image_size, image_size)], original=folded)

@@ -55,7 +55,7 @@ def save(
         def encode(images: Tensor) -> Encoded:
             return Encoded(read.tokenize(images), read.encode(images))
 
-        def decode(codes: Tensor) -> Tensor:
+        def decode(codes: Tensor, size: tuple[int, int]) -> Tensor:
             return read.decode(read.quantizer.lookup(codes))
 
         parity = check(folded, encode, decode, sizes_of(folded))

@@ -49,7 +49,7 @@ class Parity(NamedTuple):
 def check(
     tokenizer: Tokenizer,
     encode: Callable[[Tensor], Encoded],
-    decode: Callable[[Tensor], Tensor],
+    decode: Callable[[Tensor, tuple[int, int]], Tensor],
     sizes: Sequence[tuple[int, int]],
     clamped: bool = False,
     original: Tokenizer | None = None,
@@ -59,7 +59,7 @@ def check(
     Args:
         tokenizer: The tokenizer, folded, in evaluation mode.
         encode: The consumer's way from images (b, c, H, W) in [-1, 1] to codes.
-        decode: The consumer's way from codes (b, k, h, w) to images.
+        decode: The consumer's way from codes (b, k, h, w) to images of a size (H, W).
         sizes: Of the images, (H, W) each; the first comes as a batch of two, others alone.
         clamped: Whether the consumer clamps images to [-1, 1].
         original: Where ``tokenizer`` is another one, whose metric the consumer does not know: codes that differ from
@@ -90,9 +90,9 @@ def check(
             by_metric += int((original.to_codes(images).codes != theirs.codes).sum())
         drawn = [torch.randint(n, ours.codes[:, :1].shape, generator=generator) for n in head.codebook_sizes]
         for codes in (ours.codes, torch.cat(drawn, dim=1)):
-            expected = tokenizer.decode(head.lookup(codes))
+            expected = tokenizer.decode(tokenizer.lookup(codes, size), size)
             expected = expected.clamp(-1, 1) if clamped else expected
-            furthest = max(furthest, _difference("decoded images", decode(codes), expected))
+            furthest = max(furthest, _difference("decoded images", decode(codes, size), expected))
     return Parity(tuple(sizes), total, ties, furthest, None if original in (None, tokenizer) else by_metric)
 
 

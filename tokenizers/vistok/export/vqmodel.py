@@ -63,7 +63,7 @@ def save(
             b, _, h, w = latent.shape
             return Encoded(rearrange(model.quantize(latent)[2][2], "(b h w) -> b 1 h w", b=b, h=h, w=w), latent)
 
-        def decode(codes: Tensor) -> Tensor:
+        def decode(codes: Tensor, size: tuple[int, int]) -> Tensor:
             shape = (len(codes), *codes.shape[2:], folded.quantizer.dim)
             return model.decode(codes.flatten(), force_not_quantize=True, shape=shape).sample  # pyright: ignore[reportAttributeAccessIssue] no tensor
 
