@@ -30,8 +30,8 @@ class Injury(pl.Callback):
     def on_train_batch_end(self, trainer, pl_module, *_) -> None:
         if pl_module.updates == INJURED_AT:
             head = pl_module.tokenizer.quantizer
-            head.table[1:] += 100
-            head.ema_sums[1:] = head.table[1:] * head.ema_counts[1:, None]
+            head.codewords[1:] += 100
+            head.ema_sums[1:] = head.codewords[1:] * head.ema_counts[1:, None]
 
 
 def train_synthetic(run: Path) -> None:

@@ -35,7 +35,7 @@ RUNS = {
     "fq of simvq": ["quantizer=fq", "quantizer@quantizer.head=simvq"],
     "fq of vqbridge": ["quantizer=fq", "quantizer@quantizer.head=vqbridge"],
     "dqvae of simvq": ["quantizer=dqvae", "quantizer@quantizer.head=simvq"],
-    "vq, rotation": ["quantizer=vq", "estimator=rotation", "quantizer_weights.commitment=1"],
+    "vq, rotation": ["quantizer=vq", "estimator=rotation", "quantizer.loss_weights.commitment=1"],
     "vq, diveq": ["quantizer=vq", "estimator=diveq"],
     "simvq, rotation": ["quantizer=simvq", "estimator=rotation"],
     "simvq, diveq": ["quantizer=simvq", "estimator=diveq"],

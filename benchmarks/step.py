@@ -60,7 +60,7 @@ def plain(bf16: bool, device: str = "cpu") -> tuple[LitTokenizer, Callable[[Tens
     """
     lit = build().to(device)
     tokenizer, judge, lpips = lit.tokenizer.train(), lit.adversary.train(), lit.image_losses["lpips"]
-    table = tokenizer.quantizer.table
+    table = tokenizer.quantizer.codewords
     networks = [*tokenizer.parameters()]
     generator = torch.optim.Adam(networks, lr=1e-4, betas=(0.9, 0.95))
     discriminator = torch.optim.Adam(judge.parameters(), lr=1e-4, betas=(0.9, 0.95))

@@ -82,7 +82,7 @@ def make_tokenizer() -> Callable[..., Tokenizer]:
         torch.manual_seed(0)
         size = {"channels": 8, "multipliers": (1, 2, 2), "num_blocks": 1, "attention": (2,), "dim": 16}
         quantizer = VectorQuantizer(codebook_size, dim, **arguments)
-        nn.init.normal_(quantizer.table)
+        nn.init.normal_(quantizer.codewords)
         return Tokenizer(
             CNNEncoder(**size), quantizer, CNNDecoder(**size), nn.Conv2d(16, dim, 1), nn.Conv2d(dim, 16, 1)
         )

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from vistok import cli
@@ -22,7 +21,7 @@ def test_every_part_builds(compose, group, choice):
     config = compose("train", "trainer=debug", f"{group}={choice}")
     with torch.device("meta"):
         tokenizer = cli.instantiate(config.tokenizer)
-    assert set(tokenizer.quantizer.loss_names) <= set(config.quantizer_weights)
+    assert set(tokenizer.quantizer.loss_names) <= set(cli.loss_weights(config.quantizer))
 
 
 HEADS, LOSSES = choices("quantizer"), choices("loss")
@@ -39,6 +38,41 @@ def test_heads_go_with_losses(compose, quantizer, loss):
     config.loss.image_losses = {name: {"_target_": "torch.nn.L1Loss"} for name in config.loss.image_losses}
     _, lit = cli.build(config)
     assert set(lit.weights) == {*config.loss.weights, *lit.tokenizer.quantizer.loss_names}
+
+
+@pytest.mark.parametrize("overrides, expected", [
+    ([], {"commitment": 0.25, "codebook": 1.0, "entropy": 0.03}),
+    (["quantizer=bsq"], {"commitment": 0.0, "entropy": 0.1}),
+    (["quantizer=lfq"], {"commitment": 0.25, "entropy": 0.1}),
+    (["quantizer=fq"], {"commitment": 0.25, "codebook": 1.0, "entropy": 0.03, "disentanglement": 0.1}),
+    (["quantizer=fq", "quantizer@quantizer.head=bsq"], {"commitment": 0.0, "entropy": 0.1, "disentanglement": 0.1}),
+    (["quantizer=dqvae", "quantizer.head.loss_weights.commitment=2"],
+     {"commitment": 2, "codebook": 1.0, "entropy": 0.03, "budget": 10.0}),
+    (["quantizer=dqvae", "+quantizer.loss_weights.commitment=3", "quantizer.head.loss_weights.commitment=2"],
+     {"commitment": 3, "codebook": 1.0, "entropy": 0.03, "budget": 10.0}),
+    (["quantizer=simvq", "estimator=diveq"], {"commitment": 0.0, "codebook": 0.0}),
+    (["quantizer=fq", "estimator=diveq"],
+     {"commitment": 0.0, "codebook": 0.0, "entropy": 0.03, "disentanglement": 0.1}),
+])  # fmt: skip
+def test_weights_of_a_heads_terms(compose, overrides, expected):
+    """They stand in the head's YAML; those of a head in a head are merged by name, and the outer head's count."""
+    assert cli.loss_weights(compose("train", *overrides).quantizer) == expected
+
+
+def test_heads_that_disagree():
+    heads = [{"loss_weights": {"commitment": weight, "entropy": 1}} for weight in (1, 2)]
+    with pytest.raises(ValueError, match=r"heads with loss_weights.commitment of 1 and 2.*\+quantizer.loss_weights"):
+        cli.loss_weights({"heads": heads})
+    assert cli.loss_weights({"heads": heads, "loss_weights": {"commitment": 3}}) == {"commitment": 3, "entropy": 1}
+
+
+def test_weights_are_no_arguments():
+    """They are removed at every depth, also behind an interpolation, and stay in the config."""
+    head = {"_target_": "vistok.quantizers.BinaryQuantizer", "dim": 2, "loss_weights": {"entropy": 1}}
+    composite = {"_target_": "vistok.quantizers.FactorizedQuantizer", "heads": [head, head], "loss_weights": {}}
+    config = OmegaConf.create({"quantizer": composite, "tokenizer": {"quantizer": "${quantizer}"}})
+    assert cli.instantiate(config.tokenizer)["quantizer"].codebook_sizes == (4, 4)
+    assert cli.loss_weights(config.quantizer) == {"entropy": 1}
 
 
 @pytest.mark.parametrize("trainer, logger", itertools.product(choices("trainer"), choices("logger")))
@@ -72,7 +106,7 @@ def test_every_experiment_composes(compose, experiment):
 def test_published_sizes(compose, experiment, head):
     config = compose("train", f"experiment={experiment}", "data=folder", "data.root=x")
     with torch.device("meta"):
-        tokenizer = instantiate(config.tokenizer)
+        tokenizer = cli.instantiate(config.tokenizer)
         latent = tokenizer.encode(torch.empty(1, 3, 256, 256))
     sizes = {name: sum(p.numel() for p in getattr(tokenizer, name).parameters()) for name in ("encoder", "decoder")}
     assert sizes == {"encoder": 29_298_176, "decoder": 42_449_795}

@@ -21,10 +21,10 @@ def test_buffers_and_frozen_parameters_are_copied(make_tokenizer):
     tokenizer.decoder.requires_grad_(False)
     average = AveragedTokenizer(tokenizer, 0.9)
     with torch.no_grad():
-        tokenizer.quantizer.table.add_(1.0)
+        tokenizer.quantizer.codewords.add_(1.0)
         tokenizer.decoder.conv_out.bias.add_(1.0)
     average.update(tokenizer)
-    assert torch.equal(average.tokenizer.quantizer.table, tokenizer.quantizer.table)
+    assert torch.equal(average.tokenizer.quantizer.codewords, tokenizer.quantizer.codewords)
     assert torch.equal(average.tokenizer.decoder.conv_out.bias, tokenizer.decoder.conv_out.bias)
 
 

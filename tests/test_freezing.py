@@ -95,7 +95,7 @@ def test_nothing_but_codebooks_changes(kind):
     before = {name: tensor.clone() for name, tensor in tokenizer.state_dict().items()}
     module = fit(tokenizer, frozen=True)
     heads = {id(p): p for head in single_heads(tokenizer.quantizer) for p in head.parameters()}
-    learned = {name for name, parameter in tokenizer.named_parameters() if id(parameter) in heads}
+    learned = {name for name, tensor in tokenizer.state_dict(keep_vars=True).items() if id(tensor) in heads}
     assert changed(before, tokenizer) == learned and learned
     assert changed(before, module.average.tokenizer) == learned
     assert {id(p) for p in parameters_of(module.optimizers()[0].optimizer)} == set(heads)
@@ -120,7 +120,7 @@ def test_the_decoders_gradient_reaches_the_codewords_in_use():
     reconstruction.square().mean().backward()
     used = torch.zeros(16, dtype=torch.bool)
     used[quantized.codes.unique()] = True
-    assert torch.equal(tokenizer.quantizer.table.grad.abs().sum(1) > 0, used)
+    assert torch.equal(tokenizer.quantizer.codewords.grad.abs().sum(1) > 0, used)
 
 
 @pytest.mark.parametrize(
@@ -143,9 +143,9 @@ def test_heads_that_would_learn_nothing(head, adversary, message):
 def test_a_reduced_tokenizer_is_trained_further(trained, train, tmp_path):
     """From an exported folder through train.py: the networks in the new export are those of the old one."""
     tokenizer = hub.load(trained)
-    table = tokenizer.quantizer.table
+    table = tokenizer.quantizer.codewords
     smaller = VectorQuantizer(6, table.shape[1])
-    smaller.table.data.copy_(reduced(table, 6))
+    smaller.codewords.data.copy_(reduced(table, 6))
     tokenizer.quantizer = smaller
     hub.save(tokenizer, tmp_path / "reduced")
     overrides = [f"init={tmp_path / 'reduced'}", "trainable=codebook", "quantizer=vq", "estimator=codeword"]

@@ -225,7 +225,7 @@ def test_values_of_another_kind_name_the_key_that_is_set(compose):
         ("optimizer.lr", ("abc",), "{} must be a number or Tensor"),
         ("optimizer.betas", ("abc", [1]), "{} must be a list, each a number or Tensor"),
         ("loss.weights.l2", ("abc", None), "{} must be a number"),
-        ("quantizer_weights.commitment", ("abc",), "{} must be a number"),
+        ("quantizer.loss_weights.commitment", ("abc", None), "{} must be a number"),
         ("augmentation.crop", ([1], None), "{} must be text"),
         ("data.num_workers", ("abc",), "{} must be a whole number"),
         ("backbone.encoder.multipliers", ("abc", [1, "a"]), "{} must be a list, each a whole number"),

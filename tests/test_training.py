@@ -136,7 +136,7 @@ def test_accumulated_statistics_are_one_update_of_the_codebook(make_tokenizer):
     fit(whole, batch_size=8)
     fit(halves, batch_size=4)
     torch.testing.assert_close(halves.tokenizer.quantizer.ema_counts, whole.tokenizer.quantizer.ema_counts)
-    torch.testing.assert_close(halves.tokenizer.quantizer.table, whole.tokenizer.quantizer.table)
+    torch.testing.assert_close(halves.tokenizer.quantizer.codewords, whole.tokenizer.quantizer.codewords)
 
 
 def test_clipping_bounds_the_step(make_tokenizer):

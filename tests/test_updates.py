@@ -215,7 +215,7 @@ def test_what_is_not_finite_is_named(make_tokenizer):
     module = everything(make_tokenizer)
     assert module.not_finite() == []
     with torch.no_grad():
-        module.tokenizer.quantizer.table[3, 1] = float("inf")
+        module.tokenizer.quantizer.codewords[3, 1] = float("inf")
         next(module.adversary.discriminator.parameters()).view(-1)[0] = float("nan")
     assert module.not_finite()[0] == "tokenizer.quantizer.table" and len(module.not_finite()) == 2
 

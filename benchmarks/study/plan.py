@@ -76,7 +76,7 @@ RUNS = [
     run("annealing", "vq", "16k", ANNEALED, note="annealed"),
     run("annealing", "simvq", "16k", ANNEALED, note="annealed"),
     run("estimators", "vq", "16k", "quantizer.kmeans_updates=20", "quantizer.restart=0.1", note="k-means, restarts"),
-    run("estimators", "vq", "16k", "estimator=rotation", "quantizer_weights.commitment=1", note="rotation"),
+    run("estimators", "vq", "16k", "estimator=rotation", "quantizer.loss_weights.commitment=1", note="rotation"),
     run("estimators", "vq", "16k", "estimator=diveq", note="diveq"),
     run("estimators", "simvq", "16k", "estimator=rotation", note="rotation"),
     run("estimators", "simvq", "16k", "estimator=diveq", note="diveq"),

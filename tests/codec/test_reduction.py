@@ -6,7 +6,7 @@ import torch
 from scipy.cluster.vq import kmeans2
 
 from vistok.codec.reduction import means, reduced, tables_of, with_tables
-from vistok.quantizers import FactorizedQuantizer, JanusQuantizer, VectorQuantizer
+from vistok.quantizers import BinaryQuantizer, FactorizedQuantizer, JanusQuantizer
 from vistok.quantizers.vq import plain
 
 
@@ -72,7 +72,7 @@ def test_heads():
     assert torch.equal(codes[0].flatten(1), torch.stack([d.argmin(1) for d in by_hand]))
 
 
-@pytest.mark.parametrize("head", [JanusQuantizer(8, 4), VectorQuantizer(8, 4, cosine=True)])
+@pytest.mark.parametrize("head", [JanusQuantizer(8, 4), BinaryQuantizer(4)])
 def test_heads_that_are_no_plain_tables(head):
     with pytest.raises(ValueError, match="cannot be reduced"):
         tables_of(head)

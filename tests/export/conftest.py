@@ -32,7 +32,7 @@ def uneven() -> Callable[..., VectorQuantizer]:
         torch.manual_seed(1)
         head = VectorQuantizer(128, dim, **arguments)
         lengths = torch.linspace(0.5, 1.5, 128)[:, None]
-        head.table.data.copy_(nn.functional.normalize(torch.randn(128, dim)) * lengths)
+        head.codewords.data.copy_(nn.functional.normalize(torch.randn(128, dim)) * lengths)
         return head
 
     return make

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 import vistok
-from vistok.export import card, command, hub, parity
+from vistok.export import card, command, hub
 from vistok.quantizers import VectorQuantizer
 
 EVALUATION = {
@@ -130,10 +130,10 @@ def test_a_killed_export_is_not_in_the_way(make_vqgan, uneven, tmp_path):
 def test_near_ties():
     """(1, 0) lies between the first two codewords, off by less or more than float32 can tell."""
     head = VectorQuantizer(3, 2)
-    head.table.data = torch.tensor([[0.0, 1.0], [2.0, 1.0], [2.0, 1.1]])
+    head.codewords.data = torch.tensor([[0.0, 1.0], [2.0, 1.0], [2.0, 1.1]])
     latent = torch.tensor([1 + 1e-6, 0.0]).view(1, 2, 1, 1)
     zero, one, two = (torch.full((1, 1, 1, 1), code) for code in (0, 1, 2))
-    assert parity.near_ties(head, latent, one, zero).item()
-    assert not parity.near_ties(head, latent + torch.tensor([1e-3, 0.0]).view(1, 2, 1, 1), one, zero).item()
-    assert not parity.near_ties(head, latent, one, two).item()
-    assert not parity.near_ties(head, latent, one, torch.full_like(one, 3)).item()
+    assert head.near_ties(latent, one, zero).item()
+    assert not head.near_ties(latent + torch.tensor([1e-3, 0.0]).view(1, 2, 1, 1), one, zero).item()
+    assert not head.near_ties(latent, one, two).item()
+    assert not head.near_ties(latent, one, torch.full_like(one, 3)).item()

@@ -151,7 +151,7 @@ def make_fqgan(k):
 def make_dqvae(grains, router):
     encoder = HierarchicalEncoder(8, (1, 1, 2, 3), 2, (2, 3), 12, num_maps=grains)
     head = VectorQuantizer(20, 6, ema_decay=0.99, restart=1.0, restart_unit="vector", weighted_counts=False)
-    nn.init.normal_(head.table)
+    nn.init.normal_(head.codewords)
     up = CNNDecoder(8, (1, 2, 2)[: 5 - grains], 1, (0,), 12)
     decoder = PositionalDecoder(up, 12, 8)
     return Tokenizer(encoder, DynamicQuantizer(head, router, projection=nn.Conv2d(12, 6, 1)), decoder,
@@ -268,7 +268,7 @@ def test_containers(llamagen_file, wrap):
 def test_ema_or_raw(llamagen_file):
     file = llamagen_file(wrap=lambda t: {"ema": t, "model": {k: v + 1 for k, v in t.items()}})
     ema, raw = vistok.load(file), vistok.load(file, weights="raw")
-    torch.testing.assert_close(raw.quantizer.table, ema.quantizer.table + 1)
+    torch.testing.assert_close(raw.quantizer.codewords, ema.quantizer.codewords + 1)
     with pytest.raises(ValueError, match="weights='raw', but it has only ema"):
         vistok.load(llamagen_file(wrap=lambda t: {"ema": t}), weights="raw")
     with pytest.raises(ValueError, match="weights must be one of ema, raw, not 'best'"):
@@ -483,4 +483,4 @@ def test_file_names_are_not_believed(llamagen_file, tmp_path):
     save_file(theirs, tmp_path / "simvq.safetensors")
     loaded = vistok.load(tmp_path / "simvq.safetensors")
     table = load_file(tmp_path / "simvq.safetensors")["quantize.embedding.weight"]
-    assert loaded.quantizer.cosine and torch.equal(loaded.quantizer.table, table)
+    assert loaded.quantizer.cosine and torch.equal(loaded.quantizer.codewords, table)

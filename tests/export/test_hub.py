@@ -156,8 +156,8 @@ def test_what_is_not_read_again_is_not_written(make_tokenizer, tmp_path):
 
 
 def test_every_class_takes_what_is_described():
-    assert all(hub._arguments(part) for part in hub.CLASSES.values() if part is not hub.StraightThrough
-               and part is not hub.CodewordGradient)  # fmt: skip
+    assert all(hub._arguments(part) for part in hub.CLASSES.values() if part is not hub.estimators.StraightThrough
+               and part is not hub.estimators.CodewordGradient)  # fmt: skip
 
 
 def test_files_that_are_wrong(exported):

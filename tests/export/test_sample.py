@@ -51,7 +51,7 @@ def test_half_refuses(make_vqgan, uneven, tmp_path):
     hub.save(tokenizer, tmp_path / "run")
     with pytest.raises(SystemExit, match="--half is for --to folder, not diffusers"):
         command.main([str(tmp_path / "run"), "--to", "diffusers", "--half", "--out", str(tmp_path / "out")])
-    tokenizer.quantizer.table.data[0, 0] = 1e6
+    tokenizer.quantizer.codewords.data[0, 0] = 1e6
     with pytest.raises(ValueError, match="quantizer.table has values up to 1e\\+06, beyond float16"):
         hub.save(tokenizer, tmp_path / "out", half=True)
 

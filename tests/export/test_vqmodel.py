@@ -54,7 +54,7 @@ def test_heads_fold_into_a_table(make_vqgan, uneven, tmp_path, head):
     }[head]()
     if head == "vqbridge":
         nn.init.normal_(quantizer.bridge.recover.weight, std=0.1)
-        nn.init.normal_(quantizer.table)
+        nn.init.normal_(quantizer.basis)
     tokenizer = make_vqgan(quantizer)
     vqmodel.save(tokenizer, tmp_path / "model")
     images = torch.rand(2, 3, 16, 24) * 2 - 1

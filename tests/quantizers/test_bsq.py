@@ -92,8 +92,8 @@ def test_more_bits_than_any_table():
         assert head.codebook_sizes == (2**dim,) and quantized.codes.max() > 2 ** (dim - 5)
         torch.testing.assert_close(head.lookup(quantized.codes), quantized.latent, rtol=0, atol=0)
         assert torch.equal(head.lookup(quantized.codes) > 0, z > 0)
-        with pytest.raises(ValueError, match=rf"2\^{dim} codewords is no plain table"):
-            head.fold()
+        with pytest.raises(ValueError, match=rf"2\^{dim} codewords are never laid out"):
+            head.codebook()
         assert torch.equal(head.for_inference()(z).codes, quantized.codes)
 
 

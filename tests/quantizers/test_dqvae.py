@@ -84,7 +84,7 @@ def test_two_grains_by_hand():
     """One coarse region beside a fine one."""
     table = torch.tensor([[0.0], [1.0], [2.0], [3.0]])
     inner = VectorQuantizer(4, 1, ema_decay=0.9).train()
-    inner.table.copy_(table)
+    inner.codewords.copy_(table)
     head = DynamicQuantizer(inner, Fixed(torch.tensor([[[0, 1]]]))).train()
     z = torch.tensor([[0.0, 2.2, 1.0, 2.0], [1.6, 0.6, 3.0, 0.0]]).reshape(1, 1, 2, 4)
     quantized = head(z)
@@ -99,7 +99,7 @@ def test_two_grains_by_hand():
 def test_three_grains_by_hand():
     grain = torch.tensor([[[0, 1, 2]]])
     head = DynamicQuantizer(VectorQuantizer(64, 2), Fixed(grain, 3)).eval()
-    torch.nn.init.normal_(head.head.table)
+    torch.nn.init.normal_(head.head.codewords)
     quantized = head(torch.randn(1, 2, 4, 12))
     expected = torch.zeros(4, 12, dtype=torch.bool)
     expected[0, 0] = True
@@ -122,7 +122,7 @@ def test_maps_beyond_the_grains_are_left_out_and_missing_ones_are_means(grains, 
 
 def test_maps_of_the_encoder_are_taken_as_they_are():
     head = DynamicQuantizer(VectorQuantizer(64, 2), Fixed(torch.tensor([[[0, 1]]]))).eval()
-    torch.nn.init.normal_(head.head.table)
+    torch.nn.init.normal_(head.head.codewords)
     z, coarse = torch.randn(1, 2, 2, 4), torch.randn(1, 2, 1, 2)
     quantized = head(z, Context(maps=(coarse,)))
     assert torch.equal(quantized.codes[..., 0, 0], head.head(coarse).codes[..., 0, 0])
@@ -142,7 +142,7 @@ def test_a_whole_model_with_an_entropy_router(family, close):
     """The head of the authors' model on its images and latents; half of the regions are fine by its table."""
     weights, io = family("dqvae_dual_entropy")
     inner = VectorQuantizer(80, 32, ema_decay=0.99)
-    inner.table.copy_(weights["quantize.codebook.weight"][:80])
+    inner.codewords.copy_(weights["quantize.codebook.weight"][:80])
     head = DynamicQuantizer(inner, EntropyRouter([1.8225123882293701], patch=8)).eval()
     latent = io["latent"]  # assembled already: its coarse cells are equal all over
     for evaluated in (head, head.for_inference()):
@@ -156,7 +156,7 @@ def test_a_whole_model_with_an_entropy_router(family, close):
 def test_whole_models_with_a_feature_router(family, close, name, grains):
     weights, io = family(name)
     inner = VectorQuantizer(64, 24, ema_decay=0.99)
-    inner.table.copy_(weights["quantize.codebook.weight"][:64])
+    inner.codewords.copy_(weights["quantize.codebook.weight"][:64])
     head = DynamicQuantizer(inner, Fixed(io["grain"], grains)).eval()
     maps = tuple(io["latent"][..., :: 2**step, :: 2**step] for step in range(grains - 1, 0, -1))
     quantized = head(io["latent"], Context(maps=maps))
@@ -281,7 +281,7 @@ Z = torch.zeros(2, 4, 4, 4)
     (lambda: dual(projection=torch.nn.Conv2d(8, 8, 1)), "projection makes 8 channels, but head.dim is 4"),
     (lambda: dual()(Z, Context(maps=(Z,))), r"context.maps are of \[\(4, 4\)\], but 2 grains beside a latent of 4x4"),
     (lambda: dual()(Z[..., :3]), "a latent of 4x3 has no regions of 2 positions a side"),
-    (lambda: dual().fold(), "a dynamic head is no plain table"),
+    (lambda: dual().with_table(0, dual().table(0)), "a DynamicQuantizer has no codebook that another"),
     (lambda: FeatureRouter(4, 3, groups=2)([Z, Z], Context()), "maps are 2, but grains=3 need one each"),
     (lambda: FeatureRouter(6, groups=4), "groups=4 does not divide the 6 channels"),
     (lambda: EntropyRouter([], patch=4), "thresholds must be one or more rising entropies"),

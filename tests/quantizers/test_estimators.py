@@ -49,7 +49,7 @@ def test_diveq(golden, close, group):
     noise = values.get("noise1", torch.zeros_like(values["z"]))
     z, codebook = values["z"].requires_grad_(), values["codebook"].requires_grad_()
     head = VectorQuantizer(*codebook.shape)
-    head.table = torch.nn.Parameter(codebook.detach())
+    head.codewords = torch.nn.Parameter(codebook.detach())
     codes = head(as_map(z)).codes
     assert torch.equal(codes.flatten(), values["codes"])
     moved = as_vectors(DiVeQ.moved(as_map(z), as_map(codebook[codes.flatten()]), as_map(noise)))
@@ -77,13 +77,13 @@ def test_diveq_draws_its_noise_in_training_only():
 def test_diveq_teaches_the_codebook_through_the_latent():
     head = VectorQuantizer(16, 4, estimator=DiVeQ())
     z = torch.randn(1, 4, 8, 8, requires_grad=True)
-    of_z, of_table = torch.autograd.grad(head.train()(z).latent.sum(), (z, head.table))
+    of_z, of_table = torch.autograd.grad(head.train()(z).latent.sum(), (z, head.codewords))
     assert of_z.abs().sum() > 0 and of_table.abs().sum() > 0
 
 
 def test_diveq_at_a_codeword_has_finite_gradients():
     head = VectorQuantizer(4, 2, estimator=DiVeQ())
-    z = as_map(head.table.detach().clone()).requires_grad_()
+    z = as_map(head.codewords.detach().clone()).requires_grad_()
     assert torch.autograd.grad(head.train()(z).latent.sum(), z)[0].isfinite().all()
 
 
@@ -95,7 +95,7 @@ def test_vector_quantize_pytorch(golden, close, group):
         24, 8, ema_decay=0.8, estimator=RotationTrick() if group == "vqp_rotation" else StraightThrough()
     ).train()
     before = {name: values[f"before._codebook.{name}"][0] for name in ("embed", "cluster_size", "embed_avg")}
-    head.table.copy_(before["embed"])
+    head.codewords.copy_(before["embed"])
     head.ema_counts.copy_(before["cluster_size"])
     head.ema_sums.copy_(before["embed_avg"])
     z = values["z"].requires_grad_()
@@ -111,7 +111,7 @@ def test_vector_quantize_pytorch(golden, close, group):
     head.update(quantized.stats)
     close(head.ema_counts, values["after1._codebook.cluster_size"][0])
     close(head.ema_sums, values["after1._codebook.embed_avg"][0])
-    close(head.table, values["after1._codebook.embed"][0])
+    close(head.codewords, values["after1._codebook.embed"][0])
 
 
 def test_angles_are_kept_by_the_rotation():

@@ -15,7 +15,7 @@ def test_fqgan(golden, close):
     values = golden("heads", "fqgan")
     heads = [VectorQuantizer(40, 8, cosine=True, entropy_temperature=0.01) for _ in NAMES]
     for name, head in zip(NAMES, heads, strict=True):
-        head.table.data.copy_(values[f"codebook.{name}"])
+        head.codewords.data.copy_(values[f"codebook.{name}"])
     quantizer = FactorizedQuantizer(heads)
     z = torch.cat([values[f"z.{name}"] for name in NAMES], dim=1).requires_grad_()
     quantized = quantizer(z)
@@ -32,7 +32,7 @@ def test_fqgan(golden, close):
     close(loss, values["loss.total"])
     upstream = (torch.cat([values[f"up.zq.{name}"] for name in NAMES], dim=1) * quantized.latent).sum()
     for kind, total in (("gradloss", loss), ("grad", loss + upstream)):
-        of_z, *of_tables = torch.autograd.grad(total, [z, *(head.table for head in heads)], retain_graph=True)
+        of_z, *of_tables = torch.autograd.grad(total, [z, *(head.codewords for head in heads)], retain_graph=True)
         for name, part, of_table in zip(NAMES, quantizer.split(of_z), of_tables, strict=True):
             close(part, values[f"{kind}.z.{name}"], 5e-5)
             close(of_table, values[f"{kind}.codebook.{name}"], 5e-5)
@@ -47,7 +47,7 @@ def test_whole_models(family, close, name, keys):
     weights, io = family(name)
     heads = [VectorQuantizer(*weights[f"quantize_{key}.embedding.weight"].shape, cosine=True) for key in keys]
     for key, head in zip(keys, heads, strict=True):
-        head.table.data.copy_(weights[f"quantize_{key}.embedding.weight"])
+        head.codewords.data.copy_(weights[f"quantize_{key}.embedding.weight"])
     quantizer = FactorizedQuantizer(heads).eval()
     for evaluated in (quantizer, quantizer.for_inference()):
         quantized = evaluated(torch.cat([io[f"latent.{key}"] for key in keys], dim=1))
@@ -75,7 +75,7 @@ def test_every_codebook_has_its_share_of_each_term():
         torch.testing.assert_close(losses[name], sum(part.losses[name] for part in parts))
     for head in quantizer.heads:
         for name in ("codebook", "entropy"):
-            assert torch.autograd.grad(losses[name], head.table, retain_graph=True)[0].any()
+            assert torch.autograd.grad(losses[name], head.codewords, retain_graph=True)[0].any()
     for name in ("commitment", "disentanglement"):
         gradient = torch.autograd.grad(losses[name], z, retain_graph=True)[0]
         assert all(part.any() for part in quantizer.split(gradient))
@@ -104,7 +104,7 @@ def test_a_term_that_one_head_alone_has():
 def test_codebooks_restart_each_on_its_own():
     quantizer = factorized(partial(VectorQuantizer, 8, restart=0.1), 2, 4)
     moved = quantizer.update(quantizer.train()(torch.randn(1, 4, 4, 4)).stats)
-    assert set(moved) == {"heads.0.table", "heads.1.table"}
+    assert set(moved) == {"heads.0.codewords", "heads.1.codewords"}
 
 
 @pytest.mark.parametrize("make, message", [
@@ -117,8 +117,3 @@ def test_codebooks_restart_each_on_its_own():
 def test_wrong_arguments(make, message):
     with pytest.raises(ValueError, match=message):
         make()
-
-
-def test_it_is_no_single_table():
-    with pytest.raises(ValueError, match="a product of 2 codebooks is no single table"):
-        factorized(partial(VectorQuantizer, 8), 2, 4).fold()

@@ -1,12 +1,15 @@
 """What every head guarantees, tested once over all of them, their variants and nestings."""
 
 from functools import partial
+from pathlib import Path
 
+import hydra
 import pytest
 import torch
 from einops import rearrange
 from torch.nn import functional as F
 
+from vistok import cli
 from vistok.ema import AveragedTokenizer
 from vistok.export import hub
 from vistok.quantizers import (
@@ -21,6 +24,7 @@ from vistok.quantizers import (
     SimVQ,
     VectorQuantizer,
     VQBridge,
+    base,
     factorized,
 )
 from vistok.quantizers.base import single_heads
@@ -77,7 +81,19 @@ COMPOSED = {
     "dqvae_lfq": lambda: dynamic(BinaryQuantizer(8, spherical=False, group=2)),
     "dqvae_fq": lambda: dynamic(factorized(partial(SimVQ, 32), 2, 8)),
 }
-HEADS = SINGLE | COMPOSED
+CONFIGS = Path(__file__).parent.parent.parent / "configs"
+SMALL = {"vqbridge": ["quantizer.size=XS", "quantizer.patch=2"], "dqvae_entropy": ["quantizer.router.patch=8"]}
+
+
+def from_yaml(name):
+    """The head of a YAML, as small as the others: a new one is tested without a line here."""
+    words = [f"quantizer={name}", "latent_dim=8", "codebook_size=32", *SMALL.get(name, [])]
+    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return cli.instantiate(hydra.compose("train", overrides=words).quantizer)
+
+
+YAML = {f"{path.stem}.yaml": partial(from_yaml, path.stem) for path in sorted((CONFIGS / "quantizer").glob("*.yaml"))}
+HEADS = SINGLE | COMPOSED | YAML
 
 
 def make(name):
@@ -86,7 +102,7 @@ def make(name):
     head = HEADS[name]()
     for part in single_heads(head):
         if isinstance(part, VectorQuantizer):
-            torch.nn.init.normal_(part.table)
+            torch.nn.init.normal_(part.codewords)
         if isinstance(part, VQBridge):
             for parameter in part.bridge.parameters():
                 if parameter.requires_grad and not parameter.any():
@@ -107,8 +123,7 @@ def single(request):
 
 def inputs(head, b=2, h=4, w=4, **arguments):
     """A latent and a context for it; sides in the coarsest positions that the head needs."""
-    unit = 2 ** (head.grains - 1) if isinstance(head, DynamicQuantizer) else 1
-    h, w = h * unit, w * unit
+    h, w = h * head.grid_multiple, w * head.grid_multiple
     context = Context(images=torch.rand(b, 3, 4 * h, 4 * w) * 2 - 1)
     return torch.randn(b, 8, h, w, **arguments), context
 
@@ -135,6 +150,49 @@ def test_lookup_inverts_forward(head, b, h, w):
     assert quantized.codes.shape == (b, len(head.codebook_sizes), *z.shape[2:])
     assert quantized.codes.dtype == torch.int64
     same(head.lookup(quantized.codes), quantized.latent)
+
+
+def test_encode_gives_the_codes_of_forward_and_computes_no_loss(head, monkeypatch):
+    head.eval()
+    z, context = inputs(head)
+    quantized = head(z, context)
+    for name in ("squared_error", "entropy", "count", "sample"):
+        monkeypatch.setattr(base, name, None)  # a call would raise
+    monkeypatch.setattr(BinaryQuantizer, "entropy", None)
+    for dtype in (None, torch.bfloat16):
+        with torch.autocast("cpu", dtype, enabled=dtype is not None):
+            codes, keep = head.encode(z, context)
+        assert torch.equal(codes, quantized.codes) and codes.dtype == torch.int64
+        assert (keep is None) == (quantized.keep is None) and (keep is None or torch.equal(keep, quantized.keep))
+    h, w = z.shape[2:]
+    layout = head.layout(h, w)
+    assert (layout.positions, layout.codebooks) == (tuple(codes.shape[2:]), codes.shape[1])
+    assert (layout.granularities > 1) == (keep is not None)
+    same(head.lookup(codes, layout, keep), quantized.latent)
+    same(head.partial(codes, layout)[-1], quantized.latent)
+
+
+def test_the_latent_before_the_estimator(head):
+    """In training and evaluation the codewords themselves, differentiable to the tables."""
+    for mode in (True, False):
+        quantized = head.train(mode)(*inputs(head))
+        same(quantized.codewords, head.lookup(quantized.codes))
+    learned = [part for part in single_heads(head) if any(p.requires_grad for p in part.parameters())]
+    assert all(reaches(quantized.codewords.sum(), part.parameters()) for part in learned)
+
+
+def test_tables_are_what_is_searched_and_looked_up(head):
+    head.eval()
+    z, context = inputs(head)
+    codes, latent = head.encode(z, context).codes, head(z, context).latent
+    tables = [head.table(i) for i in range(len(head.codebook_sizes))]
+    assert all(table is None or len(table.search) == n for table, n in zip(tables, head.codebook_sizes, strict=True))
+    if None not in tables:
+        found = [F.embedding(codes[:, i], table.values).movedim(-1, 1) for i, table in enumerate(tables)]
+        same(torch.cat(found, dim=1), latent)
+        inference = head.for_inference()
+        for i, table in enumerate(tables):
+            same(inference.table(i).values, table.values)
 
 
 def test_lookup_inverts_forward_under_autocast(head):
@@ -184,9 +242,7 @@ def test_codes_are_the_nearest(head):
     head.eval()(z, context)
     assert len(seen) == len(head.codebook_sizes)
     for part, latent, codes in seen:
-        vectors = rearrange(latent.detach(), "b d h w -> (b h w) d").double()
-        if getattr(part, "cosine", False) or getattr(part, "spherical", False):
-            vectors = F.normalize(vectors)
+        vectors = rearrange(part.compared(latent.detach()), "b d h w -> (b h w) d").double()
         distances = (vectors[:, None] - part.codebook().detach().double()).square().sum(2)
         chosen = distances.gather(1, codes.flatten()[:, None])[:, 0]
         assert (chosen <= distances.amin(1) * (1 + 1e-5) + 1e-9).all()
@@ -215,7 +271,7 @@ def test_in_evaluation_the_gradient_passes_straight_through(single):
 def test_in_training_the_value_is_the_codeword(head):
     """To the last bit, for all estimators but DiVeQ, which moves the latent there itself."""
     quantized = head.train()(*inputs(head))
-    if any(isinstance(getattr(part, "estimator", None), DiVeQ) for part in single_heads(head)):
+    if any(isinstance(part.estimator, DiVeQ) for part in single_heads(head)):
         torch.testing.assert_close(quantized.latent, head.lookup(quantized.codes), rtol=0.02, atol=0.02)
     else:
         same(quantized.latent, head.lookup(quantized.codes))
@@ -276,22 +332,11 @@ def test_the_head_for_inference(head):
     z = z * 3
     folded = head.for_inference()
     assert folded is not head and not folded.training
-    for part in single_heads(folded):  # signs need no table
-        assert type(part) is BinaryQuantizer or (type(part) is VectorQuantizer and not part.cosine)
+    for part, former in zip(single_heads(folded), single_heads(head), strict=True):  # signs need no table
+        assert type(part) is (BinaryQuantizer if isinstance(former, BinaryQuantizer) else VectorQuantizer)
+        assert not any(p.requires_grad for p in part.parameters())
     same(folded(z, context).latent, head(z, context).latent)
     assert torch.equal(folded(z, context).codes, head(z, context).codes)
-
-
-def test_folding(head):
-    if len(single_heads(head)) == 1 and not isinstance(head, DynamicQuantizer):
-        folded = head.eval().fold()
-        assert type(folded) is VectorQuantizer and not list(folded.buffers())
-        z, context = inputs(head)
-        assert torch.equal(folded(z).codes, head(z).codes)
-        same(folded(z).latent, head(z).latent)
-    else:
-        with pytest.raises(ValueError, match=r"is no (single|plain) table.*for_inference\(\)"):
-            head.fold()
 
 
 def test_folding_draws_no_random_number(head):

@@ -47,7 +47,7 @@ def test_a_whole_model(family, close):
     head.basis.copy_(weights["quantize.embedding.weight"])
     head.projection.weight.data.copy_(weights["model_ema.quantizeembedding_projweight"])
     head.projection.bias.data.copy_(weights["model_ema.quantizeembedding_projbias"])
-    for evaluated in (head.eval(), head.fold()):
+    for evaluated in (head.eval(), head.for_inference()):
         quantized = evaluated(io["latent"])
         assert torch.equal(quantized.codes[:, 0], io["codes"])
         close(quantized.latent, io["quantized"])

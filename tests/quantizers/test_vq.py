@@ -12,7 +12,7 @@ from vistok.quantizers.vq import smoothed
 
 def with_table(table, **arguments):
     head = VectorQuantizer(len(table), table.shape[1], **arguments)
-    head.table.data.copy_(table)
+    head.codewords.data.copy_(table)
     return head
 
 
@@ -29,13 +29,13 @@ def test_by_hand():
 
 def test_ema_update_by_hand():
     head = with_table(torch.tensor([[0.0, 0.0], [4.0, 0.0]]), ema_decay=0.5).train()
-    head.ema_sums.copy_(head.table)
+    head.ema_sums.copy_(head.codewords)
     z = torch.tensor([[1.0, 1.0], [1.0, 3.0], [3.0, 0.0]]).T.reshape(1, 2, 1, 3)  # (1, 1), (1, 3), (3, 0)
     head.update(head(z).stats)
     counts = torch.tensor([1.5, 1.0])  # half of 1 + 2, half of 1 + 1
     assert torch.equal(head.ema_counts, counts)
     assert head.ema_sums.tolist() == [[1.0, 2.0], [3.5, 0.0]]  # half of (0, 0) + (2, 4), half of (4, 0) + (3, 0)
-    torch.testing.assert_close(head.table, head.ema_sums / counts[:, None], rtol=1e-4, atol=0)
+    torch.testing.assert_close(head.codewords, head.ema_sums / counts[:, None], rtol=1e-4, atol=0)
 
 
 def test_smoothed_counts_by_hand():
@@ -45,7 +45,7 @@ def test_smoothed_counts_by_hand():
 def test_restart_by_hand():
     head = with_table(torch.tensor([[0.0, 0.0], [4.0, 0.0]]), ema_decay=0.5, restart=0.5)
     head.ema_counts.fill_(1.0)
-    head.ema_sums.copy_(head.table)
+    head.ema_sums.copy_(head.codewords)
     stats = {
         "counts": torch.tensor([3.0, 0.0]),
         "sums": torch.tensor([[3.0, 6.0], [0.0, 0.0]]),
@@ -54,7 +54,7 @@ def test_restart_by_hand():
     head.update(stats)
     # counts 2 and 0.5, even 1.25: below half of that, the second codeword moves onto its sample
     assert head.ema_counts.tolist() == [2.0, 1.25]
-    torch.testing.assert_close(head.table, torch.tensor([[0.75, 1.5], [9.0, 9.0]]), rtol=1e-4, atol=0)
+    torch.testing.assert_close(head.codewords, torch.tensor([[0.75, 1.5], [9.0, 9.0]]), rtol=1e-4, atol=0)
 
 
 def test_a_codebook_with_restarts_begins_as_a_sample_of_the_data():
@@ -64,7 +64,7 @@ def test_a_codebook_with_restarts_begins_as_a_sample_of_the_data():
     stats = head(z).stats
     head.update(stats)
     moved = stats["counts"] == 0
-    torch.testing.assert_close(head.table[moved], stats["samples"][moved], rtol=1e-3, atol=0)
+    torch.testing.assert_close(head.codewords[moved], stats["samples"][moved], rtol=1e-3, atol=0)
     assert moved.any() and all((row == z[0].flatten(1).T).all(1).any() for row in stats["samples"])
 
 
@@ -74,8 +74,8 @@ def test_restart_revives_a_collapsed_codebook():
     used = {}
     for restart in (None, 0.1):
         head = VectorQuantizer(64, 4, ema_decay=0.9, restart=restart).train()
-        head.table.add_(10)  # all far away on one side: a few codewords win everything
-        head.ema_sums.copy_(head.table)
+        head.codewords.add_(10)  # all far away on one side: a few codewords win everything
+        head.ema_sums.copy_(head.codewords)
         for _ in range(60):
             head.update(head(data).stats)
         used[restart] = len(head(data).codes.unique())
@@ -117,7 +117,7 @@ def test_enhancing_transformers(golden, close):
     loss = 0.25 * quantized.losses["commitment"] + quantized.losses["codebook"]
     close(loss, values["loss.total"])
     for kind, total in (("gradloss", loss), ("grad", loss + (values["up.zq"] * latent).sum())):
-        of_z, of_table = torch.autograd.grad(total, (z, head.table), retain_graph=True)
+        of_z, of_table = torch.autograd.grad(total, (z, head.codewords), retain_graph=True)
         close(of_z, values[f"{kind}.z"])
         close(of_table, values[f"{kind}.codebook"])
 
@@ -133,7 +133,7 @@ def _check(head, values, weights, close):
     bound = 5e-5 if "entropy" in quantized.losses else 2e-5
     from_above = (values["up.zq"] * quantized.latent).sum()
     for kind, total in (("gradloss", loss), ("grad", loss + from_above)):
-        of_z, of_table = torch.autograd.grad(total, (z, head.table), retain_graph=True)
+        of_z, of_table = torch.autograd.grad(total, (z, head.codewords), retain_graph=True)
         close(of_z, values[f"{kind}.z"], bound)
         close(of_table, values[f"{kind}.codebook"], bound)
     return quantized.losses
@@ -150,7 +150,7 @@ def test_taming_ema(golden, close):
         head.update(quantized.stats)
         close(head.ema_counts, values[f"after{step}.cluster_size"])
         close(head.ema_sums, values[f"after{step}.embed_avg"])
-        close(head.table, values[f"after{step}.weight"])
+        close(head.codewords, values[f"after{step}.weight"])
 
 
 @pytest.mark.parametrize("group, steps, arguments", [
@@ -164,7 +164,7 @@ def test_dqvae(golden, close, monkeypatch, group, steps, arguments):
     values = golden("dqvae", group)
     size = len(values["before.codebook.cluster_size_ema"])  # their table has a row more, for padding
     head = VectorQuantizer(size, 8, ema_decay=0.99, restart_unit="vector", weighted_counts=False, **arguments).train()
-    head.table.copy_(values["before.codebook.weight"][:size])
+    head.codewords.copy_(values["before.codebook.weight"][:size])
     head.ema_counts.copy_(values["before.codebook.cluster_size_ema"])
     head.ema_sums.copy_(values["before.codebook.embed_ema"])
     for step in range(1, steps + 1):
@@ -186,7 +186,7 @@ def test_dqvae(golden, close, monkeypatch, group, steps, arguments):
         head.update(quantized.stats)
         close(head.ema_counts, values[f"after{step}.codebook.cluster_size_ema"])
         close(head.ema_sums, values[f"after{step}.codebook.embed_ema"])
-        close(head.table, values[f"after{step}.codebook.weight"][:size])
+        close(head.codewords, values[f"after{step}.codebook.weight"][:size])
 
 
 def _dot(upstream, quantized):
@@ -208,7 +208,7 @@ def test_weights_count_in_losses_and_statistics():
 def test_weights_in_the_entropy_are_repetitions():
     torch.manual_seed(0)
     head = VectorQuantizer(8, 4, entropy_temperature=0.5)
-    torch.nn.init.normal_(head.table)
+    torch.nn.init.normal_(head.codewords)
     z = torch.randn(1, 4, 1, 3)
     weighted = head(z, Context(weight=torch.tensor([[[2.0, 1.0, 0.0]]]))).losses["entropy"]
     repeated = head(z[..., [0, 0, 1]]).losses["entropy"]
@@ -222,17 +222,17 @@ def test_kmeans_start_by_hand(ema_decay):
     samples = torch.tensor([[0.0], [10.0]])
     # All chose the first of two equal codewords; the second is dead and starts at its sample, as heavy as the mean.
     head.update({"counts": torch.tensor([4.0, 0.0]), "sums": torch.tensor([[8.0], [0.0]]), "samples": samples})
-    torch.testing.assert_close(head.table.detach(), torch.tensor([[2.0], [10.0]]), rtol=1e-4, atol=0)
+    torch.testing.assert_close(head.codewords.detach(), torch.tensor([[2.0], [10.0]]), rtol=1e-4, atol=0)
     # Counts 4 + 1 and 2 + 3, sums 8 + 3 and 20 + 36, halved.
     moved = head.update({"counts": torch.tensor([1.0, 3.0]), "sums": torch.tensor([[3.0], [36.0]]), "samples": samples})
-    torch.testing.assert_close(head.table.detach(), torch.tensor([[11 / 5], [56 / 5]]), rtol=1e-4, atol=0)
-    assert moved == {} if ema_decay else moved["table"].all()
-    before = head.table.detach().clone()
+    torch.testing.assert_close(head.codewords.detach(), torch.tensor([[11 / 5], [56 / 5]]), rtol=1e-4, atol=0)
+    assert moved == {} if ema_decay else moved["codewords"].all()
+    before = head.codewords.detach().clone()
     moved = head.update({"counts": torch.tensor([1.0, 1.0]), "sums": torch.tensor([[9.0], [9.0]]), "samples": samples})
     if ema_decay:
-        assert not torch.equal(head.table, before)
+        assert not torch.equal(head.codewords, before)
     else:
-        assert torch.equal(head.table, before) and not moved["table"].any()
+        assert torch.equal(head.codewords, before) and not moved["codewords"].any()
 
 
 def test_kmeans_start_finds_the_clusters():
@@ -254,7 +254,7 @@ def test_restart_of_a_codebook_that_learns_by_gradient():
     head = with_table(torch.tensor([[0.0, 0.0], [4.0, 0.0]]), restart=0.1).train()
     samples = torch.tensor([[7.0, 7.0], [9.0, 9.0]])
     moved = head.update({"counts": torch.tensor([30.0, 0.0]), "samples": samples})
-    assert head.table.tolist() == [[0.0, 0.0], [9.0, 9.0]] and moved["table"].tolist() == [False, True]
+    assert head.codewords.tolist() == [[0.0, 0.0], [9.0, 9.0]] and moved["codewords"].tolist() == [False, True]
     torch.testing.assert_close(head.ema_counts, torch.tensor([0.3, 0.15]))
 
 

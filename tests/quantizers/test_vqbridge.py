@@ -49,7 +49,8 @@ def test_fvq(golden, close, variant):
     loss = quantized.losses["codebook"] + 0.25 * quantized.losses["commitment"]
     close(loss, values["loss.total"])
     upstream = (values["up.zq"] * quantized.latent).sum()
-    learned = {n: head.get_parameter(renamed(n)) for n in theirs if n != "qbridge.pos_embed"}
+    parameters = dict(head.named_parameters()) | {"table": head.basis}
+    learned = {n: parameters[renamed(n)] for n in theirs if n != "qbridge.pos_embed"}
     assert len(learned) == sum(p.requires_grad for p in head.parameters())
     for kind, total in (("gradloss", loss), ("grad", loss + upstream)):
         gradients = torch.autograd.grad(total, [z, *learned.values()], retain_graph=True)
@@ -65,8 +66,8 @@ def test_whole_models(family, close, name, size, patch, variant):
     theirs = {key.removeprefix("quantize."): t for key, t in weights.items() if key.startswith("quantize.")}
     theirs.pop("codebook_used")
     head = load(VQBridge(*theirs["embedding.weight"].shape, size=size, patch=patch, variant=variant), theirs).eval()
-    close(head.fold().table, converted["quantize.embedding.weight"])
-    for evaluated in (head, head.fold()):
+    close(head.for_inference().codewords, converted["quantize.embedding.weight"])
+    for evaluated in (head, head.for_inference()):
         quantized = evaluated(io["latent"])
         assert torch.equal(quantized.codes[:, 0], io["codes"])
         close(quantized.latent, io["quantized"])
@@ -108,7 +109,7 @@ def test_a_size_that_is_no_square(codebook_size):
     torch.nn.init.normal_(head.bridge.recover.weight)
     rows, columns = head.bridge.grid
     whole = torch.zeros(rows * columns, 8)
-    whole[:codebook_size] = head.table.detach()
+    whole[:codebook_size] = head.basis.detach()
     assert torch.equal(head.codebook(), head.bridge(whole)[:codebook_size])
     assert head.codebook().shape == (codebook_size, 8) and len(head.codebook().unique(dim=0)) == codebook_size
 
@@ -132,7 +133,7 @@ def test_the_bridge_runs_once_in_a_forward():
     head.bridge.register_forward_hook(lambda *_: runs.append(1))
     head(torch.randn(1, 8, 4, 4))
     assert len(runs) == 1
-    folded = head.fold()
+    folded = head.for_inference()
     folded(torch.randn(1, 8, 4, 4))
     assert len(runs) == 2  # for the folding itself
 

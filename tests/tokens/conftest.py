@@ -27,7 +27,7 @@ def build(kind: str, dim: int = 4) -> Tokenizer:
         head = FactorizedQuantizer([VectorQuantizer(32, dim // 2), VectorQuantizer(16, dim // 2)])
     for module in head.modules():
         if isinstance(module, VectorQuantizer):
-            nn.init.normal_(module.table)
+            nn.init.normal_(module.codewords)
     if kind == "dq":
         head = DynamicQuantizer(head, FeatureRouter(dim, grains=2, groups=2), rates=[0.5])
     tokenizer = Tokenizer(CNNEncoder(**size), head, CNNDecoder(**size), nn.Conv2d(8, dim, 1), nn.Conv2d(dim, 8, 1))

@@ -178,7 +178,7 @@ def test_only_the_tokenizer_that_made_them_decodes(stores, make):
     store, tokenizer = stores["vq"], make("vq")
     codes = torch.from_numpy(store.codes(0))
     assert torch.equal(store.decode(tokenizer, codes), tokenizer.detokenize(codes))
-    tokenizer.quantizer.table[3, 0] += 1
+    tokenizer.quantizer.codewords[3, 0] += 1
     with pytest.raises(
         ValueError, match=f"these tokens are of vq with the sha256 {store.header.tokenizer_sha256[:16]}"
     ):

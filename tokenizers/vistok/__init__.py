@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vistok.export.checkpoints import load
+    from vistok.export.hub import register
     from vistok.photos import read_image, write_image
     from vistok.pixels import PixelMap
     from vistok.quantizers.base import Quantized
     from vistok.tokenizer import Tokenizer
 
-__all__ = ["PixelMap", "Quantized", "Tokenizer", "load", "read_image", "write_image"]
+__all__ = ["PixelMap", "Quantized", "Tokenizer", "load", "read_image", "register", "write_image"]
 __version__ = "0.1.0"
 
 _HOMES = {  # imported when they are first used: a command sets OpenMP's variables before torch is loaded
@@ -20,6 +21,7 @@ _HOMES = {  # imported when they are first used: a command sets OpenMP's variabl
     "Tokenizer": "vistok.tokenizer",
     "load": "vistok.export.checkpoints",
     "read_image": "vistok.photos",
+    "register": "vistok.export.hub",
     "write_image": "vistok.photos",
 }
 

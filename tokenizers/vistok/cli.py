@@ -43,6 +43,7 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, float]:
     import pytorch_lightning as pl
 
     from vistok import cluster, runs, speed
+    from vistok.export import hub
     from vistok.health import CodebookHealth
 
     _check_hardware(config)
@@ -54,6 +55,7 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, float]:
             lock.enter_context(runs.locked(existing, config.take_over))
         pl.seed_everything(config.seed, workers=True, verbose=False)
         data, lit = build(config)
+        hub.check(lit.tokenizer)
         on_cpu = config.trainer.accelerator == "cpu"
         speed.prepare(
             *lit.networks,
@@ -140,8 +142,8 @@ def build_module(config: DictConfig) -> "LitTokenizer":
     tokenizer, loss = instantiate(config.tokenizer), instantiate(config.loss)
     if config.trainable == "codebook":
         leave_codebooks(tokenizer, loss.get("adversary"))
-    head_weights = {name: w for name, w in config.quantizer_weights.items() if name in tokenizer.quantizer.loss_names}
-    loss["weights"] |= head_weights
+    weights = loss_weights(config.quantizer)
+    loss["weights"] |= {name: weights[name] for name in tokenizer.quantizer.loss_names if name in weights}
     for name, weight in tokenizer.named_parameters():
         if not weight.numel():
             raise ValueError(f"tokenizer.{name} would have the shape {tuple(weight.shape)}: a number of channels is 0")
@@ -194,16 +196,56 @@ def estimate(config: DictConfig) -> None:
 
 
 def check_image_size(image_size: int, tokenizer: "Tokenizer") -> None:
-    """Refuse images whose sides are not multiples of the tokenizer's factor."""
-    if image_size % tokenizer.factor:
-        raise ValueError(f"image_size={image_size} is not a multiple of the tokenizer's factor {tokenizer.factor}")
+    """Refuse images of a size that the tokenizer does not take."""
+    tokenizer.grid(image_size, image_size, f"image_size={image_size}")
 
 
 def instantiate(node: DictConfig) -> Any:
-    """Hydra's ``instantiate``, with plain dicts and lists for arguments. For our own YAML only, never for a file."""
+    """Hydra's ``instantiate``, with plain dicts and lists for arguments. For our own YAML only, never for a file.
+
+    What stands under ``loss_weights``, at any depth, is no argument: see the function of that name.
+    """
     import hydra.utils
 
-    return hydra.utils.instantiate(node, _convert_="all")
+    plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+    return hydra.utils.instantiate(_without_weights(plain), _convert_="all")
+
+
+def _without_weights(node: Any) -> Any:
+    """Nested mappings and lists without their ``loss_weights``."""
+    if isinstance(node, list):
+        return [_without_weights(member) for member in node]
+    if not isinstance(node, dict):
+        return node
+    return {name: _without_weights(value) for name, value in node.items() if name != "loss_weights"}
+
+
+def loss_weights(quantizer: DictConfig) -> dict[str, float]:
+    """The weights of a head's loss terms by name, from the ``loss_weights`` of its YAML and of the heads in it.
+
+    Where several have one for a term, the outer head's counts.
+
+    Raises:
+        ValueError: Heads beside each other have different ones, and no outer head decides.
+    """
+    plain = OmegaConf.to_container(quantizer, resolve=True) if OmegaConf.is_config(quantizer) else quantizer
+    return _merged_weights(plain, "quantizer")
+
+
+def _merged_weights(node: dict[str, Any], path: str) -> dict[str, float]:
+    own = node.get("loss_weights") or {}
+    lists = [(name, value if isinstance(value, list) else [value]) for name, value in node.items()]
+    members = [(name, member) for name, found in lists for member in found if isinstance(member, dict)]
+    merged: dict[str, float] = {}
+    for name, member in members:
+        inner = {} if name == "loss_weights" else _merged_weights(member, f"{path}.{name}")
+        for term, weight in inner.items():
+            if term not in own and merged.setdefault(term, weight) != weight:
+                raise ValueError(
+                    f"{path} has heads with loss_weights.{term} of {merged[term]} and {weight}, but the term is the "
+                    f"sum of theirs: +{path}.loss_weights.{term}=... decides"
+                )
+    return merged | own
 
 
 # What the keys are that are read here, beside those that are handed on to a _target_.
@@ -213,7 +255,6 @@ KEYS = {
     "weights": str,
     "family": str | None,
     "family_config": dict | None,
-    "quantizer_weights": dict[str, float],
     "on_collapse": str | None,
     **dict.fromkeys(("run_dir", "ckpt", "init", "reference"), str | None),
     **dict.fromkeys(("debug", "take_over"), bool),

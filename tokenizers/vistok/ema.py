@@ -50,8 +50,9 @@ class AveragedTokenizer(nn.Module):
 
         Args:
             tokenizer: Where from.
-            moved: Rows (n,) bool of parameters (n, ...) by name.
+            moved: Rows (n,) bool of parameters (n, ...) by name; of buffers, which are copied anyway, nothing is done.
         """
-        for name, rows in moved.items():
-            average, parameter = self.tokenizer.get_parameter(name), tokenizer.get_parameter(name)
+        averages, parameters = dict(self.tokenizer.named_parameters()), dict(tokenizer.named_parameters())
+        for name in moved.keys() & parameters.keys():
+            average, parameter, rows = averages[name], parameters[name], moved[name]
             average.copy_(torch.where(rows.reshape(-1, *[1] * (parameter.ndim - 1)), parameter, average))

@@ -236,8 +236,9 @@ def _flops_of(step: Step, images: Tensor) -> dict[str, float]:
     """FLOPs for each image: matrix products, convolutions and attention. The head is not folded."""
     tokenizer, counts = step.lit.tokenizer, {}
     with torch.no_grad():
-        counts["image to codes"], quantized = _counted(tokenizer.quantize, images)
-        counts["codes to image"], _ = _counted(tokenizer.decode, quantized.latent)
+        counts["image to codes"], emitted = _counted(tokenizer.to_codes, images)
+        size = (images.shape[-2], images.shape[-1])
+        counts["codes to image"], _ = _counted(lambda codes: tokenizer.detokenize(codes, size), emitted.codes)
     total, _ = _counted(step, images)
     counts["a training update"] = total / step.lit.accumulate
     return {name: total / len(images) for name, total in counts.items()}

@@ -2,8 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from vistok.quantizers import RotationTrick, StraightThrough
-from vistok.quantizers.base import single_heads
+import torch
+
+from vistok.quantizers.base import Quantizer, single_heads
 
 if TYPE_CHECKING:
     from vistok.losses import Adversary
@@ -32,9 +33,21 @@ def leave_codebooks(tokenizer: "Tokenizer", adversary: "Adversary | None" = None
                 f"trainable=codebook: this {type(head).__name__} has no codebook that is learned by gradient; take "
                 "quantizer=vq"
             )
-        estimator = getattr(head, "estimator", StraightThrough())
-        if adversary is not None and isinstance(estimator, StraightThrough | RotationTrick):
+        if adversary is not None and not decoder_teaches(head):
+            name = type(head.estimator).__name__
             raise ValueError(
-                f"trainable=codebook: the {type(estimator).__name__} estimator hands the decoder's gradient to the "
-                "encoder, which is frozen; take estimator=codeword, or a loss without an adversary"
+                f"trainable=codebook: the {name} estimator hands the decoder's gradient to the encoder, which is "
+                "frozen; take estimator=codeword, or a loss without an adversary"
             )
+
+
+def decoder_teaches(head: Quantizer) -> bool:
+    """Whether a gradient at the latent that a head gives would reach the head's parameters."""
+    parameters = list(head.parameters())
+    with torch.random.fork_rng(devices=[]):
+        z = torch.zeros(1, head.input_dim or head.dim, head.grid_multiple, head.grid_multiple)
+        latent = head(z.to(parameters[0].device)).latent
+    if not latent.requires_grad:
+        return False
+    gradients = torch.autograd.grad(latent.sum(), parameters, allow_unused=True)
+    return any(gradient is not None for gradient in gradients)

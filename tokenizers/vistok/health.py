@@ -5,15 +5,14 @@ from typing import Any, NamedTuple
 
 import pytorch_lightning as pl
 import torch
-import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor, distributed, nn
+from torch import Tensor, distributed
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from vistok.metrics import CodebookUsage
 from vistok.metrics.usage import entropy_bits, split, usage_of
-from vistok.quantizers import BinaryQuantizer, VectorQuantizer
-from vistok.quantizers.base import Context, Quantized, Quantizer, sample, single_heads
+from vistok.quantizers import Context, Quantized, Quantizer, Table
+from vistok.quantizers.base import owners, sample
 from vistok.ranks import cat_over_ranks, from_all_ranks, rank_and_size, sum_over_ranks
 from vistok.terminal import say
 
@@ -106,10 +105,10 @@ class CodebookHealth(pl.Callback):
     * ``dead``: codewords not chosen in the window.
     * ``dead_age``: updates since each of these was last chosen, the mean, counted from the end of that window, or from
       the start of the run; 0 if none is dead.
-    * ``norm``, ``norm_spread``: the median length of codewords; their 95th percentile over their 5th. Not of binary
-      codes, which are all of one length.
+    * ``norm``, ``norm_spread``: the median length of codewords; their 95th percentile over their 5th. Not of heads
+      without a table, such as binary codes.
     * ``distance``: the root of the mean squared L2 distance from latents to their codewords, as the head compares them
-      (by cosine, unit vectors) and as its ``commitment`` loss weighs positions.
+      (by cosine, unit vectors) and as a context weighs positions.
     * ``collapsed``: 0 or 1, see ``CollapseRule``.
 
     With several codebooks all but ``tokens`` end in ``_0``, ``_1`` and so on; so they do of one with more than 2²²
@@ -121,7 +120,7 @@ class CodebookHealth(pl.Callback):
     Args:
         on_collapse: What to do each time that a codebook's usage has been too low for the rule's ``patience``:
             ``restart`` moves the codewords not chosen in the window onto random latents of the last batch of all ranks,
-            ``reinitialise`` moves all; None leaves them. Only those of a ``VectorQuantizer`` are free to move.
+            ``reinitialise`` moves all; None leaves them. Heads whose codewords are not free to move stay as they are.
         rule: When a codebook counts as collapsed.
     """
 
@@ -136,7 +135,8 @@ class CodebookHealth(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         quantizer, device = pl_module.tokenizer.quantizer, pl_module.device
-        self.heads = single_heads(quantizer)
+        self.quantizer, self.owners = quantizer, owners(quantizer)
+        self.heads = list(dict.fromkeys(self.owners))
         self.usage = CodebookUsage(quantizer.codebook_sizes).to(device)
         self.parts = self.usage.parts
         self.suffixes = [f"_{i}" for i in range(len(self.parts))] if len(self.parts) > 1 else [""]
@@ -155,12 +155,14 @@ class CodebookHealth(pl.Callback):
     def _observe(self, i: int, head: Quantizer, inputs: tuple[Any, ...], quantized: Quantized) -> None:
         if not head.training:
             return
-        context = inputs[1] if len(inputs) > 1 else Context()
-        positions = quantized.codes.numel()
-        self.errors[i, 0] += quantized.losses["commitment"].detach() * (head.dim * positions)
-        self.errors[i, 1] += positions if context.weight is None else context.weight.sum()
+        z, context = inputs[0].detach(), inputs[1] if len(inputs) > 1 else Context()
+        chosen = quantized.latent if quantized.codewords is None else quantized.codewords
+        if z.shape == chosen.shape:
+            errors = (head.compared(z.float()) - chosen.detach()).square().sum(1)  # (b, h, w)
+            weight = torch.ones_like(errors) if context.weight is None else context.weight
+            self.errors[i] += torch.stack([(errors * weight).sum(), weight.sum()])
         if self.on_collapse:
-            self.latents[i] = inputs[0].detach()
+            self.latents[i] = z
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: dict[str, Tensor], batch: Tensor, index: int
@@ -179,14 +181,15 @@ class CodebookHealth(pl.Callback):
             counts = hits[i, : part.size]
             self.last_chosen[i][counts > 0] = module.updates
             ages = module.updates - self.last_chosen[i][counts == 0].double()
-            lengths = norms(self.heads[part.codebook])  # before a repair changes them
+            lengths = norms(self.quantizer.table(part.codebook))  # before a repair changes them
+            total, weight = errors[self.heads.index(self.owners[part.codebook])]
             if values["tokens"]:
                 self._judge(i, counts, trainer, module)
             own = usage_of(counts) | {
                 "dead": len(ages),
                 "dead_age": ages.sum() / max(len(ages), 1),
                 **lengths,
-                "distance": (errors[part.codebook, 0] / errors[part.codebook, 1]).sqrt(),
+                "distance": (total / weight).sqrt(),
                 "collapsed": self.watches[i].collapsed,
             }
             values |= {f"{name}{suffix}": value for name, value in own.items()}
@@ -201,12 +204,11 @@ class CodebookHealth(pl.Callback):
     def _judge(self, i: int, counts: Tensor, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         """Show the window of a codebook, or a part of one, to its watch, then do and say what is called for."""
         watch, was_collapsed = self.watches[i], self.watches[i].collapsed
-        head = self.heads[self.parts[i].codebook]
         low = watch.see(self.start, module.updates, relative_usage(counts))
         done = self._repair(i, counts, module) if low and self.on_collapse else None
         if watch.collapsed and not was_collapsed and trainer.is_global_zero:
             name = self.parts[i].name or "the codebook"
-            lines = [seen(name, counts, watch, self.start, module.updates), done, advice(head)]
+            lines = [seen(name, counts, watch, self.start, module.updates), done, advice(self.quantizer)]
             text = "\n  ".join(line for line in lines if line)
             say(text, "yellow")
         if done:
@@ -214,17 +216,17 @@ class CodebookHealth(pl.Callback):
 
     def _repair(self, i: int, counts: Tensor, module: pl.LightningModule) -> str:
         """Move codewords onto latents of the last batch, and say what was done."""
-        head = self.heads[self.parts[i].codebook]  # all of it: what is free to move is no more than a table holds
-        if not isinstance(head, VectorQuantizer):
-            return f"{self.on_collapse} does not apply: a {type(head).__name__} has no codewords that are free to move"
-        vectors = rearrange(self.latents[self.parts[i].codebook], "b d h w -> (b h w) d").float()
-        vectors = sum_over_ranks(sample(F.normalize(vectors) if head.cosine else vectors, head.codebook_size))
-        rows = (counts == 0).to(vectors.device) | (self.on_collapse == "reinitialise")
-        even = counts.sum().item() / max(module.updates - self.start, 1) / head.codebook_size  # each one's in an update
-        head.put(rows, vectors, even)
-        if module.average is not None and isinstance(head.table, nn.Parameter):
-            (name,) = (name for name, part in module.tokenizer.named_modules() if part is head)
-            module.average.copy_rows(module.tokenizer, {f"{name}.table": rows})
+        codebook = self.parts[i].codebook  # all of it: what is free to move is no more than a table holds
+        owner, table, moved = self.owners[codebook], self.quantizer.table(codebook), {}
+        if table is not None:
+            vectors = rearrange(self.latents[self.heads.index(owner)], "b d h w -> (b h w) d").float()
+            vectors = sum_over_ranks(sample(vectors, len(table.search)))
+            rows = (counts == 0).to(vectors.device) | (self.on_collapse == "reinitialise")
+            moved = self.quantizer.revive(codebook, rows, vectors)
+        if not moved:
+            return f"{self.on_collapse} does not apply: a {type(owner).__name__} has no codewords that are free to move"
+        if module.average is not None:
+            module.average.copy_rows(module.tokenizer, {f"quantizer.{name}": own for name, own in moved.items()})
         return f"{self.on_collapse}: {int(rows.sum()):,} codewords were moved onto latents of the last batch"
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -274,11 +276,11 @@ class CodebookHealth(pl.Callback):
             watch.load_state_dict(state)
 
 
-def norms(head: Quantizer) -> dict[str, Tensor]:
-    """The lengths of a head's codewords: their median, and their 95th percentile over their 5th."""
-    if isinstance(head, BinaryQuantizer):
+def norms(table: Table | None) -> dict[str, Tensor]:
+    """The lengths of a table's codewords: their median, and their 95th percentile over their 5th."""
+    if table is None:
         return {}
-    low, median, high = head.codebook().norm(dim=1).cpu().quantile(torch.tensor([0.05, 0.5, 0.95]))
+    low, median, high = table.values.norm(dim=1).cpu().quantile(torch.tensor([0.05, 0.5, 0.95]))
     return {"norm": median, "norm_spread": high / low}
 
 
@@ -315,20 +317,6 @@ def seen(name: str, counts: Tensor, watch: Watch, first: int, last: int) -> str:
     )
 
 
-def advice(head: Quantizer) -> str:
-    """What to try for a head whose codebook has collapsed."""
-    ideas = []
-    if isinstance(head, VectorQuantizer):
-        if head.restart is None:
-            ideas.append("restart=0.1 in the quantizer, which keeps moving dead codewords onto latents")
-        if not head.kmeans_updates:
-            ideas.append("kmeans_updates=20 in the quantizer, a start from the data")
-        if head.ema_decay is None:
-            ideas.append("quantizer=vq_ema, a codebook of moving averages")
-        if not head.cosine:
-            ideas.append("quantizer=vq_cosine with latent_dim=8, or another low one")
-        ideas.append("quantizer=simvq or quantizer=vqbridge, where all codewords move together")
-    if "entropy" in head.loss_names:
-        ideas.append("a larger quantizer_weights.entropy")
-    ideas += ["a lower optimizer.lr", "a longer schedule.warmup", "a smaller codebook_size"]
-    return f"what to try: {'; '.join(ideas)}"
+def advice(quantizer: Quantizer) -> str:
+    """What to try for a head of which a codebook has collapsed."""
+    return f"what to try: {'; '.join(quantizer.advice())}"

@@ -54,8 +54,14 @@ def close_run(run: Path, lit: LitTokenizer, data: Data, metrics: dict[str, float
             "versions": versions(),
         }
     )
-    save(lit.evaluated, run / "tokenizer", about=report)
     runs.save_slim(lit, run / runs.SLIM)
+    try:
+        save(lit.evaluated, run / "tokenizer", about=report)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}\nThe run could not be exported. All that it learned is kept in {run}; once that is mended, the "
+            f"same command with run_dir={run} ckpt=auto exports and closes it"
+        ) from error
     write_json(report, run / runs.METRICS)
     if lit.updates < lit.schedule.updates:
         say(f"stopped after {lit.updates:,} of {lit.schedule.updates:,} updates", "yellow")

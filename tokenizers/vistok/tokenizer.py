@@ -1,13 +1,14 @@
 """The tokenizer: encoder, quantization head and decoder, with the maps between them."""
 
+from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from vistok.backbones.base import Decoder, Encoder
+from vistok.backbones.base import Decoder, Encoder, decode
 from vistok.pixels import LogitLaplaceMap, PixelMap
-from vistok.quantizers.base import Context, Quantized, Quantizer
+from vistok.quantizers.base import Codes, Context, Quantized, Quantizer
 
 
 class Autoencoded(NamedTuple):
@@ -60,58 +61,144 @@ class Tokenizer(nn.Module):
         """Pixels along each side of a latent position."""
         return self.encoder.factor
 
-    def forward(self, images: Tensor, rate: float | Tensor | None = None) -> Autoencoded:
-        """Images (b, c, H, W) in [-1, 1] to their reconstruction and codes, with gradients."""
-        quantized = self.quantize(images, rate)
-        return Autoencoded(self.decode(quantized.latent), quantized)
+    def grid(self, height: int, width: int, name: str | None = None) -> tuple[int, int]:
+        """Positions (h, w) of the latent of images of so many pixels.
 
-    def quantize(self, images: Tensor, rate: float | Tensor | None = None, unused: tuple[str, ...] = ()) -> Quantized:
+        Args:
+            height: Of the images.
+            width: Of the images.
+            name: How the user gave the size, for the message.
+
+        Raises:
+            ValueError: Encoder or head take no such images.
+        """
+        own = f"image size {height}x{width}"
+        try:
+            # An encoder of one's own may have a factor alone.
+            h, w = getattr(self.encoder, "grid", partial(Encoder.grid, self.encoder))(height, width)
+            multiple = self.quantizer.grid_multiple
+            if h % multiple or w % multiple:
+                raise ValueError(
+                    f"{own} gives a latent of {h}x{w}, but this {type(self.quantizer).__name__} needs multiples of "
+                    f"{multiple}"
+                )
+        except ValueError as error:
+            if name is None:
+                raise
+            text = str(error)
+            text = text.removeprefix(own) if text.startswith(own) else f": {text}"
+            raise ValueError(f"{name}{text}") from error
+        return h, w
+
+    def forward(self, images: Tensor, rate: float | Tensor | None = None, context: Context = Context()) -> Autoencoded:
+        """Images (b, c, H, W) in [-1, 1] to their reconstruction and codes, with gradients."""
+        quantized = self.quantize(images, rate, context)
+        height, width = images.shape[-2:]
+        return Autoencoded(self.decode(quantized.latent, (height, width), quantized.keep, context), quantized)
+
+    def quantize(self, images: Tensor, rate: float | Tensor | None = None, context: Context = Context()) -> Quantized:
         """Images (b, c, H, W) in [-1, 1] to all that the head returns.
 
         Args:
             images: The images.
             rate: For a dynamic head, the share of regions in [0, 1] that get fine codes: one number, or (b,) for each.
-            unused: Loss terms that are not wanted, which the head leaves out where they are costly.
+            context: What else the head may look at; images, the encoder's maps and the rate are filled in.
         """
-        if isinstance(rate, float | int):
-            rate = torch.full((len(images),), float(rate))
-        *coarser, latent = self._maps(images)
-        return self.quantizer(latent, Context(images, tuple(coarser) or None, rate=rate, unused=unused))
+        return self.quantizer(*self._seen(images, context if rate is None else context._replace(rate=rate)))
 
     def encode(self, images: Tensor) -> Tensor:
         """Images (b, c, H, W) in [-1, 1] to the latent (b, d, h, w) before quantization, the finest of several."""
         return self._maps(images)[-1]
 
+    def _seen(self, images: Tensor, context: Context) -> tuple[Tensor, Context]:
+        """What the head gets: the latent, and the context with the images and the encoder's coarser maps."""
+        if isinstance(context.rate, float | int):
+            context = context._replace(rate=torch.full((len(images),), float(context.rate)))
+        *coarser, latent = self._maps(images)
+        return latent, context._replace(images=images, maps=tuple(coarser) or None)
+
     def _maps(self, images: Tensor) -> tuple[Tensor, ...]:
         """All maps of the encoder, coarsest first, in the channels of the latent."""
-        height, width = images.shape[-2:]
-        if height % self.factor or width % self.factor:
-            raise ValueError(f"image size {height}x{width} is not a multiple of the tokenizer's factor {self.factor}")
         if not images.is_floating_point():
             raise ValueError(f"images are {str(images.dtype).removeprefix('torch.')}, not floats in [-1, 1]")
+        self.grid(*images.shape[-2:])
         maps = self.encoder(self.pixels.into(images).to(_dtype(self.encoder, images)))
         return tuple(self.to_latent(m) for m in (maps if isinstance(maps, tuple) else (maps,)))
 
-    def decode(self, latent: Tensor) -> Tensor:
-        """A quantized latent (b, d, h, w) to images (b, c, H, W), unclamped."""
-        return self.pixels.out(self.decoder_output(latent))
+    def decode(
+        self,
+        latent: Tensor,
+        size: tuple[int, int] | None = None,
+        keep: Tensor | None = None,
+        context: Context = Context(),
+    ) -> Tensor:
+        """A quantized latent (b, d, h, w) to images (b, c, H, W), unclamped; the rest is as for ``decoder_output``."""
+        return self.pixels.out(self.decoder_output(latent, size, keep, context))
 
-    def decoder_output(self, latent: Tensor) -> Tensor:
-        """What the decoder makes of a quantized latent (b, d, h, w): what ``pixels.out`` turns into images."""
-        return self.decoder(self.from_latent(latent.to(_dtype(self.decoder, latent))))
+    def decoder_output(
+        self,
+        latent: Tensor,
+        size: tuple[int, int] | None = None,
+        keep: Tensor | None = None,
+        context: Context = Context(),
+    ) -> Tensor:
+        """What the decoder makes of a quantized latent (b, d, h, w): what ``pixels.out`` turns into images.
+
+        Args:
+            latent: The latent.
+            size: Of the images, (H, W); left out where the latent tells it.
+            keep: (b, h, w) bool, positions that were emitted.
+            context: What else the decoder may look at: a mask.
+        """
+        return decode(self.decoder, self.from_latent(latent.to(_dtype(self.decoder, latent))), size, keep, context)
 
     @torch.no_grad()
-    def tokenize(self, images: Tensor) -> Tensor:
+    def to_codes(self, images: Tensor, context: Context = Context()) -> Codes:
+        """Images (b, c, H, W) in [-1, 1] to codes and, of a dynamic head, which of them to keep; no loss is computed.
+
+        Args:
+            images: The images.
+            context: What else the head may look at; images and the encoder's maps are filled in.
+        """
+        return self.quantizer.encode(*self._seen(images, context))
+
+    @torch.no_grad()
+    def reconstruct(self, images: Tensor, context: Context = Context()) -> tuple[Tensor, Codes]:
+        """Images (b, c, H, W) in [-1, 1] to what is left of them, unclamped, by way of their codes alone."""
+        emitted = self.to_codes(images, context)
+        size = (images.shape[-2], images.shape[-1])
+        return self.decode(self.lookup(emitted.codes, size, emitted.keep), size, emitted.keep, context), emitted
+
+    @torch.no_grad()
+    def tokenize(self, images: Tensor, context: Context = Context()) -> Tensor:
         """Images (b, c, H, W) in [-1, 1] to codes (b, k, h, w) int64.
 
-        Of a dynamic head the codes say nothing of the grain: ``quantize`` returns ``keep`` beside them.
+        Of a dynamic head the codes say nothing of the grain: ``to_codes`` returns ``keep`` beside them.
         """
-        return self.quantize(images).codes
+        return self.to_codes(images, context).codes
 
     @torch.no_grad()
-    def detokenize(self, codes: Tensor) -> Tensor:
-        """Codes (b, k, h, w), of any whole numbers, to images (b, c, H, W), clamped to [-1, 1]."""
-        return self.decode(self.quantizer.lookup(torch.as_tensor(codes))).clamp(-1, 1)
+    def detokenize(
+        self,
+        codes: Tensor,
+        size: tuple[int, int] | None = None,
+        keep: Tensor | None = None,
+        context: Context = Context(),
+    ) -> Tensor:
+        """Codes (b, k, *positions) to images (b, c, H, W), clamped to [-1, 1].
+
+        Args:
+            codes: Of any whole numbers; of a head of several depths or scales the first ones may stand alone.
+            size: Of the images, (H, W); needed where positions do not tell the grid.
+            keep: (b, *positions) bool, positions that were emitted.
+            context: What else the decoder may look at.
+        """
+        return self.decode(self.lookup(codes, size, keep), size, keep, context).clamp(-1, 1)
+
+    def lookup(self, codes: Tensor, size: tuple[int, int] | None = None, keep: Tensor | None = None) -> Tensor:
+        """Codes (b, k, *positions) to the quantized latent (b, d, h, w); the arguments are those of ``detokenize``."""
+        layout = None if size is None else self.quantizer.layout(*self.grid(*size))
+        return self.quantizer.lookup(torch.as_tensor(codes), layout, keep)
 
     @torch.no_grad()
     def fold(self) -> "Tokenizer":

@@ -1,5 +1,6 @@
 """The training and validation steps of a tokenizer."""
 
+import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -10,10 +11,13 @@ from torch.optim import Optimizer
 from torchmetrics import SumMetric
 
 from vistok import sharding
+from vistok.balance import BalancedBackward
+from vistok.data.images import Batch
 from vistok.ema import AveragedTokenizer
-from vistok.losses.adversarial import Adversary, gradient_ratio
+from vistok.losses.adversarial import Adversary
 from vistok.metrics import ReconstructionMetrics, psnr
 from vistok.pixels import to_uint8
+from vistok.quantizers import Context
 from vistok.ranks import sum_over_ranks, summed_up
 from vistok.schedules import Schedule
 from vistok.tokenizer import Tokenizer
@@ -23,7 +27,7 @@ MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 
 class LitTokenizer(pl.LightningModule):
-    """Trains a tokenizer on batches of images (b, c, H, W) in [-1, 1].
+    """Trains a tokenizer on batches of images (b, c, H, W) in [-1, 1], bare or in a ``Batch`` with a mask.
 
     One update is one step of the generator's optimizer (tokenizer, and losses that have parameters), one of the
     discriminator's once the adversary has started, and one ``quantizer.update``. It is left out, whole and on all
@@ -34,7 +38,8 @@ class LitTokenizer(pl.LightningModule):
 
     Args:
         tokenizer: What is trained.
-        image_losses: Losses ``loss(reconstruction, images)`` by name.
+        image_losses: Losses ``loss(reconstruction, images)`` by name. One with an argument ``mask`` gets that of the
+            batch, (b, 1, H, W) bool or None; so do output losses.
         weights: The weight of every term, by name: the head's, the image and latent losses', and with an
             adversary ``adversarial``, ``discriminator`` and its regularizers'.
         optimizer: From parameters to an optimizer; makes the generator's and the discriminator's.
@@ -74,6 +79,7 @@ class LitTokenizer(pl.LightningModule):
         self.output_losses = nn.ModuleDict(output_losses or {})
         self.adversary = adversary
         self.weights = dict(weights)
+        self.masked = [name for losses in (self.image_losses, self.output_losses) for name in takers(losses, "mask")]
         self.unused = tuple(name for name, weight in self.weights.items() if not weight)
         self.make_optimizer = optimizer
         self.schedule, self.clip, self.accumulate = schedule, clip, accumulate
@@ -121,10 +127,16 @@ class LitTokenizer(pl.LightningModule):
         losses = (*self.image_losses.values(), *self.latent_losses.values())
         return self.tokenizer.encoder, self.tokenizer.decoder, *discriminator, *losses
 
-    def compare(self, output: Tensor, reconstruction: Tensor, images: Tensor) -> dict[str, Tensor]:
-        """The pixel losses of a batch, from the decoder's output, what it shows, and the images."""
-        terms = {name: loss(reconstruction, images) for name, loss in self.image_losses.items()}
-        return terms | {name: loss(output, images) for name, loss in self.output_losses.items()}
+    def compare(
+        self, output: Tensor, reconstruction: Tensor, images: Tensor, mask: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """The pixel losses of a batch, from the decoder's output, what it shows, the images and their known pixels."""
+        pairs = {name: (loss, reconstruction) for name, loss in self.image_losses.items()}
+        pairs |= {name: (loss, output) for name, loss in self.output_losses.items()}
+        return {
+            name: loss(shown, images, mask=mask) if name in self.masked else loss(shown, images)
+            for name, (loss, shown) in pairs.items()
+        }
 
     def configure_model(self) -> None:
         if self.device_mesh is not None:  # with trainer=fsdp
@@ -160,46 +172,36 @@ class LitTokenizer(pl.LightningModule):
         self.logged |= dictionary.keys()
         super().log_dict(dictionary, *arguments, **options)
 
-    def training_step(self, images: Tensor, batch_idx: int) -> dict[str, Any]:
+    def training_step(self, batch: Batch | Tensor, batch_idx: int) -> dict[str, Any]:
+        batch = Batch.of(batch)
+        images = batch.images
         self.logged = set()
         optimizers = self.optimizers()  # bare if it is one
         generator, *discriminator = optimizers if isinstance(optimizers, list) else [optimizers]
         adversarial = self.adversary is not None and self.updates >= self.adversary.start
         last_batch = (self.batches + 1) % self.accumulate == 0
 
-        quantized = self.tokenizer.quantize(images, unused=self.unused)
-        output = self.tokenizer.decoder_output(quantized.latent)
-        # The gradients of pixel losses and adversary end here, each computed once: the adaptive weight needs both.
-        cut = output.detach().requires_grad_()
-        seen = cut.view_as(cut).float()  # a view, since torch's FLOP counter cannot follow gradients to a leaf
-        reconstruction = self.tokenizer.pixels.out(seen)
-        pixel_terms = self.compare(seen, reconstruction, images)
+        context = Context(mask=batch.mask, progress=self.updates, unused=self.unused)
+        quantized = self.tokenizer.quantize(images, context=context)
+        output = self.tokenizer.decoder_output(quantized.latent, images.shape[-2:], quantized.keep, context)
+        balance = BalancedBackward(output, self.tokenizer.pixels.out)
+        pixel_terms = self.compare(balance.seen, balance.reconstruction, images, batch.mask)
         latent_terms = quantized.losses | {
             name: loss(quantized.latent, images) for name, loss in self.latent_losses.items()
         }
-        terms = latent_terms | pixel_terms
-        loss, pull = self._pixel_gradient(pixel_terms, seen)
-        scales, fake = {}, None
+        terms, scales, challenge = latent_terms | pixel_terms, {}, None
+        balance.compare(weighted_sum(pixel_terms, self.weights), self._own_parameters())
         if adversarial:
             if not self._terms:
                 self._norms = [buffer.clone() for buffer in self.adversary.discriminator.buffers()]
-            again = self.adversary.repeatable  # then the discriminator's loss takes the same logits
-            self.adversary.learns(again)
-            shown = self.tokenizer.pixels.out(seen)  # anew: the graph of the pixel losses is gone
-            fake = self.adversary.discriminate(shown)
-            terms["adversarial"] = self.adversary.generator(fake)
-            (push,) = torch.autograd.grad(terms["adversarial"], seen, retain_graph=again)
-            if self.adversary.adaptive:
-                scales["adversarial"] = self._adaptive_weight(output, quantized.latent, pull, push)
-            if self.adversary.warmup:
-                scales["adversarial"] = scales.get("adversarial", 1.0) * self.adversary.strength(self.updates)
-            pull = pull + weighted_sum({"adversarial": push}, self.weights, scales)
-        loss = loss + (output * pull.to(output.dtype)).sum() + weighted_sum(latent_terms, self.weights)
+            challenge = self.adversary.challenge(balance.seen, self.tokenizer.pixels.out)
+            scales = self._scales(balance, challenge.gradient, quantized.latent)
+            terms["adversarial"] = challenge.term
+            balance.oppose(weighted_sum({"adversarial": challenge.gradient}, self.weights, scales))
         with summed_up(self.trainer.model, last_batch):
-            self.manual_backward(loss / self.accumulate)
-        if adversarial:
-            self.adversary.learns(True)
-            verdict = self.adversary.judge(reconstruction, images, self.updates, fake if again else None)
+            self.manual_backward((balance.loss() + weighted_sum(latent_terms, self.weights)) / self.accumulate)
+        if challenge is not None:
+            verdict = self.adversary.judge(balance.reconstruction, images, self.updates, challenge.logits)
             loss = sum(self.weights[name] * term for name, term in verdict.terms.items())  # of weight 0, gradients of 0
             with summed_up(self.trainer.model, last_batch):
                 self.manual_backward(loss / self.accumulate, inputs=self.adversary.trained)  # not the reconstruction's
@@ -215,32 +217,28 @@ class LitTokenizer(pl.LightningModule):
             self.settle()
             logs = {name: term.detach() for name, term in terms.items()}
             logs |= {f"{name}_scale": scale for name, scale in scales.items()}
-            logs |= verdict.accuracy() if adversarial else {}
-            logs["psnr"] = psnr(to_uint8(reconstruction.detach()), to_uint8(images)).mean()
+            logs |= verdict.accuracy() if challenge is not None else {}
+            logs["psnr"] = psnr(to_uint8(balance.reconstruction.detach()), to_uint8(images)).mean()
             logs["lr"] = generator.param_groups[0]["lr"]
             self.log_dict({f"train/{name}": value for name, value in logs.items()}, sync_dist=True)
             self.log_dict({"updates": float(self.updates)})
         return {"codes": quantized.codes, "keep": quantized.keep}
 
-    def _pixel_gradient(self, terms: dict[str, Tensor], seen: Tensor) -> tuple[Tensor | float, Tensor]:
-        """A loss with the gradients of the pixel losses' own parameters, and the gradient at what they compare."""
-        own = [p for part in (self.image_losses, self.output_losses) for p in part.parameters() if p.requires_grad]
-        loss = weighted_sum(terms, self.weights)
-        if not isinstance(loss, Tensor):  # none has a weight
-            return 0.0, torch.zeros_like(seen)
-        pull, *gradients = torch.autograd.grad(loss, [seen, *own], allow_unused=True, materialize_grads=True)
-        return sum((p * gradient).sum() for p, gradient in zip(own, gradients, strict=True)), pull
+    def _own_parameters(self) -> list[nn.Parameter]:
+        """Those of the pixel losses."""
+        return [p for part in (self.image_losses, self.output_losses) for p in part.parameters() if p.requires_grad]
 
-    def _adaptive_weight(self, output: Tensor, latent: Tensor, pull: Tensor, push: Tensor) -> Tensor:
-        """From the gradients at the decoder's output: of the pixel losses, and of the adversary's."""
-        last_layer = self.tokenizer.decoder.last_layer
-        if not last_layer.requires_grad:  # frozen: the last thing that the gradients of both still reach
-            last_layer = latent
-        at_last_layer = (
-            torch.autograd.grad(output, last_layer, gradient.to(output.dtype), retain_graph=True)[0]
-            for gradient in (pull, push)
-        )
-        return gradient_ratio(*at_last_layer, self.adversary.max_weight)
+    def _scales(self, balance: BalancedBackward, gradient: Tensor, latent: Tensor) -> dict[str, Tensor]:
+        """The factors of the adversarial term beside its weight: the adaptive one, and the warm-up's."""
+        scales = {}
+        if self.adversary.adaptive:
+            last_layer = self.tokenizer.decoder.last_layer
+            # Frozen: the last thing that the gradients of both still reach.
+            reached = last_layer if last_layer.requires_grad else latent
+            scales["adversarial"] = balance.ratio(gradient, reached, self.adversary.max_weight)
+        if self.adversary.warmup:
+            scales["adversarial"] = scales.get("adversarial", 1.0) * self.adversary.strength(self.updates)
+        return scales
 
     def _descend(self, optimizer: Optimizer, norm: Tensor, made: Tensor) -> None:
         for group in optimizer.param_groups:
@@ -323,17 +321,20 @@ class LitTokenizer(pl.LightningModule):
         for total in self.validation_sums.values():
             total.reset()
 
-    def validation_step(self, images: Tensor, batch_idx: int) -> dict[str, Tensor] | None:
-        if not len(images):  # none of them could be read
+    def validation_step(self, batch: Batch | Tensor, batch_idx: int) -> dict[str, Tensor] | None:
+        if not len(batch):  # none of them could be read
             return None
+        batch = Batch.of(batch)
+        images, context = batch.images, Context(mask=batch.mask)
         tokenizer = self._folded[0]
-        quantized = tokenizer.quantize(images)
-        output = tokenizer.decoder_output(quantized.latent)
+        codes, keep = tokenizer.to_codes(images, context)
+        size = images.shape[-2:]
+        output = tokenizer.decoder_output(tokenizer.lookup(codes, size, keep), size, keep, context)
         reconstruction = tokenizer.pixels.out(output)
-        self.metrics.update(images, reconstruction, quantized.codes, quantized.keep)
-        for name, loss in self.compare(output, reconstruction, images).items():
+        self.metrics.update(images, reconstruction, codes, keep)
+        for name, loss in self.compare(output, reconstruction, images, batch.mask).items():
             self.validation_sums[name].update(loss.double() * len(images))
-        return {"reconstruction": reconstruction, "codes": quantized.codes, "keep": quantized.keep}
+        return {"reconstruction": reconstruction, "codes": codes, "keep": keep}
 
     def on_validation_epoch_end(self) -> None:
         values = self.metrics.compute()
@@ -360,6 +361,11 @@ class LitTokenizer(pl.LightningModule):
         left_out += ["metrics.", "validation_sums."]
         left_out += [f"adversary.{name}." for name in (self.adversary.frozen if self.adversary else ())]
         return {key: value for key, value in state.items() if not key.startswith(tuple(left_out))}
+
+
+def takers(losses: nn.ModuleDict, argument: str) -> list[str]:
+    """The names of losses that have an argument of this name."""
+    return [name for name, loss in losses.items() if argument in inspect.signature(loss.forward).parameters]
 
 
 def frozen(losses: nn.ModuleDict) -> list[str]:

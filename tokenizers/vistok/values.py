@@ -14,6 +14,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 SCALAR = (bool, int, float, str)
+OURS = {"loss_weights": dict[str, float]}  # of a head's node, at any depth: no argument of what is built
 
 
 def check(config: DictConfig, keys: Mapping[str, Any], given_to: Mapping[str, Any]) -> None:
@@ -32,7 +33,7 @@ def check(config: DictConfig, keys: Mapping[str, Any], given_to: Mapping[str, An
             _check(config, "", name, hint)
     for path, node in nodes(config):
         target = node.get("_target_") or given_to.get(path)
-        for name, hint in hints_of(target).items():
+        for name, hint in {**hints_of(target), **OURS}.items():
             if name in node:
                 _check(node, path, name, hint)
 

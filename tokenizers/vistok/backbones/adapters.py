@@ -52,7 +52,7 @@ class BranchedEncoder(Encoder):
             raise ValueError(f"branches={branches} does not divide the latent's dim={dim}")
         self.channels, self.multipliers, self.num_blocks = channels, tuple(multipliers), num_blocks
         self.attention, self.dim, self.in_channels = check_levels(attention, multipliers), dim, in_channels
-        self.grid, self.depth, self.heads = grid, depth, heads
+        self.side, self.depth, self.heads = grid, depth, heads
         self.factor = 2 ** (len(multipliers) - 1)
 
         widths = [channels * m for m in multipliers]

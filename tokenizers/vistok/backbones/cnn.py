@@ -13,6 +13,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from vistok.backbones.base import Decoder, Encoder
+from vistok.quantizers.base import Context
 
 
 class CNNEncoder(Encoder):
@@ -121,7 +122,13 @@ class CNNDecoder(Decoder):
         self.norm_out = group_norm(channels * multipliers[0], norm_groups)
         self.conv_out = nn.Conv2d(channels * multipliers[0], out_channels * patch**2, 3, padding=1)
 
-    def forward(self, latent: Tensor) -> Tensor:
+    def forward(
+        self,
+        latent: Tensor,
+        size: tuple[int, int] | None = None,
+        keep: Tensor | None = None,
+        context: Context = Context(),
+    ) -> Tensor:
         h = self.mid(self.conv_in(latent))
         for level in self.levels:
             h = level(h)

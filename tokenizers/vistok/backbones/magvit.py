@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from vistok.backbones.base import Decoder, Encoder
 from vistok.backbones.cnn import Level, ResnetBlock, group_norm
+from vistok.quantizers.base import Context
 
 
 class MagvitEncoder(Encoder):
@@ -100,7 +101,13 @@ class MagvitDecoder(Decoder):
         self.norm_out = group_norm(widths[0])
         self.conv_out = nn.Conv2d(widths[0], out_channels, 3, padding=1)
 
-    def forward(self, latent: Tensor) -> Tensor:
+    def forward(
+        self,
+        latent: Tensor,
+        size: tuple[int, int] | None = None,
+        keep: Tensor | None = None,
+        context: Context = Context(),
+    ) -> Tensor:
         h = self.mid(self.conv_in(latent))
         for level in self.levels:
             h = level(h)

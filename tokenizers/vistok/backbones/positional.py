@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vistok.backbones.base import Decoder
+from vistok.backbones.base import Decoder, decode
+from vistok.quantizers.base import Context
 
 
 class PositionalDecoder(Decoder):
@@ -32,12 +33,18 @@ class PositionalDecoder(Decoder):
         nn.init.uniform_(self.frequencies.weight, -(4.5**0.5), 4.5**0.5)
         self.rows, self.columns = (nn.Parameter(nn.init.trunc_normal_(torch.empty(grid, dim))) for _ in range(2))
 
-    def forward(self, latent: Tensor) -> Tensor:
+    def forward(
+        self,
+        latent: Tensor,
+        size: tuple[int, int] | None = None,
+        keep: Tensor | None = None,
+        context: Context = Context(),
+    ) -> Tensor:
         h, w = latent.shape[-2:]
         y, x = torch.meshgrid(*(torch.linspace(-1, 1, n, device=latent.device) for n in (h, w)), indexing="ij")
         waves = self.frequencies(torch.stack([x, y])[None].to(self.frequencies.weight.dtype)).sin()
         learned = interpolate(self.rows, h)[:, :, None] + interpolate(self.columns, w)[:, None, :]
-        return self.decoder(latent + waves + learned)
+        return decode(self.decoder, latent + waves + learned, size, keep, context)
 
     @property
     def last_layer(self) -> nn.Parameter:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
 from vistok.backbones.base import Decoder, Encoder
+from vistok.quantizers.base import Context
 
 ACTIVATIONS = {"gelu": F.gelu, "tanh": torch.tanh}
 POSITIONS = ("learned", "sincos")
@@ -135,7 +136,13 @@ class ViTDecoder(Decoder):
             self.conv_out = nn.Conv2d(hidden, out_channels * patch**2, 1)
         self.apply(_initialise)
 
-    def forward(self, latent: Tensor) -> Tensor:
+    def forward(
+        self,
+        latent: Tensor,
+        size: tuple[int, int] | None = None,
+        keep: Tensor | None = None,
+        context: Context = Context(),
+    ) -> Tensor:
         return self.unfold(self.conv_out(self.hidden(self.transformer(latent))))
 
     @property

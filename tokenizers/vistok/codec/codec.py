@@ -61,6 +61,9 @@ class Codec:
 
     def __init__(self, tokenizer: Tokenizer, rates: Sequence[Rate], filler: Filler | None = None):
         tables_of(tokenizer.quantizer)
+        if tokenizer.grid(2 * tokenizer.factor, 3 * tokenizer.factor) != (2, 3):
+            f, name = tokenizer.factor, type(tokenizer.encoder).__name__
+            raise ValueError(f"a codec stores a grid of one position for each {f}x{f} pixels, not what a {name} makes")
         if not 1 <= len(rates) <= MAX_RATES:
             raise ValueError(f"a codec has from 1 to {MAX_RATES} rates, not {len(rates)}")
         self.tokenizer, self.rates, self.filler = tokenizer, list(rates), filler
@@ -77,7 +80,7 @@ class Codec:
         h, w = self.grid(width, height)
         f = self.tokenizer.factor
         pixels = F.pad(to_float(image[None]), (0, w * f - width, 0, h * f - height), mode="replicate")
-        return self.rates[rate].head(self.tokenizer.encode(pixels)).codes[0]
+        return self.rates[rate].head.encode(self.tokenizer.encode(pixels)).codes[0]
 
     @torch.no_grad()
     def decode(self, latent: Tensor, width: int, height: int) -> Tensor:

@@ -37,8 +37,7 @@ def code_grids(
     Raises:
         ValueError: There is no such folder or shard, no image in it, or the size does not fit the tokenizer.
     """
-    if image_size % tokenizer.factor:
-        raise ValueError(f"image-size={image_size} is not a multiple of the tokenizer's factor {tokenizer.factor}")
+    tokenizer.grid(image_size, image_size, f"image-size={image_size}")
     found: list[list[np.ndarray]] = [[] for _ in heads]
     read = in_time(samples(images, image_size), PATIENCE)
     crops = islice((sample.image for sample in read if sample.image is not None), most)
@@ -47,7 +46,7 @@ def code_grids(
         for batch in track(batches, description="codes of examples", transient=True):
             latent = tokenizer.encode(to_float(torch.stack(batch)))
             for codes, head in zip(found, heads, strict=True):
-                codes.append(head(latent).codes.numpy().astype(np.int32))
+                codes.append(head.encode(latent).codes.numpy().astype(np.int32))
     if not found[0]:
         raise ValueError(f"images={images} has no image that can be read")
     return [np.concatenate(codes) for codes in found]

@@ -1,13 +1,14 @@
 """Smaller codebooks for a trained tokenizer: its codewords clustered by k-means (arXiv:2307.08265, section 3.1)."""
 
+from typing import cast
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from vistok.kernels import nearest_code
-from vistok.quantizers import FactorizedQuantizer, Quantizer, VectorQuantizer
-from vistok.quantizers.vq import plain
+from vistok.quantizers import Quantizer, Table
 
 ITERATIONS = 300  # of k-means, where it does not settle before
 
@@ -21,23 +22,24 @@ def tables_of(head: Quantizer) -> list[Tensor]:
     Raises:
         ValueError: It is no plain table or several side by side.
     """
-    if type(head) is VectorQuantizer and not head.cosine:
-        return [head.table.detach()]
-    if type(head) is FactorizedQuantizer:
-        return [table for part in head.heads for table in tables_of(part)]
-    raise ValueError(
-        f"a {type(head).__name__} cannot be reduced or stored in files: it is neither one codebook nor several side by "
-        "side, whose codes alone give the latent"
-    )
+    tables = [head.table(i) for i in range(len(head.codebook_sizes))]
+    plain = [table.values for table in tables if table is not None and torch.equal(table.search, table.values)]
+    layout = head.layout(2 * head.grid_multiple, 2 * head.grid_multiple)
+    needs_more = head.context_fields or layout.granularities > 1 or len(layout.grids) > 1
+    if needs_more or len(plain) < len(tables) or sum(table.shape[1] for table in plain) != head.dim:
+        raise ValueError(
+            f"a {type(head).__name__} cannot be reduced or stored in files: it is neither one codebook nor several "
+            "side by side, whose codes alone give the latent"
+        )
+    return plain
 
 
 def with_tables(head: Quantizer, tables: list[Tensor]) -> Quantizer:
     """A head like one that ``tables_of`` takes, with other codewords: (n, d) for each codebook, n of any size."""
-    if isinstance(head, FactorizedQuantizer):
-        rest = list(tables)
-        parts = [with_tables(part, [rest.pop(0) for _ in part.codebook_sizes]) for part in head.heads]
-        return FactorizedQuantizer(parts, head.disentangle).eval().requires_grad_(False)
-    return plain(tables[0])
+    for i, values in enumerate(tables):
+        former = cast(Table, head.table(i))
+        head = head.with_table(i, former._replace(search=values, values=values))
+    return head.eval().requires_grad_(False)
 
 
 def reduced(table: Tensor, size: int, weights: Tensor | None = None, seed: int = 0) -> Tensor:

@@ -41,15 +41,23 @@ class Sample(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """What a loader yields."""
+    """What a loader yields and a training step takes: images alone unless more is asked for."""
 
-    images: Tensor  # (b, 3, H, W) uint8; b may be less than asked for, or 0, where images could not be read
-    names: list[str]
-    skipped: list[str]
+    images: Tensor  # (b, 3, H, W) uint8 from a loader; b may be less than asked for, or 0, where some cannot be read
+    names: Sequence[str] = ()
+    skipped: Sequence[str] = ()
     place: tuple[int, int, int] | None = None  # of the last one
+    labels: Tensor | None = None  # (b,) int64
+    captions: Sequence[str] | None = None
+    mask: Tensor | None = None  # (b, 1, H, W) bool, True where a pixel is known
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @classmethod
+    def of(cls, images: "Batch | Tensor") -> "Batch":
+        """A batch as it is, or of bare images."""
+        return images if isinstance(images, cls) else cls(images)
 
 
 def collate(samples: Sequence[Sample]) -> Batch:

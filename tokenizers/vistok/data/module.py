@@ -133,7 +133,7 @@ class ImageDataModule(pl.LightningDataModule):
         return iter(loader(images, self.batch_size, self.num_workers, None, sampler, *self._waits))
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Tensor:
-        self.names = batch.names
+        self.names = list(batch.names)
         split, images = ("training", self.train) if self.trainer.training else ("validation", self.val)
         self.skipped_in[split].note(batch, len(images))
         return to_float(batch.images)

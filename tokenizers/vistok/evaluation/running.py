@@ -13,8 +13,7 @@ from vistok.evaluation.outputs import report_of, write
 from vistok.evaluation.processes import processes
 from vistok.evaluation.references import save_reference
 from vistok.evaluation.scores import too_small
-from vistok.evaluation.scoring import TOO_FEW, score
-from vistok.quantizers import DynamicQuantizer
+from vistok.evaluation.scoring import TOO_FEW, granularities_of, score
 from vistok.ranks import rank_and_size
 from vistok.reports import Data
 from vistok.speed import keep_freed_pages
@@ -118,9 +117,9 @@ def check(tokenizer: Tokenizer, data: Data, rate: float | None) -> None:
     from vistok import cli
 
     if rate is not None:
-        head = tokenizer.quantizer
-        if not isinstance(head, DynamicQuantizer) or head.grains != 2:
-            raise ValueError(f"rate={rate} needs a dynamic head of two grains, not a {type(head).__name__}")
+        if granularities_of(tokenizer) != 2:
+            name = type(tokenizer.quantizer).__name__
+            raise ValueError(f"rate={rate} needs a dynamic head of two grains, not a {name}")
         if not 0 <= rate <= 1:
             raise ValueError(f"rate={rate} must be a share in [0, 1]")
     cli.check_image_size(data.image_size, tokenizer)

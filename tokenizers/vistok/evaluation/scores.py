@@ -23,8 +23,7 @@ from vistok.metrics.inception_score import InceptionScore
 from vistok.metrics.reconstruction import block_mean, psnr
 from vistok.metrics.usage import CodebookUsage, DistinctTuples, split, usages_of
 from vistok.pixels import to_float
-from vistok.quantizers import DynamicQuantizer
-from vistok.quantizers.base import Quantized
+from vistok.quantizers import Codes, Layout, Quantized
 from vistok.ranks import from_all_ranks, sum_over_ranks
 from vistok.tokenizer import Tokenizer
 
@@ -44,6 +43,7 @@ class Scores:
         left_out: Distances that these images do not have; see ``too_small``.
         device: Where images come from.
         examples: What keeps the images that a report shows, if it shows any of this cut.
+        granularities: Of the head: how many there are for a region to have.
     """
 
     def __init__(
@@ -55,9 +55,10 @@ class Scores:
         left_out: Collection[str] = (),
         device: torch.device | str = "cpu",
         examples: Examples | None = None,
+        granularities: int = 1,
     ):
         self.protocols, self.judges, self.left_out = dict(protocols), judges, left_out
-        self.head, self.factor = tokenizer.quantizer, tokenizer.factor
+        self.head, self.factor, self.granularities = tokenizer.quantizer, tokenizer.factor, granularities
         self.references = dict(references or {})
         self.names: list[str] = []
         self.unreadable: list[str] = []
@@ -85,14 +86,14 @@ class Scores:
                 if isinstance(network, Inception):
                     self.inception_scores["/".join(view)] = InceptionScore(device=device)
 
-    def update(self, names: Sequence[str], images: Tensor, reconstruction: Tensor, quantized: Quantized) -> None:
+    def update(self, names: Sequence[str], images: Tensor, reconstruction: Tensor, emitted: Codes | Quantized) -> None:
         """Add a batch.
 
         Args:
             names: Of the images.
             images: (b, 3, H, W) uint8, at least 11 pixels high and wide.
             reconstruction: The same shape, float in [-1, 1], unclamped.
-            quantized: What the head has returned.
+            emitted: The codes that it is of.
 
         Raises:
             ValueError: A reconstruction is not finite, or images are too small.
@@ -110,7 +111,7 @@ class Scores:
             self._look(names, pairs)
             if self.examples:
                 self.examples.update(names, self._example_distances(pairs), *pairs.levels(PLAIN)[::-1])
-        codes, keep = quantized.codes, quantized.keep
+        codes, keep = emitted.codes, emitted.keep
         self.usage.update(codes, keep)
         if self.tuples:
             self.tuples.update(split(codes, self.usage.parts), keep)
@@ -221,7 +222,7 @@ class Scores:
         k = len(self.head.codebook_sizes)
         fixed = sum(map(math.log2, self.head.codebook_sizes))
         entropy = sum(use[name] for name in use if name.startswith("entropy_bits"))
-        grain = self.head.grain_bits(self.positions) if isinstance(self.head, DynamicQuantizer) else 0.0
+        grain = Layout(((1, self.positions),), k, self.granularities).granularity_bits
         mean = use.pop("tokens") / n
         bits, by_entropy = mean * fixed + grain, mean * entropy + grain
         if self.tuples:

@@ -22,7 +22,7 @@ from vistok.evaluation.protocols import Protocol, digest
 from vistok.evaluation.references import check_reference, known_statistics
 from vistok.evaluation.scores import Scores, too_small
 from vistok.pixels import to_float
-from vistok.quantizers.base import Quantized
+from vistok.quantizers import Codes, Context
 from vistok.ranks import rank_and_size
 from vistok.reports import Data
 from vistok.terminal import say
@@ -110,7 +110,8 @@ def score(
         for crop, own in crops.items():
             references = {name: held.to(device) for name, held in known[crop].items()}
             shown = crop == next(iter(crops))  # a report's pictures are of the first protocol's cut
-            scores = Scores(own, tokenizer, judges, references, left_out, device, Examples() if shown else None)
+            examples = Examples() if shown else None
+            scores = Scores(own, tokenizer, judges, references, left_out, device, examples, granularities_of(tokenizer))
             key = digest(
                 {
                     "format": FORMAT,
@@ -147,6 +148,12 @@ def score(
         results.append(result)
         tokenizer.to("cpu")
     return results
+
+
+def granularities_of(tokenizer: Tokenizer) -> int:
+    """How many granularities a region of a tokenizer's codes can have; 1 for all but dynamic heads."""
+    side = tokenizer.quantizer.grid_multiple
+    return tokenizer.quantizer.layout(side, side).granularities
 
 
 def run(
@@ -195,7 +202,7 @@ def run(
         keep(scores, done, partial)
 
 
-def reconstruct(tokenizer: Tokenizer, images: Tensor, rate: float | None, batch_size: int) -> tuple[Tensor, Quantized]:
+def reconstruct(tokenizer: Tokenizer, images: Tensor, rate: float | None, batch_size: int) -> tuple[Tensor, Codes]:
     """What a tokenizer makes of uint8 images (b, 3, H, W), always on batches of one size.
 
     A convolution's last digits depend on the size of its batch. A short batch is filled up, so that an image's pixels
@@ -203,9 +210,8 @@ def reconstruct(tokenizer: Tokenizer, images: Tensor, rate: float | None, batch_
     """
     b = len(images)
     filled = torch.cat([images, images[-1:].expand(batch_size - b, -1, -1, -1)])
-    reconstruction, quantized = tokenizer(to_float(filled), rate)
-    keep = None if quantized.keep is None else quantized.keep[:b]
-    return reconstruction[:b], quantized._replace(latent=quantized.latent[:b], codes=quantized.codes[:b], keep=keep)
+    reconstruction, emitted = tokenizer.reconstruct(to_float(filled), Context(rate=rate))
+    return reconstruction[:b], Codes(*(None if part is None else part[:b] for part in emitted))
 
 
 def keep(scores: Scores, batches: int, path: Path) -> None:

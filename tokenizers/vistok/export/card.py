@@ -8,7 +8,6 @@ from torch import nn
 
 import vistok
 from vistok.pixels import PixelMap
-from vistok.quantizers import DynamicQuantizer
 from vistok.tokenizer import Tokenizer
 
 README = "README.md"
@@ -96,7 +95,8 @@ def _architecture(tokenizer: Tokenizer) -> dict[str, Any]:
     head, f = tokenizer.quantizer, tokenizer.factor
     sizes = " + ".join(f"{size:,}" for size in head.codebook_sizes)
     each = f"{len(head.codebook_sizes)} of them" if len(head.codebook_sizes) > 1 else "one"
-    kept = ", of which a dynamic part is kept" if isinstance(head, DynamicQuantizer) else ""
+    layout = head.layout(head.grid_multiple, head.grid_multiple)
+    kept = ", of which a dynamic part is kept" if layout.granularities > 1 else ""
     pixels = tokenizer.pixels
     return {
         "encoder": _network(tokenizer.encoder),

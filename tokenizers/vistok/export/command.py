@@ -47,11 +47,11 @@ def save_folder(
         read = hub.load(hub.save(folded, unnamed, dict(about or {}), half))
 
         def encode(images):
-            quantized = read.quantize(images)
-            return Encoded(quantized.codes, read.encode(images), quantized.keep)
+            codes, keep = read.to_codes(images)
+            return Encoded(codes, read.encode(images), keep)
 
         sizes = sizes_of(folded) if image_size is None else [(image_size, image_size)]
-        return check(folded, encode, lambda codes: read.decode(read.quantizer.lookup(codes)), sizes)
+        return check(folded, encode, lambda codes, size: read.decode(read.lookup(codes, size), size), sizes)
 
 
 TARGETS: dict[str, Callable[..., Parity]] = {

@@ -18,10 +18,10 @@ from vistok.export import card
 from vistok.export.folders import whole_folder
 from vistok.export.parity import Encoded, Parity, check, sizes_of
 from vistok.export.plain import inference_copy
-from vistok.quantizers import DynamicQuantizer, EntropyRouter
 from vistok.tokenizer import Tokenizer
 
 ENCODER, DECODER = "encoder", "decoder"
+GIVEN = frozenset({"maps"})  # fields of a context that a graph from images has
 ONNX_USAGE = """
 import onnxruntime
 
@@ -46,19 +46,19 @@ class ToCodes(nn.Module):
         self.tokenizer = tokenizer
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        quantized = self.tokenizer.quantize(images)
-        return (quantized.codes,) if quantized.keep is None else (quantized.codes, quantized.keep)
+        codes, keep = self.tokenizer.to_codes(images)
+        return (codes,) if keep is None else (codes, keep)
 
 
 class ToImages(nn.Module):
     """Codes (b, k, h, w) to images (b, c, H, W), clamped to [-1, 1]. Codes out of range are not refused."""
 
-    def __init__(self, tokenizer: Tokenizer):
+    def __init__(self, tokenizer: Tokenizer, size: tuple[int, int] | None):
         super().__init__()
-        self.tokenizer = tokenizer
+        self.tokenizer, self.size = tokenizer, size
 
     def forward(self, codes: Tensor) -> Tensor:
-        return self.tokenizer.detokenize(codes)
+        return self.tokenizer.detokenize(codes, self.size)
 
 
 def save_onnx(
@@ -67,7 +67,7 @@ def save_onnx(
     """Write ``encoder.onnx`` and ``decoder.onnx``, check them in onnxruntime, and give their folder its name.
 
     Args:
-        tokenizer: Any tokenizer but one with an entropy router.
+        tokenizer: Any tokenizer but one whose head reads more than the latent and the encoder's maps.
         folder: Where to; must not be there.
         about: What the model card tells.
         image_size: Side of the only images that the graphs take; None for any height and width. The batch is free.
@@ -82,19 +82,16 @@ def save_onnx(
     except ImportError as error:
         raise ImportError(f"ONNX needs {error.name}: pip install 'vistok[export]'") from error
 
-    outputs = {ENCODER: ["codes"], DECODER: ["images"]}
-    if isinstance(tokenizer.quantizer, DynamicQuantizer):
-        outputs[ENCODER] = ["codes", "keep"]
-
     def write(name: str, program: ExportedProgram, partial: Path) -> None:
-        inputs = ["images"] if name == ENCODER else ["codes"]
-        graph = torch.onnx.export(program, input_names=inputs, output_names=outputs[name], dynamo=True, verbose=False)
+        inputs, outputs = (["images"], ["codes", "keep"]) if name == ENCODER else (["codes"], ["images"])
+        outputs = outputs[: len(program.graph_signature.user_outputs)]  # only a dynamic head says what to keep
+        graph = torch.onnx.export(program, input_names=inputs, output_names=outputs, dynamo=True, verbose=False)
         cast(Any, graph).save(partial / f"{name}.onnx")
 
     def load(name: str, partial: Path) -> Callable[[Tensor], tuple[Tensor, ...]]:
         session = onnxruntime.InferenceSession(partial / f"{name}.onnx", providers=["CPUExecutionProvider"])
         source = session.get_inputs()[0].name
-        return lambda tensor: tuple(map(torch.from_numpy, session.run(outputs[name], {source: tensor.numpy()})))
+        return lambda tensor: tuple(map(torch.from_numpy, session.run(None, {source: tensor.numpy()})))
 
     return _save(tokenizer, folder, about, image_size, write, load, ONNX_USAGE, "onnx")
 
@@ -137,7 +134,7 @@ def _save(
             return Encoded(codes, keep=keep[0] if keep else None)
 
         sizes = sizes_of(folded) if image_size is None else [(image_size, image_size)]
-        parity = check(folded, encode, lambda codes: decoder(codes)[0], sizes, clamped=True)
+        parity = check(folded, encode, lambda codes, _: decoder(codes)[0], sizes, clamped=True)
         card.write(partial, folded, about, usage, library, str(parity))
     return parity
 
@@ -153,19 +150,23 @@ def programs(tokenizer: Tokenizer, image_size: int | None = None) -> dict[str, E
     Raises:
         ValueError: There are no such graphs.
     """
-    if any(isinstance(module, EntropyRouter) for module in tokenizer.modules()):
-        raise ValueError("an entropy router reads images in parts, which no graph can have; the target folder takes it")
+    head = tokenizer.quantizer
+    if lacking := head.context_fields - GIVEN:
+        raise ValueError(
+            f"a {type(head).__name__} that reads {' and '.join(sorted(lacking))} beside the latent, as an entropy "
+            "router reads images in parts, has no graph; the target folder takes it"
+        )
     learned = [m for m in tokenizer.modules() if isinstance(m, LearnedPositions | PositionalDecoder)]
     if learned and image_size is None:  # on their own grid they are read, on others interpolated: two graphs
         raise ValueError("learned positions have no graph for images of any size; give the one image_size it is for")
     f = tokenizer.factor
-    if image_size is not None and image_size % f:
-        raise ValueError(f"image_size={image_size} is not a multiple of the tokenizer's factor {f}")
-    head = tokenizer.quantizer
-    cells = 2 ** (head.grains - 1) if isinstance(head, DynamicQuantizer) else 1  # positions along a region
-    h, w = (6 * cells, 10 * cells) if image_size is None else (image_size // f, image_size // f)
-    images = torch.zeros(2, tokenizer.encoder.in_channels, h * f, w * f)
-    codes = torch.zeros(2, len(head.codebook_sizes), h, w, dtype=torch.int64)
+    cells = head.grid_multiple
+    if image_size is None and len(head.layout(2 * cells, 2 * cells).grids) > 1:
+        raise ValueError("codes of several scales have no graph for images of any size; give the one image_size")
+    height, width = (6 * cells * f, 10 * cells * f) if image_size is None else (image_size, image_size)
+    grid = tokenizer.grid(height, width, None if image_size is None else f"image_size={image_size}")
+    images = torch.zeros(2, tokenizer.encoder.in_channels, height, width)
+    codes = torch.zeros(2, len(head.codebook_sizes), *head.layout(*grid).positions, dtype=torch.int64)
     batch, height, width = Dim("batch"), Dim("height"), Dim("width")
     free = {ENCODER: {0: batch}, DECODER: {0: batch}}
     if image_size is None:
@@ -176,7 +177,7 @@ def programs(tokenizer: Tokenizer, image_size: int | None = None) -> dict[str, E
             name: torch.export.export(module, (example,), dynamic_shapes=(free[name],), strict=False)
             for name, module, example in (
                 (ENCODER, ToCodes(tokenizer), images),
-                (DECODER, ToImages(tokenizer), codes),
+                (DECODER, ToImages(tokenizer, None if image_size is None else (image_size, image_size)), codes),
             )
         }
     except (UserError, RuntimeError) as error:  # what depends on the size other than by growing

@@ -8,9 +8,11 @@ allocated either before the description is known to fit the weights (``vistok.un
 
 import inspect
 import json
+import os
 import types
 from collections.abc import Callable, Sequence
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -18,39 +20,17 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from vistok.backbones import (
-    BranchedEncoder,
-    CNNDecoder,
-    CNNEncoder,
-    HierarchicalEncoder,
-    MagvitDecoder,
-    MagvitEncoder,
-    PositionalDecoder,
-    ViTDecoder,
-    ViTEncoder,
-)
+from vistok import backbones, quantizers
+from vistok.backbones import BranchedEncoder, Decoder, Encoder
 from vistok.export import card
 from vistok.pixels import LogitLaplaceMap, PixelMap
-from vistok.quantizers import (
-    BinaryQuantizer,
-    CodewordGradient,
-    DiVeQ,
-    DynamicQuantizer,
-    EntropyRouter,
-    FactorizedQuantizer,
-    FeatureRouter,
-    JanusQuantizer,
-    RotationTrick,
-    SimVQ,
-    StraightThrough,
-    VectorQuantizer,
-    VQBridge,
-)
+from vistok.quantizers import Quantizer, estimators, routers
 from vistok.tokenizer import Tokenizer
 from vistok.untrusted import MAX_JSON, Beyond, network_of, one_line, read_json, read_safetensors, short
 
 FORMAT = 1
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
+OWN = "VISTOK_IMPORT"  # in the environment: modules, with commas between them, that register classes of the user's own
 USAGE = """
 import vistok
 
@@ -58,13 +38,25 @@ tokenizer = vistok.load("FOLDER")
 codes = tokenizer.tokenize(images)
 images = tokenizer.detokenize(codes)
 """
-HEADS = (BinaryQuantizer, DynamicQuantizer, FactorizedQuantizer, JanusQuantizer, SimVQ, VectorQuantizer, VQBridge)
-ESTIMATORS = (CodewordGradient, DiVeQ, RotationTrick, StraightThrough)
-ROUTERS = (EntropyRouter, FeatureRouter)
-BACKBONES = (CNNDecoder, CNNEncoder, HierarchicalEncoder, MagvitDecoder, MagvitEncoder, PositionalDecoder)
-BACKBONES += (BranchedEncoder, ViTDecoder, ViTEncoder)
+
+
+def _public(
+    package: types.ModuleType, home: types.ModuleType | None = None, kinds: tuple[type, ...] = ()
+) -> list[type]:
+    """The classes among a package's public names that are of a module, or of these kinds and not abstract."""
+    found = [getattr(package, name) for name in package.__all__]
+    if home is not None:
+        return [part for part in found if isinstance(part, type) and part.__module__ == home.__name__]
+    kept = [part for part in found if isinstance(part, type) and issubclass(part, kinds) and part not in kinds]
+    return [part for part in kept if not inspect.isabstract(part)]
+
+
+HEADS, BACKBONES = _public(quantizers, kinds=(Quantizer,)), _public(backbones, kinds=(Encoder, Decoder))
+ESTIMATORS, ROUTERS = tuple(_public(quantizers, estimators)), _public(quantizers, routers)
 PIXELS = (LogitLaplaceMap, PixelMap)
 CLASSES = {c.__name__: c for c in (Tokenizer, *PIXELS, *BACKBONES, *HEADS, *ESTIMATORS, *ROUTERS, nn.Conv2d)}
+REGISTERED: set[type] = set()  # of the user's own
+KEPT_AS = {(BranchedEncoder, "grid"): "side"}  # attributes of other names than their arguments
 CONV_ARGUMENTS = {
     "in_channels": int,
     "out_channels": int,
@@ -73,6 +65,54 @@ CONV_ARGUMENTS = {
     "groups": int,
 }
 MOST, LARGEST, LONGEST = 2**31, 1e30, 1_024  # a whole number, any number, and members of a list in a description
+
+
+def register(part: type) -> type:
+    """Let exported folders name a class of one's own: a head, a part of one, an encoder or a decoder.
+
+    The class keeps each constructor argument as an attribute of the same name: numbers, texts, lists of them, or other
+    such parts. What reads a folder imports the module that registers its classes before; no file can name others.
+
+    Args:
+        part: The class.
+
+    Returns:
+        The same, so that ``@vistok.register`` can stand above it.
+
+    Raises:
+        ValueError: It is no class, has arguments without names, or another class has its name.
+    """
+    if not isinstance(part, type):
+        raise ValueError(f"vistok.register takes a class, not {part!r}")
+    known = CLASSES.get(part.__name__)
+    if known is not None and (known.__module__, known.__qualname__) != (part.__module__, part.__qualname__):
+        raise ValueError(f"there is a {part.__name__} already, of {known.__module__}: a class needs another name")
+    kinds = {argument.kind for argument in inspect.signature(part).parameters.values()}
+    if kinds & {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD, inspect.Parameter.POSITIONAL_ONLY}:
+        raise ValueError(f"{part.__name__} takes arguments without names, which a folder cannot tell")
+    CLASSES[part.__name__] = part
+    REGISTERED.add(part)
+    return part
+
+
+@torch.no_grad()
+def check(tokenizer: Tokenizer) -> None:
+    """Refuse a tokenizer that ``save`` could not write or ``load`` not read: before it is trained.
+
+    Raises:
+        ValueError: The message names the part and what it lacks.
+    """
+    folded = tokenizer.fold()
+    description = json.loads(json.dumps(describe(folded)))
+    weights = {name: tensor.detach().cpu() for name, tensor in folded.state_dict().items()}
+    try:
+        with torch.random.fork_rng(devices=[]):
+            network_of(weights, lambda: build(description))
+    except Beyond as error:
+        raise ValueError(
+            f"the tokenizer could not be read again: built from its arguments, each kept as an attribute, it has other "
+            f"tensors: {error}"
+        ) from error
 
 
 def save(tokenizer: Tokenizer, folder: str | Path, about: dict[str, Any] | None = None, half: bool = False) -> Path:
@@ -149,6 +189,8 @@ def load(folder: str | Path) -> Tokenizer:
         FileNotFoundError: One of the two files is not there.
         ValueError: They do not make a tokenizer of a known kind.
     """
+    for module in filter(None, os.environ.get(OWN, "").split(",")):
+        import_module(module)
     folder = Path(folder)
     if not (folder / CONFIG).is_file() and (folder / "tokenizer" / CONFIG).is_file():
         folder = folder / "tokenizer"
@@ -187,12 +229,22 @@ def describe(part: Any) -> Any:
         return [describe(member) for member in part]
     if type(part) not in CLASSES.values():
         if isinstance(part, nn.Module):
-            raise ValueError(f"{type(part).__name__} cannot be exported: it is not in vistok.export.hub.CLASSES")
+            raise ValueError(
+                f"{type(part).__name__} cannot be exported: it is no class of vistok's own and not registered; "
+                f"vistok.register({type(part).__name__}) makes it known"
+            )
+        if not isinstance(part, int | float | str | None):
+            raise ValueError(f"a {type(part).__name__} cannot be exported: vistok.register makes a class known")
         return part
-    return {
-        "class": type(part).__name__,
-        **{name: describe(getattr(part, name)) for name in _arguments(type(part))},
-    }
+    described = {"class": type(part).__name__}
+    for name in _arguments(type(part)):
+        try:
+            described[name] = describe(getattr(part, KEPT_AS.get((type(part), name), name)))
+        except AttributeError as error:
+            raise ValueError(
+                f"{type(part).__name__} cannot be exported: it does not keep its argument {name} as an attribute"
+            ) from error
+    return described
 
 
 def build(description: Any) -> Any:
@@ -209,7 +261,10 @@ def build(description: Any) -> Any:
         return description
     name = description.get("class")
     if type(name) is not str or name not in CLASSES:
-        raise ValueError(f"unknown class {short(name)}: known are {', '.join(sorted(CLASSES))}")
+        raise ValueError(
+            f"unknown class {short(name)}: known are {', '.join(sorted(CLASSES))}; one of your own is known once the "
+            f"module is imported that calls vistok.register with it, which {OWN}=MODULE in the environment does"
+        )
     hints = _arguments(CLASSES[name])
     unknown = [argument for argument in description if argument != "class" and argument not in hints]
     if unknown:
@@ -233,15 +288,19 @@ def _arguments(part: type) -> dict[str, Any]:
     if part is nn.Conv2d:
         return CONV_ARGUMENTS
     hints = get_type_hints(part.__init__)
-    return {name: hints[name] for name in inspect.signature(part).parameters}
+    return {name: hints.get(name, Any) for name in inspect.signature(part).parameters}
 
 
 def _fits(value: Any, hint: Any) -> bool:
     """Whether a value of a description is of an argument's type: numbers finite, whole ones from 0 on."""
     origin = get_origin(hint)
+    if hint is Any:
+        return True
+    if type(value) in REGISTERED and (hint in (Encoder, Decoder) or origin is Callable):
+        return True  # one of the user's own need be no subclass
     if origin in (Union, types.UnionType):
         return any(_fits(value, one) for one in get_args(hint))
-    if origin is Sequence:
+    if origin in (Sequence, list):
         return type(value) is list and all(_fits(member, get_args(hint)[0]) for member in value)
     if origin is tuple:
         return type(value) is list and len(value) == 2 and all(map(_fits, value, get_args(hint)))

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
@@ -12,7 +14,6 @@ from vistok.export.families import janus as layout
 from vistok.export.families.names import to_theirs
 from vistok.export.folders import whole_folder
 from vistok.export.parity import Encoded, Parity, check
-from vistok.quantizers import JanusQuantizer
 from vistok.tokenizer import Tokenizer
 
 TARGET = "transformers' JanusVQVAE"
@@ -32,7 +33,8 @@ def save(
     """Write a tokenizer for transformers, check it there, and give it its name.
 
     JanusVQVAE decodes codewords at unit length but chooses codes by the distance to the table as it is, so that only
-    a table of unit codewords means one thing to it: that of a cosine head, which is folded.
+    a table of unit codewords means one thing to it: that of a cosine head. It searches that by L2, which gives latents
+    near zero other codes: how many differ on the images of the check is said.
 
     Args:
         tokenizer: LlamaGen's networks around a cosine head, or a tokenizer imported from Janus.
@@ -64,10 +66,10 @@ def save(
             codes = cast(Tensor, encoded.image_tokens).flatten()
             return Encoded(rearrange(codes, "(b h w) -> b 1 h w", b=b, h=h, w=w), latent)
 
-        def decode(codes: Tensor) -> Tensor:
+        def decode(codes: Tensor, size: tuple[int, int]) -> Tensor:
             return model.decode(cast(Any, rearrange(codes, "b 1 h w -> b (h w)")))
 
-        parity = check(folded, encode, decode, [(image_size, image_size)])
+        parity = check(plain.by_l2(folded), encode, decode, [(image_size, image_size)], original=folded)
         card.write(partial, folded, about, USAGE, "transformers", str(parity))
     return parity
 
@@ -76,19 +78,22 @@ def config_of(tokenizer: Tokenizer, image_size: int) -> dict[str, Any]:
     """The arguments with which ``JanusVQVAEConfig`` is this tokenizer's networks."""
     (encoder, decoder), head = plain.networks(tokenizer), tokenizer.quantizer
     plain.check_llamagen(tokenizer, TARGET)
-    if not isinstance(head, JanusQuantizer) and not plain.codewords_are_unit(tokenizer):
+    table = plain.table_of(tokenizer)
+    if not torch.equal(table.search, table.values):
+        if not torch.allclose(table.values, F.normalize(table.search), rtol=0, atol=1e-5):
+            plain.refuse_two_tables(tokenizer, TARGET)
+    elif not plain.codewords_are_unit(tokenizer):
         raise plain.refuse(TARGET, "codewords of other than unit length: it would decode them at unit length")
     wide = plain.widths(encoder)
     if plain.widths(decoder) != wide:
         raise plain.refuse(TARGET, f"levels of {wide} channels in the encoder, {plain.widths(decoder)} in the decoder")
-    if image_size % tokenizer.factor:
-        raise ValueError(f"image_size={image_size} is not a multiple of the tokenizer's factor {tokenizer.factor}")
+    side, _ = tokenizer.grid(image_size, image_size, f"image_size={image_size}")
     return {
         "embed_dim": head.dim,
         "num_embeddings": head.codebook_sizes[0],
         "double_latent": False,
         "latent_channels": encoder.dim,
-        "num_patches": image_size // tokenizer.factor,
+        "num_patches": side,
         "in_channels": encoder.in_channels,
         "out_channels": decoder.out_channels,
         "base_channels": encoder.channels,

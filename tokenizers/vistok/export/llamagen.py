@@ -12,7 +12,6 @@ from vistok.export.families import llamagen as layout
 from vistok.export.families.names import to_theirs
 from vistok.export.folders import whole_folder
 from vistok.export.parity import Encoded, Parity, check, sizes_of
-from vistok.quantizers import JanusQuantizer
 from vistok.tokenizer import Tokenizer
 
 TARGET = "LlamaGen's layout"
@@ -33,8 +32,8 @@ def save(
 
     The file holds ``model``, the tensors under LlamaGen's names, and ``config``, the arguments of its ``ModelArgs``.
     Its code knows ``ch=128`` and ``num_res_blocks=2`` only; others, also in ``config``, need its ``Encoder`` and
-    ``Decoder`` made with them. ``codebook_l2_norm`` is true where all codewords are of unit length (a cosine head is
-    folded to that); where it is false, LlamaGen's scripts have to be told.
+    ``Decoder`` made with them. ``codebook_l2_norm`` is true for a cosine head, and where all codewords are of unit
+    length; where it is false, LlamaGen's scripts have to be told.
 
     Args:
         tokenizer: LlamaGen's networks around any head that folds into one table.
@@ -56,7 +55,7 @@ def save(
         def encode(images: Tensor) -> Encoded:
             return Encoded(read.tokenize(images), read.encode(images))
 
-        def decode(codes: Tensor) -> Tensor:
+        def decode(codes: Tensor, size: tuple[int, int]) -> Tensor:
             return read.decode(read.quantizer.lookup(codes))
 
         parity = check(folded, encode, decode, sizes_of(folded))
@@ -68,8 +67,7 @@ def config_of(tokenizer: Tokenizer) -> dict[str, Any]:
     """What LlamaGen's code calls the arguments of these networks."""
     (encoder, decoder), head = plain.networks(tokenizer), tokenizer.quantizer
     plain.check_llamagen(tokenizer, TARGET)
-    if isinstance(head, JanusQuantizer):
-        raise plain.refuse(TARGET, "a JanusQuantizer, which chooses codes in one table and decodes another")
+    plain.refuse_two_tables(tokenizer, TARGET)
     if encoder.in_channels != 3 or decoder.out_channels != 3:
         raise plain.refuse(TARGET, f"images of {encoder.in_channels} and {decoder.out_channels} channels, only for 3")
     wide, ch = plain.widths(decoder), encoder.channels

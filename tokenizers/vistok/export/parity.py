@@ -1,19 +1,15 @@
 """Whether an exported tokenizer, loaded by those it is for, does what the tokenizer does."""
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor
 
-from vistok.quantizers import DynamicQuantizer
-from vistok.quantizers.base import Quantizer, single_heads
 from vistok.tokenizer import Tokenizer
 
 TOLERANCE = 1e-4  # of latents and images, as a share of their largest absolute value where that is above 1
-TIE = 1e-5  # of the squared lengths of vector and codeword: what float32 may lose of their distance
 
 
 class ParityError(RuntimeError):
@@ -35,39 +31,49 @@ class Parity(NamedTuple):
     codes: int
     near_ties: int  # of the codes: another one, as near in float64 as float32 can tell
     pixels: float  # largest difference between decoded images
+    by_metric: int | None = None  # codes other than the tokenizer's own, since its metric is unknown to the consumer
 
     def __str__(self) -> str:
         sizes = " and ".join(f"{height}x{width}" for height, width in self.sizes)
         ties = f"all but {self.near_ties} near-ties of" if self.near_ties else "all"
-        return f"{ties} {self.codes:,} codes of images of {sizes} agree; pixels differ by at most {self.pixels:.1e}"
+        text = f"{ties} {self.codes:,} codes of images of {sizes} agree; pixels differ by at most {self.pixels:.1e}"
+        if self.by_metric is None:
+            return text
+        return (
+            f"{text}; {self.by_metric:,} codes are not those of the tokenizer, which compares by cosine: here they are "
+            "chosen by L2, which for latents near zero is another choice"
+        )
 
 
 @torch.no_grad()
 def check(
     tokenizer: Tokenizer,
     encode: Callable[[Tensor], Encoded],
-    decode: Callable[[Tensor], Tensor],
+    decode: Callable[[Tensor, tuple[int, int]], Tensor],
     sizes: Sequence[tuple[int, int]],
     clamped: bool = False,
+    original: Tokenizer | None = None,
 ) -> Parity:
     """Compare a consumer of exported files with the tokenizer, on random images and codes.
 
     Args:
         tokenizer: The tokenizer, folded, in evaluation mode.
         encode: The consumer's way from images (b, c, H, W) in [-1, 1] to codes.
-        decode: The consumer's way from codes (b, k, h, w) to images.
+        decode: The consumer's way from codes (b, k, h, w) to images of a size (H, W).
         sizes: Of the images, (H, W) each; the first comes as a batch of two, others alone.
         clamped: Whether the consumer clamps images to [-1, 1].
+        original: Where ``tokenizer`` is another one, whose metric the consumer does not know: codes that differ from
+            its are counted.
 
     Raises:
         ParityError: They differ.
     """
     head, generator = tokenizer.quantizer, torch.Generator().manual_seed(0)
-    total = ties = 0
+    total = ties = by_metric = 0
     furthest = 0.0
     for i, size in enumerate(sizes):
         images = random_images(1 if i else 2, tokenizer.encoder.in_channels, size, generator)
-        ours, theirs = tokenizer.quantize(images), encode(images)
+        ours, theirs = tokenizer.to_codes(images), encode(images)
         if theirs.codes.shape != ours.codes.shape:
             raise ParityError(f"codes have the shape {tuple(theirs.codes.shape)}, not {tuple(ours.codes.shape)}")
         if theirs.latent is not None:
@@ -75,17 +81,19 @@ def check(
         if ours.keep is not None and (theirs.keep is None or not torch.equal(theirs.keep, ours.keep)):
             raise ParityError("the positions to keep differ")
         differing = theirs.codes != ours.codes
-        tied = differing & near_ties(head, tokenizer.encode(images), ours.codes, theirs.codes)
+        tied = differing & head.near_ties(tokenizer.encode(images), ours.codes, theirs.codes)
         if not torch.equal(tied, differing):
             wrong = int((differing & ~tied).sum())
             raise ParityError(f"{wrong} of {differing.numel()} codes of images of {size[0]}x{size[1]} differ")
         total, ties = total + differing.numel(), ties + int(differing.sum())
+        if original is not None:
+            by_metric += int((original.to_codes(images).codes != theirs.codes).sum())
         drawn = [torch.randint(n, ours.codes[:, :1].shape, generator=generator) for n in head.codebook_sizes]
         for codes in (ours.codes, torch.cat(drawn, dim=1)):
-            expected = tokenizer.decode(head.lookup(codes))
+            expected = tokenizer.decode(tokenizer.lookup(codes, size), size)
             expected = expected.clamp(-1, 1) if clamped else expected
-            furthest = max(furthest, _difference("decoded images", decode(codes), expected))
-    return Parity(tuple(sizes), total, ties, furthest)
+            furthest = max(furthest, _difference("decoded images", decode(codes, size), expected))
+    return Parity(tuple(sizes), total, ties, furthest, None if original in (None, tokenizer) else by_metric)
 
 
 def _difference(what: str, theirs: Tensor, ours: Tensor) -> float:
@@ -98,31 +106,6 @@ def _difference(what: str, theirs: Tensor, ours: Tensor) -> float:
     return difference
 
 
-def near_ties(head: Quantizer, latent: Tensor, ours: Tensor, theirs: Tensor) -> Tensor:
-    """Where two codes are as near to the latent as float32 can tell; the distances are computed in float64.
-
-    Args:
-        head: A folded head. Of a dynamic one nothing counts as a tie, since its latent is not the encoder's.
-        latent: (b, d, h, w).
-        ours: Codes (b, k, h, w).
-        theirs: Codes (b, k, h, w).
-
-    Returns:
-        (b, k, h, w) bool.
-    """
-    if isinstance(head, DynamicQuantizer):
-        return torch.zeros_like(ours, dtype=torch.bool)
-    heads = single_heads(head)
-    tied = []
-    for i, (single, z) in enumerate(zip(heads, latent.split([single.dim for single in heads], dim=1), strict=True)):
-        table, z = cast(Tensor, single.table).double(), rearrange(z, "b d h w -> b h w d").double()
-        a, b = (table[codes[:, i].clamp(0, len(table) - 1)] for codes in (ours, theirs))
-        apart = ((z - a).square().sum(-1) - (z - b).square().sum(-1)).abs()
-        inside = (theirs[:, i] >= 0) & (theirs[:, i] < len(table))
-        tied.append(inside & (apart <= TIE * (z.square().sum(-1) + a.square().sum(-1))))
-    return torch.stack(tied, dim=1)
-
-
 def random_images(number: int, channels: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:
     """Images (number, channels, H, W) in [-1, 1], of soft blotches under noise, so that their codes differ."""
     coarse = torch.rand(number, channels, 5, 5, generator=generator) * 3 - 1.5
@@ -132,7 +115,7 @@ def random_images(number: int, channels: int, size: tuple[int, int], generator: 
 
 def sizes_of(tokenizer: Tokenizer) -> tuple[tuple[int, int], ...]:
     """Small sizes (H, W) to check at, of different shapes, and the size that a transformer was trained on."""
-    head = tokenizer.quantizer
-    side = tokenizer.factor * max(4, 2 ** (head.grains - 1) if isinstance(head, DynamicQuantizer) else 1)
+    multiple = tokenizer.quantizer.grid_multiple  # of a dynamic head: a region, of which graphs need two a side
+    side = tokenizer.factor * multiple * max(2, -(-4 // multiple))
     own = getattr(tokenizer.encoder, "image_size", None)
     return ((side, 2 * side), (2 * side, side), *([(own, own)] if own else []))

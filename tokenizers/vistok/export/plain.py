@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from vistok.backbones import CNNDecoder, CNNEncoder
 from vistok.pixels import PixelMap
-from vistok.quantizers import JanusQuantizer
+from vistok.quantizers import Table
+from vistok.quantizers.vq import plain
 from vistok.tokenizer import Tokenizer
 
 INSTEAD = "the targets onnx, torch and folder take it"
@@ -38,11 +39,17 @@ def vqgan(tokenizer: Tokenizer, target: str) -> Tokenizer:
             raise refuse(target, f"patch={part.patch}, only for 1")
     if tokenizer.pixels != PixelMap():
         raise refuse(target, f"{tokenizer.pixels}, only for networks on pixels in [-1, 1]")
-    if not isinstance(tokenizer.quantizer, JanusQuantizer):
-        try:
-            tokenizer.quantizer.fold()
-        except ValueError as error:
-            raise refuse(target, f"a {type(tokenizer.quantizer).__name__}: {error}") from error
+    head, name = tokenizer.quantizer, type(tokenizer.quantizer).__name__
+    if head.layout(head.grid_multiple, head.grid_multiple).granularities > 1:
+        why = "a dynamic head is no plain table: its router decides how many codes a region gets"
+        raise refuse(target, f"a {name}: {why}")
+    if len(head.codebook_sizes) > 1:
+        raise refuse(target, f"a {name}: a product of {len(head.codebook_sizes)} codebooks is no single table")
+    table = head.table(0)
+    if table is None:
+        raise refuse(target, f"a {name}: its codewords are computed, not read from a table")
+    if table.metric == "dot" or table.bias is not None:
+        raise refuse(target, f"a {name}, which chooses codes by dot product, only for distances")
     for name in ("to_latent", "from_latent"):
         conv = getattr(tokenizer, name)
         if isinstance(conv, nn.Conv2d) and (conv.kernel_size != (1, 1) or conv.groups != 1):
@@ -87,14 +94,37 @@ def check_llamagen(tokenizer: Tokenizer, target: str) -> None:
             raise refuse(target, f"attention={part.attention}, only for the last level, {last}")
 
 
+def table_of(tokenizer: Tokenizer) -> Table:
+    """The one codebook of what ``vqgan`` gave."""
+    return cast(Table, tokenizer.quantizer.table(0))
+
+
+def refuse_two_tables(tokenizer: Tokenizer, target: str) -> None:
+    """Refuse a head that decodes other codewords than it searches."""
+    table = table_of(tokenizer)
+    if not torch.equal(table.search, table.values):
+        name = type(tokenizer.quantizer).__name__
+        raise refuse(target, f"a {name}, which chooses codes in one table and decodes another")
+
+
 def codewords_are_unit(tokenizer: Tokenizer) -> bool:
     """Whether all codewords are of length 1."""
-    return bool(((cast(Tensor, tokenizer.quantizer.table).norm(dim=1) - 1).abs() < 1e-5).all())
+    return bool(((table_of(tokenizer).values.norm(dim=1) - 1).abs() < 1e-5).all())
+
+
+def by_l2(tokenizer: Tokenizer) -> Tokenizer:
+    """The same networks and codewords, compared by L2: what a consumer that knows no other metric makes of them."""
+    if table_of(tokenizer).metric == "l2":
+        return tokenizer
+    other = tokenizer.fold()
+    other.quantizer = plain(table_of(tokenizer).values)
+    return other.eval()
 
 
 def state_of(tokenizer: Tokenizer) -> dict[str, Tensor]:
     """The state dict with both maps around the head: where it has none, convolutions that change nothing."""
-    state = dict(tokenizer.state_dict())
+    state = {name: tensor for name, tensor in tokenizer.state_dict().items() if not name.startswith("quantizer.")}
+    state["quantizer.table"] = table_of(tokenizer).search
     for name in ("to_latent", "from_latent"):
         if isinstance(getattr(tokenizer, name), nn.Identity):
             dim = tokenizer.quantizer.dim

@@ -12,7 +12,6 @@ from vistok.export.families import vqmodel as layout
 from vistok.export.families.names import to_theirs
 from vistok.export.folders import whole_folder
 from vistok.export.parity import Encoded, Parity, check, sizes_of
-from vistok.quantizers import JanusQuantizer
 from vistok.tokenizer import Tokenizer
 
 TARGET = "diffusers' VQModel"
@@ -33,7 +32,8 @@ def save(
     """Write a tokenizer for diffusers, check it there, and give it its name.
 
     The head is folded, so that VQModel's distances to the table choose the same codes; those that float32 cannot
-    tell apart may differ, since it computes distances in another way.
+    tell apart may differ, since it computes distances in another way. A cosine head is searched by L2 there, which
+    gives latents near zero other codes: how many differ on the images of the check is said.
 
     Args:
         tokenizer: VQGAN's networks around any head that folds into one table.
@@ -63,11 +63,11 @@ def save(
             b, _, h, w = latent.shape
             return Encoded(rearrange(model.quantize(latent)[2][2], "(b h w) -> b 1 h w", b=b, h=h, w=w), latent)
 
-        def decode(codes: Tensor) -> Tensor:
+        def decode(codes: Tensor, size: tuple[int, int]) -> Tensor:
             shape = (len(codes), *codes.shape[2:], folded.quantizer.dim)
             return model.decode(codes.flatten(), force_not_quantize=True, shape=shape).sample  # pyright: ignore[reportAttributeAccessIssue] no tensor
 
-        parity = check(folded, encode, decode, sizes_of(folded))
+        parity = check(plain.by_l2(folded), encode, decode, sizes_of(folded), original=folded)
         card.write(partial, folded, about, USAGE, "diffusers", str(parity))
     return parity
 
@@ -76,8 +76,7 @@ def config_of(tokenizer: Tokenizer, image_size: int | None = None) -> dict[str, 
     """The arguments with which ``VQModel`` is this tokenizer's networks."""
     (encoder, decoder), head = plain.networks(tokenizer), tokenizer.quantizer
     wide = plain.widths(encoder)
-    if isinstance(head, JanusQuantizer):
-        raise plain.refuse(TARGET, "a JanusQuantizer, which chooses codes in one table and decodes another")
+    plain.refuse_two_tables(tokenizer, TARGET)
     if wide[0] != encoder.channels:
         raise plain.refuse(TARGET, f"multipliers={encoder.multipliers}, only for those that begin with 1")
     if plain.widths(decoder) != wide:

@@ -89,6 +89,14 @@ class Verdict(NamedTuple):
         }
 
 
+class Challenge(NamedTuple):
+    """The decoder's side of an update."""
+
+    term: Tensor  # the adversarial loss, a scalar
+    gradient: Tensor  # of it, at what the decoder made
+    logits: Tensor | None  # of the reconstruction, with the discriminator's graph, where ``judge`` may take them
+
+
 class Adversary(nn.Module):
     """A discriminator, its losses, and when and how strongly the decoder feels them.
 
@@ -166,12 +174,26 @@ class Adversary(nn.Module):
         """Augmented images to logits in float32."""
         return self.discriminator(self.augmentation(images)).float()
 
+    def challenge(self, seen: Tensor, show: Callable[[Tensor], Tensor]) -> Challenge:
+        """The decoder's side of an update, first of the two calls: gradients stop at ``seen``.
+
+        Args:
+            seen: What the decoder made, a tensor that gradients reach.
+            show: From that to images, called anew, since the graph of other losses may be gone.
+        """
+        shared = self.repeatable
+        self.learns(shared)
+        logits = self.discriminate(show(seen))
+        term = self.generator(logits)
+        (gradient,) = torch.autograd.grad(term, seen, retain_graph=shared)
+        return Challenge(term, gradient, logits if shared else None)
+
     def generator_loss(self, reconstruction: Tensor) -> Tensor:
         """What the decoder minimises. The discriminator's own gradients are not wanted here: ``learns(False)``."""
         return self.generator(self.discriminate(reconstruction))
 
     def judge(self, reconstruction: Tensor, images: Tensor, update: int, fake: Tensor | None = None) -> Verdict:
-        """What the discriminator minimises in an update.
+        """What the discriminator minimises in an update, the second of the two calls.
 
         Args:
             reconstruction: Of the images; gradients stop here.
@@ -180,6 +202,7 @@ class Adversary(nn.Module):
             fake: The reconstruction's logits with their graph, where they are known and the adversary is
                 ``repeatable``: the discriminator then does not run on it again.
         """
+        self.learns(True)
         real = self.discriminate(images)
         fake = self.discriminate(reconstruction.detach()) if fake is None else fake
         terms = {"discriminator": self.loss(real, fake)}

@@ -21,8 +21,10 @@ class LogitLaplace(nn.Module):
         super().__init__()
         self.pixels = LogitLaplaceMap(epsilon)
 
-    def forward(self, output: Tensor, images: Tensor) -> Tensor:
+    def forward(self, output: Tensor, images: Tensor, mask: Tensor | None = None) -> Tensor:
         """The loss, of a decoder's output (b, 2c, H, W), first all μ and then all ln b, and images in [-1, 1].
+
+        Its mean is over all pixels, or over those that ``mask`` (b, 1, H, W) bool says are known.
 
         Raises:
             ValueError: The decoder's channels are not twice the images'.
@@ -35,4 +37,5 @@ class LogitLaplace(nn.Module):
         with torch.autocast(output.device.type, enabled=False):
             mean, log_scale = output.float().chunk(2, dim=1)
             y = self.pixels.into(images.float())
-            return ((y.logit() - mean).abs() * (-log_scale).exp() + log_scale + (y * (1 - y)).log()).mean()
+            loss = (y.logit() - mean).abs() * (-log_scale).exp() + log_scale + (y * (1 - y)).log()
+            return loss.mean() if mask is None else loss[mask.expand_as(loss)].mean()

@@ -1,11 +1,12 @@
 """Quantization heads: an encoder's latent to codes and codewords."""
 
-from vistok.quantizers.base import Context, Quantized, Quantizer
+from vistok.quantizers.base import Codes, Context, Layout, Quantized, Quantizer, Table
 from vistok.quantizers.bsq import BinaryQuantizer
 from vistok.quantizers.dqvae import DynamicQuantizer
 from vistok.quantizers.estimators import CodewordGradient, DiVeQ, RotationTrick, StraightThrough
 from vistok.quantizers.fq import FactorizedQuantizer, factorized
 from vistok.quantizers.janus import JanusQuantizer
+from vistok.quantizers.mapped import MappedCodebook
 from vistok.quantizers.routers import EntropyRouter, FeatureRouter
 from vistok.quantizers.simvq import SimVQ
 from vistok.quantizers.vq import VectorQuantizer
@@ -13,6 +14,7 @@ from vistok.quantizers.vqbridge import VQBridge
 
 __all__ = [
     "BinaryQuantizer",
+    "Codes",
     "CodewordGradient",
     "Context",
     "DiVeQ",
@@ -21,11 +23,14 @@ __all__ = [
     "FactorizedQuantizer",
     "FeatureRouter",
     "JanusQuantizer",
+    "Layout",
+    "MappedCodebook",
     "Quantized",
     "Quantizer",
     "RotationTrick",
     "SimVQ",
     "StraightThrough",
+    "Table",
     "VQBridge",
     "VectorQuantizer",
     "factorized",

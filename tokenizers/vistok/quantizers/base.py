@@ -1,8 +1,11 @@
-"""What quantizers share: the result, the interface, and the VQ-VAE step as functions."""
+"""What quantizers share: the results, the interface, and the VQ-VAE step as functions."""
 
+import copy
 import functools
+import math
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -11,17 +14,43 @@ from torch import Tensor, nn
 
 from vistok.kernels import nearest_code, soft_assignment
 from vistok.quantizers.estimators import Estimator, StraightThrough
-from vistok.ranks import from_rank_zero, mean_with_gradient, rank_and_size
+from vistok.ranks import from_rank_zero, mean_with_gradient, rank_and_size, sum_over_ranks
+
+TIE = 1e-5  # of the squared lengths of vector and codeword: what float32 may lose of their distance
 
 
 class Quantized(NamedTuple):
-    """What a quantizer returns: k codes at each of (h, w) positions."""
+    """What a head returns in training: k codes at each position."""
 
-    latent: Tensor  # (b, d, h, w) codewords; gradients pass straight through to z
-    codes: Tensor  # (b, k, h, w) int64
+    latent: Tensor  # (b, d, h, w) codewords; gradients reach z as the estimator says
+    codes: Tensor  # (b, k, *positions) int64
     losses: dict[str, Tensor]  # unweighted scalars, named as they are weighted and logged
-    keep: Tensor | None = None  # (b, h, w) bool, positions that become tokens; None keeps all
+    keep: Tensor | None = None  # (b, *positions) bool, positions that become tokens; None keeps all
     stats: dict[str, Tensor] | None = None  # what update() needs: counts, sums, samples; detached
+    codewords: Tensor | None = None  # latent before the estimator, differentiable to the table: a head that adds up
+    #   those of others applies one estimator to the sum (else D residual steps pass the gradient D times)
+
+    def total(self, weights: Mapping[str, float] | None = None) -> Tensor:
+        """The losses as one number, each times its weight.
+
+        Args:
+            weights: By the names of terms; one that is left out has the weight 1.
+
+        Raises:
+            ValueError: A weight without a term.
+        """
+        weights = weights or {}
+        if unknown := set(weights) - set(self.losses):
+            raise ValueError(f"weights {sorted(unknown)} are of no loss term: there are {sorted(self.losses)}")
+        terms = [weights.get(name, 1.0) * term for name, term in self.losses.items()]
+        return torch.stack(terms).sum() if terms else self.latent.new_zeros(())
+
+
+class Codes(NamedTuple):
+    """The codes alone: all that inference needs."""
+
+    codes: Tensor  # (b, k, *positions) int64
+    keep: Tensor | None = None  # (b, *positions) bool, positions that become tokens; None keeps all
 
 
 class Context(NamedTuple):
@@ -30,62 +59,238 @@ class Context(NamedTuple):
     images: Tensor | None = None  # (b, c, H, W) in [-1, 1], for a router that reads the image
     maps: tuple[Tensor, ...] | None = None  # coarser maps of a hierarchical encoder
     weight: Tensor | None = None  # (b, h, w) weights for losses and statistics
-    rate: Tensor | None = None  # (b,) target share of fine positions
+    rate: Tensor | None = None  # (b,) target share of fine positions; a tokenizer also takes one number for all images
+    mask: Tensor | None = None  # (b, 1, H, W) bool, True where a pixel is known
+    progress: int | None = None  # updates made so far, which a schedule of the head's own reads
     unused: tuple[str, ...] = ()  # loss terms that nobody wants: costly ones are left out
+
+
+class Layout(NamedTuple):
+    """How the codes (b, k, *positions) of one image are arranged."""
+
+    grids: tuple[tuple[int, int], ...]  # (h, w) of each scale, in order; ((1, n),) for 1-D tokens
+    codebooks: int = 1  # k: side by side (product) or summed (residual)
+    granularities: int = 1  # of a dynamic head: cells of 1, 4, 16, ... positions
+
+    @property
+    def positions(self) -> tuple[int, int]:
+        """The last two axes of codes: the grid, or (1, n) for several scales one after the other."""
+        return self.grids[0] if len(self.grids) == 1 else (1, sum(h * w for h, w in self.grids))
+
+    @property
+    def granularity_bits(self) -> float:
+        """Bits that say which granularity each region has, at log2 of their number each; 0 where there is but one."""
+        h, w = self.positions
+        return h * w / 4 ** (self.granularities - 1) * math.log2(self.granularities)
+
+    def split(self, codes: Tensor) -> tuple[Tensor, ...]:
+        """Codes (b, k, *positions), or their first scales, to maps (b, k, h, w), one for each scale.
+
+        Raises:
+            ValueError: They end within a scale.
+        """
+        flat, ends = codes.flatten(2), [0]
+        for h, w in self.grids:
+            ends.append(ends[-1] + h * w)
+        if flat.shape[2] not in ends[1:]:
+            raise ValueError(f"codes of {flat.shape[2]} positions are no whole scales of the grids {self.grids}")
+        return tuple(
+            flat[:, :, start:end].unflatten(2, grid)
+            for start, end, grid in zip(ends, ends[1:], self.grids, strict=False)
+            if end <= flat.shape[2]
+        )
+
+    def join(self, maps: Sequence[Tensor]) -> Tensor:
+        """Maps (b, k, h, w), one for each scale, to codes (b, k, *positions)."""
+        return torch.cat([m.flatten(2) for m in maps], dim=2).unflatten(2, self.positions)
+
+
+class Table(NamedTuple):
+    """One codebook as exporters, codec and health see it."""
+
+    search: Tensor  # (n, d) what a latent is compared with
+    metric: str  # l2, cosine (then latent and search are of unit length) or dot
+    values: Tensor  # (n, d) what lookup gives: other rows than search in Janus
+    bias: Tensor | None = None  # (n,) added to the scores
 
 
 class Quantizer(nn.Module, ABC):
     """A quantization head: latent (b, d, h, w) to codes and codewords.
 
+    A head of one's own needs ``forward``, ``lookup``, ``dim`` and ``codebook_sizes``; all else has a default. Called
+    with a sequence (b, n, d) it gives a latent (b, n, d), and codes (b, k, 1, n).
+
     Attributes:
-        dim: Channels d of the latent.
+        dim: Channels d of the latent that comes out.
         input_dim: Channels of the latent that goes in, for a head that changes them; None for ``dim``.
         codebook_sizes: Codewords in each of the k codebooks.
-        loss_names: The terms that ``forward`` returns in ``losses``.
+        loss_names: The terms that ``forward`` returns in ``losses``; may be empty.
+        context_fields: Fields of the context that codes depend on: what cannot give them refuses the head.
+        grid_multiple: Sides h and w of the latent are multiples of it.
+        estimator: How gradients pass the choice of a codeword, in heads that leave it open.
+        stored_names: Names in files of parameters and buffers that have others as attributes.
     """
 
     dim: int
     input_dim: int | None = None
     codebook_sizes: tuple[int, ...]
-    loss_names: tuple[str, ...]
+    loss_names: tuple[str, ...] = ()
+    context_fields: frozenset[str] = frozenset()
+    grid_multiple: int = 1
+    estimator: Estimator = StraightThrough()
+    stored_names: Mapping[str, str] = {}
 
     @abstractmethod
     def forward(self, z: Tensor, context: Context = Context()) -> Quantized:
-        """Quantize an encoder latent (b, d, h, w). Pure: changes no buffer."""
+        """Quantize an encoder latent (b, d, h, w) for training. Pure: changes no buffer."""
 
     @abstractmethod
-    def lookup(self, codes: Tensor) -> Tensor:
-        """Codes (b, k, h, w), of any whole numbers, to the latent (b, d, h, w) of ``forward`` in evaluation, float32.
+    def lookup(self, codes: Tensor, layout: Layout | None = None, keep: Tensor | None = None) -> Tensor:
+        """Codes (b, k, *positions) to the latent (b, d, h, w) that ``forward`` gave with them in evaluation, float32.
+
+        Args:
+            codes: The codes, of any whole numbers; a head of several depths or scales takes the first ones alone.
+            layout: Needed where positions do not tell the grid.
+            keep: (b, *positions) bool; positions that were not emitted.
 
         Raises:
             ValueError: A code is not in its codebook.
         """
 
-    @abstractmethod
+    def encode(self, z: Tensor, context: Context = Context()) -> Codes:
+        """The codes alone, those of ``forward``: no loss, no statistics, exportable."""
+        quantized = self.forward(z, context._replace(unused=self.loss_names))
+        return Codes(quantized.codes, quantized.keep)
+
+    def partial(self, codes: Tensor, layout: Layout) -> tuple[Tensor, ...]:
+        """The latent after each depth or scale: ``lookup`` alone for heads that have but one."""
+        return (self.lookup(codes, layout),)
+
     def update(self, stats: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Learn from the statistics of one optimizer update, summed over ranks.
+        """Learn from the statistics of one optimizer update, summed over ranks; nothing by default.
 
         Returns:
             Which rows (n,) bool were written to, by the parameter's name: averages of weights copy these.
         """
+        return {}
 
-    @abstractmethod
-    def fold(self) -> "Quantizer":
-        """The plain table this head amounts to: a new head with the same codes and latents in evaluation.
+    def for_inference(self) -> "Quantizer":
+        """A head with the same codes and latents in evaluation, every learned map folded; by default a copy of this."""
+        return copy.deepcopy(self).eval().requires_grad_(False)
+
+    def layout(self, h: int, w: int) -> Layout:
+        """How codes of a latent of (h, w) are arranged."""
+        return Layout(((h, w),), len(self.codebook_sizes))
+
+    def table(self, i: int) -> Table | None:
+        """The i-th codebook; None where codewords are computed from their codes (binary codes, FSQ)."""
+        return None
+
+    def with_table(self, i: int, table: Table) -> "Quantizer":
+        """A head for inference with another i-th codebook, of any size.
 
         Raises:
-            ValueError: No single table gives the same latents.
+            ValueError: Its codewords cannot be replaced.
         """
+        raise ValueError(f"a {type(self).__name__} has no codebook that another one could replace")
 
-    @abstractmethod
-    def for_inference(self) -> "Quantizer":
-        """A new head with the same codes and latents in evaluation, every learned map folded into a plain table."""
+    def compared(self, z: Tensor) -> Tensor:
+        """The latent as it is compared with codewords: of unit length for heads by cosine."""
+        return z
+
+    def near_ties(self, z: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        """Where both of two codes may be called the nearest, as far as float32 can tell.
+
+        Args:
+            z: Latent (b, d, h, w).
+            a: Codes (b, k, h, w).
+            b: Other codes; those out of range are no ties.
+
+        Returns:
+            (b, k, h, w) bool.
+        """
+        table = self.table(0) if len(self.codebook_sizes) == 1 else None
+        return torch.zeros_like(a, dtype=torch.bool) if table is None else near_ties(self.compared(z), a, b, table)
+
+    def revive(self, i: int, rows: Tensor, vectors: Tensor) -> dict[str, Tensor]:
+        """Move codewords of the i-th codebook onto latents; by default none can be moved.
+
+        Args:
+            i: Which codebook.
+            rows: Which of its codewords (n,) bool.
+            vectors: Latents (n, d) of that codebook, one for each; other rows are not read.
+
+        Returns:
+            Which rows were written to, as ``update`` does; nothing where codewords are not free to move.
+        """
+        return {}
+
+    def advice(self) -> list[str]:
+        """What to try when a codebook has collapsed."""
+        ideas = ["a larger quantizer.loss_weights.entropy"] if "entropy" in self.loss_names else []
+        return [*ideas, "a lower optimizer.lr", "a longer schedule.warmup", "a smaller codebook_size"]
+
+    def learn_alone(self) -> "Quantizer":
+        """Have ``update`` called for every training forward, before the next one: for a loop that does not call it.
+
+        Under ``torch.distributed`` every rank has to call the head equally often.
+        """
+        self.pending: list[dict[str, Tensor]] = []
+        self.register_forward_pre_hook(_learn)
+        self.register_forward_hook(_remember)
+        return self
+
+    def __call__(self, z: Tensor, context: Context = Context()) -> Quantized:
+        wanted = self.input_dim or self.dim
+        if z.ndim == 3 and z.shape[2] == wanted:
+            quantized = super().__call__(rearrange(z, "b n d -> b d 1 n"), context)
+            forms = {"latent": quantized.latent, "codewords": quantized.codewords}
+            return quantized._replace(
+                **{name: None if t is None else rearrange(t, "b d 1 n -> b n d") for name, t in forms.items()}
+            )
+        if z.ndim != 4 or z.shape[1] != wanted:
+            raise ValueError(
+                f"the latent has the shape {tuple(z.shape)}, but this {type(self).__name__} takes "
+                f"(b, {wanted}, h, w) or (b, n, {wanted})"
+            )
+        return super().__call__(z, context)
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        for own, stored in self.stored_names.items():
+            destination[prefix + stored] = destination.pop(prefix + own)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *arguments: Any) -> None:
+        for own, stored in self.stored_names.items():
+            if prefix + stored in state_dict:
+                state_dict[prefix + own] = state_dict.pop(prefix + stored)
+        super()._load_from_state_dict(state_dict, prefix, *arguments)
 
 
 def single_heads(quantizer: Quantizer) -> list[Quantizer]:
-    """The heads with one codebook each that ``quantizer`` is or is composed of, in the order of its codebooks."""
+    """The heads that ``quantizer`` is or is composed of and that have no others in them, in their order."""
     heads = [module for module in quantizer.modules() if isinstance(module, Quantizer)]
     return [head for head in heads if not any(part in heads for part in head.modules() if part is not head)]
+
+
+def owners(quantizer: Quantizer) -> list[Quantizer]:
+    """For each codebook the head that searches it: one of ``single_heads``, or the whole where those do not add up."""
+    found = [head for head in single_heads(quantizer) for _ in head.codebook_sizes]
+    sizes = [size for head in single_heads(quantizer) for size in head.codebook_sizes]
+    return found if sizes == list(quantizer.codebook_sizes) else [quantizer] * len(quantizer.codebook_sizes)
+
+
+def _learn(head: Quantizer, inputs: tuple[Any, ...]) -> None:
+    """A hook before ``forward``: what the forward before this one has left to learn."""
+    waiting, head.pending = head.pending, []
+    for stats in waiting:
+        head.update({name: sum_over_ranks(value) for name, value in stats.items()})
+
+
+def _remember(head: Quantizer, inputs: tuple[Any, ...], quantized: Quantized) -> None:
+    """A hook after ``forward``."""
+    if quantized.stats:
+        head.pending.append(quantized.stats)
 
 
 def check_size(codebook_size: int) -> None:
@@ -110,15 +315,37 @@ def quantize(
         weight: (b, h, w) weights of the squared errors in both losses, whose means stay over all positions.
         source: What the estimator takes for the latent, (b, d, h, w); None for ``z``.
     """
-    b, _, h, w = z.shape
-    codes = nearest_code(rearrange(z, "b d h w -> (b h w) d"), codebook)
-    codes = rearrange(codes, "(b h w) -> b 1 h w", b=b, h=h, w=w)
+    codes = nearest(z, codebook)
     z_q = lookup(codes, codebook)
     losses = {
         "commitment": squared_error(z, z_q.detach(), weight),  # moves the encoder to its codeword
         "codebook": squared_error(z_q, z.detach(), weight),  # moves the codeword to the encoder
     }
-    return Quantized(estimator(z if source is None else source, z_q), codes, losses)
+    return Quantized(estimator(z if source is None else source, z_q), codes, losses, codewords=z_q)
+
+
+def nearest(z: Tensor, codebook: Tensor) -> Tensor:
+    """Of a latent (b, d, h, w) the codes (b, 1, h, w) of the nearest codewords (n, d) by L2."""
+    b, _, h, w = z.shape
+    codes = nearest_code(rearrange(z, "b d h w -> (b h w) d"), codebook)
+    return rearrange(codes, "(b h w) -> b 1 h w", b=b, h=h, w=w)
+
+
+def near_ties(z: Tensor, a: Tensor, b: Tensor, table: Table) -> Tensor:
+    """Where a latent (b, d, h, w) is as near to the codewords of two codes (b, 1, h, w) as float32 can tell: bool.
+
+    Distances, or scores where ``table.metric`` is ``dot``, are computed in float64.
+    """
+    search, z = table.search.double(), rearrange(z, "b d h w -> b 1 h w d").double()
+    scores, lengths = [], []
+    for codes in (a, b):
+        codes = codes.clamp(0, len(search) - 1)
+        rows = search[codes]
+        score = 2 * (z * rows).sum(-1) if table.metric == "dot" else -(z - rows).square().sum(-1)
+        scores.append(score if table.bias is None else score + 2 * table.bias.double()[codes])
+        lengths.append(rows.square().sum(-1))
+    inside = (b >= 0) & (b < len(search))
+    return inside & ((scores[0] - scores[1]).abs() <= TIE * (z.square().sum(-1) + lengths[0]))
 
 
 def squared_error(a: Tensor, b: Tensor, weight: Tensor | None) -> Tensor:
@@ -225,8 +452,8 @@ def in_float32(method):
 
     @functools.wraps(method)
     def run(self, *args, **kwargs):
-        device = next(t for t in (*self.parameters(), *self.buffers())).device
-        with torch.autocast(device.type, enabled=False):
+        tensor = next(t for t in (*args, *self.parameters(), *self.buffers()) if isinstance(t, Tensor))
+        with torch.autocast(tensor.device.type, enabled=False):
             return method(self, *args, **kwargs)
 
     return run

@@ -9,8 +9,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from vistok.quantizers import base
-from vistok.quantizers.base import Context, Quantized, Quantizer
-from vistok.quantizers.vq import VectorQuantizer, plain
+from vistok.quantizers.base import Codes, Context, Layout, Quantized, Quantizer
 from vistok.ranks import mean_with_gradient
 
 LARGEST_TABLE = 22  # bits of codes that are ever laid out side by side
@@ -60,14 +59,23 @@ class BinaryQuantizer(Quantizer):
 
     @base.in_float32
     def forward(self, z: Tensor, context: Context = Context()) -> Quantized:
-        u = F.normalize(z.float(), dim=1) if self.spherical else z.float()
-        positive = u > 0
-        q = torch.where(positive, self.length, -self.length)
-        codes = (positive * self.powers.view(-1, 1, 1)).sum(1, keepdim=True)
+        u = self.compared(z.float())
+        q = torch.where(u > 0, self.length, -self.length)
         losses = {"commitment": base.squared_error(u, q, context.weight)}
         if "entropy" not in context.unused:
             losses["entropy"] = self.entropy(u, context.weight)
-        return Quantized(q + self.length * (u - u.detach()), codes, losses)
+        return Quantized(q + self.length * (u - u.detach()), self.code(u), losses, codewords=q)
+
+    @base.in_float32
+    def encode(self, z: Tensor, context: Context = Context()) -> Codes:
+        return Codes(self.code(self.compared(z.float())))
+
+    def compared(self, z: Tensor) -> Tensor:
+        return F.normalize(z, dim=1) if self.spherical else z
+
+    def code(self, u: Tensor) -> Tensor:
+        """The code (b, 1, h, w) of the signs of (b, dim, h, w)."""
+        return ((u > 0) * self.powers.view(-1, 1, 1)).sum(1, keepdim=True)
 
     def entropy(self, u: Tensor, weight: Tensor | None = None) -> Tensor:
         """Mean entropy of the soft assignments of (b, dim, h, w) less that of their mean; ``weight`` is (b, h, w)."""
@@ -83,25 +91,24 @@ class BinaryQuantizer(Quantizer):
         floor = 1e-8 if self.spherical else 1e-5  # each as its authors have it
         return sum(own for own, _ in sums) / total + (mean * (mean + floor).log()).sum()
 
-    def lookup(self, codes: Tensor) -> Tensor:
+    def lookup(self, codes: Tensor, layout: Layout | None = None, keep: Tensor | None = None) -> Tensor:
         codes = base.check_codes(codes, self.codebook_sizes)
         ones = codes & self.powers.view(-1, 1, 1) != 0  # (b, d, h, w)
         return torch.where(ones, self.length, -self.length)
 
-    def codebook(self) -> Tensor:  # (2^dim, dim)
+    def codebook(self) -> Tensor:
+        """All codewords (2^dim, dim), of at most 22 bits."""
         if self.dim > LARGEST_TABLE:
-            raise ValueError(f"2^{self.dim} codewords is no plain table; for_inference() needs none")
+            raise ValueError(f"2^{self.dim} codewords are never laid out; for_inference() needs no table")
         return self.lookup(torch.arange(2**self.dim, device=self.powers.device).view(-1, 1, 1, 1)).flatten(1)
 
-    def update(self, stats: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {}
-
-    def fold(self) -> VectorQuantizer:
-        return plain(self.codebook())
-
-    def for_inference(self) -> "BinaryQuantizer":
-        head = BinaryQuantizer(self.dim, self.spherical, self.temperature, self.group)
-        return head.to(self.powers.device).eval()
+    def near_ties(self, z: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        u = self.compared(z.double())
+        lengths = u.square().sum(1, keepdim=True) + self.dim * self.length**2
+        unsure = 4 * self.length * u.abs() <= base.TIE * lengths  # by so much the squared distances differ
+        differs = (a ^ b) & self.powers.view(-1, 1, 1) != 0  # (b, d, h, w)
+        inside = (b >= 0) & (b < self.codebook_sizes[0])
+        return inside & (unsure | ~differs).all(1, keepdim=True)
 
 
 def entropy_sums(logits: Tensor, weight: Tensor, group: int) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,6 @@
 """Dynamic quantization: one code for a plain region, many for a busy one (DQ-VAE, arXiv:2305.11718)."""
 
 import copy
-import math
 from collections.abc import Sequence
 
 import torch
@@ -9,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vistok.quantizers import base
-from vistok.quantizers.base import Context, Quantized, Quantizer
+from vistok.quantizers.base import Codes, Context, Layout, Quantized, Quantizer, Table
 from vistok.quantizers.routers import EntropyRouter, FeatureRouter, spread
 from vistok.ranks import mean_with_gradient
 
@@ -66,6 +65,9 @@ class DynamicQuantizer(Quantizer):
         self.input_dim = head.dim if projection is None else projection.in_channels
         self.codebook_sizes = head.codebook_sizes
         self.loss_names = (*head.loss_names, *(["budget"] if rates is not None else []))
+        reads = getattr(router, "context_fields", frozenset())
+        self.context_fields = head.context_fields | reads | {"maps"}
+        self.grid_multiple = 2 ** (router.grains - 1) * head.grid_multiple
 
     @property
     def grains(self) -> int:
@@ -74,13 +76,40 @@ class DynamicQuantizer(Quantizer):
 
     @base.in_float32
     def forward(self, z: Tensor, context: Context = Context()) -> Quantized:
+        latent, gate, cell = self._assemble(z, context)
+        weight = cell.float() ** -2
+        if context.weight is not None:
+            weight = weight * context.weight
+        quantized = self.head(latent, context._replace(weight=weight))
+        losses = dict(quantized.losses)
+        if self.rates is not None:
+            target = self.targets if context.rate is None else context.rate.to(gate).reshape(len(gate), -1)
+            losses["budget"] = budget_loss(gate, target) * (2 if self.budget == "doubled" else 1)
+        first = first_of_cell(cell)
+        return quantized._replace(
+            # Equal vectors may score differently in the last bit at other places of a matrix product.
+            latent=pick(quantized.latent, first),
+            codes=pick(quantized.codes, first),
+            losses=losses,
+            keep=is_first(first),
+            codewords=None if quantized.codewords is None else pick(quantized.codewords, first),
+        )
+
+    @base.in_float32
+    def encode(self, z: Tensor, context: Context = Context()) -> Codes:
+        latent, _, cell = self._assemble(z, context)
+        first = first_of_cell(cell)
+        return Codes(pick(self.head.encode(latent, context).codes, first), is_first(first))
+
+    def _assemble(self, z: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
+        """The latent to quantize, the router's gate, and the side of the cell that each position is in, (b, h, w)."""
         if context.rate is not None and not (self.training and context.rate.is_cuda):  # a check waits for the GPU
             check_rate(context.rate, self.grains)
         maps = self._maps(z, context.maps)
         gate = self.router(maps, context)
         grain = gate.argmax(1, keepdim=True)
         coarsest = 2 ** (self.grains - 1)
-        cell = spread(coarsest >> grain, coarsest)  # (b, 1, h, w): side of the cell that a position is in
+        cell = spread(coarsest >> grain, coarsest)
         latent = maps[-1]
         for g, coarser in enumerate(maps[:-1]):
             side = coarsest >> g
@@ -89,23 +118,7 @@ class DynamicQuantizer(Quantizer):
             latent = latent * spread(gate.gather(1, grain), coarsest)
         if self.projection is not None:
             latent = base.called_in_float32(self.projection, latent)
-        weight = cell[:, 0].float() ** -2
-        if context.weight is not None:
-            weight = weight * context.weight
-        quantized = self.head(latent, context._replace(weight=weight))
-        losses = dict(quantized.losses)
-        if self.rates is not None:
-            target = self.targets if context.rate is None else context.rate.to(gate).reshape(len(gate), -1)
-            losses["budget"] = budget_loss(gate, target) * (2 if self.budget == "doubled" else 1)
-        first = first_of_cell(cell[:, 0])
-        keep = first == torch.arange(first[0].numel(), device=first.device).view_as(first[0])
-        return quantized._replace(
-            # Equal vectors may score differently in the last bit at other places of a matrix product.
-            latent=pick(quantized.latent, first),
-            codes=pick(quantized.codes, first),
-            losses=losses,
-            keep=keep,
-        )
+        return latent, gate, cell[:, 0]
 
     def _maps(self, z: Tensor, coarser: tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:
         """All maps, coarsest first."""
@@ -126,21 +139,29 @@ class DynamicQuantizer(Quantizer):
             )
         return (*maps, z)
 
-    def grain_bits(self, positions: int) -> float:
-        """Bits that say which grain each region of a grid of so many positions has, at log2 G each."""
-        return positions / 4 ** (self.grains - 1) * math.log2(self.grains)
-
-    def lookup(self, codes: Tensor) -> Tensor:
+    def lookup(self, codes: Tensor, layout: Layout | None = None, keep: Tensor | None = None) -> Tensor:
         return self.head.lookup(codes)
 
-    def update(self, stats: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {f"head.{name}": rows for name, rows in self.head.update(stats).items()}
+    def layout(self, h: int, w: int) -> Layout:
+        return Layout(((h, w),), len(self.codebook_sizes), self.grains)
 
-    def fold(self) -> Quantizer:
-        raise ValueError(
-            "a dynamic head is no plain table: its router decides how many codes a region gets; for_inference() keeps "
-            "the router and folds the head in it"
-        )
+    def update(self, stats: dict[str, Tensor]) -> dict[str, Tensor]:
+        return self._named(self.head.update(stats))
+
+    def table(self, i: int) -> Table | None:
+        return self.head.table(i)
+
+    def near_ties(self, z: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        return torch.zeros_like(a, dtype=torch.bool)  # what is quantized is not z
+
+    def revive(self, i: int, rows: Tensor, vectors: Tensor) -> dict[str, Tensor]:
+        return self._named(self.head.revive(i, rows, vectors))
+
+    def _named(self, rows: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {f"head.{name}": own for name, own in rows.items()}
+
+    def advice(self) -> list[str]:
+        return self.head.advice()
 
     def for_inference(self) -> "DynamicQuantizer":
         router, projection = copy.deepcopy((self.router, self.projection))
@@ -187,6 +208,11 @@ def first_of_cell(cell: Tensor) -> Tensor:
     y = torch.arange(h, device=cell.device)[:, None]
     x = torch.arange(w, device=cell.device)
     return (y - y % cell) * w + (x - x % cell)
+
+
+def is_first(first: Tensor) -> Tensor:
+    """Which positions are their own cell's first one, of the indices (b, h, w) of first positions: bool."""
+    return first == torch.arange(first[0].numel(), device=first.device).view_as(first[0])
 
 
 def pick(values: Tensor, index: Tensor) -> Tensor:

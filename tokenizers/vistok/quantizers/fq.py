@@ -1,5 +1,6 @@
 """Factorized quantization: k sub-codebooks side by side (FQGAN, arXiv:2411.16681)."""
 
+import math
 from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import cast
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vistok.quantizers import base
-from vistok.quantizers.base import Context, Quantized, Quantizer
+from vistok.quantizers.base import Codes, Context, Layout, Quantized, Quantizer, Table
 
 
 class FactorizedQuantizer(Quantizer):
@@ -36,6 +37,8 @@ class FactorizedQuantizer(Quantizer):
         self.codebook_sizes = tuple(size for head in heads for size in head.codebook_sizes)
         names = [name for head in heads for name in head.loss_names]
         self.loss_names = (*dict.fromkeys(names), *(["disentanglement"] if disentangle else []))
+        self.context_fields = frozenset().union(*(head.context_fields for head in heads))
+        self.grid_multiple = math.lcm(*(head.grid_multiple for head in heads))
 
     def split(self, latent: Tensor) -> tuple[Tensor, ...]:
         """A latent (b, d, h, w), quantized or not, to the part of each head (b, head.dim, h, w)."""
@@ -50,17 +53,60 @@ class FactorizedQuantizer(Quantizer):
         if self.disentangle:
             losses["disentanglement"] = disentanglement([part.latent for part in parts])
         stats = {f"{i}.{name}": value for i, part in enumerate(parts) for name, value in (part.stats or {}).items()}
-        latent = torch.cat([part.latent for part in parts], dim=1)
-        return Quantized(latent, torch.cat([part.codes for part in parts], dim=1), losses, stats=stats or None)
+        codewords = [part.codewords for part in parts if part.codewords is not None]
+        return Quantized(
+            torch.cat([part.latent for part in parts], dim=1),
+            torch.cat([part.codes for part in parts], dim=1),
+            losses,
+            stats=stats or None,
+            codewords=torch.cat(codewords, dim=1) if len(codewords) == len(parts) else None,
+        )
+
+    def encode(self, z: Tensor, context: Context = Context()) -> Codes:
+        parts = [head.encode(part, context).codes for head, part in zip(self._heads, self.split(z), strict=True)]
+        return Codes(torch.cat(parts, dim=1))
 
     @property
     def _heads(self) -> Sequence[Quantizer]:
         return cast(Sequence[Quantizer], self.heads)
 
-    def lookup(self, codes: Tensor) -> Tensor:
+    def lookup(self, codes: Tensor, layout: Layout | None = None, keep: Tensor | None = None) -> Tensor:
         codes = base.check_codes(codes, self.codebook_sizes)
-        parts = codes.split([len(head.codebook_sizes) for head in self._heads], dim=1)
-        return torch.cat([head.lookup(part) for head, part in zip(self._heads, parts, strict=True)], dim=1)
+        looked_up = [head.lookup(own) for head, own in zip(self._heads, self._codes(codes), strict=True)]
+        return torch.cat(looked_up, dim=1)
+
+    def compared(self, z: Tensor) -> Tensor:
+        return torch.cat([head.compared(part) for head, part in zip(self._heads, self.split(z), strict=True)], dim=1)
+
+    def near_ties(self, z: Tensor, a: Tensor, b: Tensor) -> Tensor:
+        parts = zip(self._heads, self.split(z), self._codes(a), self._codes(b), strict=True)
+        return torch.cat([head.near_ties(*own) for head, *own in parts], dim=1)
+
+    def _codes(self, codes: Tensor) -> tuple[Tensor, ...]:
+        """Codes (b, k, h, w) to those of each head."""
+        return codes.split([len(head.codebook_sizes) for head in self._heads], dim=1)
+
+    def _owner(self, i: int) -> tuple[int, int]:
+        """Which head has the i-th codebook, and its number there."""
+        return [(n, own) for n, head in enumerate(self._heads) for own in range(len(head.codebook_sizes))][i]
+
+    def table(self, i: int) -> Table | None:
+        owner, own = self._owner(i)
+        return self._heads[owner].table(own)
+
+    def with_table(self, i: int, table: Table) -> "FactorizedQuantizer":
+        owner, own = self._owner(i)
+        heads = [head.for_inference() for head in self._heads]
+        heads[owner] = heads[owner].with_table(own, table)
+        return FactorizedQuantizer(heads, self.disentangle).eval()
+
+    def revive(self, i: int, rows: Tensor, vectors: Tensor) -> dict[str, Tensor]:
+        owner, own = self._owner(i)
+        moved = self._heads[owner].revive(own, rows, vectors)
+        return {f"heads.{owner}.{name}": value for name, value in moved.items()}
+
+    def advice(self) -> list[str]:
+        return list(dict.fromkeys(idea for head in self._heads for idea in head.advice()))
 
     def update(self, stats: dict[str, Tensor]) -> dict[str, Tensor]:
         moved = {}
@@ -68,11 +114,6 @@ class FactorizedQuantizer(Quantizer):
             own = {name.removeprefix(f"{i}."): value for name, value in stats.items() if name.startswith(f"{i}.")}
             moved |= {f"heads.{i}.{name}": rows for name, rows in head.update(own).items()}
         return moved
-
-    def fold(self) -> Quantizer:
-        raise ValueError(
-            f"a product of {len(self.codebook_sizes)} codebooks is no single table; for_inference() folds each of them"
-        )
 
     def for_inference(self) -> "FactorizedQuantizer":
         return FactorizedQuantizer([head.for_inference() for head in self._heads], self.disentangle).eval()

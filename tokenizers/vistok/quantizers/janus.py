@@ -1,13 +1,11 @@
 """The head of transformers' Janus, which chooses codes in one table and decodes another."""
 
-import copy
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vistok.quantizers import base
-from vistok.quantizers.base import Context, Quantized, Quantizer
+from vistok.quantizers.base import Codes, Context, Layout, Quantized, Quantizer, Table
 from vistok.quantizers.estimators import with_gradient_of
 
 
@@ -24,28 +22,28 @@ class JanusQuantizer(Quantizer):
     """
 
     loss_names = ("commitment", "codebook")
+    stored_names = {"codewords": "table"}
 
     def __init__(self, codebook_size: int, dim: int):
         super().__init__()
         base.check_size(codebook_size)
         self.codebook_size, self.dim, self.codebook_sizes = codebook_size, dim, (codebook_size,)
-        self.table = nn.Parameter(F.normalize(torch.randn(codebook_size, dim)))
+        self.codewords = nn.Parameter(F.normalize(torch.randn(codebook_size, dim)))
 
     @base.in_float32
     def forward(self, z: Tensor, context: Context = Context()) -> Quantized:
-        quantized = base.quantize(z.float(), self.table.float(), weight=context.weight)
-        unit = base.lookup(quantized.codes, F.normalize(self.table.float()))
-        return quantized._replace(latent=with_gradient_of(unit, quantized.latent))
+        quantized = base.quantize(z.float(), self.codewords.float(), weight=context.weight)
+        unit = base.lookup(quantized.codes, F.normalize(self.codewords.float()))
+        return quantized._replace(latent=with_gradient_of(unit, quantized.latent), codewords=unit)
 
-    def lookup(self, codes: Tensor) -> Tensor:
+    @base.in_float32
+    def encode(self, z: Tensor, context: Context = Context()) -> Codes:
+        return Codes(base.nearest(z.float(), self.codewords.float()))
+
+    def lookup(self, codes: Tensor, layout: Layout | None = None, keep: Tensor | None = None) -> Tensor:
         codes = base.check_codes(codes, self.codebook_sizes)
-        return base.lookup(codes, F.normalize(self.table.float()))
+        return base.lookup(codes, F.normalize(self.codewords.float()))
 
-    def update(self, stats: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {}  # learned by gradient alone
-
-    def fold(self) -> Quantizer:
-        raise ValueError("codes are chosen in one table and decoded from another: no single table gives both")
-
-    def for_inference(self) -> "JanusQuantizer":
-        return copy.deepcopy(self).eval().requires_grad_(False)
+    def table(self, i: int) -> Table:
+        search = self.codewords.detach().float()
+        return Table(search, "l2", F.normalize(search))

@@ -2,7 +2,8 @@
 
 A router takes maps of the same image at G resolutions, the coarsest first and each twice as fine as the one before,
 and the head's context. It returns a gate (b, G, h, w) on the coarsest grid, 1 for the grain that a region gets and 0
-for the others. In training the gate of a learned router carries gradients.
+for the others. In training the gate of a learned router carries gradients. It has ``grains``, and may have
+``context_fields``, as a head has them.
 """
 
 from collections.abc import Sequence
@@ -33,6 +34,8 @@ class FeatureRouter(nn.Module):
         grains: G.
         groups: Groups of the norms, which must divide ``dim``.
     """
+
+    context_fields = frozenset()
 
     def __init__(self, dim: int, grains: int = 2, groups: int = 32):
         super().__init__()
@@ -79,6 +82,8 @@ class EntropyRouter(nn.Module):
         low: Pixel value of the first of the 32 bins.
         high: Pixel value of the last one.
     """
+
+    context_fields = frozenset({"images"})
 
     def __init__(self, thresholds: Sequence[float], patch: int, low: float = -1.0, high: float = 1.0):
         super().__init__()
@@ -131,7 +136,8 @@ def patch_entropy(images: Tensor, patch: int, low: float = -1.0, high: float = 1
     """Entropy in nats of the grey values of each patch, from a soft histogram of 32 bins (DQ-VAE's code).
 
     Args:
-        images: (b, 3, H, W), in the range that ``low`` and ``high`` bound; H and W multiples of ``patch``.
+        images: (b, 3, H, W) or grey (b, 1, H, W), in the range that ``low`` and ``high`` bound; H and W multiples of
+            ``patch``.
         patch: Pixels along each side.
         low: Pixel value of the first bin.
         high: Pixel value of the last one.
@@ -140,8 +146,7 @@ def patch_entropy(images: Tensor, patch: int, low: float = -1.0, high: float = 1
         (b, H / patch, W / patch) float32, from 0 to ln 32. A patch with all values far from any bin counts 0.
     """
     with torch.autocast(images.device.type, enabled=False):
-        shares = [share * channel for share, channel in zip(GREY, images.float().unbind(1), strict=True)]
-        grey = cast(Tensor, sum(shares))
+        grey = _grey(images.float())
         h = grey.shape[1] // patch
         pixels = rearrange(grey, "b (h p) (w q) -> (b h w) (p q)", p=patch, q=patch)
         bins = torch.linspace(low, high, BINS, device=images.device)
@@ -154,6 +159,16 @@ def patch_entropy(images: Tensor, patch: int, low: float = -1.0, high: float = 1
         # The authors divide by the sum + 1e-40; the smallest normal number does not depend on denormals.
         frequency = histogram / histogram.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
         return rearrange(torch.special.entr(frequency).sum(1), "(b h w) -> b h w", b=len(images), h=h)
+
+
+def _grey(images: Tensor) -> Tensor:
+    """Images (b, 3, H, W) or (b, 1, H, W) to (b, H, W)."""
+    channels = images.unbind(1)
+    if len(channels) == 1:
+        return channels[0]
+    if len(channels) != 3:
+        raise ValueError(f"images have {len(channels)} channels; the entropy of regions is of grey or colour images")
+    return cast(Tensor, sum(share * channel for share, channel in zip(GREY, channels, strict=True)))
 
 
 def spread(cells: Tensor, size: int) -> Tensor:

@@ -12,7 +12,7 @@ from einops import rearrange, reduce, repeat
 from torch import Tensor
 
 from vistok.quantizers import base
-from vistok.quantizers.base import Quantized
+from vistok.quantizers.base import Codes, Quantized
 
 
 class Special(NamedTuple):
@@ -55,7 +55,7 @@ def position_special(grid: tuple[int, int], grains: int = 2) -> tuple[Special, .
     return tuple(Special(size, size + 1, size + 2) for size in sizes)
 
 
-def pack(quantized: Quantized, codebook_size: int, grains: int = 2, order: str = "region") -> Sequences:
+def pack(quantized: Quantized | Codes, codebook_size: int, grains: int = 2, order: str = "region") -> Sequences:
     """Codes on the fine grid to sequences; ``unpack`` gives back the same codes and keep.
 
     Args:

@@ -4,12 +4,11 @@ import torch
 from torch import Tensor, nn
 
 from vistok.quantizers import base
-from vistok.quantizers.base import Context, Quantized, Quantizer
 from vistok.quantizers.estimators import Estimator, StraightThrough
-from vistok.quantizers.vq import plain
+from vistok.quantizers.mapped import MappedCodebook
 
 
-class SimVQ(Quantizer):
+class SimVQ(MappedCodebook):
     """Every step moves every codeword, since all pass through the same map; none can die alone.
 
     Args:
@@ -18,8 +17,6 @@ class SimVQ(Quantizer):
         trainable_basis: Learn the basis as well: the paper's ablation.
         estimator: How gradients pass the choice of a codeword.
     """
-
-    loss_names = ("commitment", "codebook")
 
     def __init__(
         self,
@@ -42,21 +39,3 @@ class SimVQ(Quantizer):
     @base.in_float32
     def codebook(self) -> Tensor:  # (n, d)
         return base.called_in_float32(self.projection, self.basis.float())
-
-    @base.in_float32
-    def forward(self, z: Tensor, context: Context = Context()) -> Quantized:
-        estimator = self.estimator if self.training else StraightThrough()
-        return base.quantize(z.float(), self.codebook(), estimator, context.weight)
-
-    def lookup(self, codes: Tensor) -> Tensor:
-        codes = base.check_codes(codes, self.codebook_sizes)
-        return base.lookup(codes, self.codebook())
-
-    def update(self, stats: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {}  # learned by gradient alone
-
-    def fold(self) -> Quantizer:
-        return plain(self.codebook())
-
-    def for_inference(self) -> Quantizer:
-        return self.fold()

@@ -1,5 +1,6 @@
 """Vector quantization: one learned codebook (VQ-VAE, arXiv:1711.00937; VQGAN, arXiv:2012.09841)."""
 
+import warnings
 from typing import cast
 
 import torch
@@ -8,9 +9,10 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from vistok.quantizers import base
-from vistok.quantizers.base import Context, Quantized, Quantizer
+from vistok.quantizers.base import Codes, Context, Layout, Quantized, Quantizer, Table
 from vistok.quantizers.estimators import CodewordGradient, DiVeQ, Estimator, StraightThrough
 
+PATIENCE = 3  # training forwards without an update, after which it is said
 COUNT_DECAY = 0.99  # of the moving counts, where the codebook itself is learned by gradient
 
 
@@ -39,9 +41,13 @@ class VectorQuantizer(Quantizer):
         entropy_temperature: Adds the ``entropy`` loss at this temperature; None leaves it out, and so does a context in
             whose ``unused`` it is.
         estimator: How gradients pass the choice of a codeword.
+        unit_table: With ``cosine``, codewords are of unit length already, as in a head for inference, and read as they
+            are.
     """
 
-    table: Tensor  # (n, d)
+    stored_names = {"codewords": "table"}
+
+    codewords: Tensor  # (n, d), as they are learned
     ema_counts: Tensor  # (n,)
     ema_sums: Tensor  # (n, d)
     updates: Tensor  # of k-means
@@ -59,6 +65,7 @@ class VectorQuantizer(Quantizer):
         weighted_counts: bool = True,
         entropy_temperature: float | None = None,
         estimator: Estimator = StraightThrough(),
+        unit_table: bool = False,
     ):
         super().__init__()
         base.check_size(codebook_size)
@@ -70,7 +77,7 @@ class VectorQuantizer(Quantizer):
             name = type(estimator).__name__
             raise ValueError(f"{name} learns the codebook by gradient: it cannot go with ema_decay={ema_decay}")
         self.codebook_size, self.dim, self.codebook_sizes = codebook_size, dim, (codebook_size,)
-        self.cosine, self.raw_gradient, self.estimator = cosine, raw_gradient, estimator
+        self.cosine, self.raw_gradient, self.estimator, self.unit_table = cosine, raw_gradient, estimator, unit_table
         self.entropy_temperature = entropy_temperature
         self.ema_decay, self.restart, self.restart_unit = ema_decay, restart, restart_unit
         self.kmeans_updates, self.weighted_counts = kmeans_updates, weighted_counts
@@ -82,9 +89,9 @@ class VectorQuantizer(Quantizer):
         if cosine:
             table = F.normalize(table)
         if ema_decay is None:
-            self.table = nn.Parameter(table)
+            self.codewords = nn.Parameter(table)
         else:
-            self.register_buffer("table", table)
+            self.register_buffer("codewords", table)
         self.averages_vectors = ema_decay is not None or kmeans_updates > 0
         if self.averages_vectors or restart is not None:
             from_data = restart is not None or kmeans_updates > 0  # then all codewords are dead at first
@@ -93,15 +100,21 @@ class VectorQuantizer(Quantizer):
             self.register_buffer("ema_sums", table.clone())
         if kmeans_updates:
             self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
+        self.even: Tensor | float = 1.0  # what each codeword of the last update had counted, were all used alike
+        self.forwards = 0 if ema_decay is not None else None  # in training, without any update so far; None: no matter
 
     @base.in_float32
     def codebook(self) -> Tensor:  # (n, d)
-        return F.normalize(self.table.float()) if self.cosine else self.table.float()
+        codewords = self.codewords.float()
+        return F.normalize(codewords) if self.cosine and not self.unit_table else codewords
+
+    def compared(self, z: Tensor) -> Tensor:
+        return F.normalize(z, dim=1) if self.cosine else z
 
     @base.in_float32
     def forward(self, z: Tensor, context: Context = Context()) -> Quantized:
         raw = z.float()
-        z = F.normalize(raw, dim=1) if self.cosine else raw
+        z = self.compared(raw)
         codebook, weight = self.codebook(), context.weight
         estimator = self.estimator if self.training else StraightThrough()
         quantized = base.quantize(z, codebook, estimator, weight, source=raw if self.raw_gradient else z)
@@ -110,7 +123,11 @@ class VectorQuantizer(Quantizer):
             losses["entropy"] = base.entropy(z, codebook, self.entropy_temperature, weight)
         return quantized._replace(losses=losses, stats=self._stats(z, quantized.codes, weight))
 
-    def lookup(self, codes: Tensor) -> Tensor:
+    @base.in_float32
+    def encode(self, z: Tensor, context: Context = Context()) -> Codes:
+        return Codes(base.nearest(self.compared(z.float()), self.codebook()))
+
+    def lookup(self, codes: Tensor, layout: Layout | None = None, keep: Tensor | None = None) -> Tensor:
         codes = base.check_codes(codes, self.codebook_sizes)
         return base.lookup(codes, self.codebook())
 
@@ -119,6 +136,8 @@ class VectorQuantizer(Quantizer):
         learns = self.averages_vectors or self.restart is not None
         if not learns or not self.training:
             return None
+        if self.forwards is not None and not torch.compiler.is_compiling():
+            self._warn_if_never_updated()
         vectors = rearrange(z, "b d h w -> (b h w) d")
         weight = weight if self.weighted_counts else None
         stats = {"counts": base.count(codes, self.codebook_size, weight)}
@@ -129,9 +148,22 @@ class VectorQuantizer(Quantizer):
             stats["samples"] = base.sample(vectors, self.codebook_size)
         return stats
 
+    def _warn_if_never_updated(self) -> None:
+        """Say once that an update is due: of gradients this codebook has none."""
+        self.forwards += 1
+        if self.forwards == PATIENCE:
+            self.forwards = None
+            warnings.warn(
+                f"this codebook is learned by moving averages (ema_decay={self.ema_decay}), but {PATIENCE} training "
+                "batches went by without an update: call head.update(quantized.stats) after each step of the "
+                "optimizer, or head.learn_alone() once",
+                stacklevel=2,
+            )
+
     @torch.no_grad()
     def update(self, stats: dict[str, Tensor]) -> dict[str, Tensor]:
         """Moving averages of counts and sums, counts smoothed after Laplace (arXiv:1711.00937, Eq. 6-8)."""
+        self.forwards = None
         if not stats:
             return {}
         share = 1 - (COUNT_DECAY if self.ema_decay is None else self.ema_decay)
@@ -141,19 +173,20 @@ class VectorQuantizer(Quantizer):
             share = torch.where(starting, 1 / (self.updates + 1), share)  # 1, 1/2, 1/3: the mean of all so far
             self.updates += 1
         self.ema_counts.lerp_(stats["counts"], share)
+        self.even = stats["counts"].mean()
         if self.averages_vectors:
             self.ema_sums.lerp_(stats["sums"], share)
         dead = self._restart(stats.get("samples"), starting)
         if self.averages_vectors:
             mean = self.ema_sums / smoothed(self.ema_counts)[:, None]
         if self.ema_decay is not None:
-            self.table.copy_(mean)
+            self.codewords.copy_(mean)
             return {}
         moved = dead
         if starting is not None:
-            self.table.copy_(torch.where(starting, mean, self.table))
+            self.codewords.copy_(torch.where(starting, mean, self.codewords))
             moved = dead | starting
-        return {"table": moved}
+        return {"codewords": moved}
 
     def _restart(self, samples: Tensor | None, starting: Tensor | None) -> Tensor:
         """Move dead codewords onto samples (n, d), if there are any; which they were, (n,) bool."""
@@ -162,41 +195,64 @@ class VectorQuantizer(Quantizer):
         if starting is not None:
             dead = dead | (starting & (self.ema_counts == 0))
         if samples is not None:
-            self.put(dead, samples, unit)
+            self._put(dead, samples, unit)
         return dead
 
-    @torch.no_grad()
-    def put(self, rows: Tensor, vectors: Tensor, count: Tensor | float = 1.0) -> None:
-        """Set chosen codewords, and the averages that they are learned from.
-
-        Args:
-            rows: Which codewords (n,) bool.
-            vectors: Their values (n, d); other rows are not read.
-            count: Their moving counts from now on.
-        """
+    def _put(self, rows: Tensor, vectors: Tensor, count: Tensor | float) -> None:
+        """Set chosen codewords (n,) bool to rows of (n, d), and the averages that they are learned from."""
         rows_of_vectors = rows[:, None]
-        self.table.copy_(torch.where(rows_of_vectors, vectors, self.table))
+        self.codewords.copy_(torch.where(rows_of_vectors, vectors, self.codewords))
         if self.averages_vectors:
             self.ema_sums.copy_(torch.where(rows_of_vectors, count * vectors, self.ema_sums))
         if self.averages_vectors or self.restart is not None:
             counts = torch.where(rows, cast(Tensor, count), self.ema_counts)  # or a number, which torch takes too
             self.ema_counts.copy_(counts)
 
-    def fold(self) -> "VectorQuantizer":
-        # For unit codewords the nearest by L2 is the nearest by angle, whatever the length of z.
-        return plain(self.codebook())
+    @torch.no_grad()
+    def revive(self, i: int, rows: Tensor, vectors: Tensor) -> dict[str, Tensor]:
+        counts = self.averages_vectors or self.restart is not None
+        self._put(rows, F.normalize(vectors) if self.cosine else vectors, self.even if counts else 1.0)
+        return {"codewords": rows}
+
+    def table(self, i: int) -> Table:
+        codebook = self.codebook().detach()
+        return Table(codebook, "cosine" if self.cosine else "l2", codebook)
+
+    def with_table(self, i: int, table: Table) -> "VectorQuantizer":
+        if table.metric == "dot" or table.bias is not None or not torch.equal(table.search, table.values):
+            raise ValueError("a VectorQuantizer decodes the codewords that it searches, by l2 or cosine")
+        return plain(table.search, cosine=table.metric == "cosine")
 
     def for_inference(self) -> "VectorQuantizer":
-        return self.fold()
+        return plain(self.codebook(), self.cosine)
+
+    def advice(self) -> list[str]:
+        ideas = []
+        if self.restart is None:
+            ideas.append("restart=0.1 in the quantizer, which keeps moving dead codewords onto latents")
+        if not self.kmeans_updates:
+            ideas.append("kmeans_updates=20 in the quantizer, a start from the data")
+        if self.ema_decay is None:
+            ideas.append("quantizer=vq_ema, a codebook of moving averages")
+        if not self.cosine:
+            ideas.append("quantizer=vq_cosine with latent_dim=8, or another low one")
+        ideas.append("quantizer=simvq or quantizer=vqbridge, where all codewords move together")
+        return ideas + super().advice()
 
 
 @torch.no_grad()
-def plain(codebook: Tensor) -> VectorQuantizer:
-    """A head for inference with the codewords (n, d), nothing normalised, nothing learned."""
+def plain(codebook: Tensor, cosine: bool = False) -> VectorQuantizer:
+    """A head for inference with the codewords (n, d), nothing learned.
+
+    Args:
+        codebook: The codewords; of unit length for a head by cosine.
+        cosine: Compare them with the latent at unit length. By L2 alone a latent near zero would often get another
+            code than by cosine: all unit codewords are then about equally far.
+    """
     size, dim = codebook.shape
     with torch.random.fork_rng(devices=[]):  # validating often must not change what training draws
-        head = VectorQuantizer(size, dim).to(codebook.device).eval()
-    head.table.requires_grad_(False).copy_(codebook)
+        head = VectorQuantizer(size, dim, cosine=cosine, unit_table=cosine).to(codebook.device).eval()
+    head.codewords.requires_grad_(False).copy_(codebook)
     return head
 
 

@@ -9,17 +9,16 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from vistok.quantizers import base
-from vistok.quantizers.base import Context, Quantized, Quantizer
 from vistok.quantizers.estimators import Estimator, StraightThrough
-from vistok.quantizers.vq import plain
+from vistok.quantizers.mapped import MappedCodebook
 
 SIZES = {"XS": 32, "S": 64, "B": 128, "L": 256, "XL": 512}  # width of the transformer
 HEADS = 4
 VARIANTS = ("vit", "dit")
 
 
-class VQBridge(Quantizer):
-    """Every step moves every codeword through the bridge, which ``fold`` leaves out of the exported tokenizer.
+class VQBridge(MappedCodebook):
+    """Every step moves every codeword through the bridge, which ``for_inference`` leaves out.
 
     Args:
         codebook_size: Number of codewords n, at least 2.
@@ -32,7 +31,7 @@ class VQBridge(Quantizer):
         estimator: How gradients pass the choice of a codeword.
     """
 
-    loss_names = ("commitment", "codebook")
+    stored_names = {"basis": "table"}
 
     def __init__(
         self,
@@ -52,32 +51,14 @@ class VQBridge(Quantizer):
             raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, not {variant!r}")
         self.codebook_size, self.dim, self.codebook_sizes = codebook_size, dim, (codebook_size,)
         self.size, self.patch, self.depth, self.variant, self.estimator = size, patch, depth, variant, estimator
-        self.table = nn.Parameter(torch.empty(codebook_size, dim).uniform_(-1 / codebook_size, 1 / codebook_size))
+        self.basis = nn.Parameter(torch.empty(codebook_size, dim).uniform_(-1 / codebook_size, 1 / codebook_size))
         self.bridge = Bridge(grid_of(codebook_size, patch), dim, SIZES[size], patch, depth, modulated=variant == "dit")
 
     @base.in_float32
     def codebook(self) -> Tensor:  # (n, d)
         rows, columns = self.bridge.grid
-        padded = F.pad(self.table.float(), (0, 0, 0, rows * columns - self.codebook_size))
+        padded = F.pad(self.basis.float(), (0, 0, 0, rows * columns - self.codebook_size))
         return base.called_in_float32(self.bridge, padded)[: self.codebook_size]
-
-    @base.in_float32
-    def forward(self, z: Tensor, context: Context = Context()) -> Quantized:
-        estimator = self.estimator if self.training else StraightThrough()
-        return base.quantize(z.float(), self.codebook(), estimator, context.weight)
-
-    def lookup(self, codes: Tensor) -> Tensor:
-        codes = base.check_codes(codes, self.codebook_sizes)
-        return base.lookup(codes, self.codebook())
-
-    def update(self, stats: dict[str, Tensor]) -> dict[str, Tensor]:
-        return {}  # learned by gradient alone
-
-    def fold(self) -> Quantizer:
-        return plain(self.codebook())
-
-    def for_inference(self) -> Quantizer:
-        return self.fold()
 
 
 def grid_of(codebook_size: int, patch: int) -> tuple[int, int]:

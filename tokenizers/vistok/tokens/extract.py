@@ -14,8 +14,7 @@ from vistok.data.patience import PATIENCE
 from vistok.data.skipped import Skipped
 from vistok.evaluation.progress import progress
 from vistok.pixels import to_float
-from vistok.quantizers import DynamicQuantizer
-from vistok.quantizers.base import Quantized
+from vistok.quantizers import Codes, Context
 from vistok.ranks import from_all_ranks, rank_and_size
 from vistok.terminal import say
 from vistok.tokenizer import Tokenizer
@@ -121,13 +120,12 @@ def header_of(
 ) -> Header:
     """The header of tokens to be made; what does not fit is refused."""
     head, size = tokenizer.quantizer, protocol.image_size
-    grains = head.grains if isinstance(head, DynamicQuantizer) else None
-    if size % tokenizer.factor:
-        raise ValueError(f"--image-size={size} is not a multiple of the tokenizer's factor {tokenizer.factor}")
+    granularities = head.layout(*tokenizer.grid(size, size, f"--image-size={size}")).granularities
+    grains = granularities if granularities > 1 else None
     if protocol.rate is not None and (grains != 2 or not 0 <= protocol.rate <= 1):
         raise ValueError(f"--rate={protocol.rate:g} must be a share in [0, 1], of a dynamic head of two grains")
     with torch.inference_mode():  # also what the tokenizer cannot do at this size shows before the work
-        codes = tokenizer.quantize(torch.zeros(1, 3, size, size, device=device)).codes
+        codes = tokenizer.tokenize(torch.zeros(1, 3, size, size, device=device))
     return Header(
         tokenizer=name,
         tokenizer_sha256=sha256,
@@ -150,8 +148,8 @@ def header_of(
 
 def quantized_views(
     tokenizer: Tokenizer, images: Tensor, protocol: Protocol, device: torch.device | str
-) -> list[Quantized]:
-    """What the head makes of each view of uint8 images (b, v, 3, S, S), always in batches of one size.
+) -> list[Codes]:
+    """The codes of each view of uint8 images (b, v, 3, S, S), always in batches of one size.
 
     A convolution's last digits depend on the size of its batch: a short one is filled up, so that an image's codes do
     not depend on which images were unreadable or where a shard ends.
@@ -161,7 +159,6 @@ def quantized_views(
     images = torch.cat([images, filler]).to(device, non_blocking=True)
     for view in images.unbind(1):
         with torch.autocast(torch.device(device).type, DTYPES[protocol.dtype], enabled=protocol.dtype != "float32"):
-            made = tokenizer.quantize(to_float(view), protocol.rate)
-        keep = None if made.keep is None else made.keep[:b]
-        found.append(made._replace(latent=made.latent[:b], codes=made.codes[:b], keep=keep))
+            made = tokenizer.to_codes(to_float(view), Context(rate=protocol.rate))
+        found.append(Codes(*(None if part is None else part[:b] for part in made)))
     return found

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from vistok.convert import sha256_of
 from vistok.files import below, whole
-from vistok.quantizers.base import Quantized
+from vistok.quantizers import Codes
 from vistok.quantizers.sequences import pack
 from vistok.tokens.header import Header
 from vistok.untrusted import MAX_LISTING, read_json, short
@@ -37,11 +37,11 @@ def shard_files(number: int, ragged: bool) -> dict[str, str]:
     return {kind.partition(".")[0]: f"shard-{number:06d}.{kind}" for kind in kinds}
 
 
-def packed(views: Sequence[Quantized], header: Header) -> Packed:
+def packed(views: Sequence[Codes], header: Header) -> Packed:
     """What a tokenizer made of the views of a batch of images, in the form of a shard.
 
     Args:
-        views: For each view what the head returned, for the same images in the same order.
+        views: For each view the codes, and of a dynamic head what to keep, for the same images in the same order.
         header: Of the tokens.
     """
     dtype = np.dtype(header.dtype_on_disk)
@@ -71,9 +71,8 @@ def joined(parts: Sequence[Packed], header: Header) -> Packed:
     """The tokens of several batches as one."""
     if not parts:  # a part without an image that can be read
         v, k = header.num_views, len(header.codebook_sizes)
-        empty = Quantized(torch.empty(0), torch.empty(0, k, *header.grid, dtype=torch.int64), {})
         keep = torch.empty(0, *header.grid, dtype=torch.bool) if header.grains else None
-        return packed([empty._replace(keep=keep)] * v, header)
+        return packed([Codes(torch.empty(0, k, *header.grid, dtype=torch.int64), keep)] * v, header)
     columns = zip(*parts, strict=True)
     return Packed(*(None if column[0] is None else np.concatenate(column) for column in columns))
 
@@ -178,11 +177,11 @@ def note_path(folder: Path, number: int) -> Path:
     return folder / f"shard-{number:06d}.json"
 
 
-def _sequences(view: Quantized, header: Header) -> list:
+def _sequences(view: Codes, header: Header) -> list:
     """For each codebook the sequences of a view."""
     columns: list[Tensor] = list(view.codes.cpu().split(1, dim=1))
     keep = view.keep.cpu()
     return [
-        pack(Quantized(view.latent, codes, {}, keep), size, header.grains, header.order)
+        pack(Codes(codes, keep), size, header.grains, header.order)
         for codes, size in zip(columns, header.codebook_sizes, strict=True)
     ]

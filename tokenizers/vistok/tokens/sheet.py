@@ -25,8 +25,9 @@ def sheet(store: TokenStore, tokenizer: Tokenizer, images: Sequence[int]) -> Ima
         ValueError: It is not the tokenizer of these tokens.
     """
     store.header.check_tokenizer(tokenizer)
+    size = (store.header.image_size, store.header.image_size)
     decoded = torch.cat(
-        [to_uint8(tokenizer.eval().detokenize(torch.from_numpy(store.codes(i)))) for i in images]
+        [to_uint8(tokenizer.eval().detokenize(torch.from_numpy(store.codes(i)), size)) for i in images]
     )  # (images · v, 3, H, W)
     views = store.header.num_views
     captions = [_caption(store, i) if view == 0 else "" for i in images for view in range(views)]

@@ -106,7 +106,7 @@ class TokenStore:
             ValueError: It is not the tokenizer of these tokens, or a code is out of range.
         """
         self.header.check_tokenizer(tokenizer)
-        return tokenizer.detokenize(codes)
+        return tokenizer.detokenize(codes, (self.header.image_size, self.header.image_size))
 
     def verify(self) -> Iterator[int]:
         """Read every file again; gives the number of images seen so far after each shard.

@@ -1,0 +1,56 @@
+"""Heads whose codebook is a function of what is learned: SimVQ, VQBridge, and those of one's own like them."""
+
+from abc import abstractmethod
+from functools import cached_property
+
+from torch import Tensor
+
+from vistok.quantizers import base
+from vistok.quantizers.base import Codes, Context, Layout, Quantized, Quantizer, Table
+from vistok.quantizers.estimators import StraightThrough
+from vistok.quantizers.vq import VectorQuantizer, plain
+
+
+class MappedCodebook(Quantizer):
+    """The nearest codeword by L2 in a codebook that ``codebook()`` computes: a subclass needs nothing else.
+
+    Gradients reach whatever it is computed from. For inference it is folded into the plain table that it amounts to.
+    """
+
+    loss_names = ("commitment", "codebook")
+
+    @abstractmethod
+    def codebook(self) -> Tensor:
+        """The codewords (n, d), with gradients; called with autocast off."""
+
+    @cached_property
+    def dim(self) -> int:
+        return self._codebook().shape[1]
+
+    @cached_property
+    def codebook_sizes(self) -> tuple[int, ...]:
+        return (len(self._codebook()),)
+
+    @base.in_float32
+    def _codebook(self) -> Tensor:
+        return self.codebook().float()
+
+    @base.in_float32
+    def forward(self, z: Tensor, context: Context = Context()) -> Quantized:
+        estimator = self.estimator if self.training else StraightThrough()
+        return base.quantize(z.float(), self._codebook(), estimator, context.weight)
+
+    @base.in_float32
+    def encode(self, z: Tensor, context: Context = Context()) -> Codes:
+        return Codes(base.nearest(z.float(), self._codebook()))
+
+    def lookup(self, codes: Tensor, layout: Layout | None = None, keep: Tensor | None = None) -> Tensor:
+        codes = base.check_codes(codes, self.codebook_sizes)
+        return base.lookup(codes, self._codebook())
+
+    def table(self, i: int) -> Table:
+        codebook = self._codebook().detach()
+        return Table(codebook, "l2", codebook)
+
+    def for_inference(self) -> VectorQuantizer:
+        return plain(self._codebook())
