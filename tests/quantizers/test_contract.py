@@ -336,6 +336,10 @@ def test_a_head_that_nobody_updates_says_so_once():
             head.update(head(z).stats)
         for _ in range(10):
             VectorQuantizer(16, 4)(z)
+        nested = factorized(partial(VectorQuantizer, 16, ema_decay=0.9), 2, 4)
+        nested.expect_updates()  # as a training run does, whatever accumulate is
+        for _ in range(10):
+            nested(z)
         for _ in range(10):
             head.eval()(z)
 

@@ -74,6 +74,7 @@ class LitTokenizer(pl.LightningModule):
         self.automatic_optimization = False  # two optimizers
         self.strict_loading = False  # frozen losses are not saved; cli checks the keys beforehand
         self.tokenizer = tokenizer
+        tokenizer.quantizer.expect_updates()
         self.image_losses = nn.ModuleDict(image_losses)
         self.latent_losses = nn.ModuleDict(latent_losses or {})
         self.output_losses = nn.ModuleDict(output_losses or {})

@@ -139,6 +139,7 @@ class Quantizer(nn.Module, ABC):
     grid_multiple: int = 1
     estimator: Estimator = StraightThrough()
     stored_names: Mapping[str, str] = {}
+    forwards: int | None = None  # in training without an update so far, of a head that warns of that
 
     @abstractmethod
     def forward(self, z: Tensor, context: Context = Context()) -> Quantized:
@@ -235,10 +236,17 @@ class Quantizer(nn.Module, ABC):
 
         Under ``torch.distributed`` every rank has to call the head equally often.
         """
+        self.expect_updates()
         self.pending: list[dict[str, Tensor]] = []
         self.register_forward_pre_hook(_learn)
         self.register_forward_hook(_remember)
         return self
+
+    def expect_updates(self) -> None:
+        """Say that ``update`` will be called, after however many batches: no head in this one has to warn."""
+        for head in self.modules():
+            if isinstance(head, Quantizer):
+                head.forwards = None
 
     def __call__(self, z: Tensor, context: Context = Context()) -> Quantized:
         wanted = self.input_dim or self.dim

@@ -101,7 +101,7 @@ class VectorQuantizer(Quantizer):
         if kmeans_updates:
             self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
         self.even: Tensor | float = 1.0  # what each codeword of the last update had counted, were all used alike
-        self.forwards = 0 if ema_decay is not None else None  # in training, without any update so far; None: no matter
+        self.forwards = 0 if ema_decay is not None else None
 
     @base.in_float32
     def codebook(self) -> Tensor:  # (n, d)
