@@ -22,12 +22,14 @@ def skewed(rng, shape, size):
     return codes
 
 
-def make(num_codebooks):
+def make(num_codebooks, cosine=False):
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     size = {"channels": 8, "multipliers": (1, 2, 2), "num_blocks": 1, "attention": (2,), "dim": 8}
     tables = [torch.randn(20, 4) for _ in range(num_codebooks)]
-    head = FactorizedQuantizer([plain(t) for t in tables], disentangle=False) if num_codebooks > 1 else plain(tables[0])
+    tables = [torch.nn.functional.normalize(t) for t in tables] if cosine else tables
+    heads = [plain(t, cosine) for t in tables]
+    head = FactorizedQuantizer(heads, disentangle=False) if num_codebooks > 1 else heads[0]
     dim = 4 * num_codebooks
     tokenizer = Tokenizer(
         CNNEncoder(**size), head, CNNDecoder(**size), torch.nn.Conv2d(8, dim, 1), torch.nn.Conv2d(dim, 8, 1)
@@ -40,10 +42,10 @@ def make(num_codebooks):
     return Codec(tokenizer.fold(), rates)
 
 
-@pytest.fixture(scope="package", params=[1, 2], ids=["one codebook", "two codebooks"])
+@pytest.fixture(scope="package", params=[(1,), (2,), (1, True)], ids=["one codebook", "two codebooks", "cosine"])
 def codec(request):
     """A codec of an f4 tokenizer with 20 and 5 codewords in each codebook."""
-    return make(request.param)
+    return make(*request.param)
 
 
 @pytest.fixture(scope="package")

@@ -1,13 +1,17 @@
 """The contract of a head: what its defaults do, and that composites of one's own can be built on it."""
 
+import re
 import warnings
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+import vistok
+from vistok import quantizers
 from vistok.quantizers import (
     BinaryQuantizer,
     Context,
@@ -390,3 +394,19 @@ def test_an_18_bit_code_costs_no_entropy(monkeypatch):
     assert "entropy" in head(z).losses
     monkeypatch.setattr(head, "entropy", None)
     assert torch.equal(head.encode(z).codes, head(z, Context(unused=("entropy",))).codes)
+
+
+def test_nobody_outside_asks_which_head_it_is():
+    """What a consumer needs is a method of the contract."""
+    package = Path(vistok.__file__).parent
+    parts = [name for name in quantizers.__all__ if isinstance(getattr(quantizers, name), type)]
+    asks = re.compile(r"isinstance|hasattr|getattr|type\(.*\) is")
+    of_a_head = re.compile(rf"\b({'|'.join(['head', 'quantizer', 'router', *parts])})\b")
+    lines = [
+        f"{path.relative_to(package)}: {line.strip()}"
+        for path in sorted(package.rglob("*.py"))
+        if "quantizers" not in path.parts
+        for line in path.read_text().splitlines()
+        if asks.search(line) and of_a_head.search(line)
+    ]
+    assert not lines
