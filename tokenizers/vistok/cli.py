@@ -207,8 +207,12 @@ def instantiate(node: DictConfig) -> Any:
     """
     import hydra.utils
 
-    plain = OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
-    return hydra.utils.instantiate(_without_weights(plain), _convert_="all")
+    if OmegaConf.is_config(node):
+        parent, key = node._get_parent(), node._key()
+        node = OmegaConf.create(_without_weights(OmegaConf.to_container(node, resolve=True)))
+        node._set_parent(parent)  # so that a message names the whole key
+        node._set_key(key)
+    return hydra.utils.instantiate(node, _convert_="all")
 
 
 def _without_weights(node: Any) -> Any:
