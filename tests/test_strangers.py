@@ -1,6 +1,7 @@
 """A head, an encoder and a decoder from outside the package do all that ours do (``tests/standins/strangers.py``)."""
 
 import csv
+import importlib
 import inspect
 import json
 import sys
@@ -31,12 +32,13 @@ YAML = {
 
 @pytest.fixture(scope="module")
 def strangers():
-    """The module, which a user would have beside ``train.py``."""
-    sys.path.insert(0, str(HERE / "standins"))
-    import strangers
-
-    yield strangers
-    sys.path.remove(str(HERE / "standins"))
+    """The module, which a user would have beside ``train.py``; nothing else is registered."""
+    with pytest.MonkeyPatch.context() as patch:
+        ours = {name: part for name, part in hub.CLASSES.items() if part not in hub.REGISTERED}
+        patch.setattr(hub, "CLASSES", ours)
+        patch.syspath_prepend(HERE / "standins")
+        patch.delitem(sys.modules, "strangers", raising=False)
+        yield importlib.import_module("strangers")
 
 
 @pytest.fixture(scope="module")
