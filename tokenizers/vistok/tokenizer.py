@@ -121,7 +121,8 @@ class Tokenizer(nn.Module):
         """All maps of the encoder, coarsest first, in the channels of the latent."""
         if not images.is_floating_point():
             raise ValueError(f"images are {str(images.dtype).removeprefix('torch.')}, not floats in [-1, 1]")
-        self.grid(*images.shape[-2:])
+        height, width = images.shape[-2:]
+        self.grid(height, width)
         maps = self.encoder(self.pixels.into(images).to(_dtype(self.encoder, images)))
         return tuple(self.to_latent(m) for m in (maps if isinstance(maps, tuple) else (maps,)))
 

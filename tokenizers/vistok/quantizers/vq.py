@@ -137,7 +137,7 @@ class VectorQuantizer(Quantizer):
         if not learns or not self.training:
             return None
         if self.forwards is not None and not torch.compiler.is_compiling():
-            self._warn_if_never_updated()
+            self._warn_if_never_updated(self.forwards + 1)
         vectors = rearrange(z, "b d h w -> (b h w) d")
         weight = weight if self.weighted_counts else None
         stats = {"counts": base.count(codes, self.codebook_size, weight)}
@@ -148,11 +148,10 @@ class VectorQuantizer(Quantizer):
             stats["samples"] = base.sample(vectors, self.codebook_size)
         return stats
 
-    def _warn_if_never_updated(self) -> None:
+    def _warn_if_never_updated(self, forwards: int) -> None:
         """Say once that an update is due: of gradients this codebook has none."""
-        self.forwards += 1
-        if self.forwards == PATIENCE:
-            self.forwards = None
+        self.forwards = forwards if forwards < PATIENCE else None
+        if forwards == PATIENCE:
             warnings.warn(
                 f"this codebook is learned by moving averages (ema_decay={self.ema_decay}), but {PATIENCE} training "
                 "batches went by without an update: call head.update(quantized.stats) after each step of the "
