@@ -184,6 +184,7 @@ CYCLE = b"\x80\x02]q\x00h\x00a."
     (b"Nr\xff\xff\xff\xff0h\x07", "damaged pickle: KeyError"),
     (b"0", "stack is empty"),
     (b"N" * 2_000_001, "more than 2,000,000 steps"),
+    (b"S" + b"x" * 5_000 + b"\n", "no string quotes"),  # pickletools quotes all of it
     (b"N", "no end|is not|exhausted"),
 ])  # fmt: skip
 def test_absurd_programs_are_refused(tmp_path, program, message):
@@ -191,7 +192,7 @@ def test_absurd_programs_are_refused(tmp_path, program, message):
     path = archive(tmp_path / "model.pt", b"\x80\x02" + program + end, DATA)
     with pytest.raises(ValueError, match=message) as caught:
         read_tensors(path)
-    assert str(path) in str(caught.value)
+    assert str(path) in str(caught.value) and len(str(caught.value)) < len(str(path)) + 500
 
 
 def test_nested_keys_are_not_hashed(tmp_path):

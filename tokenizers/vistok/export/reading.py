@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vistok.untrusted import read_safetensors
+from vistok.untrusted import one_line, read_safetensors
 
 MAX_PICKLE = 64 * 2**20  # bytes
 MAX_STEPS = 2_000_000  # opcodes, and items copied by calls; a Lightning checkpoint of VQGAN has some 100,000
@@ -114,7 +114,7 @@ def read_tensors(path: str | Path) -> Contents:
         if data[:1] == b"\x80":
             return _read_legacy(data)
     except ValueError as error:
-        raise ValueError(f"{path} cannot be read as a checkpoint: {error}") from error
+        raise ValueError(f"{path} cannot be read as a checkpoint: {one_line(error)}") from error
     raise ValueError(f"{path} cannot be read as a checkpoint: it begins neither as torch's nor is named .safetensors")
 
 
