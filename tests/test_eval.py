@@ -112,11 +112,11 @@ def test_several_tokenizers_and_protocols(compose, trained, photos, tmp_path, mo
 
     save(tokenizer, other)
     calls = []
-    forward = vistok.Tokenizer.forward
+    reconstruct = vistok.Tokenizer.reconstruct
     monkeypatch.setattr(
         vistok.Tokenizer,
-        "forward",
-        lambda self, *arguments: calls.append(len(arguments[0])) or forward(self, *arguments),
+        "reconstruct",
+        lambda self, *arguments: calls.append(len(arguments[0])) or reconstruct(self, *arguments),
     )
     chosen = "protocol=[canonical,llamagen,seed,titok,fvq]"
     report = evaluate(
@@ -170,7 +170,7 @@ def test_statistics_of_the_images_are_saved_and_reused(compose, trained, photos,
 
     forward = TorchvisionFeatures.forward
     monkeypatch.setattr(
-        TorchvisionFeatures, "forward", lambda self, images: seen.append(len(images)) or forward(self, images)
+        TorchvisionFeatures, "reconstruct", lambda self, images: seen.append(len(images)) or forward(self, images)
     )
     second = evaluate(compose, trained, tmp_path, *given, f"reference={file}", name="second.json")
     assert sum(seen) == 12 + 1  # reconstructions only, and one picture that tells the width
@@ -193,14 +193,14 @@ def test_statistics_of_the_images_are_saved_and_reused(compose, trained, photos,
 
 
 def test_broken_reconstructions_are_named_and_nothing_is_written(compose, trained, photos, tmp_path, monkeypatch):
-    forward = vistok.Tokenizer.forward
+    reconstruct = vistok.Tokenizer.reconstruct
 
-    def broken(self, images, rate):
-        reconstruction, quantized = forward(self, images, rate)
+    def broken(self, images, context):
+        reconstruction, emitted = reconstruct(self, images, context)
         reconstruction[-1, 0, 3, 3] = float("nan")
-        return reconstruction, quantized
+        return reconstruction, emitted
 
-    monkeypatch.setattr(vistok.Tokenizer, "forward", broken)
+    monkeypatch.setattr(vistok.Tokenizer, "reconstruct", broken)
     with pytest.raises(ValueError, match="NaN or infinite pixels, of 10.png"):
         evaluate(compose, trained, tmp_path, f"data.root={photos}", "batch_size=7", *QUICK)
     assert not (tmp_path / "report.json").exists() and not (tmp_path / "report.npz").exists()
@@ -280,9 +280,9 @@ def test_a_killed_evaluation_goes_on(compose, trained, photos, tmp_path, mobilen
     (partial,) = tmp_path.glob(".*.state")
 
     batches = []
-    forward = vistok.Tokenizer.forward
+    reconstruct = vistok.Tokenizer.reconstruct
     monkeypatch.setattr(
-        vistok.Tokenizer, "forward", lambda self, *arguments: batches.append(1) or forward(self, *arguments)
+        vistok.Tokenizer, "reconstruct", lambda self, *arguments: batches.append(1) or reconstruct(self, *arguments)
     )
     other = evaluate(compose, trained, tmp_path, *given, "protocol=titok", name="other.json")
     assert len(batches) == 6 and partial.exists()  # another protocol: another evaluation
@@ -297,15 +297,15 @@ def test_a_killed_evaluation_goes_on(compose, trained, photos, tmp_path, mobilen
 
 def test_a_signal_ends_an_evaluation_after_its_batch(compose, trained, photos, tmp_path, monkeypatch, capsys):
     given = [f"data.root={photos}", "batch_size=2", *QUICK]
-    forward, batches = vistok.Tokenizer.forward, []
+    reconstruct, batches = vistok.Tokenizer.reconstruct, []
 
     def interrupted(self, *arguments):
         batches.append(1)
         if len(batches) == 3:
             signal.raise_signal(signal.SIGTERM)
-        return forward(self, *arguments)
+        return reconstruct(self, *arguments)
 
-    monkeypatch.setattr(vistok.Tokenizer, "forward", interrupted)
+    monkeypatch.setattr(vistok.Tokenizer, "reconstruct", interrupted)
     with pytest.raises(SystemExit) as ended:
         failures.guard(evaluate, compose, trained, tmp_path, *given, again="the same command goes on")
     assert ended.value.code == 128 + signal.SIGTERM and len(batches) == 3
