@@ -170,7 +170,7 @@ def test_statistics_of_the_images_are_saved_and_reused(compose, trained, photos,
 
     forward = TorchvisionFeatures.forward
     monkeypatch.setattr(
-        TorchvisionFeatures, "reconstruct", lambda self, images: seen.append(len(images)) or forward(self, images)
+        TorchvisionFeatures, "forward", lambda self, images: seen.append(len(images)) or forward(self, images)
     )
     second = evaluate(compose, trained, tmp_path, *given, f"reference={file}", name="second.json")
     assert sum(seen) == 12 + 1  # reconstructions only, and one picture that tells the width
