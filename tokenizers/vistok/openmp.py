@@ -4,7 +4,7 @@ import os
 from collections.abc import MutableMapping
 from pathlib import Path
 
-SPINS = "3000"  # benchmarks/busy_machine.py; docs/performance.md has its table
+SPINS = "1000"  # benchmarks/busy_machine.py; docs/performance.md has its table
 OWN = ("OMP_", "GOMP_", "KMP_")  # how OpenMP's variables begin
 GPUS = ("/dev/nvidiactl", "/dev/kfd")
 
