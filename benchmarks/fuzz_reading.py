@@ -542,7 +542,7 @@ def stores(folder: Path) -> None:
 
 
 def form(name: str, *kinds: str) -> Callable[[Path], None]:
-    """What writes the tokens of some kinds in one form, in every layout that it has."""
+    """The writer of the tokens of some kinds in one form, in every layout that it has."""
 
     def make(folder: Path) -> None:
         stores(folder / "stores")
@@ -645,7 +645,7 @@ READERS = {
 
 
 class Counts(NamedTuple):
-    """What became of the inputs."""
+    """Counts of the outcomes of the inputs."""
 
     refused: int
     read: int
@@ -705,7 +705,7 @@ def run(name: str, inputs: int, seed: int, folder: Path, hang: int = 0) -> Count
 
 
 def told(error: Exception, example: Path) -> str:
-    """Whether an error says what it should."""
+    """The outcome of an error: ``refused`` if its message is as it should be, else the fault."""
     text = str(error)
     if str(example) not in text or isinstance(error, UnicodeError):
         return f"UNNAMED FILE {type(error).__name__}: {text}"

@@ -99,7 +99,7 @@ def draw(number: int, rng: np.random.Generator) -> list[dict[str, str]]:
 
 
 def words_of(setting: dict[str, str], data: Path) -> list[str]:
-    """What a setting adds to the command line."""
+    """The words that a setting adds to the command line."""
     words = [word.format(data) for kind, name in setting.items() for word in CHOICES[kind][name]]
     if setting["processes"] != "1":  # this trainer brings a precision of its own
         words += ["speed=exact"] if setting["precision"] == "float32" else []
@@ -177,7 +177,7 @@ def lead(config: DictConfig, processes: int, moment: Moment | None) -> int:
 
 
 def work(config: DictConfig, moment: Moment | None) -> int:
-    """What ``train.py`` does in a process; its exit status."""
+    """Runs ``train.py`` in this process and returns its exit status."""
     torch.set_num_threads(1)
     # Collapses that come, and are repaired, within this short a run.
     health.CodebookHealth.__init__.__defaults__ = (None, health.CollapseRule(grace=2, patience=4, floor=0.95))
@@ -322,7 +322,7 @@ def updates_of(run: Path) -> int:
 
 
 def differences(whole: Path, killed: Path) -> list[str]:
-    """What is not equal, to the last bit, in what two runs left."""
+    """The differences, to the last bit, between the files of two runs."""
     ours, theirs = (torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (killed, whole))
     for checkpoint in (ours, theirs):
         del checkpoint["loops"]  # Lightning's counts of what it began and ended

@@ -1,4 +1,4 @@
-"""What ``benchmarks/fuzz_reading.py`` does by the ten thousand, with 200 damaged files of each reader."""
+"""The checks of ``benchmarks/fuzz_reading.py``, with 200 damaged files of each reader."""
 
 import importlib.util
 from pathlib import Path

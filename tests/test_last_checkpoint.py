@@ -1,4 +1,4 @@
-"""What is saved when: at signals, never without progress, never what is not finite; and what is said about it."""
+"""The moments of saving: at signals, never without progress, never weights that are not finite; and the messages."""
 
 import os
 import signal
@@ -15,7 +15,7 @@ from vistok.training import LitTokenizer
 
 
 class Run:
-    """What the callback sees of training: ``saved`` has the updates of each checkpoint."""
+    """A stand-in for training as the callback sees it: ``saved`` has the updates of each checkpoint."""
 
     def __init__(self, path, every=None, val_every=1000, world_size=1, resumed=None):
         self.last, self.saved, self.left_out, self.wrong = LastCheckpoint(path, every), [], 0, []

@@ -15,7 +15,7 @@ WORDS += ["val_every=2", "updates=4", "ckpt=auto"]
 
 
 class Run:
-    """What the file sees of training that logs in every batch."""
+    """A stand-in for training that logs in every batch."""
 
     def __init__(self, path, batches=0, validated=()):
         self.file, self.validated = MetricsFile(path), validated

@@ -1,4 +1,4 @@
-"""What is set for OpenMP before torch is loaded, and when."""
+"""The variables that are set for OpenMP before torch is loaded."""
 
 import json
 import os

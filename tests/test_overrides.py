@@ -10,7 +10,7 @@ from vistok.overrides import in_quotes, readable
 
 
 def read(word):
-    """What Hydra makes of a word."""
+    """The value that Hydra reads from a word."""
     return OverridesParser.create().parse_override(word).value()
 
 

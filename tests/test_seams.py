@@ -1,4 +1,4 @@
-"""What is to come has its place: several scales, 1-D tokens, masks, depths, shortened sequences, by small stand-ins."""
+"""Small stand-ins for heads to come: several scales, 1-D tokens, masks, depths, shortened sequences."""
 
 import pytest
 import torch

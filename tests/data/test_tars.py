@@ -41,7 +41,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def commands(monkeypatch):
-    """What would have been started; nothing is."""
+    """The programs that would have been started; nothing is."""
     started = []
     monkeypatch.setattr(sys.modules["webdataset.gopen"], "Popen", lambda *words, **options: started.append(words))
     return started

@@ -397,7 +397,7 @@ def test_an_18_bit_code_costs_no_entropy(monkeypatch):
 
 
 def test_nobody_outside_asks_which_head_it_is():
-    """What a consumer needs is a method of the contract."""
+    """Everything that a consumer needs is a method of the contract."""
     package = Path(vistok.__file__).parent
     parts = [name for name in quantizers.__all__ if isinstance(getattr(quantizers, name), type)]
     asks = re.compile(r"isinstance|hasattr|getattr|type\(.*\) is")

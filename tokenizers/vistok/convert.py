@@ -252,7 +252,7 @@ def _begin(destination: Path, plan: dict[str, Any]) -> dict[str, str]:
 
 
 def _read_index(path: Path) -> dict[str, Any]:
-    """What ``_begin`` or ``convert`` wrote."""
+    """The index that ``_begin`` or ``convert`` wrote."""
     try:
         content = read_object(path, MAX_LISTING)
         shards = [{"name": str(own["name"]), "sha256": own["sha256"]} for own in content.get("shards", [])]

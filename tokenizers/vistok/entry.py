@@ -66,7 +66,7 @@ def _run(name: str, action: Callable[[DictConfig], None], words: Sequence[str]) 
 
 
 class _Held(io.StringIO):
-    """What Hydra says before the work begins, to be said in one line."""
+    """Collects Hydra's messages before the work begins, which are then said in one line."""
 
     def __init__(self, real: TextIO):
         super().__init__()

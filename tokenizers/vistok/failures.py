@@ -1,4 +1,4 @@
-"""What ends a command, in words that say what to do about it."""
+"""The messages of errors that end a command, with what to do about them."""
 
 import errno
 import multiprocessing

@@ -42,7 +42,7 @@ def leave_codebooks(tokenizer: "Tokenizer", adversary: "Adversary | None" = None
 
 
 def decoder_teaches(head: Quantizer) -> bool:
-    """Whether a gradient at the latent that a head gives would reach the head's parameters."""
+    """True if a gradient at the latent that a head gives would reach the head's parameters."""
     parameters = list(head.parameters())
     with torch.random.fork_rng(devices=[]):
         z = torch.zeros(1, head.input_dim or head.dim, head.grid_multiple, head.grid_multiple)

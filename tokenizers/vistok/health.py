@@ -241,7 +241,7 @@ class CodebookHealth(pl.Callback):
         self.hooks = []
 
     def _window(self) -> dict[str, Any]:
-        """What was counted since the last window ended, for a checkpoint: all ranks have to ask for it."""
+        """The counts since the last window ended, for a checkpoint: all ranks have to ask for them."""
         own = [kept(codes, keep) for codes, keep in self.codes]
         tuples = from_all_ranks(torch.cat(own).cpu()) if own else []  # all ranks have had as many batches
         return {

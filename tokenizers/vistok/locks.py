@@ -135,7 +135,7 @@ def _take(path: Path, what: str, take_over: bool, option: str) -> int:
 
 
 def _lock(descriptor: int) -> bool | None:
-    """Whether the kernel gives the lock; None where the file system has none to give."""
+    """True if the kernel gives the lock; None where the file system has none to give."""
     try:
         return filelock.lock_descriptor(descriptor, blocking=False)
     except OSError as error:

@@ -107,7 +107,7 @@ def text_of(rows: list[Row], columns: list[str]) -> str:
 
 
 def is_validation(row: Row) -> bool:
-    """Whether a row is of a validation rather than of a training batch."""
+    """True if a row is of a validation rather than of a training batch."""
     return any(value for name, value in row.items() if name.startswith("val/"))
 
 
@@ -137,11 +137,11 @@ class MissedValidation(pl.Callback):
 
 
 def validation_follows(trainer: pl.Trainer, module: pl.LightningModule) -> bool:
-    """Whether the batches made so far end with a validation."""
+    """True if the batches made so far end with a validation."""
     due = trainer.should_stop or module.batches % trainer.val_check_batch == 0
     return bool(trainer.enable_validation and module.batches and due)
 
 
 def goes_on_in(run: Path, trainer: pl.Trainer) -> bool:
-    """Whether the run goes on from a checkpoint of its own folder."""
+    """True if the run goes on from a checkpoint of its own folder."""
     return trainer.ckpt_path is not None and Path(trainer.ckpt_path).resolve().is_relative_to(run.resolve())

@@ -1,4 +1,4 @@
-"""How OpenMP's threads wait for each other, on a machine where other programs run too."""
+"""The waiting of OpenMP's threads for each other, on a machine where other programs run too."""
 
 import os
 from collections.abc import MutableMapping

@@ -25,7 +25,7 @@ class Interrupted(BaseException):
 
 
 class _Waiting:
-    """What came while it had to wait."""
+    """The signal that came while it had to wait."""
 
     depth = 0
     number = 0

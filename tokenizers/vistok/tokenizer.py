@@ -111,7 +111,7 @@ class Tokenizer(nn.Module):
         return self._maps(images)[-1]
 
     def _seen(self, images: Tensor, context: Context) -> tuple[Tensor, Context]:
-        """What the head gets: the latent, and the context with the images and the encoder's coarser maps."""
+        """The inputs of the head: the latent, and the context with the images and the encoder's coarser maps."""
         if isinstance(context.rate, float | int):
             context = context._replace(rate=torch.full((len(images),), float(context.rate)))
         *coarser, latent = self._maps(images)
@@ -143,7 +143,7 @@ class Tokenizer(nn.Module):
         keep: Tensor | None = None,
         context: Context = Context(),
     ) -> Tensor:
-        """What the decoder makes of a quantized latent (b, d, h, w): what ``pixels.out`` turns into images.
+        """The decoder's output for a quantized latent (b, d, h, w), which ``pixels.out`` turns into images.
 
         Args:
             latent: The latent.

@@ -115,7 +115,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 class Stored(NamedTuple):
-    """What is in a safetensors file."""
+    """The contents of a safetensors file."""
 
     tensors: dict[str, Tensor]  # mapped from the file
     metadata: dict[str, str]

@@ -1,4 +1,4 @@
-"""Whether a config's values are of the kind that they are given to, seen before anything is built.
+"""Checks that a config's values are of the kind that they are given to, before anything is built.
 
 The annotations say it: of the constructors and functions that ``_target_`` names, and of the keys that are read here.
 """
@@ -88,7 +88,7 @@ def _check(node: DictConfig, path: str, name: str, hint: Any) -> None:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a value is what an annotation says, as far as that can be told of plain values."""
+    """True if a value is what an annotation says, as far as that can be told of plain values."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return any(fits(value, one) for one in inner)
@@ -116,7 +116,7 @@ def fits(value: Any, hint: Any) -> bool:
 
 
 def words(hint: Any) -> str:
-    """What an annotation asks for."""
+    """The kind of value that an annotation asks for, in words."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return " or ".join(dict.fromkeys(words(one) for one in inner))

@@ -52,10 +52,10 @@ class View(ABC):
 
     @abstractmethod
     def pixels(self, box: Box) -> Image.Image:
-        """What is in a box within the image."""
+        """The pixels in a box within the image."""
 
     def crop(self, box: Box) -> Image.Image:
-        """What is in a box (left, top, right, bottom); black beyond the image's edges."""
+        """The pixels in a box (left, top, right, bottom); black beyond the image's edges."""
         left, top, right, bottom = box
         inside = max(left, 0), max(top, 0), min(right, self.width), min(bottom, self.height)
         if inside == tuple(box):

@@ -61,5 +61,5 @@ def in_time(items: Iterator[Item], seconds: float) -> Iterator[Item]:
 
 
 def within(seconds: float, read: Callable[..., Item], *arguments: Any) -> Item:
-    """What a function reads from storage, as ``in_time``."""
+    """The result of a function that reads from storage, with the limit of ``in_time``."""
     return next(in_time((read(*arguments) for _ in range(1)), seconds))

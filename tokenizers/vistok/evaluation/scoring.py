@@ -151,7 +151,7 @@ def score(
 
 
 def granularities_of(tokenizer: Tokenizer) -> int:
-    """How many granularities a region of a tokenizer's codes can have; 1 for all but dynamic heads."""
+    """The number of granularities that a region of a tokenizer's codes can have; 1 for all but dynamic heads."""
     side = tokenizer.quantizer.grid_multiple
     return tokenizer.quantizer.layout(side, side).granularities
 

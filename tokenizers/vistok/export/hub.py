@@ -284,7 +284,7 @@ def build(description: Any) -> Any:
 
 @cache
 def _arguments(part: type) -> dict[str, Any]:
-    """What the constructor of a class takes: names and types."""
+    """Names and types of the arguments of a class's constructor."""
     if part is nn.Conv2d:
         return CONV_ARGUMENTS
     hints = get_type_hints(part.__init__)
@@ -292,7 +292,7 @@ def _arguments(part: type) -> dict[str, Any]:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """Whether a value of a description is of an argument's type: numbers finite, whole ones from 0 on."""
+    """True if a value of a description is of an argument's type: numbers finite, whole ones from 0 on."""
     origin = get_origin(hint)
     if hint is Any:
         return True
