@@ -46,5 +46,5 @@ def test_an_error_shows_what_it_quotes():
 
 def test_an_unreadable_image_is_named_on_one_line(capsys):
     name = f"/data/a\nb{SCREEN}[/b].png"
-    Skipped(1.0).note(Batch(torch.empty(0, 3, 8, 8), [], [f"{name}: cut short"]), 1)
+    Skipped(1.0).note(Batch(torch.empty(0, 3, 8, 8), skipped=[f"{name}: cut short"]), 1)
     assert capsys.readouterr().out == "skipped: /data/a\\nb\\x1b[2J[/b].png: cut short\n"

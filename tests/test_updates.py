@@ -58,7 +58,7 @@ def images_of(batch=4, size=32):
 def gradients_of(module, images):
     """All gradients of one batch, by name, and the terms."""
     terms = {}
-    module._finish_update = lambda optimizers: terms.update(module._terms[-1])
+    module._finish_update = lambda adversarial: terms.update(module._contributions.terms[-1])
     Step(module, gpu=False, mixed=False)(images)
     return {name: p.grad.clone() for name, p in module.named_parameters() if p.grad is not None}, terms
 

@@ -107,7 +107,7 @@ def test_folder_with_a_split_of_its_own(photos):
 def test_batches(photos):
     data = folder(str(photos), image_size=32, batch_size=5)
     batches = list(data.test_dataloader())
-    assert [len(batch) for batch in batches] == [5, 5, 2]
+    assert [len(batch.images) for batch in batches] == [5, 5, 2]
     assert batches[0].images.dtype == torch.uint8 and batches[0].images.shape[1:] == (3, 32, 32)
     assert [name for batch in batches for name in batch.names] == data.test.names()
 
@@ -175,7 +175,7 @@ def test_a_broken_image_is_replaced_in_training_and_left_out_in_evaluation(photo
     assert torch.equal(sample.image, next_one.image) and sample.name == next_one.name == "02.png"
     assert len(sample.skipped) == 1 and sample.skipped[0].startswith(f"{photos}/01.png: ")
     batches = list(data.test_dataloader())
-    assert sum(len(batch) for batch in batches) == 11
+    assert sum(len(batch.images) for batch in batches) == 11
     assert [reason for batch in batches for reason in batch.skipped] == list(sample.skipped)
 
 
@@ -200,7 +200,9 @@ def test_training_and_validation_are_counted_apart(photos):
 
     def meet(training, *skipped):
         data.trainer.training = training
-        data.on_after_batch_transfer(Batch(torch.zeros(10, 3, 1, 1, dtype=torch.uint8), ["x"] * 10, [*skipped]), 0)
+        data.on_after_batch_transfer(
+            Batch(torch.zeros(10, 3, 1, 1, dtype=torch.uint8), names=["x"] * 10, skipped=skipped), 0
+        )
 
     meet(True, "a: broken", "b: broken")
     meet(False)
@@ -220,7 +222,7 @@ def test_what_could_not_be_read_is_in_the_checkpoint(photos, tmp_path):
     """Else a run that is resumed often is never stopped. Names need not be UTF-8."""
     first, second = folder(str(photos), 32, 2, val_count=3), folder(str(photos), 32, 2, val_count=3)
     first.trainer = second.trainer = trainer(batches=6)
-    first.skipped_in["training"].note(Batch(torch.zeros(1, 3, 1, 1), ["x"], ["\udcff.png: broken"]), None)
+    first.skipped_in["training"].note(Batch(torch.zeros(1, 3, 1, 1), names=["x"], skipped=["\udcff.png: broken"]), None)
     torch.save(first.state_dict(), tmp_path / "state.pt")
     second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
     assert second.unreadable == {"\udcff.png: broken"} and second.skipped_in["training"].seen == 2

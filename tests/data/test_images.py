@@ -119,9 +119,9 @@ def test_floats_have_no_known_range():
 def test_a_batch_leaves_out_what_has_no_image():
     image = torch.zeros(3, 4, 4, dtype=torch.uint8)
     batch = collate([Sample(image, "a"), Sample(None, "b", ("b: broken",)), Sample(image, "c", ("d: cut short",))])
-    assert batch.images.shape == (2, 3, 4, 4) and len(batch) == 2
+    assert batch.images.shape == (2, 3, 4, 4) and len(batch.names) == 2
     assert batch.names == ["a", "c"] and batch.skipped == ["b: broken", "d: cut short"]
-    assert len(collate([Sample(None, "b", ("b: broken",))])) == 0
+    assert len(collate([Sample(None, "b", ("b: broken",))]).images) == 0
 
 
 POSTSCRIPT = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 64 64\n%%EndComments\nshowpage\n%%EOF\n"

@@ -304,7 +304,7 @@ def test_arguments_that_make_no_sense(tmp_path, arguments, message):
 def test_without_training_shards_it_evaluates_only(tmp_path):
     (url,) = make(tmp_path, 5)
     data = shards(None, url, image_size=8, batch_size=4)
-    assert [len(batch) for batch in data.test_dataloader()] == [4, 1] and data.about == url
+    assert [len(batch.images) for batch in data.test_dataloader()] == [4, 1] and data.about == url
     with pytest.raises(ValueError, match="data.urls=null: there are no shards to train on"):
         data.sizes  # noqa: B018
     assert module(tmp_path).sizes == "1 shard to train on, 1 held out"
@@ -322,9 +322,9 @@ def test_the_limit_holds_for_what_came_by(capsys):
     skipped = Skipped(0.05)
     images = torch.zeros(10, 3, 1, 1, dtype=torch.uint8)
     for i in range(9):
-        skipped.note(Batch(images, [], [f"{i % 5}.png: broken"]), None)  # 9 of 99: not enough to tell
+        skipped.note(Batch(images, skipped=[f"{i % 5}.png: broken"]), None)  # 9 of 99: not enough to tell
     with pytest.raises(UnreadableImage, match=r"(?s)10 of 110 images cannot be read, more than .*=0.05.*0.png: broken"):
-        skipped.note(Batch(images, [], ["0.png: broken"]), None)
+        skipped.note(Batch(images, skipped=["0.png: broken"]), None)
     assert capsys.readouterr().out.count("skipped: ") == 5
 
 
@@ -332,10 +332,10 @@ def test_a_pass_over_a_small_set_is_judged_when_it_is_over():
     skipped = Skipped(0.05, what="validation images")
     images = torch.zeros(10, 3, 1, 1, dtype=torch.uint8)
     for reasons in ([], [], ["0.png: broken"]):
-        skipped.note(Batch(images, [], reasons), None)
+        skipped.note(Batch(images, skipped=reasons), None)
     skipped.end_pass()  # 1 of 31
     skipped.end_pass()
-    skipped.note(Batch(images, [], ["0.png: broken"]), None)
+    skipped.note(Batch(images, skipped=["0.png: broken"]), None)
     with pytest.raises(UnreadableImage, match="1 of 11 validation images cannot be read"):
         skipped.end_pass()
 

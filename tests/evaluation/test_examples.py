@@ -44,7 +44,7 @@ def test_several_ranks_and_an_interruption_choose_the_same():
         for i in range(rank, 23, 3):
             other.update(*(side[i : i + 1] for side in given))
             resumed = Examples(count=4)
-            resumed.restore(*other.state())
+            resumed.restore(*other.save())
             other = resumed
         parts.append(other)
     merged = Examples.merged(parts)
@@ -57,5 +57,5 @@ def test_several_ranks_and_an_interruption_choose_the_same():
 
 def test_nothing_seen_can_be_gone_on_with():
     examples = Examples()
-    examples.restore(*Examples().state())
+    examples.restore(*Examples().save())
     assert names(examples) == {"worst": [], "best": [], "drawn": []}

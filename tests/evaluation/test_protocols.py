@@ -191,7 +191,7 @@ def test_what_is_kept_can_be_gone_on_with():
         return scores
 
     resumed = scored()
-    resumed.restore(*scored(slice(0, 2)).state())
+    resumed.restore(*scored(slice(0, 2)).save())
     resumed.update(list("cba"), images[2:], reconstruction[2:], quantized(codes[2:]))
     whole, resumed = scored(slice(0, 2), slice(2, 5)).gather(), resumed.gather()
     assert resumed.names == list("abcde")

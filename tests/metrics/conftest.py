@@ -1,9 +1,14 @@
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from unittest import mock
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch_fidelity import feature_extractor_inceptionv3 as fidelity
+
+from vistok.metrics import Accumulator, frechet, states, usage
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -31,3 +36,36 @@ def inception_weights(tmp_path_factory):
     path = tmp_path_factory.mktemp("weights") / "inception.pt"
     torch.save(network.state_dict(), path)
     return path
+
+
+@pytest.fixture
+def gathered(monkeypatch) -> Callable[[Sequence[Accumulator]], list[Accumulator]]:
+    """``gathered(accumulators)``: what each becomes if it is the one of a rank, and all ranks gather."""
+
+    def gather(accumulators: Sequence[Accumulator]) -> list[Accumulator]:
+        size = len(accumulators)
+        barrier, held, own = threading.Barrier(size), [None] * size, threading.local()
+
+        def everyone(value):
+            held[own.rank] = value
+            barrier.wait()
+            values = list(held)
+            barrier.wait()
+            return values
+
+        def total(tensor: Tensor) -> Tensor:
+            return tensor.copy_(sum(everyone(tensor.clone())))
+
+        def gather_one(rank: int) -> Accumulator:
+            own.rank = rank
+            return accumulators[rank].gather()
+
+        for module in (frechet, states, usage):
+            monkeypatch.setattr(module, "from_all_ranks", everyone)
+        for module in (frechet, states):
+            monkeypatch.setattr(module, "sum_over_ranks", total)
+        monkeypatch.setattr(states, "rank_and_size", lambda: (own.rank, size))
+        with ThreadPoolExecutor(size) as pool:
+            return list(pool.map(gather_one, range(size)))
+
+    return gather

@@ -1,6 +1,3 @@
-import threading
-from concurrent.futures import ThreadPoolExecutor
-
 import numpy as np
 import pytest
 import scipy.linalg
@@ -8,7 +5,7 @@ import torch
 from torch import Tensor
 from torch_fidelity.metric_fid import fid_features_to_statistics, fid_statistics_to_metric
 
-from vistok.metrics import FeatureStatistics, frechet, frechet_distance
+from vistok.metrics import FeatureStatistics, frechet_distance
 
 
 def pixels(images: Tensor, dim: int = 12) -> Tensor:
@@ -110,44 +107,18 @@ def test_features_are_kept_up_to_their_number_then_moments(images, moments):
     mean, covariance = gaussian(x)
     torch.testing.assert_close(seen.gaussian()[0], mean, rtol=1e-13, atol=0)
     torch.testing.assert_close(seen.gaussian()[1], covariance, rtol=1e-9, atol=1e-9)
-    restored = FeatureStatistics.restored(seen.tensors())
+    restored = FeatureStatistics.restored(seen.save().tensors)
     assert restored.count == images
-    assert all(torch.equal(own, seen.tensors()[name]) for name, own in restored.tensors().items())
-
-
-class Ranks:
-    """What ``vistok.ranks`` does, among threads."""
-
-    def __init__(self, size: int):
-        self.barrier, self.held, self.own = threading.Barrier(size), [None] * size, threading.local()
-
-    def everyone(self, value):
-        self.held[self.own.rank] = value
-        self.barrier.wait()
-        held = list(self.held)
-        self.barrier.wait()
-        return held
-
-    def total(self, tensor: Tensor) -> Tensor:
-        return tensor.copy_(sum(self.everyone(tensor.clone())))
+    assert all(torch.equal(own, seen.save().tensors[name]) for name, own in restored.save().tensors.items())
 
 
 @pytest.mark.parametrize("shares", [(3, 4, 0), (10, 2, 0), (5, 5, 5), (40, 0, 30)])
-def test_ranks_add_up(shares, monkeypatch):
+def test_ranks_add_up(shares, gathered):
     """Ranks that hold features of 8, some that hold moments, and some that hold nothing: as all images at once."""
     x = torch.randn(sum(shares), 8, dtype=torch.float64) + 100
-    ranks = Ranks(len(shares))
-    monkeypatch.setattr(frechet, "from_all_ranks", ranks.everyone)
-    monkeypatch.setattr(frechet, "sum_over_ranks", ranks.total)
-
-    def gathered(rank: int, part: Tensor) -> FeatureStatistics:
-        ranks.own.rank = rank
-        return (statistics(part) if len(part) else FeatureStatistics(8)).gather()
-
-    with ThreadPoolExecutor(len(shares)) as pool:
-        together = list(pool.map(gathered, range(len(shares)), x.split(shares)))
+    parts = [statistics(part) if len(part) else FeatureStatistics(8) for part in x.split(shares)]
     expected = statistics(x)
-    for seen in together:
+    for seen in gathered(parts):
         assert seen.count == len(x) and (seen.scatter is None) == (len(x) <= 8)
         for own, other in zip(seen.gaussian(), expected.gaussian(), strict=True):
             torch.testing.assert_close(own, other, rtol=1e-12, atol=1e-12)

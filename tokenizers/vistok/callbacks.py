@@ -7,6 +7,7 @@ import re
 import signal
 import stat
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from torch.utils.data import IterableDataset
 
 from vistok import signals
 from vistok.checkpoints import last_one
+from vistok.data.images import Batch
 from vistok.metrics_file import goes_on_in, validation_follows
 from vistok.pictures import codebook_plot, reconstruction_grid
 from vistok.pixels import to_uint8
@@ -153,23 +155,24 @@ class Pictures(pl.Callback):
         self.pairs, self.keep = [], []
 
     def on_validation_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: dict[str, Tensor], batch: Tensor, index: int
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: dict[str, Tensor], batch: Batch, index: int
     ) -> None:
         loader = trainer.val_dataloaders
         if outputs is None:
             return
+        images = Batch.of(batch).images
         if isinstance(loader.dataset, IterableDataset):
-            chosen = list(range(min(self.columns - len(self.pairs), len(batch))))
+            chosen = list(range(min(self.columns - len(self.pairs), len(images))))
         else:
             total = min(len(loader.sampler), trainer.num_val_batches[0] * loader.batch_size)
             shown = {i * total // self.columns for i in range(min(self.columns, total))}
             first = index * loader.batch_size
-            chosen = [i - first for i in sorted(shown) if first <= i < first + len(batch)]
-        self.pairs += zip(to_uint8(batch[chosen]), to_uint8(outputs["reconstruction"][chosen]), strict=True)
+            chosen = [i - first for i in sorted(shown) if first <= i < first + len(images)]
+        self.pairs += zip(to_uint8(images[chosen]), to_uint8(outputs["reconstruction"][chosen]), strict=True)
         self.keep += [] if outputs["keep"] is None else outputs["keep"][chosen]
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        counts = [sum_over_ranks(counts.clone()) for counts in pl_module.metrics.usage.counts]
+        counts = pl_module.metrics.usage.counts  # of all ranks, since the validation has ended
         if not trainer.is_global_zero or not self.pairs:
             return
         images, reconstructions = (torch.stack(side) for side in zip(*self.pairs, strict=True))
@@ -192,7 +195,7 @@ class Pictures(pl.Callback):
                     logger.experiment.add_image(name, np.asarray(picture), step, dataformats="HWC")
 
 
-def _log_histograms(logger: WandbLogger, counts: list[Tensor], step: int) -> None:
+def _log_histograms(logger: WandbLogger, counts: Sequence[Tensor], step: int) -> None:
     import wandb
 
     for i, of_codebook in enumerate(counts):

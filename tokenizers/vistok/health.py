@@ -6,8 +6,7 @@ from typing import Any, NamedTuple
 import pytorch_lightning as pl
 import torch
 from einops import rearrange
-from torch import Tensor, distributed
-from torchmetrics.utilities.distributed import gather_all_tensors
+from torch import Tensor
 
 from vistok.metrics import CodebookUsage
 from vistok.metrics.usage import entropy_bits, split, usage_of
@@ -197,7 +196,7 @@ class CodebookHealth(pl.Callback):
             counts = tuple_counts(torch.cat([kept(codes, keep) for codes, keep in self.codes]))
             values |= {"distinct_tuples": len(counts), "tuple_entropy_bits": entropy_bits(counts)}
         module.log_dict({f"codebook/{name}": float(value) for name, value in values.items()})
-        self.usage.reset()
+        self.usage.hits.zero_()
         self.errors.zero_()
         self.codes, self.start = [], module.updates
 
@@ -299,8 +298,9 @@ def kept(codes: Tensor, keep: Tensor | None) -> Tensor:
 def tuple_counts(tuples: Tensor) -> Tensor:
     """How often each distinct one of the tuples (m, k) of all ranks was chosen: int64, on all ranks."""
     distinct, counts = tuples.unique(dim=0, return_counts=True)
-    if distributed.is_available() and distributed.is_initialized():
-        everywhere = torch.cat(gather_all_tensors(torch.cat([distinct, counts[:, None]], dim=1)))
+    parts = from_all_ranks(torch.cat([distinct, counts[:, None]], dim=1).cpu())
+    if len(parts) > 1:
+        everywhere = torch.cat(parts)
         distinct, place = everywhere[:, :-1].unique(dim=0, return_inverse=True)
         counts = torch.zeros_like(everywhere[: len(distinct), -1]).index_add_(0, place, everywhere[:, -1])
     return counts

@@ -8,20 +8,19 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torchmetrics import SumMetric
 
 from vistok import sharding
 from vistok.balance import BalancedBackward
 from vistok.data.images import Batch
 from vistok.ema import AveragedTokenizer
-from vistok.losses.adversarial import Adversary
+from vistok.losses.adversarial import Adversary, Challenge, Verdict
 from vistok.metrics import ReconstructionMetrics, psnr
 from vistok.pixels import to_uint8
 from vistok.quantizers import Context
 from vistok.ranks import sum_over_ranks, summed_up
 from vistok.schedules import Schedule
 from vistok.tokenizer import Tokenizer
-from vistok.updates import Decisions, Outcome, step, undone_unless
+from vistok.updates import Contributions, Decisions, Outcome, step, undone_unless
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 
@@ -85,19 +84,13 @@ class LitTokenizer(pl.LightningModule):
         self.make_optimizer = optimizer
         self.schedule, self.clip, self.accumulate = schedule, clip, accumulate
         self.average = None if ema_decay is None else AveragedTokenizer(tokenizer, ema_decay)
-        self.metrics = ReconstructionMetrics(tokenizer.quantizer.codebook_sizes, tokenizer.factor)
-        # Sums over images, not means of batches: ranks may have different numbers of images.
-        sums = {name: SumMetric(nan_strategy="disable").set_dtype(torch.float64) for name in self.pixel_losses}
-        self.validation_sums = nn.ModuleDict(sums)
+        self.metrics = self._fresh_metrics()
         self.updates = 0
         self.batches = 0
         self.logged: set[str] = set()  # names of what this batch has logged; Lightning keeps older values too
         self._decisions = Decisions()
         self._outcomes: list[Outcome] = []  # read, and not handed on yet
-        self._stats: dict[str, Tensor] = {}  # of the head, over the batches of this update
-        self._terms: list[dict[str, Tensor]] = []  # of each of these batches
-        self._logits: list[dict[str, Tensor]] = []  # of each of these batches: the discriminator's, in the mean
-        self._norms: list[Tensor] = []  # the discriminator's, as they were before this update
+        self._contributions = Contributions()
         self._random_state: dict[str, Tensor] = {}  # of a resumed run, until its first batch
         self._ahead = 0  # updates in the count that are known to have been left out: see on_load_checkpoint
         self._folded: list[Tokenizer] = []  # what validation runs; in a list, so that it is no child
@@ -177,69 +170,82 @@ class LitTokenizer(pl.LightningModule):
         batch = Batch.of(batch)
         images = batch.images
         self.logged = set()
-        optimizers = self.optimizers()  # bare if it is one
-        generator, *discriminator = optimizers if isinstance(optimizers, list) else [optimizers]
         adversarial = self.adversary is not None and self.updates >= self.adversary.start
-        last_batch = (self.batches + 1) % self.accumulate == 0
 
         context = Context(mask=batch.mask, progress=self.updates, unused=self.unused)
         quantized = self.tokenizer.quantize(images, context=context)
         output = self.tokenizer.decoder_output(quantized.latent, images.shape[-2:], quantized.keep, context)
         balance = BalancedBackward(output, self.tokenizer.pixels.out)
         pixel_terms = self.compare(balance.seen, balance.reconstruction, images, batch.mask)
-        latent_terms = quantized.losses | {
-            name: loss(quantized.latent, images) for name, loss in self.latent_losses.items()
-        }
-        terms, scales, challenge = latent_terms | pixel_terms, {}, None
         balance.compare(weighted_sum(pixel_terms, self.weights), self._own_parameters())
+        latent_terms = {name: loss(quantized.latent, images) for name, loss in self.latent_losses.items()}
+        latent_terms = quantized.losses | latent_terms
+        terms, scales, verdict = latent_terms | pixel_terms, {}, None
         if adversarial:
-            if not self._terms:
-                self._norms = [buffer.clone() for buffer in self.adversary.discriminator.buffers()]
-            challenge = self.adversary.challenge(balance.seen, self.tokenizer.pixels.out)
-            scales = self._scales(balance, challenge.gradient, quantized.latent)
+            challenge, scales = self._challenge(balance, quantized.latent)
             terms["adversarial"] = challenge.term
-            balance.oppose(weighted_sum({"adversarial": challenge.gradient}, self.weights, scales))
-        with summed_up(self.trainer.model, last_batch):
-            self.manual_backward((balance.loss() + weighted_sum(latent_terms, self.weights)) / self.accumulate)
-        if challenge is not None:
+        self._backward(balance.loss() + weighted_sum(latent_terms, self.weights))
+        if adversarial:
             verdict = self.adversary.judge(balance.reconstruction, images, self.updates, challenge.logits)
             loss = sum(self.weights[name] * term for name, term in verdict.terms.items())  # of weight 0, gradients of 0
-            with summed_up(self.trainer.model, last_batch):
-                self.manual_backward(loss / self.accumulate, inputs=self.adversary.trained)  # not the reconstruction's
+            self._backward(loss, inputs=self.adversary.trained)  # not the reconstruction's
             terms |= verdict.terms
-            self._logits.append(verdict.stats())
-        self._gather(quantized.stats)
-        self._terms.append({name: term.detach() for name, term in terms.items()})
-        self.batches += 1
-        if last_batch:
-            self._finish_update([generator, *discriminator[:adversarial]])
 
+        self._contributions.add(quantized.stats, terms, verdict and verdict.stats())
+        self.batches += 1
+        if self.batches % self.accumulate == 0:
+            self._finish_update(adversarial)
         if self.batches % self.trainer.log_every_n_steps == 0:
-            self.settle()
-            logs = {name: term.detach() for name, term in terms.items()}
-            logs |= {f"{name}_scale": scale for name, scale in scales.items()}
-            logs |= verdict.accuracy() if challenge is not None else {}
-            logs["psnr"] = psnr(to_uint8(balance.reconstruction.detach()), to_uint8(images)).mean()
-            logs["lr"] = generator.param_groups[0]["lr"]
-            self.log_dict({f"train/{name}": value for name, value in logs.items()}, sync_dist=True)
-            self.log_dict({"updates": float(self.updates)})
+            self._log(terms, scales, verdict, balance.reconstruction, images)
         return {"codes": quantized.codes, "keep": quantized.keep}
+
+    def _backward(self, loss: Tensor, **options: Any) -> None:
+        """A batch's share of an update's gradients, which ranks average with the update's last batch."""
+        with summed_up(self.trainer.model, (self.batches + 1) % self.accumulate == 0):
+            self.manual_backward(loss / self.accumulate, **options)
+
+    def _log(
+        self,
+        terms: Mapping[str, Tensor],
+        scales: Mapping[str, Tensor],
+        verdict: Verdict | None,
+        reconstruction: Tensor,
+        images: Tensor,
+    ) -> None:
+        """Log a batch; waits for the device."""
+        self.settle()
+        logs = {name: term.detach() for name, term in terms.items()}
+        logs |= {f"{name}_scale": scale for name, scale in scales.items()}
+        logs |= verdict.accuracy() if verdict else {}
+        logs["psnr"] = psnr(to_uint8(reconstruction.detach()), to_uint8(images)).mean()
+        logs["lr"] = self._optimizers()[0].param_groups[0]["lr"]
+        self.log_dict({f"train/{name}": value for name, value in logs.items()}, sync_dist=True)
+        self.log_dict({"updates": float(self.updates)})
+
+    def _optimizers(self) -> list[Optimizer]:
+        """The generator's, and the discriminator's if there is one."""
+        optimizers = self.optimizers()  # bare if it is one
+        return optimizers if isinstance(optimizers, list) else [optimizers]
 
     def _own_parameters(self) -> list[nn.Parameter]:
         """Those of the pixel losses."""
         return [p for part in (self.image_losses, self.output_losses) for p in part.parameters() if p.requires_grad]
 
-    def _scales(self, balance: BalancedBackward, gradient: Tensor, latent: Tensor) -> dict[str, Tensor]:
-        """The factors of the adversarial term beside its weight: the adaptive one, and the warm-up's."""
+    def _challenge(self, balance: BalancedBackward, latent: Tensor) -> tuple[Challenge, dict[str, Tensor]]:
+        """The adversary's gradient joins the pixel losses', with its factors beside the weight: adaptive, warm-up's."""
+        if not self._contributions.terms:
+            self._contributions.norms = [buffer.clone() for buffer in self.adversary.discriminator.buffers()]
+        challenge = self.adversary.challenge(balance.seen, self.tokenizer.pixels.out)
         scales = {}
         if self.adversary.adaptive:
             last_layer = self.tokenizer.decoder.last_layer
             # Frozen: the last thing that the gradients of both still reach.
             reached = last_layer if last_layer.requires_grad else latent
-            scales["adversarial"] = balance.ratio(gradient, reached, self.adversary.max_weight)
+            scales["adversarial"] = balance.ratio(challenge.gradient, reached, self.adversary.max_weight)
         if self.adversary.warmup:
             scales["adversarial"] = scales.get("adversarial", 1.0) * self.adversary.strength(self.updates)
-        return scales
+        balance.oppose(weighted_sum({"adversarial": challenge.gradient}, self.weights, scales))
+        return challenge, scales
 
     def _descend(self, optimizer: Optimizer, norm: Tensor, made: Tensor) -> None:
         for group in optimizer.param_groups:
@@ -248,18 +254,18 @@ class LitTokenizer(pl.LightningModule):
             sharding.clip(parameters_of(optimizer), self.clip, norm)
         step(optimizer, made)
 
-    def _gather(self, stats: dict[str, Tensor] | None) -> None:
-        for name, value in (stats or {}).items():
-            add = name in self._stats and not is_sample(name)
-            self._stats[name] = self._stats[name] + value if add else value
+    def _finish_update(self, adversarial: bool) -> None:
+        """Take one step, unless a term or a gradient on any rank is not finite: then nothing at all is updated.
 
-    def _finish_update(self, optimizers: list[Optimizer]) -> None:
-        """Take one step, unless a term or a gradient on any rank is not finite: then nothing at all is updated."""
+        Args:
+            adversarial: True where the discriminator takes one too.
+        """
+        optimizers = self._optimizers()[: 1 + adversarial]
         gradients = [[p.grad for p in parameters_of(o) if p.grad is not None] for o in optimizers]
         if self.device_mesh is not None:
             sharding.average_whole([gradient for own in gradients for gradient in own])
         norms = [sharding.total_norm(own) for own in gradients]
-        values = {f"{name} of batch {i}": term for i, terms in enumerate(self._terms) for name, term in terms.items()}
+        values = self._contributions.scalars()
         values |= {f"gradient norm of optimizer {i}": norm for i, norm in enumerate(norms)}
         made = self._decisions.decide(values)
         for optimizer, norm in zip(optimizers, norms, strict=True):
@@ -267,25 +273,25 @@ class LitTokenizer(pl.LightningModule):
         self._learn(made)
         for optimizer in optimizers:
             optimizer.zero_grad()
-        self._stats, self._terms, self._logits, self._norms = {}, [], [], []
+        self._contributions = Contributions()
         self.updates += 1
         if self.updates >= self.schedule.updates:
             self.settle()
             self.trainer.should_stop = self.updates >= self.schedule.updates
 
     def _learn(self, made: Tensor) -> None:
-        """What follows the optimizers' step: codebooks learned from statistics, averaged weights."""
-        moved = {}
-        if self._stats:
-            merged = {name: sum_over_ranks(value) for name, value in self._stats.items()}
+        """Update what follows the optimizers' step: codebooks learned from statistics, averaged weights."""
+        given, moved = self._contributions, {}
+        if given.stats:
+            merged = {name: sum_over_ranks(value) for name, value in given.stats.items()}
             with undone_unless(made, self.tokenizer.quantizer):
                 rows_of = self.tokenizer.quantizer.update(merged)
             moved = {f"quantizer.{name}": rows & (made > 0) for name, rows in rows_of.items()}
-        if self._logits:
-            sums = {name: sum(logits[name] for logits in self._logits) for name in self._logits[0]}
+        if given.logits:
+            sums = {name: sum(logits[name] for logits in given.logits) for name in given.logits[0]}
             with undone_unless(made, self.adversary.regularizers):
                 self.adversary.update({name: sum_over_ranks(value) for name, value in sums.items()})
-            for buffer, before in zip(self.adversary.discriminator.buffers(), self._norms, strict=True):
+            for buffer, before in zip(self.adversary.discriminator.buffers(), given.norms, strict=True):
                 buffer.copy_(torch.where(made > 0, buffer, before))  # the statistics of norms, which a batch has moved
         if self.average is not None:
             self.average.update(self.tokenizer, made)
@@ -315,33 +321,34 @@ class LitTokenizer(pl.LightningModule):
         outcomes, self._outcomes = self._outcomes, []
         return outcomes
 
+    def _fresh_metrics(self) -> ReconstructionMetrics:
+        return ReconstructionMetrics(
+            self.tokenizer.quantizer.codebook_sizes, self.tokenizer.factor, self.pixel_losses
+        ).to(self.device)
+
     def on_validation_start(self) -> None:
         self.settle()
         self._folded = [self.evaluated.fold()]
-        self.metrics.reset()
-        for total in self.validation_sums.values():
-            total.reset()
+        self.metrics = self._fresh_metrics()
 
     def validation_step(self, batch: Batch | Tensor, batch_idx: int) -> dict[str, Tensor] | None:
-        if not len(batch):  # none of them could be read
-            return None
         batch = Batch.of(batch)
         images, context = batch.images, Context(mask=batch.mask)
+        if not len(images):  # none of them could be read
+            return None
         tokenizer = self._folded[0]
         codes, keep = tokenizer.to_codes(images, context)
         size = images.shape[-2:]
         output = tokenizer.decoder_output(tokenizer.lookup(codes, size, keep), size, keep, context)
         reconstruction = tokenizer.pixels.out(output)
-        self.metrics.update(images, reconstruction, codes, keep)
-        for name, loss in self.compare(output, reconstruction, images, batch.mask).items():
-            self.validation_sums[name].update(loss.double() * len(images))
+        self.metrics.update(
+            images, reconstruction, codes, keep, self.compare(output, reconstruction, images, batch.mask)
+        )
         return {"reconstruction": reconstruction, "codes": codes, "keep": keep}
 
     def on_validation_epoch_end(self) -> None:
-        values = self.metrics.compute()
-        sums = {name: total.compute() for name, total in self.validation_sums.items()}
-        losses = {name: total / values["images"] for name, total in sums.items()}
-        self.log_dict({f"val/{name}": value.float() for name, value in (losses | values).items()})
+        values = self.metrics.gather().compute()
+        self.log_dict({f"val/{name}": value.float() for name, value in values.items()})
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.settle()
@@ -356,10 +363,9 @@ class LitTokenizer(pl.LightningModule):
         self._random_state = checkpoint["random_state"]
 
     def saved(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The part of a state dict that checkpoints hold: not the frozen networks of losses, nor metrics."""
+        """The part of a state dict that checkpoints hold: not the frozen networks of losses."""
         losses = {name: getattr(self, name) for name in ("image_losses", "latent_losses", "output_losses")}
         left_out = [f"{group}.{name}." for group, members in losses.items() for name in frozen(members)]
-        left_out += ["metrics.", "validation_sums."]
         left_out += [f"adversary.{name}." for name in (self.adversary.frozen if self.adversary else ())]
         return {key: value for key, value in state.items() if not key.startswith(tuple(left_out))}
 
@@ -390,11 +396,6 @@ def random_state(device: torch.device) -> dict[str, Tensor]:
     if device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(device)
     return states
-
-
-def is_sample(name: str) -> bool:
-    """Whether a statistic is a sample, of which an update takes the last batch's; parts of a head prefix its name."""
-    return name.rpartition(".")[2] == "samples"
 
 
 def weighted_sum(

@@ -1,6 +1,6 @@
 """Updates that are made or left out on the device, of which the host learns later, when it has to wait anyway."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -54,6 +54,38 @@ class Decisions:
             update += made
         self._names, self._seen = [], []
         return outcomes
+
+
+class Contributions:
+    """What the batches of one update have given so far, detached."""
+
+    def __init__(self) -> None:
+        self.stats: dict[str, Tensor] = {}  # of the head: sums over the batches, samples of the last one
+        self.terms: list[dict[str, Tensor]] = []  # of each batch: its loss terms
+        self.logits: list[dict[str, Tensor]] = []  # of each batch: the discriminator's, in the mean
+        self.norms: list[Tensor] = []  # buffers of the discriminator, as they were before this update
+
+    def add(
+        self,
+        stats: Mapping[str, Tensor] | None,
+        terms: Mapping[str, Tensor],
+        logits: dict[str, Tensor] | None = None,
+    ) -> None:
+        """Add a batch's."""
+        for name, value in (stats or {}).items():
+            add = name in self.stats and not is_sample(name)
+            self.stats[name] = self.stats[name] + value if add else value
+        self.terms.append({name: term.detach() for name, term in terms.items()})
+        self.logits += [] if logits is None else [logits]
+
+    def scalars(self) -> dict[str, Tensor]:
+        """Every loss term of every batch, by name."""
+        return {f"{name} of batch {i}": term for i, terms in enumerate(self.terms) for name, term in terms.items()}
+
+
+def is_sample(name: str) -> bool:
+    """True for a statistic of which an update takes the last batch's; parts of a head prefix its name."""
+    return name.rpartition(".")[2] == "samples"
 
 
 def step(optimizer: Optimizer, made: Tensor) -> None:

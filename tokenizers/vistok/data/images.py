@@ -43,16 +43,13 @@ class Sample(NamedTuple):
 class Batch(NamedTuple):
     """What a loader yields and a training step takes: images alone unless more is asked for."""
 
-    images: Tensor  # (b, 3, H, W) uint8 from a loader; b may be less than asked for, or 0, where some cannot be read
-    names: Sequence[str] = ()
-    skipped: Sequence[str] = ()
-    place: tuple[int, int, int] | None = None  # of the last one
+    images: Tensor  # (b, 3, H, W) in [-1, 1]; uint8 from a loader. Where some cannot be read b is less, or 0
     labels: Tensor | None = None  # (b,) int64
     captions: Sequence[str] | None = None
     mask: Tensor | None = None  # (b, 1, H, W) bool, True where a pixel is known
-
-    def __len__(self) -> int:
-        return len(self.images)
+    names: Sequence[str] = ()
+    skipped: Sequence[str] = ()
+    place: tuple[int, int, int] | None = None  # of the last one
 
     @classmethod
     def of(cls, images: "Batch | Tensor") -> "Batch":
@@ -65,7 +62,8 @@ def collate(samples: Sequence[Sample]) -> Batch:
     read = [sample for sample in samples if sample.image is not None]
     images = torch.stack([sample.image for sample in read]) if read else torch.empty(0, 3, 0, 0, dtype=torch.uint8)
     skipped = [reason for sample in samples for reason in sample.skipped]
-    return Batch(images, [sample.name for sample in read], skipped, samples[-1].place)
+    names = [sample.name for sample in read]
+    return Batch(images, names=names, skipped=skipped, place=samples[-1].place)
 
 
 def open_image(file: str | Path | BinaryIO, max_pixels: int = MOST_PIXELS, argument: str = "max_pixels") -> Image.Image:

@@ -6,7 +6,6 @@ from typing import Any, Protocol
 
 import pytorch_lightning as pl
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vistok.data.images import Batch, Sample, collate
@@ -132,11 +131,11 @@ class ImageDataModule(pl.LightningDataModule):
         images = self.test.cut(transforms)
         return iter(loader(images, self.batch_size, self.num_workers, None, sampler, *self._waits))
 
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Tensor:
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         self.names = list(batch.names)
         split, images = ("training", self.train) if self.trainer.training else ("validation", self.val)
         self.skipped_in[split].note(batch, len(images))
-        return to_float(batch.images)
+        return batch._replace(images=to_float(batch.images))
 
     def note(self, batch: Batch, total: int) -> None:
         """Keep the names of a batch of the test set, and say which images could not be read.

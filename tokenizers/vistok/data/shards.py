@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
-from torch import Tensor
 from torch.utils.data import DataLoader
 
 from vistok.data.images import MOST_PIXELS, Batch, encodable, reader
@@ -95,7 +94,7 @@ class ShardDataModule(pl.LightningDataModule):
         batches = loader(images, self.batch_size, self.num_workers, None, timeout=self.timeout)
         return itertools.islice(batches, start, None)
 
-    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Tensor:
+    def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         self.names = batch.names
         if self.trainer.training:
             worker, shard, done = batch.place
@@ -104,7 +103,7 @@ class ShardDataModule(pl.LightningDataModule):
             self.skipped_in["validation"].end_pass()
         else:
             self.skipped_in["validation"].note(batch, None)
-        return to_float(batch.images)
+        return batch._replace(images=to_float(batch.images))
 
     def note(self, batch: Batch, total: int | None = None) -> None:
         """Keep the names of a batch that ``eval.py`` scores, and say which images could not be read.

@@ -36,7 +36,7 @@ class Skipped:
             UnreadableImage: They are too many.
         """
         self.times += len(batch.skipped)
-        self.seen += len(batch) + len(batch.skipped)
+        self.seen += len(batch.images) + len(batch.skipped)
         for reason in batch.skipped:
             if reason not in self.reasons:
                 self.reasons.add(reason)

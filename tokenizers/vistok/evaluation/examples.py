@@ -2,10 +2,13 @@
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from vistok.metrics.states import Accumulator, Saved
+from vistok.ranks import from_all_ranks
 
 WORST, BEST, DRAWN = "worst", "best", "drawn"
 
@@ -23,7 +26,7 @@ class Example(NamedTuple):
         return self.key[1]
 
 
-class Examples:
+class Examples(Accumulator):
     """The images at the greatest distance and at the smallest, and some that a hash of their names draws.
 
     Which they are depends on no order, so that any number of ranks, and an evaluation that was interrupted, show the
@@ -34,6 +37,7 @@ class Examples:
     """
 
     def __init__(self, count: int = 6):
+        super().__init__()
         self.count = count
         self.chosen: dict[str, list[Example]] = {WORST: [], BEST: [], DRAWN: []}
 
@@ -56,7 +60,7 @@ class Examples:
 
     @classmethod
     def merged(cls, parts: Sequence["Examples"]) -> "Examples":
-        """What would have been chosen from the images of all ranks."""
+        """The examples that would have been chosen from the images of all ranks."""
         whole = cls(parts[0].count)
         for part in parts:
             for kind, examples in part.chosen.items():
@@ -64,23 +68,25 @@ class Examples:
                     whole._add(kind, example)
         return whole
 
-    def _add(self, kind: str, example: Example) -> None:
-        self.chosen[kind] = sorted([*self.chosen[kind], example], key=lambda own: own.key)[: self.count]
+    def gather(self) -> "Examples":
+        self.chosen = self.merged(from_all_ranks(self)).chosen
+        return self
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, list]]:
-        """Everything, as tensors and plain content."""
-        tensors, about = {}, {}
+    def save(self) -> Saved:
+        saved = Saved({}, {})
         for kind, own in self.chosen.items():
             if own:
-                pairs = torch.stack([torch.stack([example.image, example.reconstruction]) for example in own])
-                tensors[f"example/{kind}"] = pairs
-            about[kind] = [[*example.key, example.distance] for example in own]
-        return tensors, about
+                pairs = [torch.stack([example.image, example.reconstruction]) for example in own]
+                saved.tensors[kind] = torch.stack(pairs)
+            saved.about[kind] = [[*example.key, example.distance] for example in own]
+        return saved
 
-    def restore(self, tensors: Mapping[str, Tensor], about: Mapping[str, Sequence]) -> None:
-        """Go on from what ``state`` has returned."""
+    def restore(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
         for kind, own in about.items():
-            pairs = tensors.get(f"example/{kind}", ())
+            pairs = tensors.get(kind, ())
             self.chosen[kind] = [
                 Example((key, name), distance, *pair) for (key, name, distance), pair in zip(own, pairs, strict=True)
             ]
+
+    def _add(self, kind: str, example: Example) -> None:
+        self.chosen[kind] = sorted([*self.chosen[kind], example], key=lambda own: own.key)[: self.count]

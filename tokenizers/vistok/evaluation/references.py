@@ -87,7 +87,7 @@ def save_references(path: Path, statistics: Mapping[str, FeatureStatistics], des
     for name, own in statistics.items():
         key = digest(descriptions[name])
         about[key] = descriptions[name]
-        tensors |= {f"{key}/{part}": tensor for part, tensor in own.tensors().items()}
+        tensors |= {f"{key}/{part}": tensor for part, tensor in own.save().tensors.items()}
     files.write(tensors, about, path)
 
 

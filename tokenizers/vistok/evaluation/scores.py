@@ -6,9 +6,8 @@ One ``Scores`` serves all protocols that cut images alike: each image is reconst
 
 import math
 from array import array
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -21,17 +20,17 @@ from vistok.metrics.features import Inception
 from vistok.metrics.frechet import FeatureStatistics
 from vistok.metrics.inception_score import InceptionScore
 from vistok.metrics.reconstruction import block_mean, psnr
+from vistok.metrics.states import Accumulator, Reduction, to_vector
 from vistok.metrics.usage import CodebookUsage, DistinctTuples, split, usages_of
 from vistok.pixels import to_float
 from vistok.quantizers import Codes, Layout, Quantized
-from vistok.ranks import from_all_ranks, sum_over_ranks
 from vistok.tokenizer import Tokenizer
 
 BASELINE = "psnr_block_mean"  # beside every PSNR
 PLAIN = Protocol()
 
 
-class Scores:
+class Scores(Accumulator):
     """Everything that one tokenizer gets for one cut of the images.
 
     Args:
@@ -44,7 +43,31 @@ class Scores:
         device: Where images come from.
         examples: What keeps the images that a report shows, if it shows any of this cut.
         granularities: Of the head: how many there are for a region to have.
+
+    Attributes:
+        names: Of the images.
+        unreadable: Images that could not be read, and why.
+        tokens: Of each image, positions that are tokens.
+        distances: Of each image, by protocol/distance.
+        positions: Of an image.
+        pixels: Of an image.
+        images: Feature statistics of the images, by ``reference_name``, where the references lack them.
+        reconstructions: Those of the reconstructions.
+        inception_scores: By view.
     """
+
+    names: list[str]
+    unreadable: list[str]
+    tokens: array
+    distances: dict[str, array]
+    positions: int
+    pixels: int
+    examples: Examples | None
+    usage: CodebookUsage
+    tuples: DistinctTuples | None
+    images: dict[str, FeatureStatistics]
+    reconstructions: dict[str, FeatureStatistics]
+    inception_scores: dict[str, InceptionScore]
 
     def __init__(
         self,
@@ -57,34 +80,41 @@ class Scores:
         examples: Examples | None = None,
         granularities: int = 1,
     ):
+        super().__init__()
         self.protocols, self.judges, self.left_out = dict(protocols), judges, left_out
         self.head, self.factor, self.granularities = tokenizer.quantizer, tokenizer.factor, granularities
         self.references = dict(references or {})
-        self.names: list[str] = []
-        self.unreadable: list[str] = []
+        self.declare("names", [], Reduction.CONCATENATION)
+        self.declare("unreadable", [], Reduction.UNION)
         # Arrays that double: a small tensor of each batch would pin the memory of the large ones freed below it.
-        self.tokens = array("q")  # of each image: positions that are tokens
-        self.distances = {  # protocol/distance, of each image
-            f"{name}/{distance}": array("f")
-            for name, protocol in self.protocols.items()
-            for distance in self._own(protocol)
-        }
-        self.positions, self.pixels = 0, 0  # of an image
-        self.examples = examples
-        self.usage = CodebookUsage(self.head.codebook_sizes).to(device)
-        self.tuples = DistinctTuples(len(self.usage.parts)) if len(self.usage.parts) > 1 else None
-        self.images: dict[str, FeatureStatistics] = {}
-        self.reconstructions: dict[str, FeatureStatistics] = {}
-        self.inception_scores: dict[str, InceptionScore] = {}
-        for view in {protocol.view for protocol in self.protocols.values()}:
+        self.declare("tokens", array("q"), Reduction.CONCATENATION)
+        self.declare(
+            "distances",
+            {
+                f"{name}/{distance}": array("f")
+                for name, protocol in self.protocols.items()
+                for distance in self._own(protocol)
+            },
+            Reduction.CONCATENATION,
+        )
+        self.declare("positions", 0, Reduction.LARGEST)
+        self.declare("pixels", 0, Reduction.LARGEST)
+        self.declare("examples", examples)
+        self.declare("usage", CodebookUsage(self.head.codebook_sizes).to(device))
+        self.declare("tuples", DistinctTuples(len(self.usage.parts)) if len(self.usage.parts) > 1 else None)
+        images, reconstructions, inception_scores = {}, {}, {}
+        for view in {protocol.view: None for protocol in self.protocols.values()}:
             for network in judges.networks:
                 for score, dim in score_names(network).items():
                     name = reference_name(view, score)
-                    self.reconstructions[name] = FeatureStatistics(dim, device)
+                    reconstructions[name] = FeatureStatistics(dim, device)
                     if name not in self.references:
-                        self.images[name] = FeatureStatistics(dim, device)
+                        images[name] = FeatureStatistics(dim, device)
                 if isinstance(network, Inception):
-                    self.inception_scores["/".join(view)] = InceptionScore(device=device)
+                    inception_scores["/".join(view)] = InceptionScore(device=device)
+        self.declare("images", images)
+        self.declare("reconstructions", reconstructions)
+        self.declare("inception_scores", inception_scores)
 
     def update(self, names: Sequence[str], images: Tensor, reconstruction: Tensor, emitted: Codes | Quantized) -> None:
         """Add a batch.
@@ -174,26 +204,13 @@ class Scores:
 
     def gather(self) -> "Scores":
         """Make this the scores of all ranks, on each of them, with images in the order of their names."""
-        for tensor in self._sums().values():
-            sum_over_ranks(tensor)
-        for held, name, _ in self._statistics():
-            held[name].gather()
-        everyone = from_all_ranks(
-            (self.names, self.unreadable, self.tokens, self.distances, self.positions, self.pixels, self.examples)
-        )
-        self.names = [name for names, *_ in everyone for name in names]
-        self.unreadable = sorted({reason for _, unreadable, *_ in everyone for reason in unreadable})
-        tokens = [count for _, _, tokens, *_ in everyone for count in tokens]
-        distances = {key: [value for _, _, _, own, *_ in everyone for value in own[key]] for key in self.distances}
-        self.positions, self.pixels = max(own[4] for own in everyone), max(own[5] for own in everyone)
-        if self.examples:
-            self.examples = Examples.merged([examples for *_, examples in everyone])
-        if self.tuples:
-            self.tuples.pending = from_all_ranks(self.tuples.tuples())
+        super().gather()
         order = sorted(range(len(self.names)), key=self.names.__getitem__)
         self.names = [self.names[i] for i in order]
-        self.tokens = array("q", [tokens[i] for i in order])
-        self.distances = {key: array("f", [own[i] for i in order]) for key, own in distances.items()}
+        self.tokens, *distances = (
+            array(own.typecode, [own[i] for i in order]) for own in (self.tokens, *self.distances.values())
+        )
+        self.distances = dict(zip(self.distances, distances, strict=True))
         return self
 
     def values(self, protocol: str) -> dict[str, Tensor]:
@@ -244,61 +261,6 @@ class Scores:
             "bits_per_pixel_entropy": by_entropy / self.pixels,
             "images": float(n),
         }
-
-    def _sums(self) -> dict[str, Tensor]:
-        """What only has to be added up, by name, in the same order on all ranks."""
-        sums = {"usage": self.usage.hits}
-        for name, score in sorted(self.inception_scores.items()):
-            sums |= {f"inception_scores/{name}/{part}": tensor for part, tensor in score.tensors().items()}
-        return sums
-
-    def _statistics(self) -> Iterator[tuple[dict[str, FeatureStatistics], str, str]]:
-        """Of features: what holds them, under which name, and a key; in the same order on all ranks."""
-        for side in ("images", "reconstructions"):
-            held = getattr(self, side)
-            for name in sorted(held):
-                yield held, name, f"{side}/{name}/"
-
-    def state(self) -> tuple[dict[str, Tensor], dict]:
-        """All that has been kept, as tensors and plain content: what ``restore`` takes."""
-        tensors = {f"sum/{name}": tensor.cpu() for name, tensor in self._sums().items()}
-        for held, name, key in self._statistics():
-            tensors |= {f"{key}{part}": tensor.cpu() for part, tensor in held[name].tensors().items()}
-        tensors |= {f"distance/{key}": to_vector(values) for key, values in self.distances.items()}
-        tensors["tokens"] = to_vector(self.tokens)
-        examples, about_examples = self.examples.state() if self.examples else ({}, {})
-        tensors |= examples
-        if self.tuples:
-            tensors["tuples"] = self.tuples.tuples()
-        about = {
-            "names": self.names,
-            "unreadable": self.unreadable,
-            "positions": self.positions,
-            "pixels": self.pixels,
-            "examples": about_examples,
-        }
-        return tensors, about
-
-    def restore(self, tensors: Mapping[str, Tensor], about: Mapping) -> None:
-        """Go on from what ``state`` of scores made alike has returned."""
-        for name, tensor in self._sums().items():
-            tensor.copy_(tensors[f"sum/{name}"])
-        for held, name, key in self._statistics():
-            own = {part.removeprefix(key): tensor for part, tensor in tensors.items() if part.startswith(key)}
-            held[name] = FeatureStatistics.restored(own, held[name].device)
-        self.distances = {key: array("f", tensors[f"distance/{key}"].tolist()) for key in self.distances}
-        self.tokens = array("q", tensors["tokens"].tolist())
-        if self.examples:
-            self.examples.restore(tensors, about["examples"])
-        if self.tuples:
-            self.tuples.known = tensors["tuples"]
-        self.names, self.unreadable = list(about["names"]), list(about["unreadable"])
-        self.positions, self.pixels = about["positions"], about["pixels"]
-
-
-def to_vector(values: array) -> Tensor:
-    """(n,) of the array's own type."""
-    return torch.from_numpy(np.array(values))
 
 
 def reference_name(view: Sequence[str], score: str) -> str:

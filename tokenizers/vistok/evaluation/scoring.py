@@ -28,7 +28,7 @@ from vistok.reports import Data
 from vistok.terminal import say
 from vistok.tokenizer import Tokenizer
 
-FORMAT = 4
+FORMAT = 5
 TOO_FEW = "a Fréchet distance needs at least 2 images; network=none leaves it out"
 
 
@@ -173,7 +173,7 @@ def run(
     done = 0
     if partial and partial.is_file():
         tensors, about = files.read(partial)
-        scores.restore(tensors, about)
+        scores.restore(tensors, about["scores"])
         done = about["batches"]
         say(f"goes on after {len(scores.names) * world_size:,} images, from {partial}", console=console)
     total = data.num_test
@@ -215,5 +215,5 @@ def reconstruct(tokenizer: Tokenizer, images: Tensor, rate: float | None, batch_
 
 
 def keep(scores: Scores, batches: int, path: Path) -> None:
-    tensors, about = scores.state()
-    files.write(tensors, about | {"batches": batches}, path)
+    tensors, about = scores.save()
+    files.write(tensors, {"scores": about, "batches": batches}, path)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from vistok.losses.masks import masked_mean
 from vistok.pixels import EPSILON, LogitLaplaceMap
 
 
@@ -38,4 +39,4 @@ class LogitLaplace(nn.Module):
             mean, log_scale = output.float().chunk(2, dim=1)
             y = self.pixels.into(images.float())
             loss = (y.logit() - mean).abs() * (-log_scale).exp() + log_scale + (y * (1 - y)).log()
-            return loss.mean() if mask is None else loss[mask.expand_as(loss)].mean()
+            return masked_mean(loss, mask)

@@ -5,9 +5,11 @@ from vistok.metrics.features import DINOv2, Inception, TimmFeatures, Torchvision
 from vistok.metrics.frechet import FeatureStatistics, frechet_distance
 from vistok.metrics.inception_score import InceptionScore
 from vistok.metrics.reconstruction import ReconstructionMetrics, block_mean
+from vistok.metrics.states import Accumulator, Reduction
 from vistok.metrics.usage import CodebookUsage, DistinctTuples
 
 __all__ = [
+    "Accumulator",
     "CodebookUsage",
     "DINOv2",
     "DistinctTuples",
@@ -15,6 +17,7 @@ __all__ = [
     "Inception",
     "InceptionScore",
     "ReconstructionMetrics",
+    "Reduction",
     "TimmFeatures",
     "TorchvisionFeatures",
     "block_mean",

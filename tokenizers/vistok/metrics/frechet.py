@@ -6,13 +6,14 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from vistok.metrics.states import Accumulator, Saved
 from vistok.ranks import from_all_ranks, sum_over_ranks
 
 BLOCK = 512  # images whose features are float64 at once
 NEGLIGIBLE = 1e-8  # error of a distance, relative to it, or a thousandth of that relative to the variances
 
 
-class FeatureStatistics:
+class FeatureStatistics(Accumulator):
     """What a Fréchet distance needs of the features of a set of images, in memory that does not grow with their number.
 
     Of up to d images the features themselves are kept, since their covariance is singular and a distance made of it
@@ -30,6 +31,7 @@ class FeatureStatistics:
     """
 
     def __init__(self, dim: int, device: torch.device | str = "cpu"):
+        super().__init__()
         self.dim, self.device = dim, device
         self.count = 0
         self.rows: Tensor | None = None
@@ -132,26 +134,30 @@ class FeatureStatistics:
             return frechet_distance_of_features(cast(Tensor, self.features()), cast(Tensor, other.features()))
         return frechet_distance(*self.gaussian(), *other.gaussian())
 
-    def tensors(self) -> dict[str, Tensor]:
-        """All of it by name, to be saved: what ``restored`` takes."""
+    def save(self) -> Saved:
         if self.scatter is not None:
-            return {"count": torch.tensor(self.count), "mean": self.mean, "scatter": self.scatter}
+            return Saved({"count": torch.tensor(self.count), "mean": self.mean, "scatter": self.scatter}, {})
         rows = torch.empty(0, self.dim) if self.rows is None else self.rows[: self.count]
-        return {"count": torch.tensor(self.count), "rows": rows}
+        return Saved({"count": torch.tensor(self.count), "rows": rows}, {})
+
+    def restore(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+        self.count, self.rows, self.mean, self.scatter = 0, None, None, None
+        if "rows" in tensors:
+            self.update(tensors["rows"].to(self.device))
+        else:
+            self.count = int(tensors["count"])
+            self.mean, self.scatter = (tensors[name].to(self.device).clone() for name in ("mean", "scatter"))
 
     def to(self, device: torch.device | str) -> "FeatureStatistics":
-        """The same on ``device``, to be read there."""
-        return self.restored(self.tensors(), device)
+        self.device = device
+        self.restore(self.save().tensors, {})
+        return self
 
     @classmethod
     def restored(cls, tensors: Mapping[str, Tensor], device: torch.device | str = "cpu") -> "FeatureStatistics":
-        """What has given these ``tensors``, on ``device``."""
+        """The statistics of which ``save`` has given these ``tensors``, on ``device``."""
         made = cls(tensors["rows" if "rows" in tensors else "mean"].shape[-1], device)
-        if "rows" in tensors:
-            made.update(tensors["rows"].to(device))
-        else:
-            made.count = int(tensors["count"])
-            made.mean, made.scatter = (tensors[name].to(device).clone() for name in ("mean", "scatter"))
+        made.restore(tensors, {})
         return made
 
 

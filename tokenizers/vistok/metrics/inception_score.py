@@ -6,24 +6,35 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from vistok.metrics.states import Accumulator, Reduction
+
 SPLITS = 10
 
 
-class InceptionScore:
+class InceptionScore(Accumulator):
     """exp of the mean KL divergence of each image's classes from those of its split, averaged over ten splits.
 
     torch-fidelity deals images out by a permutation of all of them, which needs their number and all of their logits.
     Here an image's split depends on its name alone, so the score is the same on any number of ranks.
+
+    Attributes:
+        counts: Images of each split.
+        probabilities: Σp over them.
+        negentropies: Σ Σ p log p.
 
     Args:
         classes: Logits of an image.
         device: Where the logits are.
     """
 
+    counts: Tensor
+    probabilities: Tensor
+    negentropies: Tensor
+
     def __init__(self, classes: int = 1008, device: torch.device | str = "cpu"):
-        self.counts = torch.zeros(SPLITS, dtype=torch.float64, device=device)
-        self.probabilities = torch.zeros(SPLITS, classes, dtype=torch.float64, device=device)  # Σp
-        self.negentropies = torch.zeros(SPLITS, dtype=torch.float64, device=device)  # Σ Σ p log p
+        super().__init__()
+        for name, shape in (("counts", (SPLITS,)), ("probabilities", (SPLITS, classes)), ("negentropies", (SPLITS,))):
+            self.declare(name, torch.zeros(shape, dtype=torch.float64, device=device), Reduction.SUM)
 
     def update(self, names: Sequence[str], logits: Tensor) -> None:
         """Add the logits (b, classes) of the images so called."""
@@ -41,10 +52,6 @@ class InceptionScore:
         mean = self.probabilities[held] / counts.unsqueeze(1)
         divergence = self.negentropies[held] / counts + torch.special.entr(mean).sum(1)
         return divergence.exp().mean().item()
-
-    def tensors(self) -> dict[str, Tensor]:
-        """The sums themselves, by name."""
-        return {"counts": self.counts, "probabilities": self.probabilities, "negentropies": self.negentropies}
 
 
 def split_of(name: str) -> int:

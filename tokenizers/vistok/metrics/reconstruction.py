@@ -1,20 +1,50 @@
 """What training reports of the held-out images, on 8-bit pixels: the cheap part of what ``eval.py`` does."""
 
-from collections.abc import Sequence
-from typing import cast
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torchmetrics import MeanMetric, Metric, SumMetric
+from torch import Tensor
 
 from vistok.metrics.distances import SSIM_WINDOW, psnr, ssim_gauss11
+from vistok.metrics.states import Accumulator, Reduction
 from vistok.metrics.usage import CodebookUsage
 from vistok.pixels import to_uint8
 
 
-class ReconstructionMetrics(nn.Module):
-    """Metrics over all images seen, summed over ranks.
+class Means(Accumulator):
+    """Means over all images, of several values; summed in float64, since float32 would lose digits over a data set.
+
+    Args:
+        names: Of the values.
+    """
+
+    sums: Tensor
+    count: Tensor
+
+    def __init__(self, names: Sequence[str]):
+        super().__init__()
+        self.names = tuple(names)
+        self.declare("sums", torch.zeros(len(self.names), dtype=torch.float64), Reduction.SUM)
+        self.declare("count", torch.zeros((), dtype=torch.float64), Reduction.SUM)
+
+    def update(self, sums: Mapping[str, Tensor], count: int) -> None:
+        """Add a batch.
+
+        Args:
+            sums: Of each value over the images: float64 scalars.
+            count: Images.
+        """
+        self.sums += torch.stack([sums[name] for name in self.names])
+        self.count += count
+
+    def compute(self) -> dict[str, Tensor]:
+        """The means by name: float64 scalars, NaN of no images."""
+        return dict(zip(self.names, self.sums / self.count, strict=True))
+
+
+class ReconstructionMetrics(Accumulator):
+    """Metrics over all images seen.
 
     Images and reconstructions are rounded to 8 bits once, since that is how images are stored and compared, and every
     metric sees the same pixels. ``compute`` returns scalars, by name:
@@ -24,25 +54,32 @@ class ReconstructionMetrics(nn.Module):
     * ``psnr_block_mean``: PSNR of ``block_mean``, what averaging factor × factor pixels alone would keep.
     * ``usage``, ``usage_ceiling``, ``perplexity``, ``entropy_bits``, ``tokens``: see ``CodebookUsage``.
     * ``images``: how many.
+    * the means of ``terms``.
 
     Args:
         codebook_sizes: Codewords in each of the k codebooks.
         factor: Pixels along each side of a latent position.
+        terms: Names of loss terms whose values ``update`` is given.
     """
 
-    def __init__(self, codebook_sizes: Sequence[int], factor: int):
+    means: Means
+    usage: CodebookUsage
+
+    def __init__(self, codebook_sizes: Sequence[int], factor: int, terms: Sequence[str] = ()):
         super().__init__()
-        self.factor = factor
-        names = ("psnr", "ssim", "psnr_block_mean")
-        # Unchecked, since the check for NaN waits for the GPU, and by default drops what it finds from the mean.
-        self.means = nn.ModuleDict({name: MeanMetric(nan_strategy="disable") for name in names})
-        self.images = SumMetric(nan_strategy="disable")
-        for metric in (*self.means.values(), self.images):
-            cast(Metric, metric).set_dtype(torch.float64)  # sums over a data set; float32 would lose digits
-        self.usage = CodebookUsage(codebook_sizes)
+        self.factor, self.terms = factor, tuple(terms)
+        self.declare("means", Means((*self.terms, "psnr", "ssim", "psnr_block_mean")))
+        self.declare("usage", CodebookUsage(codebook_sizes))
 
     @torch.no_grad()
-    def update(self, images: Tensor, reconstruction: Tensor, codes: Tensor, keep: Tensor | None = None) -> None:
+    def update(
+        self,
+        images: Tensor,
+        reconstruction: Tensor,
+        codes: Tensor,
+        keep: Tensor | None = None,
+        terms: Mapping[str, Tensor] | None = None,
+    ) -> None:
         """Add a batch.
 
         Args:
@@ -50,6 +87,7 @@ class ReconstructionMetrics(nn.Module):
             reconstruction: The same shape, unclamped.
             codes: (b, k, *positions) int64.
             keep: (b, *positions) bool, the positions that are tokens; None for all.
+            terms: The mean of each loss term over the batch, by name.
         """
         images, reconstruction = to_uint8(images), to_uint8(reconstruction)
         if min(images.shape[-2:]) < SSIM_WINDOW:
@@ -61,21 +99,14 @@ class ReconstructionMetrics(nn.Module):
                 "ssim": ssim_gauss11(reconstruction.float(), images.float()),
                 "psnr_block_mean": psnr(block_mean(images, self.factor), images),
             }
-        for name, value in values.items():
-            cast(Metric, self.means[name]).update(value)
-        self.images.update(torch.ones(len(images), device=images.device))
+        sums = {name: value.double().sum() for name, value in values.items()}
+        sums |= {name: (terms or {})[name].double() * len(images) for name in self.terms}
+        self.means.update(sums, len(images))
         self.usage.update(codes, keep)
 
     def compute(self) -> dict[str, Tensor]:
-        """Every metric over all ranks: float64 scalars by name."""
-        values = {name: cast(Metric, mean).compute() for name, mean in self.means.items()}
-        return values | self.usage.compute() | {"images": self.images.compute()}
-
-    def reset(self) -> None:
-        """Forget everything seen."""
-        for part in self.modules():
-            if isinstance(part, Metric):
-                part.reset()
+        """Every metric: float64 scalars by name."""
+        return self.means.compute() | self.usage.compute() | {"images": self.means.count.clone()}
 
 
 def block_mean(images: Tensor, factor: int) -> Tensor:

@@ -1,12 +1,14 @@
 """How much of each codebook is used, counted exactly over everything seen."""
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
+
+from vistok.metrics.states import Accumulator, Reduction, Saved
+from vistok.ranks import from_all_ranks
 
 LARGEST = 2**22  # codewords of a codebook that are counted one by one
 GROUP_BITS = 18  # most bits of a code that are counted together in larger ones
@@ -48,8 +50,8 @@ def split(codes: Tensor, parts: Sequence[Part]) -> Tensor:
     return torch.stack([(codes[:, part.codebook] >> part.shift) % part.size for part in parts], dim=1)
 
 
-class CodebookUsage(Metric):
-    """Counts every codeword's choices, over all updates and ranks.
+class CodebookUsage(Accumulator):
+    """Counts every codeword's choices.
 
     ``compute`` returns float64 scalars: ``usage`` (the share of codewords chosen at least once), ``usage_ceiling`` (see
     ``ceiling``), ``perplexity`` (exp of the entropy of code frequencies), ``entropy_bits`` (that entropy in bits) and
@@ -67,7 +69,6 @@ class CodebookUsage(Metric):
         parts: What is counted.
     """
 
-    full_state_update = False
     hits: Tensor  # (parts, largest size) int64: a float32 count would stop growing at 2²⁴
 
     def __init__(self, codebook_sizes: Sequence[int]):
@@ -75,11 +76,11 @@ class CodebookUsage(Metric):
         self.codebook_sizes = tuple(codebook_sizes)
         self.parts = parts_of(self.codebook_sizes)
         hits = torch.zeros(len(self.parts), max(part.size for part in self.parts), dtype=torch.int64)
-        self.add_state("hits", hits, dist_reduce_fx="sum")
+        self.declare("hits", hits, Reduction.SUM)
 
     @property
     def counts(self) -> tuple[Tensor, ...]:
-        """How often each codeword of a part was chosen: (n,) int64, of this rank only outside of ``sync_context``."""
+        """How often each codeword of a part was chosen: (n,) int64."""
         return tuple(hits[: part.size] for hits, part in zip(self.hits, self.parts, strict=True))
 
     def update(self, codes: Tensor, keep: Tensor | None = None) -> None:
@@ -91,10 +92,11 @@ class CodebookUsage(Metric):
             hits.index_add_(0, own.flatten(), added)  # bincount would wait for the GPU
 
     def compute(self) -> dict[str, Tensor]:
+        """Every metric by name: float64 scalars."""
         return usages_of(self.counts)
 
 
-class DistinctTuples:
+class DistinctTuples(Accumulator):
     """The different tuples of k codes that a product of codebooks has given: memory grows with their number alone.
 
     Args:
@@ -102,6 +104,7 @@ class DistinctTuples:
     """
 
     def __init__(self, num_codebooks: int):
+        super().__init__()
         self.known = torch.empty(0, num_codebooks, dtype=torch.int32)
         self.pending: list[Tensor] = []
 
@@ -119,6 +122,16 @@ class DistinctTuples:
             self.known = torch.cat([self.known, *self.pending]).unique(dim=0)
             self.pending = []
         return self.known
+
+    def gather(self) -> "DistinctTuples":
+        self.pending = from_all_ranks(self.tuples())
+        return self
+
+    def save(self) -> Saved:
+        return Saved({"tuples": self.tuples()}, {})
+
+    def restore(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
+        self.known, self.pending = tensors["tuples"], []
 
 
 def usages_of(counts: Sequence[Tensor]) -> dict[str, Tensor]:
