@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vistok.backbones.base import Encoder
-from vistok.backbones.cnn import Downsample, Level, check_levels, group_norm, middle
+from vistok.backbones.cnn import CNNSizes, group_norm, middle
 from vistok.backbones.vit import Block, LearnedPositions, Transformer
 
 
@@ -34,6 +34,8 @@ class BranchedEncoder(Encoder):
         heads: Attention heads of a block; they divide the channels of the last level.
     """
 
+    sizes: CNNSizes
+
     def __init__(
         self,
         channels: int = 128,
@@ -50,20 +52,15 @@ class BranchedEncoder(Encoder):
         super().__init__()
         if branches < 1 or dim % branches:
             raise ValueError(f"branches={branches} does not divide the latent's dim={dim}")
-        self.channels, self.multipliers, self.num_blocks = channels, tuple(multipliers), num_blocks
-        self.attention, self.dim, self.in_channels = check_levels(attention, multipliers), dim, in_channels
-        self.side, self.depth, self.heads = grid, depth, heads
-        self.factor = 2 ** (len(multipliers) - 1)
+        sizes = CNNSizes(channels, multipliers, num_blocks, attention, dim)
+        sizes.describe(self)
+        self.in_channels, self.side, self.depth, self.heads = in_channels, grid, depth, heads
 
-        widths = [channels * m for m in multipliers]
-        last = len(widths) - 1
+        width = sizes.widths[-1]
         self.conv_in = nn.Conv2d(in_channels, channels, 3, padding=1)
-        self.levels = nn.ModuleList(
-            Level(before, width, num_blocks, i in self.attention, Downsample(width) if i < last else nn.Identity())
-            for i, (before, width) in enumerate(zip([channels, *widths], widths, strict=False))
-        )
-        self.mid = middle(widths[-1])
-        self.tails = nn.ModuleList(Branch(widths[-1], dim // branches, grid, depth, heads) for _ in range(branches))
+        self.levels = sizes.levels_down()
+        self.mid = middle(width)
+        self.tails = nn.ModuleList(Branch(width, dim // branches, grid, depth, heads) for _ in range(branches))
 
     @property
     def branches(self) -> int:

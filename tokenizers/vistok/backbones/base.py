@@ -1,11 +1,29 @@
 """What a tokenizer needs of an encoder and a decoder."""
 
 from abc import abstractmethod
+from dataclasses import dataclass, fields
 from typing import Any
 
 from torch import Tensor, nn
 
 from vistok.quantizers.base import Context
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes that an encoder and its decoder share: the arguments that both constructors take."""
+
+    @property
+    @abstractmethod
+    def factor(self) -> int:
+        """Pixels along each side of a position of the latent."""
+
+    def describe(self, network: nn.Module) -> None:
+        """Make the sizes, each of them, and the factor attributes of a network: exported folders read them there."""
+        network.sizes = self
+        for field in fields(self):
+            setattr(network, field.name, getattr(self, field.name))
+        network.factor = self.factor
 
 
 class Encoder(nn.Module):

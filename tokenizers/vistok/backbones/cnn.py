@@ -7,13 +7,61 @@ decoder 42,449,795, as published.
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from vistok.backbones.base import Decoder, Encoder
+from vistok.backbones.base import Decoder, Encoder, Sizes
 from vistok.quantizers.base import Context
+
+
+@dataclass(frozen=True)
+class CNNSizes(Sizes):
+    """Sizes of a convolutional encoder and its decoder; ``CNNEncoder`` explains them."""
+
+    channels: int
+    multipliers: Sequence[int]
+    num_blocks: int
+    attention: Sequence[int]
+    dim: int
+    patch: int = 1
+    mid_attention: bool = True
+    norm_groups: int = 32
+
+    def __post_init__(self) -> None:
+        outside = [level for level in self.attention if not 0 <= level < len(self.multipliers)]
+        if outside:
+            raise ValueError(
+                f"attention names the levels {outside}, but there are levels 0 to {len(self.multipliers) - 1}"
+            )
+        object.__setattr__(self, "multipliers", tuple(self.multipliers))
+        object.__setattr__(self, "attention", tuple(self.attention))
+
+    @property
+    def factor(self) -> int:
+        return self.patch * 2 ** (len(self.multipliers) - 1)
+
+    @property
+    def widths(self) -> list[int]:
+        """Channels of each level, the first at full resolution."""
+        return [self.channels * multiplier for multiplier in self.multipliers]
+
+    def levels_down(self) -> "nn.ModuleList":
+        """The encoder's levels: each but the last halves the grid."""
+        last = len(self.widths) - 1
+        return nn.ModuleList(
+            Level(
+                before,
+                width,
+                self.num_blocks,
+                i in self.attention,
+                Downsample(width) if i < last else nn.Identity(),
+                groups=self.norm_groups,
+            )
+            for i, (before, width) in enumerate(zip([self.channels, *self.widths], self.widths, strict=False))
+        )
 
 
 class CNNEncoder(Encoder):
@@ -36,6 +84,8 @@ class CNNEncoder(Encoder):
             the network then knows by its borders alone: it is off at sizes that it was not trained at.
     """
 
+    sizes: CNNSizes
+
     def __init__(
         self,
         channels: int = 128,
@@ -49,28 +99,16 @@ class CNNEncoder(Encoder):
         norm_groups: int = 32,
     ):
         super().__init__()
-        self.channels, self.multipliers, self.num_blocks = channels, tuple(multipliers), num_blocks
-        self.attention, self.dim, self.in_channels = check_levels(attention, multipliers), dim, in_channels
-        self.patch, self.mid_attention, self.norm_groups = patch, mid_attention, norm_groups
-        self.factor = patch * 2 ** (len(multipliers) - 1)
+        sizes = CNNSizes(channels, multipliers, num_blocks, attention, dim, patch, mid_attention, norm_groups)
+        sizes.describe(self)
+        self.in_channels = in_channels
 
-        widths = [channels * m for m in multipliers]
-        last = len(widths) - 1
+        width = sizes.widths[-1]
         self.conv_in = nn.Conv2d(in_channels * patch**2, channels, 3, padding=1)
-        self.levels = nn.ModuleList(
-            Level(
-                before,
-                width,
-                num_blocks,
-                i in self.attention,
-                Downsample(width) if i < last else nn.Identity(),
-                groups=norm_groups,
-            )
-            for i, (before, width) in enumerate(zip([channels, *widths], widths, strict=False))
-        )
-        self.mid = middle(widths[-1], mid_attention, norm_groups)
-        self.norm_out = group_norm(widths[-1], norm_groups)
-        self.conv_out = nn.Conv2d(widths[-1], dim, 3, padding=1)
+        self.levels = sizes.levels_down()
+        self.mid = middle(width, mid_attention, norm_groups)
+        self.norm_out = group_norm(width, norm_groups)
+        self.conv_out = nn.Conv2d(width, dim, 3, padding=1)
 
     def forward(self, images: Tensor) -> Tensor:
         h = self.conv_in(F.pixel_unshuffle(images, self.patch))
@@ -86,6 +124,8 @@ class CNNDecoder(Decoder):
     mirrors the encoder's last; each level has one block more than the encoder's.
     """
 
+    sizes: CNNSizes
+
     def __init__(
         self,
         channels: int = 128,
@@ -99,12 +139,11 @@ class CNNDecoder(Decoder):
         norm_groups: int = 32,
     ):
         super().__init__()
-        self.channels, self.multipliers, self.num_blocks = channels, tuple(multipliers), num_blocks
-        self.attention, self.dim, self.out_channels = check_levels(attention, multipliers), dim, out_channels
-        self.patch, self.mid_attention, self.norm_groups = patch, mid_attention, norm_groups
-        self.factor = patch * 2 ** (len(multipliers) - 1)
+        sizes = CNNSizes(channels, multipliers, num_blocks, attention, dim, patch, mid_attention, norm_groups)
+        sizes.describe(self)
+        self.out_channels = out_channels
 
-        widths = [channels * m for m in multipliers]
+        widths = sizes.widths
         last = len(widths) - 1
         self.conv_in = nn.Conv2d(dim, widths[-1], 3, padding=1)
         self.mid = middle(widths[-1], mid_attention, norm_groups)
@@ -113,14 +152,14 @@ class CNNDecoder(Decoder):
                 widths[min(i + 1, last)],
                 widths[i],
                 num_blocks + 1,
-                i in self.attention,
+                i in sizes.attention,
                 Upsample(widths[i]) if i else nn.Identity(),
                 groups=norm_groups,
             )
             for i in reversed(range(len(widths)))
         )
-        self.norm_out = group_norm(channels * multipliers[0], norm_groups)
-        self.conv_out = nn.Conv2d(channels * multipliers[0], out_channels * patch**2, 3, padding=1)
+        self.norm_out = group_norm(widths[0], norm_groups)
+        self.conv_out = nn.Conv2d(widths[0], out_channels * patch**2, 3, padding=1)
 
     def forward(
         self,
@@ -238,11 +277,3 @@ def middle(width: int, attention: bool = True, groups: int = 32) -> nn.Sequentia
 def group_norm(width: int, groups: int = 32) -> nn.GroupNorm:
     """``groups`` groups (the most that divide both where ``width`` is no multiple), eps 1e-6."""
     return nn.GroupNorm(math.gcd(groups, width), width, eps=1e-6)
-
-
-def check_levels(attention: Sequence[int], multipliers: Sequence[int]) -> tuple[int, ...]:
-    """Refuse to put attention into levels that there are not."""
-    outside = [level for level in attention if not 0 <= level < len(multipliers)]
-    if outside:
-        raise ValueError(f"attention names the levels {outside}, but there are levels 0 to {len(multipliers) - 1}")
-    return tuple(attention)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vistok.backbones.base import Encoder
-from vistok.backbones.cnn import Downsample, Level, check_levels, group_norm, middle
+from vistok.backbones.cnn import CNNSizes, group_norm, middle
 
 
 class HierarchicalEncoder(Encoder):
@@ -31,6 +31,8 @@ class HierarchicalEncoder(Encoder):
         num_maps: How many of the last levels give a map, at least 2.
     """
 
+    sizes: CNNSizes
+
     def __init__(
         self,
         channels: int = 128,
@@ -44,18 +46,14 @@ class HierarchicalEncoder(Encoder):
         super().__init__()
         if not 2 <= num_maps <= len(multipliers):
             raise ValueError(f"num_maps={num_maps} must be between 2 and {len(multipliers)}, the number of levels")
-        self.channels, self.multipliers, self.num_blocks = channels, tuple(multipliers), num_blocks
-        self.attention, self.dim, self.in_channels = check_levels(attention, multipliers), dim, in_channels
-        self.num_maps, self.factor = num_maps, 2 ** (len(multipliers) - num_maps)
+        sizes = CNNSizes(channels, multipliers, num_blocks, attention, dim)
+        sizes.describe(self)
+        self.in_channels, self.num_maps = in_channels, num_maps
+        self.factor = 2 ** (len(multipliers) - num_maps)  # of the finest map
 
-        widths = [channels * m for m in multipliers]
-        last = len(widths) - 1
         self.conv_in = nn.Conv2d(in_channels, channels, 3, padding=1)
-        self.levels = nn.ModuleList(
-            Level(before, width, num_blocks, i in self.attention, Downsample(width) if i < last else nn.Identity())
-            for i, (before, width) in enumerate(zip([channels, *widths], widths, strict=False))
-        )
-        self.tails = nn.ModuleList(Tail(width, dim) for width in reversed(widths[-num_maps:]))  # coarsest first
+        self.levels = sizes.levels_down()
+        self.tails = nn.ModuleList(Tail(width, dim) for width in reversed(sizes.widths[-num_maps:]))  # coarsest first
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         h = self.conv_in(images)

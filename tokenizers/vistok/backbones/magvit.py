@@ -6,14 +6,37 @@ space. With the defaults the encoder has 24,282,496 parameters and the decoder 3
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from vistok.backbones.base import Decoder, Encoder
+from vistok.backbones.base import Decoder, Encoder, Sizes
 from vistok.backbones.cnn import Level, ResnetBlock, group_norm
 from vistok.quantizers.base import Context
+
+
+@dataclass(frozen=True)
+class MagvitSizes(Sizes):
+    """Sizes of the encoder and its decoder; ``MagvitEncoder`` explains them."""
+
+    channels: int
+    multipliers: Sequence[int]
+    num_blocks: int
+    dim: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "multipliers", tuple(self.multipliers))
+
+    @property
+    def factor(self) -> int:
+        return 2 ** (len(self.multipliers) - 1)
+
+    @property
+    def widths(self) -> list[int]:
+        """Channels of each level, the first at full resolution."""
+        return [self.channels * multiplier for multiplier in self.multipliers]
 
 
 class MagvitEncoder(Encoder):
@@ -27,6 +50,8 @@ class MagvitEncoder(Encoder):
         in_channels: Channels of the image.
     """
 
+    sizes: MagvitSizes
+
     def __init__(
         self,
         channels: int = 128,
@@ -36,10 +61,11 @@ class MagvitEncoder(Encoder):
         in_channels: int = 3,
     ):
         super().__init__()
-        self.channels, self.multipliers, self.num_blocks = channels, tuple(multipliers), num_blocks
-        self.dim, self.in_channels, self.factor = dim, in_channels, 2 ** (len(multipliers) - 1)
+        sizes = MagvitSizes(channels, multipliers, num_blocks, dim)
+        sizes.describe(self)
+        self.in_channels = in_channels
 
-        widths = [channels * m for m in multipliers]
+        widths = sizes.widths
         last = len(widths) - 1
         self.conv_in = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
         self.levels = nn.ModuleList(
@@ -71,6 +97,8 @@ class MagvitDecoder(Decoder):
     mirrors the encoder's last; each has as many blocks as the encoder's.
     """
 
+    sizes: MagvitSizes
+
     def __init__(
         self,
         channels: int = 128,
@@ -80,10 +108,11 @@ class MagvitDecoder(Decoder):
         out_channels: int = 3,
     ):
         super().__init__()
-        self.channels, self.multipliers, self.num_blocks = channels, tuple(multipliers), num_blocks
-        self.dim, self.out_channels, self.factor = dim, out_channels, 2 ** (len(multipliers) - 1)
+        sizes = MagvitSizes(channels, multipliers, num_blocks, dim)
+        sizes.describe(self)
+        self.out_channels = out_channels
 
-        widths = [channels * m for m in multipliers]
+        widths = sizes.widths
         last = len(widths) - 1
         self.conv_in = nn.Conv2d(dim, widths[-1], 3, padding=1)
         self.mid = middle(widths[-1], num_blocks)

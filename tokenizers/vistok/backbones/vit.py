@@ -13,17 +13,53 @@ Three published forms differ in a few arguments; all have a final norm and atten
   encoder ends without the two-layer network, ``output_mlp_ratio=None``, the decoder with it.
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
-from vistok.backbones.base import Decoder, Encoder
+from vistok.backbones.base import Decoder, Encoder, Sizes
 from vistok.quantizers.base import Context
 
 ACTIVATIONS = {"gelu": F.gelu, "tanh": torch.tanh}
 POSITIONS = ("learned", "sincos")
+
+
+@dataclass(frozen=True)
+class ViTSizes(Sizes):
+    """Sizes of a transformer encoder and its decoder; ``ViTEncoder`` explains them."""
+
+    dim: int
+    depth: int
+    num_heads: int
+    head_dim: int
+    mlp_ratio: float
+    patch: int
+    image_size: int
+    positions: str
+    activation: str
+    qkv_bias: bool
+    pre_norm: bool
+    output_mlp_ratio: float | None
+    checkpoint: bool
+
+    @property
+    def factor(self) -> int:
+        return self.patch
+
+    def transformer(self) -> "Transformer":
+        """The transformer of either network."""
+        block = (self.dim, self.num_heads, self.head_dim, self.mlp_ratio, self.activation, self.qkv_bias)
+        return Transformer(
+            self.dim,
+            [Block(*block) for _ in range(self.depth)],
+            make_positions(self.positions, self.dim, self.image_size, self.patch),
+            self.pre_norm,
+            self.checkpoint,
+        )
 
 
 class ViTEncoder(Encoder):
@@ -50,6 +86,8 @@ class ViTEncoder(Encoder):
         ValueError: An unknown ``positions`` or ``activation``, or sizes that do not divide.
     """
 
+    sizes: ViTSizes
+
     def __init__(
         self,
         dim: int = 768,
@@ -68,19 +106,15 @@ class ViTEncoder(Encoder):
         checkpoint: bool = False,
     ):
         super().__init__()
-        self.dim, self.depth, self.num_heads, self.head_dim = dim, depth, num_heads, head_dim
-        self.mlp_ratio, self.patch, self.factor, self.image_size = mlp_ratio, patch, patch, image_size
-        self.positions, self.activation, self.qkv_bias, self.pre_norm = positions, activation, qkv_bias, pre_norm
-        self.output_mlp_ratio, self.in_channels, self.checkpoint = output_mlp_ratio, in_channels, checkpoint
+        sizes = ViTSizes(
+            dim, depth, num_heads, head_dim, mlp_ratio, patch, image_size, positions, activation, qkv_bias, pre_norm,
+            output_mlp_ratio, checkpoint,
+        )  # fmt: skip
+        sizes.describe(self)
+        self.in_channels = in_channels
 
         self.conv_in = nn.Conv2d(in_channels, dim, patch, stride=patch, bias=not pre_norm)
-        self.transformer = Transformer(
-            dim,
-            [Block(dim, num_heads, head_dim, mlp_ratio, activation, qkv_bias) for _ in range(depth)],
-            make_positions(positions, dim, image_size, patch),
-            pre_norm,
-            checkpoint,
-        )
+        self.transformer = sizes.transformer()
         self.output = nn.Identity()
         if output_mlp_ratio is not None:
             hidden = round(dim * output_mlp_ratio)
@@ -96,6 +130,8 @@ class ViTDecoder(Decoder):
 
     The arguments are the encoder's. ``out_channels`` is 6 for the maps of ``vistok.losses.LogitLaplace``.
     """
+
+    sizes: ViTSizes
 
     def __init__(
         self,
@@ -115,18 +151,14 @@ class ViTDecoder(Decoder):
         checkpoint: bool = False,
     ):
         super().__init__()
-        self.dim, self.depth, self.num_heads, self.head_dim = dim, depth, num_heads, head_dim
-        self.mlp_ratio, self.patch, self.factor, self.image_size = mlp_ratio, patch, patch, image_size
-        self.positions, self.activation, self.qkv_bias, self.pre_norm = positions, activation, qkv_bias, pre_norm
-        self.output_mlp_ratio, self.out_channels, self.checkpoint = output_mlp_ratio, out_channels, checkpoint
+        sizes = ViTSizes(
+            dim, depth, num_heads, head_dim, mlp_ratio, patch, image_size, positions, activation, qkv_bias, pre_norm,
+            output_mlp_ratio, checkpoint,
+        )  # fmt: skip
+        sizes.describe(self)
+        self.out_channels = out_channels
 
-        self.transformer = Transformer(
-            dim,
-            [Block(dim, num_heads, head_dim, mlp_ratio, activation, qkv_bias) for _ in range(depth)],
-            make_positions(positions, dim, image_size, patch),
-            pre_norm,
-            checkpoint,
-        )
+        self.transformer = sizes.transformer()
         if output_mlp_ratio is None:  # as published: one bias for each channel here, for each pixel of a patch below
             self.hidden, self.unfold = nn.Identity(), nn.Identity()
             self.conv_out = nn.ConvTranspose2d(dim, out_channels, patch, stride=patch)

@@ -84,9 +84,9 @@ def config_of(tokenizer: Tokenizer, image_size: int) -> dict[str, Any]:
             plain.refuse_two_tables(tokenizer, TARGET)
     elif not plain.codewords_are_unit(tokenizer):
         raise plain.refuse(TARGET, "codewords of other than unit length: it would decode them at unit length")
-    wide = plain.widths(encoder)
-    if plain.widths(decoder) != wide:
-        raise plain.refuse(TARGET, f"levels of {wide} channels in the encoder, {plain.widths(decoder)} in the decoder")
+    wide = encoder.sizes.widths
+    if decoder.sizes.widths != wide:
+        raise plain.refuse(TARGET, f"levels of {wide} channels in the encoder, {decoder.sizes.widths} in the decoder")
     side, _ = tokenizer.grid(image_size, image_size, f"image_size={image_size}")
     return {
         "embed_dim": head.dim,
@@ -96,7 +96,7 @@ def config_of(tokenizer: Tokenizer, image_size: int) -> dict[str, Any]:
         "num_patches": side,
         "in_channels": encoder.in_channels,
         "out_channels": decoder.out_channels,
-        "base_channels": encoder.channels,
-        "channel_multiplier": list(encoder.multipliers),
-        "num_res_blocks": encoder.num_blocks,
+        "base_channels": encoder.sizes.channels,
+        "channel_multiplier": list(encoder.sizes.multipliers),
+        "num_res_blocks": encoder.sizes.num_blocks,
     }

@@ -70,13 +70,13 @@ def config_of(tokenizer: Tokenizer) -> dict[str, Any]:
     plain.refuse_two_tables(tokenizer, TARGET)
     if encoder.in_channels != 3 or decoder.out_channels != 3:
         raise plain.refuse(TARGET, f"images of {encoder.in_channels} and {decoder.out_channels} channels, only for 3")
-    wide, ch = plain.widths(decoder), encoder.channels
+    wide, ch = decoder.sizes.widths, encoder.sizes.channels
     if any(width % ch for width in wide):
         raise plain.refuse(TARGET, f"a decoder of {wide} channels, only for multiples of the encoder's channels={ch}")
     return {
         "ch": ch,
-        "num_res_blocks": encoder.num_blocks,
-        "encoder_ch_mult": list(encoder.multipliers),
+        "num_res_blocks": encoder.sizes.num_blocks,
+        "encoder_ch_mult": list(encoder.sizes.multipliers),
         "decoder_ch_mult": [width // ch for width in wide],
         "z_channels": encoder.dim,
         "codebook_size": head.codebook_sizes[0],

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from vistok.backbones import CNNDecoder, CNNEncoder
+from vistok.backbones.cnn import CNNSizes
 from vistok.pixels import PixelMap
 from vistok.quantizers import Table
 from vistok.quantizers.vq import plain
@@ -56,16 +57,12 @@ def vqgan(tokenizer: Tokenizer, target: str) -> Tokenizer:
             raise refuse(target, f"a {name} of kernel_size={conv.kernel_size}, groups={conv.groups}, only for 1x1")
     if encoder.dim != decoder.dim:
         raise refuse(target, f"an encoder of dim={encoder.dim} before a decoder of dim={decoder.dim}")
-    if encoder.num_blocks != decoder.num_blocks:
-        raise refuse(target, f"num_blocks={encoder.num_blocks} in the encoder, {decoder.num_blocks} in the decoder")
-    if encoder.mid_attention != decoder.mid_attention:
+    down, up = (cast(CNNSizes, part.sizes) for part in (encoder, decoder))
+    if down.num_blocks != up.num_blocks:
+        raise refuse(target, f"num_blocks={down.num_blocks} in the encoder, {up.num_blocks} in the decoder")
+    if down.mid_attention != up.mid_attention:
         raise refuse(target, "attention between the middle blocks of one network only")
     return inference_copy(tokenizer)
-
-
-def widths(part: CNNEncoder | CNNDecoder) -> list[int]:
-    """Channels of each level, full resolution first."""
-    return [part.channels * multiple for multiple in part.multipliers]
 
 
 def networks(tokenizer: Tokenizer) -> tuple[CNNEncoder, CNNDecoder]:
@@ -84,14 +81,14 @@ def norm_groups(tokenizer: Tokenizer, target: str) -> int:
 def check_llamagen(tokenizer: Tokenizer, target: str) -> None:
     """Refuse networks that LlamaGen's VQ model and its port to transformers cannot be."""
     encoder, decoder = networks(tokenizer)
-    groups, last = norm_groups(tokenizer, target), len(encoder.multipliers) - 1
+    groups, last = norm_groups(tokenizer, target), len(encoder.sizes.multipliers) - 1
     if groups != 32:
         raise refuse(target, f"norms of {groups} groups, only for 32")
-    if not encoder.mid_attention:
+    if not encoder.sizes.mid_attention:
         raise refuse(target, "mid_attention=False")
     for part in (encoder, decoder):
-        if part.attention != (last,):
-            raise refuse(target, f"attention={part.attention}, only for the last level, {last}")
+        if part.sizes.attention != (last,):
+            raise refuse(target, f"attention={part.sizes.attention}, only for the last level, {last}")
 
 
 def table_of(tokenizer: Tokenizer) -> Table:

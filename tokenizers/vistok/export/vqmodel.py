@@ -75,28 +75,28 @@ def save(
 def config_of(tokenizer: Tokenizer, image_size: int | None = None) -> dict[str, Any]:
     """The arguments with which ``VQModel`` is this tokenizer's networks."""
     (encoder, decoder), head = plain.networks(tokenizer), tokenizer.quantizer
-    wide = plain.widths(encoder)
+    wide = encoder.sizes.widths
     plain.refuse_two_tables(tokenizer, TARGET)
-    if wide[0] != encoder.channels:
-        raise plain.refuse(TARGET, f"multipliers={encoder.multipliers}, only for those that begin with 1")
-    if plain.widths(decoder) != wide:
-        raise plain.refuse(TARGET, f"levels of {wide} channels in the encoder, {plain.widths(decoder)} in the decoder")
+    if wide[0] != encoder.sizes.channels:
+        raise plain.refuse(TARGET, f"multipliers={encoder.sizes.multipliers}, only for those that begin with 1")
+    if decoder.sizes.widths != wide:
+        raise plain.refuse(TARGET, f"levels of {wide} channels in the encoder, {decoder.sizes.widths} in the decoder")
     levels = range(len(wide))
-    down = ["AttnDownEncoderBlock2D" if i in encoder.attention else "DownEncoderBlock2D" for i in levels]
-    up = ["AttnUpDecoderBlock2D" if i in decoder.attention else "UpDecoderBlock2D" for i in reversed(levels)]
+    down = ["AttnDownEncoderBlock2D" if i in encoder.sizes.attention else "DownEncoderBlock2D" for i in levels]
+    up = ["AttnUpDecoderBlock2D" if i in decoder.sizes.attention else "UpDecoderBlock2D" for i in reversed(levels)]
     return {
         "in_channels": encoder.in_channels,
         "out_channels": decoder.out_channels,
         "down_block_types": down,
         "up_block_types": up,
         "block_out_channels": wide,
-        "layers_per_block": encoder.num_blocks,
+        "layers_per_block": encoder.sizes.num_blocks,
         "latent_channels": encoder.dim,
         "sample_size": image_size or 256,
         "num_vq_embeddings": head.codebook_sizes[0],
         "norm_num_groups": plain.norm_groups(tokenizer, TARGET),
         "vq_embed_dim": head.dim,
         "scaling_factor": 1.0,
-        "mid_block_add_attention": encoder.mid_attention,
+        "mid_block_add_attention": encoder.sizes.mid_attention,
         "lookup_from_codebook": True,  # so that decode takes codes
     }

@@ -36,11 +36,12 @@ def build(shapes: cnn.Shapes, config: Mapping[str, Any], sure: bool) -> Tokenize
     encoder, decoder = cnn.encoder(shapes), cnn.decoder(shapes)
     codebook_size, dim = cnn.shape(shapes, "quantizer.table", 2)
     head = VectorQuantizer(codebook_size, dim)
-    published = (encoder.channels, encoder.num_blocks) == (128, 2) and (head.codebook_size, head.dim) in PUBLISHED
-    if not sure and encoder.mid_attention and not published:
+    sizes = encoder.sizes
+    published = (sizes.channels, sizes.num_blocks) == (128, 2) and (head.codebook_size, head.dim) in PUBLISHED
+    if not sure and sizes.mid_attention and not published:
         raise Unknown(
             "VQGAN and IBQ have the same names, but IBQ chooses codes by inner product, and no published VQGAN has "
-            f"{head.codebook_size} codewords of {head.dim} channels behind {encoder.num_blocks} blocks a level: give "
+            f"{head.codebook_size} codewords of {head.dim} channels behind {sizes.num_blocks} blocks a level: give "
             "family='taming' if it is one; IBQ's head is not in vistok yet"
         )
     return Tokenizer(encoder, head, decoder, cnn.conv(shapes, "to_latent"), cnn.conv(shapes, "from_latent"))

@@ -45,8 +45,8 @@ def build(shapes: cnn.Shapes, config: Mapping[str, Any], sure: bool) -> Tokenize
     only(config, "norm_type", "group", None)
     groups = need(config, "norm_num_groups", int, 32)
     encoder, decoder = cnn.encoder(shapes, groups), cnn.decoder(shapes, norm_groups=groups)
-    widths = {part.channels * multiple for part in (encoder, decoder) for multiple in part.multipliers}
-    uneven = sorted(width for width in {encoder.channels, *widths} if width % groups)
+    widths = {*encoder.sizes.widths, *decoder.sizes.widths}
+    uneven = sorted(width for width in {encoder.sizes.channels, *widths} if width % groups)
     if uneven:
         raise Unknown(f"norm_num_groups={groups} does not divide its {uneven} channels: config has to say it")
     codebook_size, dim = cnn.shape(shapes, "quantizer.table", 2)
