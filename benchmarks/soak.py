@@ -43,9 +43,9 @@ NAN = """
 import os, runpy, sys
 from vistok.training import LitTokenizer
 step = LitTokenizer.training_step
-def spoiled(self, images, index):
+def spoiled(self, batch, index):
     spoil = self.batches == int(os.environ["SOAK_BATCH"]) and os.environ["RANK"] == "1"
-    return step(self, images * float("nan") if spoil else images, index)
+    return step(self, batch._replace(images=batch.images * float("nan")) if spoil else batch, index)
 LitTokenizer.training_step = spoiled
 sys.argv[0] = os.environ["SOAK_TRAIN"]
 runpy.run_path(sys.argv[0], run_name="__main__")

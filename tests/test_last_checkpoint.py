@@ -197,8 +197,8 @@ def test_left_out_updates_rotate_no_good_checkpoint_away(train, tmp_path, monkey
     words = ["save_every=2", "val_every=50", "updates=6", "loss=l1", "log_every=3", "ckpt=auto"]
     words += ["trainer.limit_val_batches=1"]
 
-    def spoiled(self, images, index):
-        return step(self, images * float("nan") if self.batches >= 4 else images, index)
+    def spoiled(self, batch, index):
+        return step(self, batch._replace(images=batch.images * float("nan")) if self.batches >= 4 else batch, index)
 
     for _ in range(2):
         with monkeypatch.context() as patched, pytest.raises(NotFinite) as ended:
@@ -216,7 +216,11 @@ def test_left_out_updates_rotate_no_good_checkpoint_away(train, tmp_path, monkey
 
 def test_a_run_without_a_checkpoint_says_so(train, tmp_path, monkeypatch):
     step = LitTokenizer.training_step
-    monkeypatch.setattr(LitTokenizer, "training_step", lambda self, images, index: step(self, images / 0, index))
+
+    def spoiled(self, batch, index):
+        return step(self, batch._replace(images=batch.images / 0), index)
+
+    monkeypatch.setattr(LitTokenizer, "training_step", spoiled)
     with pytest.raises(
         NotFinite, match="10 updates in a row were not finite .*; no checkpoint has been written yet. W"
     ):
