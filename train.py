@@ -5,7 +5,8 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
-from vistok.entry import start, start_training
+from vistok.commands.composition import start
+from vistok.commands.train import start_training
 
 
 @hydra.main(version_base="1.3", config_path="configs", config_name="train")

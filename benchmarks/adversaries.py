@@ -20,7 +20,7 @@ from pathlib import Path
 import torch
 from compared import ROOT, cpu_minutes, finished, folder_of, launch, picture, table
 
-from vistok import cli
+from vistok import configuration
 
 FOLDER = ROOT / "runs" / "adversaries"
 GROUP = "discriminator@loss.adversary.discriminator"
@@ -94,7 +94,7 @@ def held_out(words: Sequence[str], columns: int) -> torch.Tensor:
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         config = hydra.compose("train", overrides=[word for word in words if word.startswith(("data", "image_size"))])
-    data = cli.instantiate(config.data)
+    data = configuration.instantiate(config.data)
     total = len(data.test)
     return torch.stack([data.test[0, i * total // columns].image for i in range(columns)])
 

@@ -1,4 +1,6 @@
-"""The default run on a quiet and on a busy machine, with several settings of OpenMP: ``vistok.openmp`` rests on it.
+"""The default run on a quiet and on a busy machine, with several settings of OpenMP.
+
+``vistok.processes.openmp`` rests on it.
 
 ``python benchmarks/busy_machine.py`` trains 200 updates for each setting, alone and beside as many busy loops as there
 are cores, in turns, and prints the seconds of training of each round and the ratios of their medians to torch's own

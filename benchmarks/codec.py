@@ -31,15 +31,15 @@ from torch import Tensor
 
 import vistok
 from vistok.codec import concealment, stream
-from vistok.codec.codec import Codec, load
-from vistok.codec.examples import samples
+from vistok.codec.coder import Codec, load
+from vistok.codec.example_codes import samples
 from vistok.codec.reduction import tables_of
 from vistok.data.image_folder import ImageFiles, list_images
 from vistok.data.streams import ShardImages
 from vistok.data.tars import expand
+from vistok.images.ranges import to_float
 from vistok.losses import STLPIPS
 from vistok.metrics.distances import ms_ssim, psnr, ssim_gauss11
-from vistok.pixels import to_float
 from vistok.speed import keep_freed_pages
 
 QUALITIES = (0, 1, 3, 6, 10, 15, 21, 28, 36, 46, 60, 80)

@@ -16,8 +16,8 @@ from heads import FOLDER
 from matplotlib import pyplot
 from pytorch_lightning.loggers import CSVLogger
 
-from vistok import cli
-from vistok.health import CodebookHealth
+from vistok.training import run as training_run
+from vistok.training.callbacks.codebook_health import CodebookHealth
 
 INJURED_AT = 300
 COLLAPSED = {"vq": "quantizer=vq: a real collapse", "synthetic": f"vq_ema, injured at update {INJURED_AT}"}
@@ -39,7 +39,7 @@ def train_synthetic(run: Path) -> None:
         words = ["updates=600", "quantizer=vq_ema", "quantizer.restart=null", "quantizer.kmeans_updates=20", "loss=l1"]
         config = hydra.compose("train", overrides=words)
     pl.seed_everything(config.seed, verbose=False)
-    data, lit = cli.build(config)
+    data, lit = training_run.build(config)
     trainer = pl.Trainer(
         accelerator="cpu",
         max_epochs=-1,

@@ -11,9 +11,9 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 import vistok
+from vistok.images.ranges import to_float, to_uint8
 from vistok.metrics import psnr
-from vistok.pictures import CAPTION, GAP, tiles
-from vistok.pixels import to_float, to_uint8
+from vistok.plots import CAPTION, GAP, tiles
 
 ROOT = Path(__file__).parent.parent
 CPU = "seconds of CPU time: "

@@ -18,9 +18,9 @@ import torch
 from PIL import Image
 from skimage import data
 
-from vistok.data.fast import read_fast
-from vistok.data.images import read_rgb
-from vistok.data.transforms import ADMCrop, to_tensor
+from vistok.images.crops import ADMCrop, to_tensor
+from vistok.images.decoding import read_rgb
+from vistok.images.fast_jpeg import read_fast
 
 BARS = {(500, 375): 3.0, (1024, 768): 2.5, (1600, 1200): 2.5, (2048, 1536): 2.5}  # Pillow's time over the fast one
 

@@ -20,8 +20,8 @@ import torch
 from measure import MIB, allocated
 from omegaconf import DictConfig
 
-from vistok import cli
-from vistok.estimate import Step, estimate, size_of
+from vistok.training import run
+from vistok.training.estimate import Step, estimate, size_of
 
 ROOT = Path(__file__).parent.parent
 PIXELS = 128
@@ -56,7 +56,7 @@ def _status(name: str) -> int:
 def measure(name: str) -> list[dict[str, int]]:
     """Bytes at the peak of an update with each batch, by way of measuring."""
     torch.manual_seed(0)
-    lit = cli.build_module(config_of(name))
+    lit = run.build_module(config_of(name))
     step = Step(lit, gpu=False, mixed=False)
     step(torch.rand(1, 3, PIXELS, PIXELS))
     states = [t for optimizer in step.optimizers for state in optimizer.state.values() for t in state.values()]
@@ -72,7 +72,7 @@ def measure(name: str) -> list[dict[str, int]]:
 
 def rows_of(name: str) -> list[str]:
     config = config_of(name)
-    estimated = estimate(lambda: cli.build_module(config), PIXELS, BATCHES[-1], gpu=False, precision="32-true")
+    estimated = estimate(lambda: run.build_module(config), PIXELS, BATCHES[-1], gpu=False, precision="32-true")
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}  # freed blocks go back to the system at once
     words = [sys.executable, __file__, "measure", name]
     done = subprocess.run(words, env=environment, capture_output=True, text=True, check=True)

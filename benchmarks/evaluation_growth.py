@@ -20,7 +20,7 @@ from matplotlib.ticker import NullFormatter
 from protocols import read_tokenizer, unpack
 
 from vistok.data import folder
-from vistok.evaluation import Judges, Protocol, score, scores
+from vistok.evaluation import Judges, Protocol, accumulator, score
 from vistok.metrics import TorchvisionFeatures
 from vistok.speed import keep_freed_pages
 
@@ -40,9 +40,9 @@ def main() -> None:
     if not options.default_heap:
         keep_freed_pages()  # as eval.py does
     rows: list[tuple[int, float, float, float]] = []
-    update = scores.Scores.update
+    update = accumulator.Scores.update
 
-    def noting(self: scores.Scores, *arguments) -> None:
+    def noting(self: accumulator.Scores, *arguments) -> None:
         update(self, *arguments)
         if len(self.names) in options.at:
             rows.append((len(self.names), time.process_time() - began, memory("VmRSS"), memory("VmHWM")))
@@ -50,7 +50,7 @@ def main() -> None:
             figures = f"{seconds:.1f} | {1000 * seconds / count:.2f} | {resident:,.0f} | {peak:,.0f}"
             print(f"| {count:,} | {figures} |", flush=True)
 
-    scores.Scores.update = noting
+    accumulator.Scores.update = noting
     print(
         "| images | CPU s | ms an image | resident, MiB | at most, MiB |\n| --- | --- | --- | --- | --- |", flush=True
     )

@@ -16,9 +16,9 @@ import hydra
 import torch
 from torch import nn
 
-from vistok import Tokenizer, cli
+from vistok import Tokenizer, configuration
 from vistok.backbones import CNNDecoder, CNNEncoder
-from vistok.export.command import TARGETS
+from vistok.commands.export import TARGETS
 from vistok.quantizers import JanusQuantizer
 
 ROOT = Path(__file__).parent.parent
@@ -69,7 +69,7 @@ def tokenizer_of(overrides: Iterable[str], channels: int = 3) -> Tokenizer:
     if overrides:
         with hydra.initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
             config = hydra.compose("train", overrides=[*SMALL, *overrides])
-        head = cli.instantiate(config.quantizer)
+        head = configuration.instantiate(config.quantizer)
     else:
         head = JanusQuantizer(64, 8)
     for parameter in [*head.parameters(), *(b for b in head.buffers() if b.is_floating_point())]:

@@ -16,8 +16,8 @@ import torch
 from torch.utils.data import DataLoader
 
 import vistok
-from vistok.pixels import to_float
-from vistok.tokens import Protocol, TokenDataset, tokenize
+from vistok.images.ranges import to_float
+from vistok.tokens import TokenDataset, TokenProtocol, tokenize
 from vistok.tokens.loading import PartBatches, loaded
 from vistok.tokens.sources import open_source
 
@@ -40,8 +40,8 @@ def main() -> None:
     torch.set_num_threads(1)
     tokenizer, source = vistok.load(asked.tokenizer), open_source(asked.data, 5000)
     folded = tokenizer.eval().fold()
-    one = Protocol(asked.image_size, batch_size=asked.batch_size)
-    two = Protocol(asked.image_size, batch_size=asked.batch_size, views="flip")
+    one = TokenProtocol(asked.image_size, batch_size=asked.batch_size)
+    two = TokenProtocol(asked.image_size, batch_size=asked.batch_size, views="flip")
     batches = PartBatches(source, range(source.parts), one.batch_size, one.transforms, one.views, one.image_size)
     images = [batch.images[:, 0] for batch in loaded(batches, 0, False)]
     count = sum(map(len, images))

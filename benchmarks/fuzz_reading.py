@@ -42,7 +42,7 @@ from rich.console import Console
 from torch import nn
 
 import vistok
-from vistok import Tokenizer, runs
+from vistok import Tokenizer
 from vistok.backbones import (
     BranchedEncoder,
     CNNDecoder,
@@ -52,29 +52,25 @@ from vistok.backbones import (
     ViTDecoder,
     ViTEncoder,
 )
-from vistok.codec import codec as codecs
+from vistok.codec import coder as codecs
 from vistok.codec import stream
-from vistok.codec.decompress import decompress_file
+from vistok.codec.coder import decompress_file
 from vistok.codec.filler import Filler
-from vistok.codec.statistics import gather
-from vistok.export import checkpoints, hub
-from vistok.export.families import bsqvit, llamagen, taming
-from vistok.export.families.names import to_theirs
-from vistok.export.reading import Stub, read_tensors
-from vistok.quantizers import (
-    BinaryQuantizer,
-    DynamicQuantizer,
-    FactorizedQuantizer,
-    FeatureRouter,
-    VectorQuantizer,
-)
+from vistok.codec.frequencies import gather
+from vistok.files import write_json
+from vistok.formats import load, native
+from vistok.formats.importers import from_bsqvit, from_llamagen, from_taming
+from vistok.formats.importers.key_map import to_theirs
+from vistok.quantizers import BinaryQuantizer, DynamicQuantizer, FactorizedQuantizer, FeatureRouter, VectorQuantizer
 from vistok.quantizers.vq import plain
-from vistok.reports import write_json
 from vistok.tokens import Header, TokenStore
-from vistok.tokens.formats import READERS as FORMS
-from vistok.tokens.formats import WRITERS
+from vistok.tokens.exchange import READERS as FORMS
+from vistok.tokens.exchange import WRITERS
 from vistok.tokens.header import INDEX
-from vistok.tokens.shards import Packed, write_shard
+from vistok.tokens.token_shards import Packed, write_shard
+from vistok.training import slim_checkpoint
+from vistok.untrusted.safe_pickle import Stub
+from vistok.untrusted.torch_files import read_tensors
 
 MEMORY, SECONDS, HANG, LONGEST = 512 * 2**20, 1.0, 30, 2_000  # bytes; of CPU, of the clock; characters of a message
 
@@ -420,7 +416,7 @@ def tokenizers() -> dict[str, Tokenizer]:
 def exported(folder: Path, *names: str) -> None:
     for name, tokenizer in tokenizers().items():
         if name in (names or (name,)):
-            hub.save(tokenizer.eval(), folder / name)
+            native.save(tokenizer.eval(), folder / name)
 
 
 CONTENTS = {
@@ -451,8 +447,8 @@ def published(folder: Path) -> None:
     size |= {"image_size": 4, "pre_norm": True}
     pair = ViTEncoder(**size, output_mlp_ratio=None), ViTDecoder(**size, output_mlp_ratio=1)
     vit = Tokenizer(pair[0], BinaryQuantizer(4), pair[1], nn.Conv2d(8, 4, 1), nn.Conv2d(4, 8, 1))
-    for name, rules, model in [("taming", taming.RULES, cnn), ("llamagen", llamagen.RULES, cnn),
-                               ("bsqvit", bsqvit.RULES, vit)]:  # fmt: skip
+    for name, rules, model in [("taming", from_taming.RULES, cnn), ("llamagen", from_llamagen.RULES, cnn),
+                               ("bsqvit", from_bsqvit.RULES, vit)]:  # fmt: skip
         theirs = {key: value.contiguous() for key, value in to_theirs(rules, model.state_dict(), 1).items()}
         (folder / name).mkdir(parents=True)
         if name == "taming":
@@ -599,7 +595,7 @@ def same(ours: Any, theirs: Any) -> bool:
 
 def read_published(folder: Path) -> Any:
     file = next(folder.iterdir())
-    return checkpoints.load(file, folder.name, {"vitconfig": {"heads": 2}})
+    return load.load(file, folder.name, {"vitconfig": {"heads": 2}})
 
 
 trained = cache(tokenizers)
@@ -609,7 +605,7 @@ small = cache(small_codec)
 
 def read_init(folder: Path) -> None:
     begun = SimpleNamespace(tokenizer=trained()[folder.name], average=None)
-    runs.load_slim(begun, folder / hub.WEIGHTS)  # type: ignore[arg-type]
+    slim_checkpoint.load_slim(begun, folder / native.WEIGHTS)  # type: ignore[arg-type]
 
 
 def read_compressed(folder: Path) -> Any:

@@ -15,7 +15,7 @@ import timm
 from safetensors.torch import save_file
 from torch import Tensor
 
-from vistok.weights import read_state
+from vistok.pretrained import read_state
 
 
 def renamed(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -13,8 +13,8 @@ import torch
 
 import vistok
 from vistok.data import shards
+from vistok.images.ranges import to_float, to_uint8
 from vistok.metrics import psnr
-from vistok.pixels import to_float, to_uint8
 from vistok.speed import fast
 
 BAR = 0.05  # dB

@@ -20,14 +20,15 @@ import torch.nn.functional as F
 from rich.console import Console
 from torch import Tensor, nn
 
-from vistok import Tokenizer, cli, reports
+from vistok import Tokenizer, configuration, versions
 from vistok.data import folder
 from vistok.evaluation import Judges, score
 from vistok.evaluation.identity import names_hash
-from vistok.evaluation.report import page
+from vistok.evaluation.report import score_table
+from vistok.evaluation.report.page import page
 from vistok.files import whole
+from vistok.images.ranges import PixelMap
 from vistok.metrics import TorchvisionFeatures
-from vistok.pixels import PixelMap
 from vistok.quantizers import VectorQuantizer
 
 CONFIGS = Path(__file__).parent.parent / "configs"
@@ -122,7 +123,7 @@ def main() -> None:
     options = parser.parse_args()
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
         chosen = f"protocol=[{','.join(options.protocols)}]"
-        protocols = cli.instantiate(hydra.compose("eval", overrides=["tokenizer=x", chosen]).protocol)
+        protocols = configuration.instantiate(hydra.compose("eval", overrides=["tokenizer=x", chosen]).protocol)
     networks = (TorchvisionFeatures(options.network, options.network_weights),) if options.network else ()
     console = Console()
     with TemporaryDirectory() as place:
@@ -148,7 +149,7 @@ def main() -> None:
         "unavailable": {},
         "rate": None,
         "dtype": "float32",
-        "versions": reports.versions(),
+        "versions": versions.versions(),
         "config": {name: str(value) for name, value in vars(options).items()},
     }
     report["data"]["unreadable"] = result.unreadable
@@ -156,7 +157,7 @@ def main() -> None:
         with whole(options.page) as file:
             file.write(page(report, [result.scores]).encode())
     console.width = max(console.width, 120)
-    console.print(reports.scores_table(report))
+    console.print(score_table.scores_table(report))
     console.print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MiB", highlight=False)
 
 

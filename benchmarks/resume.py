@@ -37,11 +37,14 @@ from omegaconf import DictConfig
 from PIL import Image
 from pytorch_lightning.utilities import rank_zero_only
 
-from vistok import checkpoints, cli, convert, health, reports
-from vistok.callbacks import LastCheckpoint
-from vistok.checkpoints import SafeCheckpointIO
-from vistok.metrics_file import MetricsFile
-from vistok.training import LitTokenizer
+from vistok.commands import composition, convert
+from vistok.training import checkpoint_io, summary
+from vistok.training import run as training_run
+from vistok.training.callbacks import codebook_health
+from vistok.training.callbacks.last_checkpoint import LastCheckpoint
+from vistok.training.callbacks.metrics_file import MetricsFile
+from vistok.training.checkpoint_io import SafeCheckpointIO
+from vistok.training.module import LitTokenizer
 
 ROOT = Path(__file__).parent.parent
 UPDATES, SAVE_EVERY, VAL_EVERY, LOG_EVERY = 36, 5, 8, 4
@@ -180,11 +183,14 @@ def work(config: DictConfig, moment: Moment | None) -> int:
     """Runs ``train.py`` in this process and returns its exit status."""
     torch.set_num_threads(1)
     # Collapses that come, and are repaired, within this short a run.
-    health.CodebookHealth.__init__.__defaults__ = (None, health.CollapseRule(grace=2, patience=4, floor=0.95))
+    codebook_health.CodebookHealth.__init__.__defaults__ = (
+        None,
+        codebook_health.CollapseRule(grace=2, patience=4, floor=0.95),
+    )
     if moment:
         plant(moment)
     try:
-        cli.run(cli.train, config, [])
+        composition.run(training_run.train, config, [])
     except SystemExit as ended:
         if isinstance(ended.code, str):
             print(ended.code)
@@ -217,7 +223,7 @@ def plant(moment: Moment) -> None:
     elif moment.place == "logging":
         before_call(MetricsFile, "_add", moment.nth, lambda: write_half_a_row_and(kill))
     elif moment.place == "closing":
-        before_call(reports, "close_run", 1, begin)
+        before_call(summary, "close_run", 1, begin)
 
 
 def before_call(owner: Any, name: str, nth: int, action: Callable[[], None]) -> None:
@@ -263,7 +269,7 @@ def before_renaming(nth: int) -> None:
 
         return counted
 
-    checkpoints.os.replace, checkpoints.os.link = around(os.replace), around(os.link)
+    checkpoint_io.os.replace, checkpoint_io.os.link = around(os.replace), around(os.link)
 
 
 def moments(kills: int, rng: np.random.Generator) -> Iterator[Moment]:
@@ -374,9 +380,15 @@ def warm_up() -> None:
     import skimage.transform
 
     import vistok.data
-    import vistok.stability
+    import vistok.training.callbacks.stability
 
-    assert LastCheckpoint and pytorch_lightning.strategies and skimage.data and vistok.data and vistok.stability
+    assert (
+        LastCheckpoint
+        and pytorch_lightning.strategies
+        and skimage.data
+        and vistok.data
+        and vistok.training.callbacks.stability
+    )
 
 
 def main() -> None:

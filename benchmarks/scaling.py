@@ -31,9 +31,10 @@ import torch.distributed as dist
 from omegaconf import DictConfig
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from vistok import cli, training
-from vistok.estimate import LiveMemory, Step, estimate, images_of, make_fake, size_of
-from vistok.training import LitTokenizer
+from vistok.training import module as training_module
+from vistok.training import run
+from vistok.training.estimate import LiveMemory, Step, estimate, images_of, make_fake, size_of
+from vistok.training.module import LitTokenizer
 
 ROOT = Path(__file__).parent.parent
 LIGHTNING = "Lightning's own"
@@ -66,7 +67,11 @@ class Recorder:
         frame = sys._getframe(2)
         while frame:
             module, function = frame.f_globals.get("__name__", ""), frame.f_code.co_name
-            if module.startswith("vistok.") and module != "vistok.ranks" and not function.startswith("<"):
+            if (
+                module.startswith("vistok.")
+                and module != "vistok.distributed.collectives"
+                and not function.startswith("<")
+            ):
                 return NAMES.get(function, f"{module}.{function}")
             frame = frame.f_back
         return LIGHTNING
@@ -102,7 +107,7 @@ class Counted(NamedTuple):
 def count(config: DictConfig, ranks: int) -> Counted:
     """Run two updates on fake tensors, the second one recorded, with the discriminator where the run has one."""
     with torch.device("meta"):
-        lit = cli.build_module(config)
+        lit = run.build_module(config)
     recorder, backwards = Recorder(), []
     with FakeTensorMode(allow_non_fake_inputs=True), LiveMemory():
         make_fake(lit)
@@ -110,7 +115,7 @@ def count(config: DictConfig, ranks: int) -> Counted:
         managed = size_of(parameter for parameter in lit.parameters() if parameter.requires_grad)
         step(images_of(config.batch_size, config.image_size))
         lit.accumulate = config.accumulate
-        watched = patch.object(training, "summed_up", lambda model, now: nullcontext(backwards.append(now)))
+        watched = patch.object(training_module, "summed_up", lambda model, now: nullcontext(backwards.append(now)))
         with recorder.recording(ranks), watched:
             step(images_of(config.batch_size, config.image_size))
         states = size_of(t for o in step.optimizers for state in o.state.values() for t in state.values())
@@ -125,8 +130,9 @@ def decoded_per_second() -> float:
     from PIL import Image
     from skimage.data import coffee
 
-    from vistok.data.images import read_rgb
-    from vistok.data.transforms import croppings, to_tensor
+    from vistok.data.transforms import croppings
+    from vistok.images.crops import to_tensor
+    from vistok.images.decoding import read_rgb
 
     file = io.BytesIO()
     Image.fromarray(coffee()).resize((500, 375)).save(file, "JPEG", quality=92)
@@ -183,7 +189,7 @@ def show(words: Sequence[str], asked: argparse.Namespace) -> None:
     config = compose(words)
 
     def build() -> LitTokenizer:
-        return cli.build_module(config)
+        return run.build_module(config)
 
     flops = estimate(build, config.image_size, 1, gpu=True, precision="bf16-mixed").flops["a training update"]
     columns = {}
@@ -239,7 +245,7 @@ def rank(words: Sequence[str], folder: Path) -> None:
         patch.object(LitTokenizer, "on_train_start", begin),
         patch.object(LitTokenizer, "_finish_update", finish),
     ):
-        cli.train(config, [])
+        run.train(config, [])
     last = max(before)
     traffic = {name: size - before[last - 1].get(name, 0) for name, size in before[last].items()}
     if dist.get_rank() == 0 if dist.is_initialized() else os.environ["RANK"] == "0":

@@ -41,7 +41,7 @@ BOUND = RANK_TIMEOUT + 150  # seconds: the longest timeout, torchrun's 30 for ra
 PATIENCE = 600  # seconds for a run without a fault
 NAN = """
 import os, runpy, sys
-from vistok.training import LitTokenizer
+from vistok.training.module import LitTokenizer
 step = LitTokenizer.training_step
 def spoiled(self, batch, index):
     spoil = self.batches == int(os.environ["SOAK_BATCH"]) and os.environ["RANK"] == "1"

@@ -24,10 +24,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from vistok import cli, speed
-from vistok.estimate import Step, make_fake
+from vistok import speed
 from vistok.losses.adversarial import adaptive_weight
-from vistok.training import LitTokenizer, parameters_of, weighted_sum
+from vistok.training import run as training_run
+from vistok.training.estimate import Step, make_fake
+from vistok.training.module import LitTokenizer, parameters_of, weighted_sum
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 FAST = {"channels_last": True, "keep_pages": True}
@@ -41,7 +42,7 @@ def build(loss: str = "llamagen") -> LitTokenizer:
     """LlamaGen VQ-16 with its losses, the adversary from the first update on."""
     words = ["experiment=llamagen_vq16_imagenet256", f"loss={loss}", "weights=random", "debug=true", "data=sample"]
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        lit = cli.build_module(hydra.compose("train", [*words, "adversarial_start=0", "accumulate=1"]))
+        lit = training_run.build_module(hydra.compose("train", [*words, "adversarial_start=0", "accumulate=1"]))
     return lit
 
 
@@ -171,7 +172,7 @@ def scaling(path: Path) -> None:
     steps, times = {}, {}
     for name, fast in (("speed=exact", False), ("speed=fast", True)):
         with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            lit = cli.build_module(hydra.compose("train", ["adversarial_start=0"]))
+            lit = training_run.build_module(hydra.compose("train", ["adversarial_start=0"]))
         if fast:
             speed.prepare(*lit.networks, channels_last=True)
         steps[name] = Step(lit, gpu=False, mixed=fast)

@@ -13,9 +13,10 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from vistok import Tokenizer, cli
+from vistok import Tokenizer
 from vistok.backbones import CNNDecoder, CNNEncoder
 from vistok.quantizers import VectorQuantizer
+from vistok.training import run
 
 HERE = Path(__file__).parent
 SHARED = HERE.parent.parent / "shared"  # golden files too large for the repository, where there are any
@@ -29,14 +30,14 @@ def _pages_of_this_process_are_not_kept():
     """
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("vistok.speed.keep_freed_pages", lambda: False)
-        patched.setattr("vistok.evaluation.running.keep_freed_pages", lambda: False)
+        patched.setattr("vistok.evaluation.evaluate.keep_freed_pages", lambda: False)
         yield
 
 
 @pytest.fixture(autouse=True)
 def _loader_processes_of_other_tests_live_on(monkeypatch):
     """A command that fails ends those of its process, which here is that of other tests too: torch would tell them."""
-    monkeypatch.setattr("vistok.failures._end_workers", lambda: None)
+    monkeypatch.setattr("vistok.commands.failures._end_workers", lambda: None)
 
 
 @pytest.fixture
@@ -122,7 +123,7 @@ TINY = ["trainer=debug", "backbone.encoder.channels=8", "codebook_size=16", "lat
 def train(run_dir: Path, *overrides: str) -> Path:
     """Train a tiny tokenizer for two updates, unless overridden; the run folder."""
     overrides = (*TINY, *overrides, f"run_dir={run_dir}")
-    cli.train(compose("train", *overrides), list(overrides))
+    run.train(compose("train", *overrides), list(overrides))
     return run_dir
 
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from vistok import cli
+from vistok import configuration
+from vistok.training import run
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -20,8 +21,8 @@ def choices(group):
 def test_every_part_builds(compose, group, choice):
     config = compose("train", "trainer=debug", f"{group}={choice}")
     with torch.device("meta"):
-        tokenizer = cli.instantiate(config.tokenizer)
-    assert set(tokenizer.quantizer.loss_names) <= set(cli.loss_weights(config.quantizer))
+        tokenizer = configuration.instantiate(config.tokenizer)
+    assert set(tokenizer.quantizer.loss_names) <= set(configuration.loss_weights(config.quantizer))
 
 
 HEADS, LOSSES = choices("quantizer"), choices("loss")
@@ -36,7 +37,7 @@ def test_heads_go_with_losses(compose, quantizer, loss):
     for latent_loss in config.loss.latent_losses.values():
         latent_loss.teacher.model = "test_vit"
     config.loss.image_losses = {name: {"_target_": "torch.nn.L1Loss"} for name in config.loss.image_losses}
-    _, lit = cli.build(config)
+    _, lit = run.build(config)
     assert set(lit.weights) == {*config.loss.weights, *lit.tokenizer.quantizer.loss_names}
 
 
@@ -56,14 +57,17 @@ def test_heads_go_with_losses(compose, quantizer, loss):
 ])  # fmt: skip
 def test_weights_of_a_heads_terms(compose, overrides, expected):
     """They stand in the head's YAML; those of a head in a head are merged by name, and the outer head's count."""
-    assert cli.loss_weights(compose("train", *overrides).quantizer) == expected
+    assert configuration.loss_weights(compose("train", *overrides).quantizer) == expected
 
 
 def test_heads_that_disagree():
     heads = [{"loss_weights": {"commitment": weight, "entropy": 1}} for weight in (1, 2)]
     with pytest.raises(ValueError, match=r"heads with loss_weights.commitment of 1 and 2.*\+quantizer.loss_weights"):
-        cli.loss_weights({"heads": heads})
-    assert cli.loss_weights({"heads": heads, "loss_weights": {"commitment": 3}}) == {"commitment": 3, "entropy": 1}
+        configuration.loss_weights({"heads": heads})
+    assert configuration.loss_weights({"heads": heads, "loss_weights": {"commitment": 3}}) == {
+        "commitment": 3,
+        "entropy": 1,
+    }
 
 
 def test_weights_are_no_arguments():
@@ -71,14 +75,14 @@ def test_weights_are_no_arguments():
     head = {"_target_": "vistok.quantizers.BinaryQuantizer", "dim": 2, "loss_weights": {"entropy": 1}}
     composite = {"_target_": "vistok.quantizers.FactorizedQuantizer", "heads": [head, head], "loss_weights": {}}
     config = OmegaConf.create({"quantizer": composite, "tokenizer": {"quantizer": "${quantizer}"}})
-    assert cli.instantiate(config.tokenizer)["quantizer"].codebook_sizes == (4, 4)
-    assert cli.loss_weights(config.quantizer) == {"entropy": 1}
+    assert configuration.instantiate(config.tokenizer)["quantizer"].codebook_sizes == (4, 4)
+    assert configuration.loss_weights(config.quantizer) == {"entropy": 1}
 
 
 @pytest.mark.parametrize("trainer, logger", itertools.product(choices("trainer"), choices("logger")))
 def test_every_trainer_and_logger_composes(compose, trainer, logger):
     config = compose("train", f"trainer={trainer}", f"logger={logger}", "data=folder", "data.root=x", "run_dir=y")
-    cli._check_config(config)
+    run._check_config(config)
     OmegaConf.resolve(config)
     assert config.debug == (trainer == "debug")
 
@@ -96,7 +100,7 @@ def test_every_experiment_composes(compose, experiment):
     OmegaConf.resolve(config)
     assert config.name == experiment and "=" not in config.name
     assert config.trainer.precision == "bf16-mixed"
-    cli._check_config(config)
+    run._check_config(config)
 
 
 @pytest.mark.parametrize("experiment, head", [
@@ -106,7 +110,7 @@ def test_every_experiment_composes(compose, experiment):
 def test_published_sizes(compose, experiment, head):
     config = compose("train", f"experiment={experiment}", "data=folder", "data.root=x")
     with torch.device("meta"):
-        tokenizer = cli.instantiate(config.tokenizer)
+        tokenizer = configuration.instantiate(config.tokenizer)
         latent = tokenizer.encode(torch.empty(1, 3, 256, 256))
     sizes = {name: sum(p.numel() for p in getattr(tokenizer, name).parameters()) for name in ("encoder", "decoder")}
     assert sizes == {"encoder": 29_298_176, "decoder": 42_449_795}

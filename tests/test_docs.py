@@ -18,9 +18,9 @@ from PIL import Image
 
 import vistok
 from vistok import __main__ as program
-from vistok import cli
+from vistok import configuration
 from vistok.backbones import CNNDecoder, CNNEncoder
-from vistok.export import hub
+from vistok.formats import native
 from vistok.quantizers import DynamicQuantizer, FeatureRouter, VectorQuantizer
 
 ROOT = Path(__file__).parent.parent
@@ -29,7 +29,7 @@ FENCE = re.compile(r"^( *)```(\w*)(?: title=\"(.*?)\")?\n(.*?)^\1```$", re.DOTAL
 OWN_HEAD = "docs/own-head.md"
 NOT_RUN = {  # page, number among its Python blocks: why; what they call is checked against its signature
     ("docs/import.md", 0): "published files in their authors' layouts are not in the repository",
-    ("docs/export.md", 1): "it takes ten seconds; tests/export/test_graph.py writes graphs",
+    ("docs/export.md", 1): "it takes ten seconds; tests/formats/exporters/test_graphs.py writes graphs",
 }
 SHELL = ("cd", "git", "source")  # whose words are not looked at
 
@@ -92,8 +92,8 @@ def check_training(compose):
             words = [word.partition(",")[0] for word in words if word != "-m" and not word.startswith("hydra")]
         config = compose("train", *words)
         with torch.device("meta"):
-            tokenizer = cli.instantiate(config.tokenizer)
-        assert set(tokenizer.quantizer.loss_names) <= set(cli.loss_weights(config.quantizer))
+            tokenizer = configuration.instantiate(config.tokenizer)
+        assert set(tokenizer.quantizer.loss_names) <= set(configuration.loss_weights(config.quantizer))
 
     return check
 
@@ -175,11 +175,11 @@ def scratch(tmp_path_factory):
     folder = tmp_path_factory.mktemp("scratch")
     plain = small(VectorQuantizer(1024, 4))
     for name in ("RUN", "runs/sample/TIME"):
-        hub.save(plain, folder / name / "tokenizer")
+        native.save(plain, folder / name / "tokenizer")
     vqgan = small(VectorQuantizer(64, 4), channels=32, patch=1, multipliers=(1, 2), attention=(1,))  # for diffusers
-    hub.save(vqgan, folder / "runs/NAME/TIME/tokenizer")
+    native.save(vqgan, folder / "runs/NAME/TIME/tokenizer")
     dynamic = DynamicQuantizer(VectorQuantizer(1024, 4), FeatureRouter(4, 2, groups=2), rates=[0.5])
-    hub.save(small(dynamic), folder / "runs/dqvae/TIME/tokenizer")
+    native.save(small(dynamic), folder / "runs/dqvae/TIME/tokenizer")
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 256, (300, 400, 3), dtype=np.uint8)).save(folder / "photo.jpg")
     program.main(["tokenize", str(folder / "RUN"), str(folder), "--out", str(folder / "TOKENS"), "--workers", "0"])

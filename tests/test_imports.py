@@ -11,7 +11,7 @@ HEAVY = ("pytorch_lightning", "torchmetrics", "torchvision", "matplotlib", "lpip
          "webdataset", "scipy", "diffusers", "transformers", "onnx", "simplejpeg", "rich")  # fmt: skip
 
 
-@pytest.mark.parametrize("statement", ["import vistok", "import hydra, vistok.cli"])
+@pytest.mark.parametrize("statement", ["import vistok", "import hydra, vistok.training.run"])
 def test_what_is_optional_is_not_imported(statement):
     program = f"import sys; {statement}; print(*(name for name in {HEAVY} if name in sys.modules))"
     done = subprocess.run(

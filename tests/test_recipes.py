@@ -10,8 +10,9 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 import vistok
-from vistok import cli
+from vistok import configuration
 from vistok.losses import LPIPS
+from vistok.training import run
 
 
 class Recipe(NamedTuple):
@@ -84,11 +85,11 @@ def test_every_recipe_is_in_the_table():
 @pytest.mark.parametrize("name", RECIPES)
 def test_published_sizes(compose, name):
     config, recipe = compose("train", f"experiment={name}", "data=folder", "data.root=x"), RECIPES[name]
-    cli._check_config(config)
+    run._check_config(config)
     with torch.device("meta"):
-        tokenizer = cli.instantiate(config.tokenizer)
+        tokenizer = configuration.instantiate(config.tokenizer)
         latent = tokenizer.encode(torch.empty(1, 3, config.image_size, config.image_size))
-        cli.build_module(OmegaConf.merge(config, {"weights": "random"}))  # every term has a weight
+        run.build_module(OmegaConf.merge(config, {"weights": "random"}))  # every term has a weight
     assert (parameters(tokenizer.encoder), parameters(tokenizer.decoder)) == (recipe.encoder, recipe.decoder)
     assert latent.shape[1:] == recipe.latent and tokenizer.factor * recipe.latent[-1] == config.image_size
     assert set(tokenizer.quantizer.codebook_sizes) == {recipe.codebook}
@@ -114,7 +115,7 @@ def test_two_updates(compose, tmp_path, name):
         loss.teacher.model = "test_vit.r160_in1k"
     config.latent_dim = min(config.latent_dim, 32)
     config.codebook_size, config.run_dir = CODEBOOK, str(tmp_path / "run")
-    assert cli.train(config, [])["images"] > 0
+    assert run.train(config, [])["images"] > 0
     rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").open()))
     losses = [{key: float(value) for key, value in row.items() if key.startswith("train/") and value} for row in rows]
     assert [len(terms) > 4 and all(map(math.isfinite, terms.values())) for terms in losses if terms] == [True, True]

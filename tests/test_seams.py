@@ -6,14 +6,16 @@ import torch.nn.functional as F
 from torch import nn
 
 import vistok
-from vistok import Tokenizer, estimate
+from vistok import Tokenizer
 from vistok.backbones import Decoder, Encoder
 from vistok.codec import Codec
-from vistok.data.images import Batch
-from vistok.export import command, graph, hub
+from vistok.data.batches import Batch
+from vistok.formats import native
+from vistok.formats.exporters import graphs, to_folder
 from vistok.quantizers import Context, Layout, Quantized, Quantizer, StraightThrough, VectorQuantizer
-from vistok.schedules import Schedule
-from vistok.training import LitTokenizer
+from vistok.training import estimate
+from vistok.training.module import LitTokenizer
+from vistok.training.schedules import Schedule
 
 
 class Scales(Quantizer):
@@ -112,7 +114,7 @@ def test_several_scales():
 
 @pytest.fixture
 def registered(monkeypatch):
-    monkeypatch.setattr(hub, "CLASSES", dict(hub.CLASSES))
+    monkeypatch.setattr(native, "CLASSES", dict(native.CLASSES))
     for part in (Scales, PatchEncoder, Sequence, Painter):
         vistok.register(part)
 
@@ -123,14 +125,14 @@ def test_scales_and_sequences_are_exported(registered, tmp_path):
     scales = Tokenizer(PatchEncoder(), Scales(), Painter()).eval()
     sequence = Tokenizer(Sequence(), VectorQuantizer(16, 4), Painter()).eval()
     for name, tokenizer in {"scales": scales, "sequence": sequence}.items():
-        assert command.save_folder(tokenizer, tmp_path / name).codes > 0
+        assert to_folder.save_folder(tokenizer, tmp_path / name).codes > 0
         read = vistok.load(tmp_path / name)
         codes = read.tokenize(IMAGES)
         assert torch.equal(codes, tokenizer.tokenize(IMAGES))
         assert torch.equal(read.detokenize(codes, (16, 24)), tokenizer.detokenize(codes, (16, 24)))
     with pytest.raises(ValueError, match="scales have no graph for images of any size; give the one image_size"):
-        graph.save_torch(scales, tmp_path / "graph")
-    assert graph.save_torch(scales, tmp_path / "graph", image_size=16).codes == 2 * 20
+        graphs.save_torch(scales, tmp_path / "graph")
+    assert graphs.save_torch(scales, tmp_path / "graph", image_size=16).codes == 2 * 20
     with pytest.raises(ValueError, match="a Scales cannot be reduced or stored in files"):
         Codec(scales, [])
     with pytest.raises(ValueError, match="one position for each 4x4 pixels, not what a Sequence makes"):

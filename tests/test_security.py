@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from vistok.data.images import UnreadableImage
 from vistok.data.streams import ShardImages, ShardStream
 from vistok.data.tars import MOST_BYTES, MOST_HEADER, images_in
 from vistok.files import below
-from vistok.tokens.formats import read_webdataset
+from vistok.images.rgb import UnreadableImage
+from vistok.tokens.exchange import read_webdataset
 from vistok.tokens.header import Header
-from vistok.tokens.shards import undamaged
 from vistok.tokens.sources import TarSource
+from vistok.tokens.token_shards import undamaged
 
 ROOT = Path(__file__).parent.parent
 

@@ -9,9 +9,10 @@ import torch
 from safetensors.torch import load_file
 
 import vistok
-from vistok import cli, speed
+from vistok import speed
+from vistok.images.ranges import to_uint8
 from vistok.metrics import psnr
-from vistok.pixels import to_uint8
+from vistok.training import run as training_run
 
 
 @pytest.fixture(autouse=True)
@@ -57,14 +58,14 @@ def test_float16_is_refused_with_the_reason(train, tmp_path, precision):
 @pytest.mark.parametrize("words, said", [(["speed=fast"], True), ([], False)])
 def test_a_cpu_that_emulates_bfloat16_is_named(compose, monkeypatch, capsys, words, said):
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
-    cli._check_hardware(compose("train", *words))
+    training_run._check_hardware(compose("train", *words))
     assert ("no bfloat16 instructions" in capsys.readouterr().out) == said
 
 
 def test_modes_of_compile(make_tokenizer, compose):
     with pytest.raises(ValueError, match="speed.compile must be null or one of default, reduce-overhead"):
         speed.prepare(make_tokenizer(), compile="fastest")
-    _, lit = cli.build(compose("train", "trainer=debug", "backbone.encoder.channels=8"))
+    _, lit = training_run.build(compose("train", "trainer=debug", "backbone.encoder.channels=8"))
     names = set(lit.state_dict())
     speed.prepare(*lit.networks, channels_last=True, compile="default")
     assert set(lit.state_dict()) == names and lit.tokenizer.encoder._compiled_call_impl is not None

@@ -15,11 +15,12 @@ from torch import nn
 
 import vistok
 from vistok import __main__ as program
-from vistok import cli, estimate, reports
 from vistok.codec.reduction import tables_of
-from vistok.evaluation.running import evaluate
-from vistok.export import hub
-from vistok.export.command import TARGETS
+from vistok.commands.export import TARGETS
+from vistok.evaluation.evaluate import evaluate
+from vistok.formats import native
+from vistok.training import estimate, summary
+from vistok.training import run as training_run
 
 HERE = Path(__file__).parent
 WORDS = ["trainer=debug", "quantizer=fsq", "backbone=convnext", "latent_dim=4", "image_size=32"]
@@ -34,8 +35,8 @@ YAML = {
 def strangers():
     """The module, which a user would have beside ``train.py``; nothing else is registered."""
     with pytest.MonkeyPatch.context() as patch:
-        ours = {name: part for name, part in hub.CLASSES.items() if part not in hub.REGISTERED}
-        patch.setattr(hub, "CLASSES", ours)
+        ours = {name: part for name, part in native.CLASSES.items() if part not in native.REGISTERED}
+        patch.setattr(native, "CLASSES", ours)
         patch.syspath_prepend(HERE / "standins")
         patch.delitem(sys.modules, "strangers", raising=False)
         yield importlib.import_module("strangers")
@@ -61,7 +62,7 @@ def configured(strangers, tmp_path_factory):
 def run(configured, tmp_path_factory):
     """A finished run of two updates, the second with a discriminator."""
     folder = tmp_path_factory.mktemp("strangers") / "run"
-    cli.train(configured(f"run_dir={folder}"), [])
+    training_run.train(configured(f"run_dir={folder}"), [])
     return folder
 
 
@@ -87,7 +88,7 @@ def test_it_trains_and_its_health_is_logged(run):
 
 def test_its_run_is_estimated(configured):
     config = configured()
-    estimated = estimate.estimate(lambda: cli.build_module(config), 32, 2, precision="32-true")
+    estimated = estimate.estimate(lambda: training_run.build_module(config), 32, 2, precision="32-true")
     assert estimated.flops["image to codes"] > 0 and estimated.per_image > 0
 
 
@@ -121,7 +122,7 @@ def test_it_is_evaluated(run, tmp_path, compose):
 
 
 def test_its_tokens_are_written(run, photos, tmp_path, monkeypatch):
-    monkeypatch.setenv(hub.OWN, "strangers")
+    monkeypatch.setenv(native.OWN, "strangers")
     words = ["--image-size", "32", "--workers", "0", "--batch-size", "4"]
     program.main(["tokenize", str(run), str(photos), "--out", str(tmp_path / "tokens"), *words])
     tokens = np.load(tmp_path / "tokens" / "shard-000000.tokens.npy")
@@ -138,14 +139,14 @@ def test_codecs_refuse_it_in_words(tokenizer, run, photos, tmp_path, capsys):
 
 
 def test_a_class_that_is_not_registered_is_refused_before_the_first_batch(configured, tmp_path, monkeypatch):
-    monkeypatch.delitem(hub.CLASSES, "FSQ")
+    monkeypatch.delitem(native.CLASSES, "FSQ")
     with pytest.raises(ValueError, match=r"FSQ cannot be exported: .*not registered; vistok.register\(FSQ\) makes it"):
-        cli.train(configured(f"run_dir={tmp_path / 'run'}"), [])
+        training_run.train(configured(f"run_dir={tmp_path / 'run'}"), [])
     assert not (tmp_path / "run").exists()
 
 
 def test_a_file_names_nothing_that_is_not_registered(run, monkeypatch):
-    monkeypatch.delitem(hub.CLASSES, "FSQ")
+    monkeypatch.delitem(native.CLASSES, "FSQ")
     with pytest.raises(ValueError, match="unknown class 'FSQ'.*VISTOK_IMPORT=MODULE"):
         vistok.load(run)
 
@@ -158,12 +159,12 @@ def test_a_run_whose_export_fails_is_closed_later(configured, tmp_path, monkeypa
         raise ValueError("no space for it")
 
     with monkeypatch.context() as patch:
-        patch.setattr(reports, "save", fails)
+        patch.setattr(summary, "save", fails)
         with pytest.raises(ValueError, match="no space for it\nThe run could not be exported. All that it"):
-            cli.train(configured(*words), [])
+            training_run.train(configured(*words), [])
     assert (folder / "checkpoints" / "last.ckpt").is_file() and (folder / "checkpoints" / "slim.safetensors").is_file()
     assert not (folder / "metrics.json").exists()
-    cli.train(configured(*words), [])
+    training_run.train(configured(*words), [])
     assert vistok.load(folder).quantizer.dim == 4 and (folder / "metrics.json").is_file()
 
 
@@ -175,7 +176,7 @@ class Forgetful(nn.Module):
 
 
 def test_classes_that_cannot_be_registered(monkeypatch):
-    monkeypatch.setattr(hub, "CLASSES", dict(hub.CLASSES))
+    monkeypatch.setattr(native, "CLASSES", dict(native.CLASSES))
     with pytest.raises(ValueError, match="takes a class, not 3"):
         vistok.register(3)
     with pytest.raises(ValueError, match="there is a SimVQ already, of vistok.quantizers.simvq"):
@@ -184,4 +185,4 @@ def test_classes_that_cannot_be_registered(monkeypatch):
         vistok.register(type("Odd", (), {"__init__": lambda self, *sizes: None}))
     assert vistok.register(Forgetful) is Forgetful and vistok.register(Forgetful) is Forgetful
     with pytest.raises(ValueError, match="Forgetful cannot be exported: it does not keep its argument width"):
-        hub.describe(Forgetful(3))
+        native.describe(Forgetful(3))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from vistok.data.images import Batch
+from vistok.data.batches import Batch
 from vistok.data.skipped import Skipped
 from vistok.terminal import say, stop, visible
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from vistok import PixelMap, Tokenizer, cli
+from vistok import PixelMap, Tokenizer, configuration
 from vistok.backbones import (
     BranchedEncoder,
     CNNDecoder,
@@ -117,7 +117,7 @@ def agrees_in(dtype, tokenizer, size=32):
 def test_every_head_in_half_precision(compose, head, dtype):
     torch.manual_seed(0)
     words = ("trainer=debug", "backbone.encoder.channels=8", "latent_dim=4", "codebook_size=16", head)
-    agrees_in(dtype, cli.instantiate(compose("train", *words).tokenizer))
+    agrees_in(dtype, configuration.instantiate(compose("train", *words).tokenizer))
 
 
 CNN = {"channels": 8, "multipliers": (1, 2), "num_blocks": 1, "dim": 8}
@@ -142,7 +142,7 @@ def test_every_backbone_in_bfloat16(encoder, decoder):
 def test_codes_of_any_whole_numbers(compose, head):
     """Token files hold uint16."""
     words = ("trainer=debug", "backbone.encoder.channels=8", "latent_dim=4", "codebook_size=16", f"quantizer={head}")
-    tokenizer = cli.instantiate(compose("train", *words).tokenizer).eval()
+    tokenizer = configuration.instantiate(compose("train", *words).tokenizer).eval()
     codes = tokenizer.tokenize(torch.rand(1, 3, 32, 32) * 2 - 1)
     images = tokenizer.detokenize(codes)
     for dtype in (torch.uint16, torch.uint8, torch.int16, torch.int32, torch.uint32):

@@ -20,8 +20,9 @@ from hydra.core.global_hydra import GlobalHydra
 from plan import RUNS, Run
 from run import ROOT
 
-from vistok import cli, speed
-from vistok.estimate import Step, estimate
+from vistok import speed
+from vistok.training import run as training_run
+from vistok.training.estimate import Step, estimate
 
 WARM, TIMED = 10, 30
 SHOWN = [run for run in RUNS if run.section in ("heads", "collapse", "backbone") and run.size != "1k"]
@@ -38,7 +39,7 @@ def counted(run: Run) -> dict[str, str]:
     """Parameters, FLOPs and memory, by the names of their columns."""
     config = config_of(run)
     found = estimate(
-        lambda: cli.build_module(config), config.image_size, config.batch_size, gpu=False, precision="32-true"
+        lambda: training_run.build_module(config), config.image_size, config.batch_size, gpu=False, precision="32-true"
     )
     sizes = {name: count for name, (count, _) in found.parameters.items()}
     trained = found.parameters.get("quantizer", (0, 0))[1]
@@ -54,7 +55,7 @@ def timed(run: Run) -> dict[str, str]:
     """Images/s, and on a GPU the peak that torch's allocator saw."""
     config, gpu = config_of(run), torch.cuda.is_available()
     torch.manual_seed(0)
-    lit = cli.build_module(config).to("cuda" if gpu else "cpu")
+    lit = training_run.build_module(config).to("cuda" if gpu else "cpu")
     if not gpu:
         torch.set_num_threads(1)
         speed.keep_freed_pages()

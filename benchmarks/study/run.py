@@ -84,8 +84,9 @@ def train_and_score(run: Run, arguments: argparse.Namespace, folder: Path) -> di
     import torch
     from hydra.core.global_hydra import GlobalHydra
 
-    from vistok import cli, load, speed
-    from vistok.reports import versions
+    from vistok import load, speed
+    from vistok.training import run as training_run
+    from vistok.versions import versions
 
     GlobalHydra.instance().clear()
     data = [f"data.urls={arguments.train}", f"data.val_urls={arguments.val}"]
@@ -99,7 +100,7 @@ def train_and_score(run: Run, arguments: argparse.Namespace, folder: Path) -> di
     else:
         torch.set_num_threads(1)
         speed.keep_freed_pages()  # changes no number
-    cli.train(config, words)
+    training_run.train(config, words)
     report = json.loads((folder / "metrics.json").read_text())
     tokenizer = load(folder / "tokenizer").to("cuda" if gpu else "cpu")
     return {
@@ -129,11 +130,11 @@ def score(tokenizer, arguments: argparse.Namespace, image_size: int, folder: Pat
 
     from vistok.evaluation import Judges, Protocol, Scores
     from vistok.evaluation.scoring import reconstruct
+    from vistok.images.ranges import to_float, to_uint8
     from vistok.losses import STLPIPS
     from vistok.metrics import CodebookUsage
-    from vistok.metrics.features import TorchvisionFeatures
+    from vistok.metrics.feature_networks import TorchvisionFeatures
     from vistok.metrics.usage import usages_of
-    from vistok.pixels import to_float, to_uint8
 
     device = next(tokenizer.parameters()).device
     tokenizer.eval()
@@ -175,7 +176,7 @@ def images_of(urls: str, image_size: int):
     import torch
 
     from vistok.data import shards
-    from vistok.evaluation.geometry import CROPS
+    from vistok.images.evaluation_crops import CROPS
 
     data = shards(urls=None, val_urls=urls, image_size=image_size, batch_size=5 * BATCH, num_workers=0)
     return torch.cat([batch.images for batch in data.scored_batches(CROPS["adm"](image_size), 0, 1, 0)])

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 import vistok
-from vistok import Tokenizer, cli
+from vistok import Tokenizer, configuration
 from vistok.backbones import BranchedEncoder, CNNDecoder
-from vistok.export import hub
+from vistok.formats import native
 from vistok.losses import FeaturePrediction
 from vistok.quantizers import VectorQuantizer, factorized
 
@@ -127,7 +127,7 @@ def test_exported_and_loaded(tmp_path):
     decoder = CNNDecoder(**TINY, dim=4)
     head = factorized(partial(VectorQuantizer, 16, cosine=True), 2, 4)
     tokenizer = Tokenizer(encoder, head, decoder, nn.Conv2d(8, 4, 1, groups=2), nn.Conv2d(4, 4, 1)).eval()
-    loaded = vistok.load(hub.save(tokenizer, tmp_path))
+    loaded = vistok.load(native.save(tokenizer, tmp_path))
     images = torch.randn(1, 3, 16, 24).clamp(-1, 1)
     assert torch.equal(loaded.tokenize(images), tokenizer.tokenize(images))
 
@@ -154,7 +154,7 @@ def test_recipes_have_the_published_sizes(compose, recipe, predictors, total):
     config = compose("train", f"experiment={recipe}", "data=folder", "data.root=x")
     losses = config.loss.latent_losses.values()
     with torch.device("meta"):
-        tokenizer = cli.instantiate(config.tokenizer)
+        tokenizer = configuration.instantiate(config.tokenizer)
         heads = [FeaturePrediction(loss.dim // loss.num_parts, width, loss.grid)
                  for loss, width in zip(losses, predictors, strict=True)]  # fmt: skip
         latent = tokenizer.encode(torch.empty(1, 3, 256, 256))

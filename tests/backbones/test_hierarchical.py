@@ -11,7 +11,7 @@ import vistok
 from vistok import Tokenizer
 from vistok.backbones import CNNDecoder, HierarchicalEncoder, PositionalDecoder
 from vistok.backbones.positional import interpolate
-from vistok.export import hub
+from vistok.formats import native
 from vistok.quantizers import DynamicQuantizer, EntropyRouter, FeatureRouter, VectorQuantizer
 
 TRIPLE = {"multipliers": (1, 1, 2, 2, 4, 4), "attention": (3, 4, 5), "num_maps": 3}
@@ -117,7 +117,7 @@ def test_dqvae(family, close, tmp_path, name):
     seen = []
     tokenizer.quantizer.head.register_forward_pre_hook(lambda module, inputs: seen.append(inputs[0]))
     with torch.no_grad():
-        for evaluated in (tokenizer.eval(), tokenizer.fold(), vistok.load(hub.save(tokenizer, tmp_path))):
+        for evaluated in (tokenizer.eval(), tokenizer.fold(), vistok.load(native.save(tokenizer, tmp_path))):
             reconstruction, quantized = evaluated(io["images"])
             assert torch.equal(quantized.codes[:, 0], io["codes"])
             close(quantized.latent, io["quantized"])

@@ -9,11 +9,12 @@ from einops import rearrange
 from omegaconf import OmegaConf
 
 import vistok
-from vistok import PixelMap, Tokenizer, cli
+from vistok import PixelMap, Tokenizer, configuration
 from vistok.backbones import CNNDecoder, CNNEncoder, ViTDecoder, ViTEncoder
 from vistok.backbones.vit import LearnedPositions, SinCosPositions
-from vistok.export import hub
+from vistok.formats import native
 from vistok.quantizers import VectorQuantizer
+from vistok.training import run
 
 SIZE = {"dim": 16, "depth": 2, "num_heads": 2, "head_dim": 4, "mlp_ratio": 2, "patch": 4, "image_size": 16}
 ENHANCING = {"positions": "sincos", "activation": "tanh", "qkv_bias": False, "output_mlp_ratio": None}
@@ -36,7 +37,7 @@ def parameters(module):
 def test_parameter_counts(compose, backbone, encoder, decoder):
     config = compose("train", f"backbone={backbone}", "image_size=256")
     with torch.device("meta"):
-        tokenizer = cli.instantiate(config.tokenizer)
+        tokenizer = configuration.instantiate(config.tokenizer)
         assert (parameters(tokenizer.encoder), parameters(tokenizer.decoder)) == (encoder, decoder)
         assert tokenizer.encode(torch.empty(1, 3, 256, 256)).shape == (1, 16, 32, 32)
 
@@ -247,7 +248,7 @@ def test_with_a_cnn_on_the_other_side(encoder, decoder, tmp_path):
     assert losses[-1] < losses[0]
     assert all(p.grad.abs().sum() > 0 for p in (encoder.conv_in.weight, decoder.last_layer))
     tokenizer.eval()
-    loaded = vistok.load(hub.save(tokenizer, tmp_path))
+    loaded = vistok.load(native.save(tokenizer, tmp_path))
     codes = tokenizer.tokenize(images)
     assert torch.equal(loaded.tokenize(images), codes)
     assert torch.equal(loaded.detokenize(codes), tokenizer.detokenize(codes))
@@ -259,7 +260,7 @@ def test_the_recipes_train(compose, tmp_path, size):
     small += [f"backbone.decoder.{value}" for value in SMALL[: 3 * (size == "sl")]]
     overrides = [f"experiment=vitvqgan_{size}_imagenet256", "trainer=debug", f"run_dir={tmp_path}/run", *small]
     overrides += ["loss.image_losses.lpips.net=squeeze"]
-    metrics = cli.train(compose("train", *overrides), overrides)
+    metrics = run.train(compose("train", *overrides), overrides)
     config = OmegaConf.load(tmp_path / "run" / "config.yaml")
     assert set(config.loss.weights) - {"adversarial", "discriminator"} <= set(metrics)
     tokenizer = vistok.load(tmp_path / "run")

@@ -7,9 +7,9 @@ import torch
 from vistok import Tokenizer
 from vistok.backbones import CNNDecoder, CNNEncoder
 from vistok.codec import Codec
-from vistok.codec.codec import Rate
+from vistok.codec.coder import Rate
+from vistok.codec.frequencies import gather
 from vistok.codec.reduction import reduced, tables_of, with_tables
-from vistok.codec.statistics import gather
 from vistok.quantizers import FactorizedQuantizer
 from vistok.quantizers.vq import plain
 

@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import save_file
 
 from vistok.codec import concealment
-from vistok.codec.codec import FILLER, Rate, load, load_filler, save_filler
-from vistok.codec.conceal import cross_entropy, draw, fit, standardise
+from vistok.codec.coder import FILLER, Rate, load, load_filler, save_filler
 from vistok.codec.filler import Filler, windows
+from vistok.codec.filler_training import cross_entropy, draw, fit, standardise
+from vistok.codec.frequencies import gather
 from vistok.codec.reduction import tables_of
-from vistok.codec.statistics import gather
 from vistok.quantizers.vq import plain
 
 

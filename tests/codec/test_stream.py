@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from vistok.codec import packets, stream
-from vistok.codec.stream import Header, pack, unpack, varint
+from vistok.codec.stream import StreamHeader, pack, unpack, varint
 
-HEADER = Header(b"abcd", 300, 2, 1, 0)
+HEADER = StreamHeader(b"abcd", 300, 2, 1, 0)
 
 
 def test_bytes_by_hand():
@@ -52,10 +52,10 @@ def test_damage_has_a_message(change, message):
 
 def test_too_large():
     with pytest.raises(ValueError, match="16384x1025 pixels, more than max_pixels=16777216"):
-        unpack(pack(Header(b"abcd", 16384, 1025, 0, 0), [b""]))
-    unpack(pack(Header(b"abcd", 16384, 1024, 0, 0), [b""]))
+        unpack(pack(StreamHeader(b"abcd", 16384, 1025, 0, 0), [b""]))
+    unpack(pack(StreamHeader(b"abcd", 16384, 1024, 0, 0), [b""]))
     with pytest.raises(ValueError, match="no sense: 0x5"):
-        unpack(pack(Header(b"abcd", 0, 5, 0, 0), [b""]))
+        unpack(pack(StreamHeader(b"abcd", 0, 5, 0, 0), [b""]))
 
 
 def test_lost_packets():

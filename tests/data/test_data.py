@@ -9,11 +9,12 @@ import torch
 from PIL import Image
 
 from vistok.data import folder, sample
-from vistok.data.images import Batch, UnreadableImage
+from vistok.data.batches import Batch
 from vistok.data.sample import recolored, turned
 from vistok.data.sampler import EndlessSampler, StrideSampler
-from vistok.data.transforms import ADMCrop, CenterCrop, ResizeShortSide, to_tensor
-from vistok.pixels import to_float
+from vistok.images.crops import ADMCrop, CenterCrop, ResizeShortSide, to_tensor
+from vistok.images.ranges import to_float
+from vistok.images.rgb import UnreadableImage
 
 
 def take(sampler, n):

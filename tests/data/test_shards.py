@@ -19,12 +19,14 @@ import torch
 from PIL import Image
 
 from vistok.data import folder, shards, streams
-from vistok.data.images import Batch, UnreadableImage
-from vistok.data.module import loader
+from vistok.data.batches import Batch
+from vistok.data.loaders import loader
 from vistok.data.skipped import Skipped
 from vistok.data.streams import Place, ShardImages, ShardStream
 from vistok.data.tars import expand, images_in
-from vistok.data.transforms import AtLeast, CenterCrop, Flip, RandomCrop
+from vistok.data.transforms import AtLeast, Flip
+from vistok.images.crops import CenterCrop, RandomCrop
+from vistok.images.rgb import UnreadableImage
 
 ROOT = Path(__file__).parent.parent.parent
 BROKEN = b"\x89PNG\r\n\x1a\nbroken"

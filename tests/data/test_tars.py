@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from vistok.data import shards
-from vistok.data.images import UnreadableImage
 from vistok.data.streams import ShardImages, ShardStream
 from vistok.data.tars import Url, expand, images_in
+from vistok.images.rgb import UnreadableImage
 from vistok.tokens.sources import open_source
 
 HOSTILE = [

@@ -9,12 +9,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from vistok import cli
+from vistok import configuration
 from vistok.evaluation import Judges, Protocol, Scores
 from vistok.evaluation.pairs import Pairs, through_jpeg, truncated
+from vistok.images.ranges import to_float, to_uint8
 from vistok.losses import LPIPS
-from vistok.metrics.features import FeatureNetwork
-from vistok.pixels import to_float, to_uint8
+from vistok.metrics.feature_networks import FeatureNetwork
 from vistok.quantizers.base import Quantized
 
 PRESETS = {
@@ -48,7 +48,7 @@ class Identity(nn.Module):
 
 
 def presets(compose) -> dict[str, Protocol]:
-    return cli.instantiate(compose("eval", f"protocol=[{','.join(PRESETS)}]", "tokenizer=x").protocol)
+    return configuration.instantiate(compose("eval", f"protocol=[{','.join(PRESETS)}]", "tokenizer=x").protocol)
 
 
 def quantized(codes: Tensor) -> Quantized:

@@ -15,8 +15,9 @@ import pytest
 import torch
 from PIL import Image
 
-from vistok import evaluation
-from vistok.evaluation import plots, report
+from vistok.evaluation import evaluate
+from vistok.evaluation.report import charts
+from vistok.evaluation.report import page as report_page
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 EVIL = "<script>alert(1)<&'x"
@@ -36,7 +37,7 @@ def evaluated(tmp_path_factory, trained):
     words += ["data.num_workers=0", "lpips=null", "network=none", "protocol=[canonical,seed]"]
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = hydra.compose("eval", overrides=words)
-    return evaluation.evaluate(config), folder / "report.html"
+    return evaluate.evaluate(config), folder / "report.html"
 
 
 class Page(HTMLParser):
@@ -131,10 +132,10 @@ def test_a_browser_shows_it_without_complaint(evaluated, tmp_path):
 def test_the_enlarged_square_is_where_the_error_is():
     error = torch.zeros(64, 96)
     error[40:52, 70:84] = 1
-    top, left, side = report.worst_window(error)
+    top, left, side = report_page.worst_window(error)
     assert side == 16
     assert error[top : top + side, left : left + side].sum() == error.sum()
-    assert report.worst_window(torch.ones(8, 8)) == (0, 0, 8)
+    assert report_page.worst_window(torch.ones(8, 8)) == (0, 0, 8)
 
 
 def decoded(page: str) -> tuple[np.ndarray, str]:
@@ -144,10 +145,10 @@ def decoded(page: str) -> tuple[np.ndarray, str]:
 
 
 def test_dead_codes_have_their_own_colour():
-    shown = report.dead_map("a<b", np.array([0, 1, 100, 0, 10]))
+    shown = report_page.dead_map("a<b", np.array([0, 1, 100, 0, 10]))
     pixels, _ = decoded(shown)
     assert pixels.shape == (2, 3, 3)
-    dead = (pixels == report.DEAD).all(-1)
+    dead = (pixels == report_page.DEAD).all(-1)
     assert dead.tolist() == [[True, False, False], [True, False, True]]  # the last is filler
     assert pixels[0, 1].sum() > pixels[1, 1].sum() > pixels[0, 2].sum()  # darker, the more often
     assert "2 of 5 codewords never chosen by 111 tokens; even choices would leave 0" in unescape(shown)
@@ -156,22 +157,22 @@ def test_dead_codes_have_their_own_colour():
 
 def test_pictures_keep_their_pixels():
     pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
-    shown, kind = decoded(f'"{plots.picture(pixels)}"')
+    shown, kind = decoded(f'"{charts.picture(pixels)}"')
     assert kind == "png" and np.array_equal(shown, pixels)
     smooth = np.tile(np.arange(128, dtype=np.uint8)[:, None, None], (1, 128, 3))
-    shown, kind = decoded(f'"{plots.picture(smooth)}"')
+    shown, kind = decoded(f'"{charts.picture(smooth)}"')
     assert kind == "jpeg" and np.abs(shown.astype(int) - smooth).max() <= 2
 
 
 def test_axes_by_hand():
-    axis = plots.Axis(0, 10)
+    axis = charts.Axis(0, 10)
     assert [axis.at(value) for value in (0, 2.5, 10)] == [0, 0.25, 1] and axis.ticks() == [0, 2, 4, 6, 8, 10]
-    assert plots.Axis(0.1, 0.42).ticks() == pytest.approx([0.1, 0.2, 0.3, 0.4])
-    assert plots.Axis(0, 2.1, whole=True).ticks() == [0, 1, 2]
-    log = plots.Axis.over([1, 1000], log=True)
+    assert charts.Axis(0.1, 0.42).ticks() == pytest.approx([0.1, 0.2, 0.3, 0.4])
+    assert charts.Axis(0, 2.1, whole=True).ticks() == [0, 1, 2]
+    log = charts.Axis.over([1, 1000], log=True)
     assert log.ticks() == [1, 10, 100, 1000] and log.at(10) == pytest.approx(1 / np.log10(1100))
     for same in (0.0, 5.0, -3.0):
-        axis = plots.Axis.over([same, same])
+        axis = charts.Axis.over([same, same])
         assert axis.low < same < axis.high and 2 <= len(axis.ticks()) <= 6
 
 
@@ -180,24 +181,24 @@ def points(svg: str) -> list[tuple[float, float]]:
 
 
 def test_ranks_are_in_order_and_dead_codes_off_the_chart():
-    drawn = points(plots.rank_chart([("a", np.array([0, 10, 1000, 0, 100]))]))
+    drawn = points(charts.rank_chart([("a", np.array([0, 10, 1000, 0, 100]))]))
     assert len(drawn) == 3
     heights = [y for _, y in drawn]
     assert heights[1] - heights[0] == pytest.approx(heights[2] - heights[1], abs=0.2)  # a tenth each time
-    assert drawn[0][0] == plots.LEFT
+    assert drawn[0][0] == charts.LEFT
 
 
 def test_bars_have_the_heights_of_their_counts():
-    svg = plots.histogram([("a<b", np.array([0.0] * 3 + [1.0] * 6))], "x")
+    svg = charts.histogram([("a<b", np.array([0.0] * 3 + [1.0] * 6))], "x")
     path = re.search(r' d="(M[^"]+Z)"', svg).group(1)
     levels = [float(y) for y in re.findall(r"V([\d.]+)", path)]
     base = levels[-1]
     assert len(levels) == 6 + 1  # bins: twice the root of nine
     assert base - levels[5] == pytest.approx(2 * (base - levels[0]), abs=0.2)
     assert levels[1:5] == [base] * 4 and "<title>a&lt;b</title>" in svg
-    assert "nan" not in plots.histogram([("a", np.full(4, 2.5))], "x")
+    assert "nan" not in charts.histogram([("a", np.full(4, 2.5))], "x")
 
 
 def test_names_that_end_alike_are_told_apart():
-    assert report.distinct(["runs/a/tokenizer", "runs/b"]) == ["a", "b"]
-    assert report.distinct(["x/a", "y/a"]) == ["1: a", "2: a"]
+    assert report_page.distinct(["runs/a/tokenizer", "runs/b"]) == ["a", "b"]
+    assert report_page.distinct(["x/a", "y/a"]) == ["1: a", "2: a"]

@@ -16,7 +16,8 @@ ROOT = Path(__file__).parent.parent.parent
 PROGRAM = """
 import math
 import torch
-from vistok.kernels import nearest_cpu, nearest_triton
+from vistok.kernels import nearest_cpu
+from vistok.kernels import nearest_triton
 
 torch.manual_seed(0)
 cases = {

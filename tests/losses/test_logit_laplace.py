@@ -13,12 +13,12 @@ import vistok
 from vistok import Tokenizer
 from vistok.backbones import CNNDecoder, CNNEncoder
 from vistok.data import sample
-from vistok.export import hub
+from vistok.formats import native
+from vistok.images.ranges import LogitLaplaceMap
 from vistok.losses import Adversary, LogitLaplace, PatchGAN
-from vistok.pixels import LogitLaplaceMap
 from vistok.quantizers import VectorQuantizer
-from vistok.schedules import Schedule
-from vistok.training import LitTokenizer
+from vistok.training.module import LitTokenizer
+from vistok.training.schedules import Schedule
 
 
 def test_bsqvit(golden, close):
@@ -119,7 +119,7 @@ def test_it_counts_in_the_adaptive_weight(tokenizer):
 def test_export(tokenizer, tmp_path):
     """``decode`` gives three channels, here and after a round trip."""
     images = torch.rand(1, 3, 8, 8) * 2 - 1
-    loaded, codes = vistok.load(hub.save(tokenizer, tmp_path)), tokenizer.eval().tokenize(images)
+    loaded, codes = vistok.load(native.save(tokenizer, tmp_path)), tokenizer.eval().tokenize(images)
     assert loaded.pixels == LogitLaplaceMap()
     assert torch.equal(loaded.detokenize(codes), tokenizer.detokenize(codes))
     assert loaded.decode(loaded.quantizer.lookup(codes)).shape == images.shape

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from vistok.losses import LPIPS
-from vistok.weights import WeightsUnavailable
+from vistok.pretrained import WeightsUnavailable
 
 
 @pytest.fixture(scope="module")

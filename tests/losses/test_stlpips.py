@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 from vistok.losses import STLPIPS
-from vistok.losses.stlpips import Blur
-from vistok.weights import WeightsUnavailable
+from vistok.losses.stlpips import ReflectedBlur
+from vistok.pretrained import WeightsUnavailable
 
 SHARED = Path(__file__).parents[2].parent / "shared" / "weights" / "stlpips-alex.pt"
 PACKAGE = 0.19845852  # of stlpips_pytorch 0.0.2, with its float32 weights, for pair()
@@ -55,7 +55,7 @@ def test_the_blur_by_hand():
     image = row.expand(1, 1, 4, 4)  # constant down the columns, so that only the row's filter shows
     # reflected by 2: 8 4 | 0 4 8 0 | 8 4; then (a + 2 b + c) / 4 at every second place
     expected = torch.tensor([(8 + 8 + 0) / 4, (0 + 8 + 8) / 4, (8 + 0 + 8) / 4])
-    torch.testing.assert_close(Blur()(image), expected.expand(1, 1, 3, 3))
+    torch.testing.assert_close(ReflectedBlur()(image), expected.expand(1, 1, 3, 3))
 
 
 def test_the_distance_of_a_pair_of_one_stage():

@@ -9,9 +9,9 @@ import torch
 from torch import nn
 
 from vistok.losses import ContrastiveAlignment, Teacher
-from vistok.schedules import Schedule
-from vistok.training import LitTokenizer
-from vistok.weights import WeightsUnavailable
+from vistok.pretrained import WeightsUnavailable
+from vistok.training.module import LitTokenizer
+from vistok.training.schedules import Schedule
 
 MODEL = "test_vit"  # 64 channels, 160 pixels, a class token
 

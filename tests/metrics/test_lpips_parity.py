@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torchvision import models
 
+from vistok.images.ranges import to_float
 from vistok.losses import LPIPS
-from vistok.pixels import to_float
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from torch import Tensor
 from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMeasure
 
 import vistok
+from vistok.images.ranges import to_uint8
 from vistok.metrics import ReconstructionMetrics, block_mean, psnr
-from vistok.pixels import to_uint8
 
 
 @pytest.fixture

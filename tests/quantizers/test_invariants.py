@@ -9,9 +9,8 @@ import torch
 from einops import rearrange
 from torch.nn import functional as F
 
-from vistok import cli
-from vistok.ema import AveragedTokenizer
-from vistok.export import hub
+from vistok import configuration
+from vistok.formats import native
 from vistok.quantizers import (
     BinaryQuantizer,
     Context,
@@ -28,6 +27,7 @@ from vistok.quantizers import (
     factorized,
 )
 from vistok.quantizers.base import single_heads
+from vistok.training.ema import AveragedTokenizer
 
 vq = partial(VectorQuantizer, 32)
 bridge = partial(VQBridge, 32, size="XS", patch=2)
@@ -89,7 +89,7 @@ def from_yaml(name):
     """The head of a YAML, as small as the others: a new one is tested without a line here."""
     words = [f"quantizer={name}", "latent_dim=8", "codebook_size=32", *SMALL.get(name, [])]
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return cli.instantiate(hydra.compose("train", overrides=words).quantizer)
+        return configuration.instantiate(hydra.compose("train", overrides=words).quantizer)
 
 
 YAML = {f"{path.stem}.yaml": partial(from_yaml, path.stem) for path in sorted((CONFIGS / "quantizer").glob("*.yaml"))}
@@ -347,11 +347,11 @@ def test_folding_draws_no_random_number(head):
 
 def test_state_dict_round_trip(head):
     head.eval()
-    other = hub.build(hub.describe(head)).eval()
+    other = native.build(native.describe(head)).eval()
     other.load_state_dict(head.state_dict())
     z, context = inputs(head)
     assert torch.equal(other(z, context).codes, head(z, context).codes)
-    assert hub.describe(other) == hub.describe(head)
+    assert native.describe(other) == native.describe(head)
 
 
 @pytest.mark.parametrize("wrong", [-1, 32, 2**40])

@@ -12,7 +12,7 @@ from torch import nn
 from vistok import Tokenizer
 from vistok.backbones import CNNDecoder, CNNEncoder
 from vistok.quantizers import DynamicQuantizer, FactorizedQuantizer, FeatureRouter, VectorQuantizer
-from vistok.tokens import Protocol, TokenStore, tokenize
+from vistok.tokens import TokenProtocol, TokenStore, tokenize
 from vistok.tokens.sources import FolderSource
 
 SIZE = 32
@@ -58,7 +58,7 @@ def stores(classes, tmp_path_factory) -> dict[str, TokenStore]:
     found = {}
     for kind in ("vq", "fq", "dq"):
         out = tmp_path_factory.mktemp(kind) / "tokens"
-        protocol = Protocol(SIZE, views="flip", batch_size=3, rate=0.5 if kind == "dq" else None)
+        protocol = TokenProtocol(SIZE, views="flip", batch_size=3, rate=0.5 if kind == "dq" else None)
         tokenize(build(kind), FolderSource(classes, 4), out, protocol, kind)
         found[kind] = TokenStore(out)
     return found

@@ -14,20 +14,20 @@ import torch
 from PIL import Image
 from torchvision.transforms.functional import ten_crop
 
-from vistok import locks
-from vistok.convert import main as convert
-from vistok.data.transforms import ADMCrop, to_tensor
-from vistok.export.hub import save
-from vistok.pixels import to_float
+from vistok.commands.convert import main as convert
+from vistok.commands.tokenize import main
+from vistok.formats.native import save
+from vistok.images.crops import ADMCrop, to_tensor
+from vistok.images.ranges import to_float
+from vistok.processes import locks
 from vistok.quantizers import VectorQuantizer
-from vistok.tokens import Protocol, TokenStore, index, tokenize
+from vistok.tokens import TokenProtocol, TokenStore, index, tokenize
 from vistok.tokens import extract as module
-from vistok.tokens.command import main
 from vistok.tokens.loading import loaded
 from vistok.tokens.sources import FolderSource, TarSource, open_source
 
 SIZE = 32
-FEW = Protocol(SIZE, batch_size=3)
+FEW = TokenProtocol(SIZE, batch_size=3)
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -60,7 +60,7 @@ def test_a_mirror_image_is_tokenized_not_its_tokens_mirrored(stores, classes, ma
 
 
 def test_ten_crops(classes, make, tmp_path):
-    tokenize(make("vq"), FolderSource(classes, 4), tmp_path / "ten", Protocol(SIZE, views="ten", batch_size=3))
+    tokenize(make("vq"), FolderSource(classes, 4), tmp_path / "ten", TokenProtocol(SIZE, views="ten", batch_size=3))
     store = TokenStore(tmp_path / "ten")
     assert store.header.ten_crop_size == 35  # int(1.1 * 32)
     for i, image in enumerate(squares(classes, 35)):
@@ -168,7 +168,7 @@ def test_silent_storage_is_not_waited_for_without_end(classes, make, tmp_path):
         tokenize(make("vq"), Silent(classes, 2), tmp_path / "out", FEW, timeout=0.5)
     assert time.monotonic() - began < 60
     assert {"shard-000000.json", "index.json.partial"} <= set(contents(tmp_path / "out"))
-    assert loaded(None, 2, False, 7.0).timeout == 7.0  # and so of workers, as tests/test_failures.py has it
+    assert loaded(None, 2, False, 7.0).timeout == 7.0  # and so of workers, as tests/commands/test_failures.py has it
 
 
 def test_a_damaged_shard_is_written_again(classes, make, tmp_path):
@@ -273,7 +273,7 @@ def test_unreadable_images_are_left_out_and_named(classes, make, tmp_path):
 
 
 def test_bfloat16_is_asked_for(classes, make, tmp_path):
-    protocol = Protocol(SIZE, batch_size=3, dtype="bfloat16")
+    protocol = TokenProtocol(SIZE, batch_size=3, dtype="bfloat16")
     written = tokenize(make("vq"), FolderSource(classes, 9), tmp_path / "half", protocol)
     assert written["dtype"] == "bfloat16"
     with torch.autocast("cpu", torch.bfloat16):
@@ -312,7 +312,7 @@ def test_another_extraction_is_not_mixed_in(classes, make, tmp_path):
     out = tmp_path / "tokens"
     tokenize(make("vq"), FolderSource(classes, 2), out, FEW)
     with pytest.raises(ValueError, match="holds other tokens: views is 'none' there and 'flip' here"):
-        tokenize(make("vq"), FolderSource(classes, 2), out, Protocol(SIZE, batch_size=3, views="flip"))
+        tokenize(make("vq"), FolderSource(classes, 2), out, TokenProtocol(SIZE, batch_size=3, views="flip"))
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="holds something else"):

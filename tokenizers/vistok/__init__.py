@@ -5,10 +5,10 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from vistok.export.checkpoints import load
-    from vistok.export.hub import register
-    from vistok.photos import read_image, write_image
-    from vistok.pixels import PixelMap
+    from vistok.formats.load import load
+    from vistok.formats.native import register
+    from vistok.images.photos import read_image, write_image
+    from vistok.images.ranges import PixelMap
     from vistok.quantizers.base import Quantized
     from vistok.tokenizer import Tokenizer
 
@@ -16,13 +16,13 @@ __all__ = ["PixelMap", "Quantized", "Tokenizer", "load", "read_image", "register
 __version__ = "0.1.0"
 
 _HOMES = {  # imported when they are first used: a command sets OpenMP's variables before torch is loaded
-    "PixelMap": "vistok.pixels",
+    "PixelMap": "vistok.images.ranges",
     "Quantized": "vistok.quantizers.base",
     "Tokenizer": "vistok.tokenizer",
-    "load": "vistok.export.checkpoints",
-    "read_image": "vistok.photos",
-    "register": "vistok.export.hub",
-    "write_image": "vistok.photos",
+    "load": "vistok.formats.load",
+    "read_image": "vistok.images.photos",
+    "register": "vistok.formats.native",
+    "write_image": "vistok.images.photos",
 }
 
 

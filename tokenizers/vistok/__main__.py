@@ -5,22 +5,22 @@ from collections.abc import Sequence
 from importlib import import_module
 
 import vistok
-from vistok import openmp
+from vistok.processes import openmp
 
 COMMANDS = {  # name: module and function of the rest of the words (main where none is named), what it does
-    "train": ("vistok.entry:train", "train a tokenizer, as train.py of the repository does"),
-    "eval": ("vistok.entry:evaluate", "score tokenizers, as eval.py of the repository does"),
-    "export": ("vistok.export.command", "write a tokenizer for diffusers, LlamaGen, transformers, ONNX or torch"),
-    "inspect": ("vistok.export.inspect", "say what is in a checkpoint: keys, tensors, what was not read"),
-    "convert": ("vistok.convert", "write images as tar shards"),
-    "reduce": ("vistok.codec.reduce", "cluster a tokenizer's codewords: fewer bits from the same networks"),
-    "codec": ("vistok.codec.build", "make a codec of a tokenizer and its reduced codebooks"),
-    "conceal": ("vistok.codec.conceal", "train the model that guesses what a damaged file has lost"),
-    "compress": ("vistok.codec.compress", "write an image as a file of very few bytes"),
-    "decompress": ("vistok.codec.decompress", "write the image in such a file"),
-    "tokenize": ("vistok.tokens.command", "write the tokens of images, for a generator"),
-    "tokens": ("vistok.tokens.manage", "check tokens, decode some to look at, write them for others"),
-    "thresholds": ("vistok.thresholds", "measure the entropies an entropy router needs"),
+    "train": ("vistok.commands.train:train", "train a tokenizer, as train.py of the repository does"),
+    "eval": ("vistok.commands.eval:evaluate", "score tokenizers, as eval.py of the repository does"),
+    "export": ("vistok.commands.export", "write a tokenizer for diffusers, LlamaGen, transformers, ONNX or torch"),
+    "inspect": ("vistok.commands.inspect", "say what is in a checkpoint: keys, tensors, what was not read"),
+    "convert": ("vistok.commands.convert", "write images as tar shards"),
+    "reduce": ("vistok.commands.reduce", "cluster a tokenizer's codewords: fewer bits from the same networks"),
+    "codec": ("vistok.commands.build_codec", "make a codec of a tokenizer and its reduced codebooks"),
+    "conceal": ("vistok.commands.conceal", "train the model that guesses what a damaged file has lost"),
+    "compress": ("vistok.commands.compress", "write an image as a file of very few bytes"),
+    "decompress": ("vistok.commands.decompress", "write the image in such a file"),
+    "tokenize": ("vistok.commands.tokenize", "write the tokens of images, for a generator"),
+    "tokens": ("vistok.commands.manage_tokens", "check tokens, decode some to look at, write them for others"),
+    "thresholds": ("vistok.commands.thresholds", "measure the entropies an entropy router needs"),
 }
 HYDRA = ("train", "eval")  # these read sys.argv themselves
 

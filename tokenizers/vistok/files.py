@@ -1,11 +1,16 @@
 """Files that are whole or not there, whatever happens while they are written; and names that stay in their folder."""
 
+import hashlib
+import json
 import os
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from vistok.processes import locks
 
 NO_NAME = re.compile("[\0\\\\\ud800-\udc7f\udd00-\udfff]")  # what no file's name has, other than undecodable bytes
 
@@ -55,3 +60,58 @@ def flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def whole_folder(path: str | Path) -> Iterator[Path]:
+    """A folder to fill. It gets its name when the block ends well; when the block raises, nothing is left.
+
+    Args:
+        path: Where to; what stands beside it as ``.NAME.partial`` is this function's.
+
+    Raises:
+        ValueError: There is something already, another process writes it, or it cannot be written.
+    """
+    path = Path(path).absolute()
+    if path.exists():
+        raise ValueError(f"{path} exists already and is not overwritten")
+    partial = path.with_name(f".{path.name}.partial")
+    with locks.held(locks.beside(path), str(path)):
+        shutil.rmtree(partial, ignore_errors=True)  # of an export that was killed
+        partial.mkdir()
+        try:
+            yield partial
+            os.replace(partial, path)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(2**20):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def encodable(text: str) -> str:
+    """Text that any file can hold: bytes of names that are no UTF-8 are spelled out, as in ``caf\\udce9.png``."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def write_json(content: dict[str, Any], path: Path) -> None:
+    """Write JSON that any reader accepts: a number that is not finite becomes null."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(finite(content), indent=2, allow_nan=False) + "\n"
+    with whole(path) as file:
+        file.write(text.encode())
+
+
+def finite(value: Any) -> Any:
+    """The same content with None for every number that is not finite, which JSON does not have."""
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and value - value != 0 else value

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from vistok.backbones.base import Decoder, Encoder, decode
-from vistok.pixels import LogitLaplaceMap, PixelMap
+from vistok.backbones.interface import Decoder, Encoder, decode
+from vistok.images.ranges import LogitLaplaceMap, PixelMap
 from vistok.quantizers.base import Codes, Context, Quantized, Quantizer
 
 

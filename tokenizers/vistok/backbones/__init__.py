@@ -1,9 +1,9 @@
 """Encoders and decoders: any of them goes with any quantization head."""
 
 from vistok.backbones.adapters import BranchedEncoder
-from vistok.backbones.base import Decoder, Encoder
 from vistok.backbones.cnn import CNNDecoder, CNNEncoder
 from vistok.backbones.hierarchical import HierarchicalEncoder
+from vistok.backbones.interface import Decoder, Encoder
 from vistok.backbones.magvit import MagvitDecoder, MagvitEncoder
 from vistok.backbones.positional import PositionalDecoder
 from vistok.backbones.vit import ViTDecoder, ViTEncoder

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vistok.backbones.base import Encoder
 from vistok.backbones.cnn import CNNSizes, group_norm, middle
+from vistok.backbones.interface import Encoder
 from vistok.backbones.vit import Block, LearnedPositions, Transformer
 
 

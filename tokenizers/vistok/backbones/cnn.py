@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from vistok.backbones.base import Decoder, Encoder, Sizes
+from vistok.backbones.interface import Decoder, Encoder, Sizes
 from vistok.quantizers.base import Context
 
 

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vistok.backbones.base import Encoder
 from vistok.backbones.cnn import CNNSizes, group_norm, middle
+from vistok.backbones.interface import Encoder
 
 
 class HierarchicalEncoder(Encoder):

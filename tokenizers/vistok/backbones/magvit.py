@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from vistok.backbones.base import Decoder, Encoder, Sizes
 from vistok.backbones.cnn import Level, ResnetBlock, group_norm
+from vistok.backbones.interface import Decoder, Encoder, Sizes
 from vistok.quantizers.base import Context
 
 

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vistok.backbones.base import Decoder, decode
+from vistok.backbones.interface import Decoder, decode
 from vistok.quantizers.base import Context
 
 

@@ -21,7 +21,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint as recompute
 
-from vistok.backbones.base import Decoder, Encoder, Sizes
+from vistok.backbones.interface import Decoder, Encoder, Sizes
 from vistok.quantizers.base import Context
 
 ACTIVATIONS = {"gelu": F.gelu, "tanh": torch.tanh}

@@ -1,5 +1,5 @@
 """Images in very few bits: codes of a tokenizer in a checked file (after arXiv:2307.08265)."""
 
-from vistok.codec.codec import Codec
+from vistok.codec.coder import Codec
 
 __all__ = ["Codec"]

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vistok.kernels import nearest_code
 from vistok.quantizers import Quantizer, Table
+from vistok.tokenizer import Tokenizer
 
 ITERATIONS = 300  # of k-means, where it does not settle before
 
@@ -97,3 +98,10 @@ def means(table: Tensor, nearest: Tensor, weights: Tensor, centroids: Tensor) ->
         error = weights * (table - moved[nearest]).square().sum(1)
         moved[empty] = table[error.argsort(descending=True)[: len(empty)]]
     return moved
+
+
+def with_head(tokenizer: Tokenizer, head) -> Tokenizer:
+    """The same networks around another head."""
+    other = tokenizer.fold()
+    other.quantizer = head
+    return other.eval()

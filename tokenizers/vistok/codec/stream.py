@@ -22,7 +22,7 @@ MAGIC, VERSION = b"\x89VTK", 1
 MAX_PIXELS = 2**24  # of an image: a header must not make a decoder allocate what it likes
 
 
-class Header(NamedTuple):
+class StreamHeader(NamedTuple):
     """What a file says before its codes."""
 
     codec: bytes  # (4,)
@@ -32,7 +32,7 @@ class Header(NamedTuple):
     coding: int
 
 
-def pack(header: Header, packets: Sequence[bytes]) -> bytes:
+def pack(header: StreamHeader, packets: Sequence[bytes]) -> bytes:
     """A file's bytes."""
     head = MAGIC + bytes([VERSION]) + header.codec + varint(header.width) + varint(header.height)
     head += bytes([header.rate, header.coding, len(packets)])
@@ -40,7 +40,7 @@ def pack(header: Header, packets: Sequence[bytes]) -> bytes:
     return head + crc(head) + b"".join(packets)
 
 
-def unpack(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Header, list[bytes | None]]:
+def unpack(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[StreamHeader, list[bytes | None]]:
     """The header and the packets of a file, None for one that is damaged or cut off.
 
     Raises:
@@ -53,7 +53,7 @@ def unpack(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[Header, list[byte
     if version != VERSION:
         raise ValueError(f"it is of version {version}; this program reads {VERSION}")
     codec = reader.take(4)
-    header = Header(codec, reader.varint(), reader.varint(), reader.byte(), reader.byte())
+    header = StreamHeader(codec, reader.varint(), reader.varint(), reader.byte(), reader.byte())
     entries = [(reader.varint(), reader.take(4)) for _ in range(reader.byte())]
     if crc(data[: reader.at]) != reader.take(4):
         raise ValueError("its header is damaged: the checksum is another")

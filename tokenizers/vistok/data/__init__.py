@@ -1,7 +1,7 @@
 """Images for training and evaluation."""
 
+from vistok.data.data_module import ImageDataModule
 from vistok.data.image_folder import folder
-from vistok.data.module import ImageDataModule
 from vistok.data.sample import sample
 from vistok.data.shards import ShardDataModule, shards
 

@@ -9,20 +9,15 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from vistok.data.images import (
-    MOST_PIXELS,
-    MOST_REPLACED,
-    Sample,
-    UnreadableImage,
-    encodable,
-    image_extensions,
-    open_image,
-    read_rgb,
-    reader,
-)
-from vistok.data.module import ImageDataModule
+from vistok.data.batches import MOST_REPLACED, Sample
+from vistok.data.data_module import ImageDataModule
 from vistok.data.patience import PATIENCE, in_time
-from vistok.data.transforms import Transform, croppings, read_crop
+from vistok.data.transforms import croppings
+from vistok.files import encodable
+from vistok.images.crops import Transform, read_crop
+from vistok.images.decoding import MOST_PIXELS, image_extensions, open_image, read_rgb
+from vistok.images.reader import reader
+from vistok.images.rgb import UnreadableImage
 
 
 class ImageFiles:
@@ -112,7 +107,7 @@ def folder(
         num_workers: Processes that decode images.
         seed: Of the held-out choice, the order and the augmentation.
         max_unreadable: The share of a set that may be unreadable before the work is stopped.
-        decoder: Of images to train on: ``pillow``, or ``fast`` (see ``fast.read_fast``), within one grey level of it.
+        decoder: Of images to train on: ``pillow``, or ``fast`` (see ``read_fast``), within one grey level of it.
             Validation and evaluation always have Pillow's pixels.
         timeout: Seconds to wait for a batch before the work is stopped.
         max_pixels: The largest image; one with more pixels is unreadable.

@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vistok.data.images import Sample
-from vistok.data.module import ImageDataModule
-from vistok.data.transforms import ResizeShortSide, Transform, to_tensor
+from vistok.data.batches import Sample
+from vistok.data.data_module import ImageDataModule
+from vistok.images.crops import ResizeShortSide, Transform, to_tensor
 
 TRAIN = ("chelsea", "rocket", "hubble_deep_field", "motorcycle_left", "motorcycle_right", "retina", "ihc")
 HELD_OUT = ("coffee", "astronaut")

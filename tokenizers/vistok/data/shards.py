@@ -7,15 +7,20 @@ from typing import Any
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
-from vistok.data.images import MOST_PIXELS, Batch, encodable, reader
-from vistok.data.module import loader, rank_of
+from vistok.data.batches import Batch
+from vistok.data.data_module import ImageDataModule
+from vistok.data.loaders import loader, rank_of
 from vistok.data.patience import PATIENCE
 from vistok.data.skipped import Skipped, by_split
 from vistok.data.streams import Place, ShardImages, ShardStream
 from vistok.data.tars import expand
-from vistok.data.transforms import AtLeast, Transform, croppings
-from vistok.pixels import to_float
-from vistok.ranks import from_all_ranks
+from vistok.data.transforms import AtLeast, croppings
+from vistok.distributed.collectives import from_all_ranks
+from vistok.files import encodable
+from vistok.images.crops import Transform
+from vistok.images.decoding import MOST_PIXELS
+from vistok.images.ranges import to_float
+from vistok.images.reader import reader
 
 
 class ShardDataModule(pl.LightningDataModule):
@@ -202,3 +207,6 @@ def shards(
         max_unreadable=max_unreadable,
         timeout=timeout,
     )
+
+
+Data = ImageDataModule | ShardDataModule

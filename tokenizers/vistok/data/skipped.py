@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from vistok.data.images import Batch, UnreadableImage
-from vistok.ranks import from_all_ranks, rank_and_size
+from vistok.data.batches import Batch
+from vistok.distributed.collectives import from_all_ranks, rank_and_size
+from vistok.images.rgb import UnreadableImage
 from vistok.terminal import say, visible
 
 ENOUGH = 100  # images after which a share says something about a set whose size is not known

@@ -14,9 +14,12 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
-from vistok.data.images import MOST_REPLACED, Sample, UnreadableImage, encodable, read_rgb
+from vistok.data.batches import MOST_REPLACED, Sample
 from vistok.data.tars import images_in, shard_name
-from vistok.data.transforms import Transform, read_crop
+from vistok.files import encodable
+from vistok.images.crops import Transform, read_crop
+from vistok.images.decoding import read_rgb
+from vistok.images.rgb import UnreadableImage
 
 
 class Place(NamedTuple):

@@ -18,7 +18,8 @@ from webdataset.gopen import gopen, gopen_schemes, set_options
 from webdataset.shardlists import expand_urls
 from webdataset.tariterators import base_plus_ext
 
-from vistok.data.images import UnreadableImage, image_extensions
+from vistok.images.decoding import image_extensions
+from vistok.images.rgb import UnreadableImage
 
 LABEL = ".cls"
 MOST_BYTES = 2**28  # of an image's file; a compressed or sparse member of a few kB may claim any size
@@ -135,7 +136,7 @@ def members_in(url: str, extensions: Container[str]) -> Iterator[tuple[str, str,
     try:
         with open_shard(url) as stream:
             try:
-                with tarfile.open(fileobj=stream, mode="r|*", tarinfo=Header) as archive:
+                with tarfile.open(fileobj=stream, mode="r|*", tarinfo=MemberHeader) as archive:
                     while (member := archive.next()) is not None:
                         archive.members.clear()  # it would keep them all
                         key, extension = base_plus_ext(member.name)
@@ -156,11 +157,11 @@ def members_in(url: str, extensions: Container[str]) -> Iterator[tuple[str, str,
         raise UnreadableImage(f"{url}: {type(error).__name__}: {error}") from error
 
 
-class Header(tarfile.TarInfo):
+class MemberHeader(tarfile.TarInfo):
     """A member's header. An archive that stops without its end mark is cut short; ``tarfile`` takes it for whole."""
 
     @classmethod
-    def fromtarfile(cls, archive: tarfile.TarFile) -> "Header":
+    def fromtarfile(cls, archive: tarfile.TarFile) -> "MemberHeader":
         try:
             return super().fromtarfile(archive)
         except tarfile.EOFHeaderError:
@@ -169,7 +170,7 @@ class Header(tarfile.TarInfo):
             raise tarfile.ReadError(f"the archive is cut short or damaged: {error}") from error
 
     @classmethod
-    def frombuf(cls, block: bytes, encoding: str, errors: str) -> "Header":
+    def frombuf(cls, block: bytes, encoding: str, errors: str) -> "MemberHeader":
         header = super().frombuf(block, encoding, errors)
         if header.size > MOST_HEADER and header.type in HEADER_TYPES:
             raise tarfile.InvalidHeaderError(f"a header of {header.size:,} bytes")

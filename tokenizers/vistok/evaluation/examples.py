@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from vistok.distributed.collectives import from_all_ranks
 from vistok.metrics.states import Accumulator, Saved
-from vistok.ranks import from_all_ranks
 
 WORST, BEST, DRAWN = "worst", "best", "drawn"
 

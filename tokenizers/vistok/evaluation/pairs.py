@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from vistok.data.images import read_rgb
-from vistok.data.transforms import to_tensor
 from vistok.evaluation.protocols import Protocol
-from vistok.metrics.features import FeatureNetwork
-from vistok.pixels import to_float, to_uint8
+from vistok.images.crops import to_tensor
+from vistok.images.decoding import read_rgb
+from vistok.images.ranges import to_float, to_uint8
+from vistok.metrics.feature_networks import FeatureNetwork
 
 
 class Pairs:

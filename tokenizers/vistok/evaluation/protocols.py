@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
-from vistok.evaluation.geometry import CROPS
+from vistok.images.evaluation_crops import CROPS
 from vistok.metrics.distances import DISTANCES
 
 CHOICES = {
@@ -22,7 +22,7 @@ class Protocol:
     """How an evaluator of the field cuts, rounds and compares images.
 
     Args:
-        crop: From an image file to the square that a tokenizer sees; see ``geometry.CROPS``.
+        crop: From an image file to the square that a tokenizer sees; see ``evaluation_crops.CROPS``.
         rounding: From [-1, 1] to 8 bits. ``nearest`` level: ``127.5 x + 128`` truncated is the same function.
             ``truncate`` is ``255 (x + 1) / 2`` truncated, on the images too, some of whose levels it moves.
         file: What images and reconstructions go through before the Fréchet distance: ``png`` (which loses nothing) or

@@ -5,13 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from vistok.data import ImageDataModule
-from vistok.evaluation import files
+from vistok.data.shards import Data
+from vistok.evaluation import statistics as evaluation_statistics
+from vistok.evaluation.accumulator import Scores, reference_name
 from vistok.evaluation.identity import identity
-from vistok.evaluation.judges import Judges, score_names
+from vistok.evaluation.networks import Judges, score_names
 from vistok.evaluation.protocols import Protocol, differences, digest
-from vistok.evaluation.scores import Scores, reference_name
 from vistok.metrics.frechet import FeatureStatistics
-from vistok.reports import Data
 
 STATISTICS = 2  # what FeatureStatistics keeps: files of its earlier sums are refused
 
@@ -88,7 +88,7 @@ def save_references(path: Path, statistics: Mapping[str, FeatureStatistics], des
         key = digest(descriptions[name])
         about[key] = descriptions[name]
         tensors |= {f"{key}/{part}": tensor for part, tensor in own.save().tensors.items()}
-    files.write(tensors, about, path)
+    evaluation_statistics.write(tensors, about, path)
 
 
 def load_references(path: Path, descriptions: Mapping[str, dict]) -> dict[str, FeatureStatistics]:
@@ -103,7 +103,7 @@ def load_references(path: Path, descriptions: Mapping[str, dict]) -> dict[str, F
     """
     if not path.is_file():
         raise ValueError(f"reference={path} is not a file")
-    tensors, about = files.read(path)
+    tensors, about = evaluation_statistics.read(path)
     found = {}
     for name, wanted in descriptions.items():
         fitting = [key for key, held in about.items() if all(held.get(k) == v for k, v in wanted.items())]

@@ -10,21 +10,21 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from vistok import locks, signals
 from vistok.data import ImageDataModule
-from vistok.evaluation import files
+from vistok.data.shards import Data
+from vistok.distributed.collectives import rank_and_size
+from vistok.evaluation import statistics
+from vistok.evaluation.accumulator import Scores, too_small
 from vistok.evaluation.examples import Examples
-from vistok.evaluation.geometry import CROPS
 from vistok.evaluation.identity import fingerprint, names_hash
-from vistok.evaluation.judges import Judges
-from vistok.evaluation.progress import progress
+from vistok.evaluation.networks import Judges
 from vistok.evaluation.protocols import Protocol, digest
 from vistok.evaluation.references import check_reference, known_statistics
-from vistok.evaluation.scores import Scores, too_small
-from vistok.pixels import to_float
+from vistok.images.evaluation_crops import CROPS
+from vistok.images.ranges import to_float
+from vistok.processes import locks, signals
+from vistok.processes.progress_bar import progress
 from vistok.quantizers import Codes, Context
-from vistok.ranks import rank_and_size
-from vistok.reports import Data
 from vistok.terminal import say
 from vistok.tokenizer import Tokenizer
 
@@ -172,7 +172,7 @@ def run(
     rank, world_size = rank_and_size()
     done = 0
     if partial and partial.is_file():
-        tensors, about = files.read(partial)
+        tensors, about = statistics.read(partial)
         scores.restore(tensors, about["scores"])
         done = about["batches"]
         say(f"goes on after {len(scores.names) * world_size:,} images, from {partial}", console=console)
@@ -216,4 +216,4 @@ def reconstruct(tokenizer: Tokenizer, images: Tensor, rate: float | None, batch_
 
 def keep(scores: Scores, batches: int, path: Path) -> None:
     tensors, about = scores.save()
-    files.write(tensors, {"scores": about, "batches": batches}, path)
+    statistics.write(tensors, {"scores": about, "batches": batches}, path)

@@ -4,7 +4,7 @@ from vistok.losses.adversarial import Adversary
 from vistok.losses.alignment import ContrastiveAlignment, FeaturePrediction, PatchAlignment, info_nce
 from vistok.losses.diffaug import DiffAug
 from vistok.losses.dino_discriminator import DINODiscriminator
-from vistok.losses.features import FeatureLoss
+from vistok.losses.feature_loss import FeatureLoss
 from vistok.losses.lecam import LeCam
 from vistok.losses.logit_laplace import LogitLaplace
 from vistok.losses.patchgan import PatchGAN

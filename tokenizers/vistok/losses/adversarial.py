@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vistok.ranks import mean_over_ranks
+from vistok.distributed.collectives import mean_over_ranks
 
 
 def hinge(real: Tensor, fake: Tensor) -> Tensor:

@@ -12,8 +12,8 @@ from einops import rearrange, repeat
 from torch import Tensor, nn
 
 from vistok.backbones.adapters import clip_blocks, learned_positions
+from vistok.distributed.collectives import cat_over_ranks, rank_and_size
 from vistok.losses.teachers import Teacher
-from vistok.ranks import cat_over_ranks, rank_and_size
 
 
 class ContrastiveAlignment(nn.Module):

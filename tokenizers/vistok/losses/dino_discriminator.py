@@ -9,7 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from vistok.weights import FrozenNetwork, timm_network
+from vistok.pretrained import FrozenNetwork, timm_network
 
 
 class DINODiscriminator(nn.Module):

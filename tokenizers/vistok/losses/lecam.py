@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vistok.distributed.collectives import mean_over_ranks
 from vistok.losses.adversarial import Regularizer
-from vistok.ranks import mean_over_ranks
 
 
 class LeCam(Regularizer):

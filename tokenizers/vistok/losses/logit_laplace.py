@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from vistok.images.ranges import EPSILON, LogitLaplaceMap
 from vistok.losses.masks import masked_mean
-from vistok.pixels import EPSILON, LogitLaplaceMap
 
 
 class LogitLaplace(nn.Module):

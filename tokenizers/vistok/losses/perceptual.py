@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from vistok.weights import downloading
+from vistok.pretrained import downloading
 
 
 class LPIPS(nn.Module):

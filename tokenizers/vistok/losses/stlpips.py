@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vistok.weights import FrozenNetwork, WeightsUnavailable, fixed_seed, load_state, read_state
+from vistok.pretrained import FrozenNetwork, WeightsUnavailable, fixed_seed, load_state, read_state
 
 PACKAGE, FILE = "stlpips_pytorch", "weights/vST0.0/alex_shift_tolerant.pth"
 
@@ -62,7 +62,7 @@ def unit(features: Tensor) -> Tensor:
     return features / (features.square().sum(1, keepdim=True).sqrt() + 1e-10)
 
 
-class Blur(nn.Module):
+class ReflectedBlur(nn.Module):
     """Every channel filtered by [1, 2, 1] both ways, reflected by 2 at the borders, with stride 2."""
 
     kernel: Tensor  # (1, 1, 3, 3)
@@ -81,9 +81,9 @@ def stages() -> list[nn.Sequential]:
     """AlexNet in five parts, each of which ends at a map that is compared; blurs in place of its strides."""
     pool = nn.MaxPool2d(3, stride=1)
     return [
-        nn.Sequential(nn.Conv2d(3, 64, 11, padding=2), Blur(), nn.ReLU()),
-        nn.Sequential(pool, Blur(), nn.Conv2d(64, 192, 5, padding=2), nn.ReLU()),
-        nn.Sequential(pool, Blur(), nn.Conv2d(192, 384, 3, padding=1), nn.ReLU()),
+        nn.Sequential(nn.Conv2d(3, 64, 11, padding=2), ReflectedBlur(), nn.ReLU()),
+        nn.Sequential(pool, ReflectedBlur(), nn.Conv2d(64, 192, 5, padding=2), nn.ReLU()),
+        nn.Sequential(pool, ReflectedBlur(), nn.Conv2d(192, 384, 3, padding=1), nn.ReLU()),
         nn.Sequential(nn.Conv2d(384, 256, 3, padding=1), nn.ReLU()),
         nn.Sequential(nn.Conv2d(256, 256, 3, padding=1), nn.ReLU()),
     ]

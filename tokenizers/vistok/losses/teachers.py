@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from vistok.weights import FrozenNetwork, timm_network
+from vistok.pretrained import FrozenNetwork, timm_network
 
 
 class Teacher(FrozenNetwork):

@@ -1,7 +1,7 @@
 """What an evaluation reports: image fidelity, the Fréchet distance and the use of the codebook."""
 
 from vistok.metrics.distances import psnr
-from vistok.metrics.features import DINOv2, Inception, TimmFeatures, TorchvisionFeatures
+from vistok.metrics.feature_networks import DINOv2, Inception, TimmFeatures, TorchvisionFeatures
 from vistok.metrics.frechet import FeatureStatistics, frechet_distance
 from vistok.metrics.inception_score import InceptionScore
 from vistok.metrics.reconstruction import ReconstructionMetrics, block_mean

@@ -6,8 +6,8 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
+from vistok.distributed.collectives import from_all_ranks, sum_over_ranks
 from vistok.metrics.states import Accumulator, Saved
-from vistok.ranks import from_all_ranks, sum_over_ranks
 
 BLOCK = 512  # images whose features are float64 at once
 NEGLIGIBLE = 1e-8  # error of a distance, relative to it, or a thousandth of that relative to the variances

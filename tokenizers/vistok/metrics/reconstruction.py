@@ -6,10 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vistok.images.ranges import to_uint8
 from vistok.metrics.distances import SSIM_WINDOW, psnr, ssim_gauss11
 from vistok.metrics.states import Accumulator, Reduction
 from vistok.metrics.usage import CodebookUsage
-from vistok.pixels import to_uint8
 
 
 class Means(Accumulator):

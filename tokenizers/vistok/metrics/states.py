@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vistok.ranks import from_all_ranks, rank_and_size, sum_over_ranks
+from vistok.distributed.collectives import from_all_ranks, rank_and_size, sum_over_ranks
 
 Own = TypeVar("Own", bound="Accumulator")
 

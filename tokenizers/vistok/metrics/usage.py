@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from vistok.distributed.collectives import from_all_ranks
 from vistok.metrics.states import Accumulator, Reduction, Saved
-from vistok.ranks import from_all_ranks
 
 LARGEST = 2**22  # codewords of a codebook that are counted one by one
 GROUP_BITS = 18  # most bits of a code that are counted together in larger ones

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from vistok.distributed.collectives import from_rank_zero, mean_with_gradient, rank_and_size, sum_over_ranks
 from vistok.kernels import nearest_code, soft_assignment
 from vistok.quantizers.estimators import Estimator, StraightThrough
-from vistok.ranks import from_rank_zero, mean_with_gradient, rank_and_size, sum_over_ranks
 
 TIE = 1e-5  # of the squared lengths of vector and codeword: what float32 may lose of their distance
 

@@ -8,9 +8,9 @@ from einops import rearrange
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from vistok.distributed.collectives import mean_with_gradient
 from vistok.quantizers import base
 from vistok.quantizers.base import Codes, Context, Layout, Quantized, Quantizer
-from vistok.ranks import mean_with_gradient
 
 LARGEST_TABLE = 22  # bits of codes that are ever laid out side by side
 LARGEST_GROUP = 18  # bits of a group, where none is asked for

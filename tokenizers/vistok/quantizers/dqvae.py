@@ -7,10 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vistok.distributed.collectives import mean_with_gradient
 from vistok.quantizers import base
 from vistok.quantizers.base import Codes, Context, Layout, Quantized, Quantizer, Table
 from vistok.quantizers.routers import EntropyRouter, FeatureRouter, spread
-from vistok.ranks import mean_with_gradient
 
 BUDGETS = ("plain", "doubled")
 

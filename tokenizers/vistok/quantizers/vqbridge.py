@@ -99,7 +99,7 @@ class Bridge(nn.Module):
         super().__init__()
         self.grid, self.patch = grid, patch
         self.compress = nn.Conv2d(dim, width, patch, stride=patch)
-        self.blocks = nn.ModuleList(Block(width, modulated) for _ in range(depth))
+        self.blocks = nn.ModuleList(BridgeBlock(width, modulated) for _ in range(depth))
         self.recover = nn.Linear(width, patch * patch * dim)
         for layer in self.modules():
             if isinstance(layer, nn.Linear):
@@ -133,7 +133,7 @@ class Bridge(nn.Module):
         return rearrange(self.recover(tokens), "(r c) (p q d) -> (r p c q) d", r=rows // p, p=p, q=p)
 
 
-class Block(nn.Module):
+class BridgeBlock(nn.Module):
     """A pre-norm transformer block over tokens (t, width), 4 heads and an MLP of twice the width.
 
     Args:

@@ -8,30 +8,31 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from vistok import locks, reports
-from vistok.data.images import MOST_PIXELS
+from vistok import versions
 from vistok.data.patience import PATIENCE
 from vistok.data.skipped import Skipped
-from vistok.evaluation.progress import progress
-from vistok.pixels import to_float
+from vistok.distributed.collectives import from_all_ranks, rank_and_size
+from vistok.images.decoding import MOST_PIXELS
+from vistok.images.ranges import to_float
+from vistok.processes import locks
+from vistok.processes.progress_bar import progress
 from vistok.quantizers import Codes, Context
-from vistok.ranks import from_all_ranks, rank_and_size
 from vistok.terminal import say
 from vistok.tokenizer import Tokenizer
 from vistok.tokens.header import INDEX, Header, sha256_of_weights
 from vistok.tokens.index import begin, finish, finished_shards, said
 from vistok.tokens.loading import PartBatches, loaded
-from vistok.tokens.protocol import DTYPES, Protocol
-from vistok.tokens.shards import joined, packed, write_shard
+from vistok.tokens.protocol import DTYPES, TokenProtocol
 from vistok.tokens.sources import Source
-from vistok.untrusted import MAX_LISTING, read_object
+from vistok.tokens.token_shards import joined, packed, write_shard
+from vistok.untrusted.bounded_json import MAX_LISTING, read_object
 
 
 def tokenize(
     tokenizer: Tokenizer,
     source: Source,
     out: Path,
-    protocol: Protocol = Protocol(),
+    protocol: TokenProtocol = TokenProtocol(),
     name: str = "",
     device: torch.device | str = "cpu",
     num_workers: int = 0,
@@ -71,7 +72,7 @@ def tokenize(
     sha256, tokenizer = sha256_of_weights(tokenizer), tokenizer.to(device).eval().fold()
     header = header_of(tokenizer, sha256, protocol, source, name, torch.device(device))
     header.check(out / INDEX)
-    plan = header.json() | {"source": source.identity(), "versions": reports.versions()}
+    plan = header.json() | {"source": source.identity(), "versions": versions.versions()}
     with locks.held_for_all_ranks(out / locks.NAME, f"--out={out}", take_over, "--take-over"):
         begin(out, plan)
         finished = finished_shards(out, source.parts)
@@ -116,7 +117,7 @@ def tokenize(
 
 
 def header_of(
-    tokenizer: Tokenizer, sha256: str, protocol: Protocol, source: Source, name: str, device: torch.device
+    tokenizer: Tokenizer, sha256: str, protocol: TokenProtocol, source: Source, name: str, device: torch.device
 ) -> Header:
     """The header of tokens to be made; what does not fit is refused."""
     head, size = tokenizer.quantizer, protocol.image_size
@@ -147,7 +148,7 @@ def header_of(
 
 
 def quantized_views(
-    tokenizer: Tokenizer, images: Tensor, protocol: Protocol, device: torch.device | str
+    tokenizer: Tokenizer, images: Tensor, protocol: TokenProtocol, device: torch.device | str
 ) -> list[Codes]:
     """The codes of each view of uint8 images (b, v, 3, S, S), always in batches of one size.
 

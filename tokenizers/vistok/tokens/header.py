@@ -10,7 +10,7 @@ import torch
 
 from vistok.tokenizer import Tokenizer
 from vistok.tokens.views import VIEWS
-from vistok.untrusted import MAX_LISTING, read_object, short
+from vistok.untrusted.bounded_json import MAX_LISTING, read_object, short
 
 FORMAT, VERSION = "vistok-tokens", 1
 INDEX = "index.json"

@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-from vistok import locks, reports
-from vistok.ranks import from_all_ranks, rank_and_size
+from vistok import files
+from vistok.distributed.collectives import from_all_ranks, rank_and_size
+from vistok.processes import locks
 from vistok.tokens.header import INDEX, PARTIAL_INDEX
-from vistok.tokens.shards import complete, note_path, notes_of, read_note, undamaged
+from vistok.tokens.token_shards import complete, note_path, notes_of, read_note, undamaged
 from vistok.tokens.views import VIEWS
-from vistok.untrusted import MAX_LISTING, read_object
+from vistok.untrusted.bounded_json import MAX_LISTING, read_object
 
 
 def begin(out: Path, plan: dict[str, Any]) -> None:
@@ -32,7 +33,7 @@ def begin(out: Path, plan: dict[str, Any]) -> None:
 def _begin(out: Path, plan: dict[str, Any]) -> None:
     for path in (out / INDEX, out / PARTIAL_INDEX):
         if path.is_file():
-            former, here = read_object(path, MAX_LISTING), reports.finite(_plain(plan))
+            former, here = read_object(path, MAX_LISTING), files.finite(_plain(plan))
             differing = [key for key in here if former.get(key) != here[key]]
             if differing:
                 raise ValueError(
@@ -44,14 +45,14 @@ def _begin(out: Path, plan: dict[str, Any]) -> None:
             return
     if any(path.suffix != ".partial" and path.name != locks.NAME for path in out.iterdir()):
         raise ValueError(f"{out} exists already and holds something else")
-    reports.write_json(plan, out / PARTIAL_INDEX)
+    files.write_json(plan, out / PARTIAL_INDEX)
 
 
 def _unfinish(out: Path, index: dict[str, Any]) -> None:
     """Back to notes for each undamaged shard, as if only the index were missing."""
     for number, note in enumerate(notes_of(index, out / INDEX)):
         if undamaged(out, note["files"]):
-            reports.write_json(note, note_path(out, number))
+            files.write_json(note, note_path(out, number))
 
 
 def finished_shards(out: Path, parts: int) -> dict[int, dict[str, Any]]:
@@ -65,7 +66,7 @@ def finish(out: Path, plan: dict[str, Any], parts: int) -> None:
     """Write the index, which means success, and remove the notes that it was made of."""
     notes = [read_note(out, number) for number in range(parts)]
     totals = {"images": sum(note["images"] for note in notes), "unreadable": sum(len(n["unreadable"]) for n in notes)}
-    reports.write_json(plan | totals | {"shards": notes}, out / INDEX)
+    files.write_json(plan | totals | {"shards": notes}, out / INDEX)
     (out / PARTIAL_INDEX).unlink(missing_ok=True)
     for number in range(parts):
         note_path(out, number).unlink()

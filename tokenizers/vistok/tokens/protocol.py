@@ -4,15 +4,15 @@ from dataclasses import dataclass
 
 import torch
 
-from vistok.data.transforms import Transform
-from vistok.evaluation.geometry import CROPS
+from vistok.images.crops import Transform
+from vistok.images.evaluation_crops import CROPS
 from vistok.tokens.views import TEN_CROP_SCALE, VIEWS
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
-class Protocol:
+class TokenProtocol:
     """How images become tokens.
 
     Attributes:

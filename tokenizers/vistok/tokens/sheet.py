@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from vistok.pictures import CAPTION, GAP, tiles
-from vistok.pixels import to_uint8
+from vistok.images.ranges import to_uint8
+from vistok.plots import CAPTION, GAP, tiles
 from vistok.tokenizer import Tokenizer
 from vistok.tokens.store import TokenStore
 

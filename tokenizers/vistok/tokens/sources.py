@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from vistok.convert import INDEX as CONVERTED
 from vistok.data.image_folder import list_images
-from vistok.data.images import encodable
+from vistok.data.shard_writer import INDEX as CONVERTED
 from vistok.data.tars import Url, expand, labelled_images_in, shard_name
-from vistok.untrusted import MAX_LISTING, read_json, short
+from vistok.files import encodable
+from vistok.untrusted.bounded_json import MAX_LISTING, read_json, short
 
 UNLABELLED = -1
 
@@ -96,7 +96,7 @@ class FolderSource(Source):
 class TarSource(Source):
     """Webdataset tars, each one a part; ``KEY.cls`` beside an image is its label in digits.
 
-    Names of classes are taken from the ``index.json`` of ``vistok.convert`` beside the first tar, where there is one.
+    Names of classes are taken from the ``index.json`` of ``data.shard_writer`` beside the first tar, if there is one.
 
     Args:
         urls: As ``data.urls`` of training takes them.
@@ -129,7 +129,7 @@ class TarSource(Source):
 
 
 def _classes(index: Path) -> tuple[str, ...] | None:
-    """The names of the labels in an ``index.json`` of ``vistok.convert``, where there is one that has them."""
+    """The names of the labels in an ``index.json`` of ``data.shard_writer``, where there is one that has them."""
     content = read_json(index, MAX_LISTING) if index.is_file() else {}
     classes = content.get("classes") if type(content) is dict else None
     if classes is not None and (type(classes) is not list or not all(type(name) is str for name in classes)):

@@ -12,9 +12,9 @@ from torch import Tensor
 from vistok.quantizers.sequences import Sequences, content_special, position_special
 from vistok.tokenizer import Tokenizer
 from vistok.tokens.header import INDEX, PARTIAL_INDEX, Header
-from vistok.tokens.mapped import MappedShard, Ragged, spread
-from vistok.tokens.shards import notes_of, undamaged
-from vistok.untrusted import MAX_LISTING, read_object
+from vistok.tokens.memory_map import MappedShard, Ragged, spread
+from vistok.tokens.token_shards import notes_of, undamaged
+from vistok.untrusted.bounded_json import MAX_LISTING, read_object
 
 
 class TokenStore:

@@ -1,0 +1,337 @@
+"""A codec: a tokenizer, codebooks of several sizes for it, their statistics, and perhaps a model for lost codes."""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from vistok.codec import concealment, packets, range_coder, stream
+from vistok.codec.filler import Filler
+from vistok.codec.frequencies import CLASSES, MAX_SUM, Statistics
+from vistok.codec.reduction import tables_of, with_tables
+from vistok.data.patience import PATIENCE, within
+from vistok.files import whole
+from vistok.formats import native
+from vistok.images.ranges import to_float, to_uint8
+from vistok.quantizers import Quantizer
+from vistok.tokenizer import Tokenizer
+from vistok.untrusted.bounded_json import read_object, short
+from vistok.untrusted.bounded_network import network_of
+from vistok.untrusted.tensor_files import read_safetensors
+
+FORMAT = 1
+CONFIG, TABLES, FILLER = "codec.json", "codec.safetensors", "filler.safetensors"
+FILLER_SIZES = ("width", "depth", "num_heads", "window")
+MAX_RATES = 256
+
+
+class Rate(NamedTuple):
+    """One size of codebooks."""
+
+    head: Quantizer  # of plain tables
+    statistics: tuple[Statistics, ...]  # of each codebook
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Codewords in each codebook."""
+        return self.head.codebook_sizes
+
+    @property
+    def counts(self) -> list[Tensor]:
+        """How often each codeword of each codebook is chosen, about, (n,)."""
+        return [torch.from_numpy(s.frequencies) for s in self.statistics]
+
+
+class Codec:
+    """Images to bytes and back.
+
+    Args:
+        tokenizer: For inference; its own codebooks need not be among the rates.
+        rates: Codebooks with their statistics, the largest first.
+        filler: Guesses lost codes; None takes the mean of neighbours.
+
+    Raises:
+        ValueError: The tokenizer's head has more to tell than its codes.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, rates: Sequence[Rate], filler: Filler | None = None):
+        tables_of(tokenizer.quantizer)
+        if tokenizer.grid(2 * tokenizer.factor, 3 * tokenizer.factor) != (2, 3):
+            f, name = tokenizer.factor, type(tokenizer.encoder).__name__
+            raise ValueError(f"a codec stores a grid of one position for each {f}x{f} pixels, not what a {name} makes")
+        if not 1 <= len(rates) <= MAX_RATES:
+            raise ValueError(f"a codec has from 1 to {MAX_RATES} rates, not {len(rates)}")
+        self.tokenizer, self.rates, self.filler = tokenizer, list(rates), filler
+        self.id = digest(tokenizer, rates)
+
+    def grid(self, width: int, height: int) -> tuple[int, int]:
+        """Positions (h, w) of an image's codes."""
+        return -(-height // self.tokenizer.factor), -(-width // self.tokenizer.factor)
+
+    @torch.no_grad()
+    def encode(self, image: Tensor, rate: int = 0) -> Tensor:
+        """An image (3, H, W) uint8 of any size to codes (k, h, w); its last pixels continue it to whole positions."""
+        height, width = image.shape[-2:]
+        h, w = self.grid(width, height)
+        f = self.tokenizer.factor
+        pixels = F.pad(to_float(image[None]), (0, w * f - width, 0, h * f - height), mode="replicate")
+        return self.rates[rate].head.encode(self.tokenizer.encode(pixels)).codes[0]
+
+    @torch.no_grad()
+    def decode(self, latent: Tensor, width: int, height: int) -> Tensor:
+        """A latent (d, h, w) to an image (3, height, width) uint8."""
+        return to_uint8(self.tokenizer.decode(latent[None]))[0, :, :height, :width]
+
+    def compress(
+        self,
+        image: Tensor,
+        rate: int = 0,
+        coding: str = "best",
+        num_packets: int = 1,
+        max_pixels: int = stream.MAX_PIXELS,
+    ) -> bytes:
+        """An image to a file's bytes.
+
+        Args:
+            image: (3, H, W) uint8.
+            rate: Which codebooks, 0 the largest.
+            coding: ``fixed``, ``static``, ``context``, or ``best``, the one with the fewest bytes.
+            num_packets: Parts of the file of which any may be lost; with more than 1 there is no ``context``.
+            max_pixels: The largest image.
+
+        Raises:
+            ValueError: An argument is out of its range.
+        """
+        height, width = image.shape[-2:]
+        if width * height > max_pixels:
+            raise ValueError(f"the image has {width}x{height} pixels, more than max_pixels={max_pixels}")
+        if not 0 <= rate < len(self.rates):
+            raise ValueError(f"rate {rate} must be from 0 to {len(self.rates) - 1}")
+        return self.write(self.encode(image, rate).cpu().numpy(), width, height, rate, coding, num_packets)
+
+    def write(
+        self, codes: np.ndarray, width: int, height: int, rate: int, coding: str = "best", num_packets: int = 1
+    ) -> bytes:
+        """Codes (k, h, w) of an image to a file's bytes; see ``compress``."""
+        h, w = self.grid(width, height)
+        if not 1 <= num_packets <= min(packets.MOST, h * w):
+            raise ValueError(f"packets={num_packets} must be from 1 to {min(packets.MOST, h * w)} for {h}x{w} codes")
+        allowed = [name for name in range_coder.CODINGS if num_packets == 1 or name != "context"]
+        if coding != "best" and coding not in allowed:
+            raise ValueError(f"coding must be best or one of {', '.join(allowed)} here, not {coding!r}")
+        statistics = self.rates[rate].statistics
+        owner = packets.packet_of(h, w, num_packets)
+        parts = [codes] if num_packets == 1 else [codes[:, owner == i] for i in range(num_packets)]
+        files = []
+        for name in allowed if coding == "best" else [coding]:
+            number = range_coder.CODINGS[name]
+            header = stream.StreamHeader(self.id[:4], width, height, rate, number)
+            files.append(stream.pack(header, [range_coder.encode(part, statistics, number) for part in parts]))
+        return min(files, key=len)
+
+    def read(
+        self, data: bytes, max_pixels: int = stream.MAX_PIXELS
+    ) -> tuple[stream.StreamHeader, np.ndarray, np.ndarray]:
+        """A file's header, its codes (k, h, w), 0 where they are lost, and which were received (h, w) bool.
+
+        Raises:
+            ValueError: It is of another codec or no such file, or its header is damaged.
+        """
+        header, received = stream.unpack(data, max_pixels)
+        if header.codec != self.id[:4]:
+            raise ValueError(f"it was compressed with the codec {header.codec.hex()}, this one is {self.id[:4].hex()}")
+        h, w = self.grid(header.width, header.height)
+        many = len(received) > 1
+        if (
+            header.rate >= len(self.rates)
+            or header.coding not in range_coder.CODINGS.values()
+            or (many and header.coding == range_coder.CONTEXT)
+            or len(received) > h * w
+        ):
+            raise ValueError(f"its header makes no sense: {header}, {len(received)} packets")
+        statistics = self.rates[header.rate].statistics
+        codes = np.zeros((len(statistics), h, w), dtype=np.int64)
+        owner = packets.packet_of(h, w, len(received))
+        known = np.zeros((h, w), dtype=bool)
+        for i, packet in enumerate(received):
+            if packet is None:
+                continue
+            own = owner == i
+            shape = (int(own.sum()),) if many else (h, w)
+            part = range_coder.decode(packet, shape, statistics, header.coding)
+            codes[:, own] = part.reshape(len(statistics), -1)
+            known |= own
+        return header, codes, known
+
+    def decompress(self, data: bytes, conceal: bool = False, max_pixels: int = stream.MAX_PIXELS) -> Tensor:
+        """A file's bytes to its image (3, H, W) uint8.
+
+        Args:
+            data: The bytes.
+            conceal: Fill what was lost with damaged packets; else they raise.
+            max_pixels: The largest image.
+
+        Raises:
+            ValueError: It is no such file, or damaged, or of another codec.
+        """
+        header, codes, known = self.read(data, max_pixels)
+        if not known.all() and not (conceal and known.any()):
+            lost = 1 - known.mean()
+            remedy = "" if not known.any() else "; --conceal guesses them"
+            raise ValueError(f"it is damaged or cut off: {lost:.0%} of its codes are lost{remedy}")
+        return self.decode(self.latent(codes, known, header.rate), header.width, header.height)
+
+    def latent(self, codes: np.ndarray, known: np.ndarray, rate: int) -> Tensor:
+        """Codes (k, h, w) to the latent (d, h, w), concealed where ``known`` (h, w) is False."""
+        head = self.rates[rate].head
+        latent, received = head.lookup(torch.from_numpy(codes)[None])[0], torch.from_numpy(known)
+        if self.filler is None:
+            return concealment.neighbour_mean(latent, received)
+        return concealment.fill(self.filler, latent, received, tables_of(head), self.rates[rate].counts)
+
+    def save(self, folder: Path, about: dict[str, Any] | None = None) -> None:
+        """Write the tokenizer as it is always exported, and the codec beside it."""
+        native.save(self.tokenizer, folder, about)
+        config = {"format": FORMAT, "id": self.id.hex(), "rates": [list(rate.sizes) for rate in self.rates]}
+        tensors = {name: torch.from_numpy(array) for name, array in arrays(self.rates).items()}
+        with whole(folder / TABLES) as file:
+            file.write(safetensors.torch.save(tensors))
+        with whole(folder / CONFIG) as file:
+            file.write((json.dumps(config, indent=2) + "\n").encode())
+        if self.filler is not None:
+            save_filler(self.filler, folder)
+
+
+def load(folder: str | Path) -> Codec:
+    """Read a codec that ``Codec.save`` wrote.
+
+    Raises:
+        ValueError: The folder holds something else.
+        FileNotFoundError: A file is missing.
+    """
+    folder = Path(folder)
+    for name in (CONFIG, TABLES):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{folder} is not a codec: it has no {name}; python -m vistok codec makes one")
+    config = read_object(folder / CONFIG)
+    try:
+        if config.get("format") != FORMAT:
+            raise ValueError(f"format {short(config.get('format'))}; this version reads {FORMAT}")
+        sizes = config.get("rates")
+        if type(sizes) is not list or not 1 <= len(sizes) <= MAX_RATES:
+            raise ValueError(f"{CONFIG} has rates={short(sizes)}, not from 1 to {MAX_RATES} lists of sizes")
+        tensors = _read(folder / TABLES)
+    except ValueError as error:
+        raise ValueError(f"{folder} is not a codec that can be read: {error}") from error
+    tokenizer = native.load(folder)
+    try:
+        rates = [_rate(tokenizer, tensors, i) for i in range(len(sizes))]
+        codec = Codec(tokenizer, rates, load_filler(folder, tokenizer))
+        if codec.id.hex() != config.get("id") or [list(rate.sizes) for rate in rates] != sizes:
+            raise ValueError("its files do not belong together: they give another id")
+    except ValueError as error:
+        raise ValueError(f"{folder} is not a codec that can be read: {error}") from error
+    return codec
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    try:
+        return read_safetensors(path).tensors
+    except ValueError as error:
+        raise ValueError(f"{path.name} cannot be read: {error}") from error
+
+
+def _rate(tokenizer: Tokenizer, tensors: dict[str, Tensor], i: int) -> Rate:
+    """The i-th rate in the tables of a codec's folder, whose types and shapes are all that ``save`` writes."""
+    tables, statistics = [], []
+    for j, own in enumerate(tables_of(tokenizer.quantizer)):
+        names = [f"{i}.{j}.{name}" for name in ("table", *Statistics._fields)]
+        missing = [name for name in names if name not in tensors]
+        if missing:
+            raise ValueError(f"{TABLES} has no tensor {missing[0]}")
+        table, frequencies, classes, rows = (tensors[name] for name in names)
+        n = len(table) if table.ndim else 0
+        shapes = [tuple(tensor.shape) for tensor in (table, frequencies, classes, rows)]
+        dtypes = [tensor.dtype for tensor in (table, frequencies, classes, rows)]
+        if n < 2 or shapes != [(n, own.shape[1]), (n,), (n,), (CLASSES + 1, CLASSES + 1, n)]:
+            raise ValueError(f"tensors of rate {i} have the shapes {shapes}")
+        if dtypes != [torch.float32, torch.int32, torch.uint8, torch.int32]:
+            raise ValueError(f"tensors of rate {i} are {', '.join(map(str, dtypes))}")
+        largest = max(int(frequencies.sum()), int(rows.sum(-1).max()))  # int64
+        if frequencies.min() < 1 or rows.min() < 1 or classes.max() >= CLASSES or largest >= MAX_SUM:
+            raise ValueError(f"tensors of rate {i} are out of their range")
+        tables.append(table)
+        statistics.append(Statistics(frequencies.numpy(), classes.numpy(), rows.numpy()))
+    return Rate(with_tables(tokenizer.quantizer, tables), tuple(statistics))
+
+
+def arrays(rates: Sequence[Rate]) -> dict[str, np.ndarray]:
+    """All tables by the names they are stored under."""
+    named = {}
+    for i, rate in enumerate(rates):
+        for j, (table, statistics) in enumerate(zip(tables_of(rate.head), rate.statistics, strict=True)):
+            named[f"{i}.{j}.table"] = table.cpu().numpy()
+            named |= {f"{i}.{j}.{name}": np.ascontiguousarray(a) for name, a in statistics._asdict().items()}
+    return named
+
+
+def digest(tokenizer: Tokenizer, rates: Sequence[Rate]) -> bytes:
+    """SHA-256 of the tokenizer's weights and pixel range and of all tables.
+
+    Not of its description, to which a later version may add arguments: files must stay readable.
+    """
+    sha = hashlib.sha256(repr(tokenizer.pixels).encode())
+    weights = {name: tensor.detach().cpu().numpy() for name, tensor in tokenizer.state_dict().items()}
+    for name, array in sorted((weights | arrays(rates)).items()):
+        sha.update(f"{name} {array.dtype} {array.shape}".encode() + np.ascontiguousarray(array).tobytes())
+    return sha.digest()
+
+
+def save_filler(filler: Filler, folder: Path) -> None:
+    """Write a filler into a codec's folder."""
+    sizes = {name: str(getattr(filler, name)) for name in FILLER_SIZES}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in filler.state_dict().items()}
+    with whole(folder / FILLER) as file:
+        file.write(safetensors.torch.save(tensors, sizes))
+
+
+def load_filler(folder: Path, tokenizer: Tokenizer) -> Filler | None:
+    """The filler of a codec's folder, if there is one.
+
+    Raises:
+        ValueError: It is damaged, or its sizes are not those of its tensors.
+    """
+    path = folder / FILLER
+    if not path.is_file():
+        return None
+    try:
+        tensors, told = read_safetensors(path)
+        if set(told) != set(FILLER_SIZES) or not all(re.fullmatch(r"[1-9]\d{0,3}", size) for size in told.values()):
+            raise ValueError(f"its sizes are {short(told)}")
+        sizes = {name: int(size) for name, size in told.items()}
+        if sizes["width"] % sizes["num_heads"]:
+            raise ValueError(f"{sizes['num_heads']} attention heads do not divide {sizes['width']} channels")
+        filler = network_of(tensors, lambda: Filler(tokenizer.quantizer.dim, **sizes))
+    except ValueError as error:
+        raise ValueError(f"{path} does not fit: {error}") from error
+    return filler.eval().requires_grad_(False)
+
+
+def decompress_file(codec: Codec, path: Path, conceal: bool = False, max_pixels: int = stream.MAX_PIXELS) -> Tensor:
+    """The image (3, H, W) uint8 in a file; the arguments are those of ``Codec.decompress``.
+
+    Raises:
+        ValueError: It is no such file, or damaged, or of another codec.
+    """
+    try:
+        return codec.decompress(within(PATIENCE, path.read_bytes), conceal, max_pixels)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error

@@ -1,0 +1,67 @@
+"""Codes of example images, by which codewords are weighted and counted."""
+
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch import Tensor
+
+from vistok.data.batches import Sample
+from vistok.data.image_folder import ImageFiles, list_images
+from vistok.data.patience import PATIENCE, in_time
+from vistok.data.streams import ShardImages
+from vistok.data.tars import expand
+from vistok.images.crops import ADMCrop
+from vistok.images.ranges import to_float
+from vistok.quantizers import Quantizer
+from vistok.tokenizer import Tokenizer
+
+BATCH = 8
+
+
+def code_grids(
+    tokenizer: Tokenizer, heads: Sequence[Quantizer], images: str, image_size: int, most: int
+) -> list[np.ndarray]:
+    """The codes (images, k, h, w) int32 that each head gives for centre crops of images.
+
+    Args:
+        tokenizer: Its encoder gives the latents.
+        heads: For the codes.
+        images: A folder (its subfolder ``train`` where it has a split), or tar shards.
+        image_size: Pixels along each side of the crops.
+        most: At most so many images, the first.
+
+    Raises:
+        ValueError: There is no such folder or shard, no image in it, or the size does not fit the tokenizer.
+    """
+    tokenizer.grid(image_size, image_size, f"image-size={image_size}")
+    found: list[list[np.ndarray]] = [[] for _ in heads]
+    read = in_time(samples(images, image_size), PATIENCE)
+    crops = islice((sample.image for sample in read if sample.image is not None), most)
+    batches = iter(lambda: list(islice(crops, BATCH)), [])
+    with torch.no_grad():
+        for batch in track(batches, description="codes of examples", transient=True):
+            latent = tokenizer.encode(to_float(torch.stack(batch)))
+            for codes, head in zip(found, heads, strict=True):
+                codes.append(head.encode(latent).codes.numpy().astype(np.int32))
+    if not found[0]:
+        raise ValueError(f"images={images} has no image that can be read")
+    return [np.concatenate(codes) for codes in found]
+
+
+def samples(images: str, image_size: int) -> Iterator[Sample]:
+    """Every image of a folder or of tar shards, cropped at its centre."""
+    transforms, path = [ADMCrop(image_size)], Path(images).expanduser()
+    if not path.is_dir():
+        return iter(ShardImages(expand(images, "images"), transforms))
+    part = "train" if (path / "train").is_dir() and (path / "val").is_dir() else ""
+    files = ImageFiles(path, list_images(path, part), transforms)
+    return (files[0, i] for i in range(len(files)))
+
+
+def counts_of(grids: np.ndarray, sizes: Sequence[int]) -> list[Tensor]:
+    """How often each codeword of each codebook is chosen, (n,) int64, in codes (images, k, h, w)."""
+    return [torch.from_numpy(np.bincount(grids[:, i].ravel(), minlength=size)) for i, size in enumerate(sizes)]

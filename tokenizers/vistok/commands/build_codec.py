@@ -1,0 +1,75 @@
+"""``python -m vistok codec TOKENIZER [TOKENIZER ...] --images DIR --out CODEC``: what compress and decompress need.
+
+The tokenizers have the same networks and differ in their codebooks: a trained one, what ``python -m vistok reduce``
+made of it, and those further trained with ``trainable=codebook``. Each is a rate. The images, best those it was trained
+on, tell how often codes are chosen.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from vistok.codec.coder import Codec, Rate
+from vistok.codec.example_codes import code_grids
+from vistok.codec.frequencies import gather
+from vistok.codec.reduction import tables_of
+from vistok.commands.arguments import Parser, at_least
+from vistok.commands.failures import guard
+from vistok.files import whole_folder
+from vistok.formats.exporters.plain import inference_copy
+from vistok.formats.load import load
+from vistok.formats.provenance import about_of
+from vistok.terminal import say
+from vistok.tokenizer import Tokenizer
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """What the command line asks for."""
+    guard(run, parser().parse_args(words), again="nothing is left of it, and the same command begins anew")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    words = Parser(prog="python -m vistok codec", description=__doc__)
+    words.add_argument("tokenizers", nargs="+", metavar="TOKENIZER", help="run folders or exported folders")
+    words.add_argument("--images", required=True, help="a folder or tar shards")
+    words.add_argument("--image-size", type=at_least(1), default=256, help="pixels of their centre crops")
+    words.add_argument("--num-images", type=at_least(1), default=2000, help="at most so many of them")
+    words.add_argument("--out", required=True, help="a new folder, which is also the first tokenizer's export")
+    return words
+
+
+def run(asked: argparse.Namespace) -> None:
+    """Check, count and write."""
+    tokenizers = [inference_copy(load(source)) for source in asked.tokenizers]
+    for source, other in zip(asked.tokenizers[1:], tokenizers[1:], strict=True):
+        refuse_other_networks(tokenizers[0], other, source)
+    tokenizers_by_size = sorted(tokenizers, key=lambda t: t.quantizer.codebook_sizes, reverse=True)
+    heads = [tokenizer.quantizer for tokenizer in tokenizers_by_size]
+    for head in heads:
+        tables_of(head)
+    with whole_folder(asked.out) as folder:
+        grids = code_grids(tokenizers[0], heads, asked.images, asked.image_size, asked.num_images)
+        rates = [
+            Rate(head, tuple(gather(table, grid[:, i]) for i, table in enumerate(tables_of(head))))
+            for head, grid in zip(heads, grids, strict=True)
+        ]
+        Codec(tokenizers[0], rates).save(folder, about_of(Path(asked.tokenizers[0])))
+    console = Console()
+    for i, rate in enumerate(rates):
+        sizes = " + ".join(f"{size:,}" for size in rate.sizes)
+        say(f"rate {i}: {sizes} codewords", console=console)
+
+
+def refuse_other_networks(first: Tokenizer, other: Tokenizer, source: str) -> None:
+    """Raise ``ValueError`` unless two tokenizers differ in nothing but the size and values of their codebooks."""
+    theirs, ours = ({k: v for k, v in t.state_dict().items() if not k.startswith("quantizer.")} for t in (other, first))
+    different = [name for name in ours | theirs if name not in ours or name not in theirs]
+    different += [name for name in ours if name in theirs and not torch.equal(ours[name], theirs[name])]
+    dims = [[table.shape[1] for table in tables_of(t.quantizer)] for t in (first, other)]
+    if different or dims[0] != dims[1] or other.pixels != first.pixels:
+        what = different[0] if different else "the codewords' channels or the pixels"
+        raise ValueError(f"{source} has other networks than the first tokenizer: {what} differs")

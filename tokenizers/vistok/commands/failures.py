@@ -1,0 +1,126 @@
+"""The messages of errors that end a command, with what to do about them."""
+
+import errno
+import multiprocessing
+import os
+import re
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from vistok.processes import signals
+from vistok.terminal import stop
+
+AGAIN = "the same command goes on from the last checkpoint with ckpt=auto"
+MEMORY = (
+    "what to try: a smaller batch_size with a larger accumulate, which learns the same; estimate=GIB, which says the "
+    "batch that fits; trainer.precision=bf16-mixed; backbone.encoder.checkpoint=true of a ViT; a smaller image_size"
+)
+FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# What gloo and NCCL say; their errors are RuntimeErrors or, under NCCL, of classes of torch.distributed.
+LOST = re.compile(r"gloo|NCCL|Connection (closed|reset) by peer|Socket Timeout|Broken pipe", re.IGNORECASE)
+LATE = re.compile(r"Timed out waiting|Watchdog caught collective operation timeout|Socket Timeout", re.IGNORECASE)
+# Libraries whose errors are about what the user gave them: a config, an account, a name on a server.
+OF_LIBRARIES = {"omegaconf", "hydra", "lightning_fabric", "wandb", "huggingface_hub", "httpx", "requests", "urllib3"}
+
+
+def guard(action: Callable[..., Any], *arguments: Any, again: str | None = None) -> None:
+    """Do what a command does. What the user got wrong, or the machine, ends in one message; a bug has its traceback.
+
+    ``HYDRA_FULL_ERROR=1`` in the environment shows the traceback of all of them, as for Hydra's own errors.
+
+    Args:
+        action: What the command does.
+        arguments: Of it.
+        again: How to go on after a signal, for a command that a signal may end anywhere; None leaves signals alone.
+    """
+    try:
+        if again is None:
+            action(*arguments)
+        else:
+            with signals.caught():
+                action(*arguments)
+    except (signals.Interrupted, KeyboardInterrupt) as error:
+        if again is None:
+            raise
+        _end_workers()
+        interrupted = error if isinstance(error, signals.Interrupted) else signals.Interrupted(signal.SIGINT)
+        sys.stderr.write(f"interrupted by {interrupted}; {again}\n")
+        raise SystemExit(interrupted.status) from None
+    except Exception as error:
+        message = told(error, AGAIN if again is None else again)
+        _end_workers()
+        if message is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
+            raise
+        stop(f"{message} (HYDRA_FULL_ERROR=1 shows where)")
+
+
+def _end_workers() -> None:
+    """Python waits for them at its end, and one that was stopped, or waits for storage, has none."""
+    workers = multiprocessing.active_children()
+    if not workers:
+        return
+    former = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises where a worker was killed
+    for worker in workers:
+        worker.kill()
+    for worker in workers:
+        worker.join(timeout=1)
+    signal.signal(signal.SIGCHLD, former)
+
+
+def told(error: BaseException, again: str = AGAIN) -> str | None:
+    """One message for an error that is not ours; None for a bug, whose traceback is needed.
+
+    A constructor that a config's values were given to (``instantiate``) may raise anything: the values are the user's.
+    """
+    from vistok.formats.exporters.parity import ParityError
+    from vistok.pretrained import WeightsUnavailable
+
+    if type(error).__name__ == "InstantiationException" and error.__cause__ is not None:
+        key = re.search(r"full_key: (\S+)", str(error))
+        own = told(error.__cause__, again)
+        return own or f"{key[1] if key else 'the config'}: {_with_type(error.__cause__)}"
+    if explained := explain(error, again):
+        return explained
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{os.fsdecode(error.filename)}: {error.strerror}"
+    if isinstance(error, ValueError | OSError | ImportError | WeightsUnavailable | ParityError):
+        return (" ".join(str(error).split()) if isinstance(error, ImportError) else str(error)) or type(error).__name__
+    return _with_type(error) if type(error).__module__.partition(".")[0] in OF_LIBRARIES else None
+
+
+def _with_type(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def explain(error: BaseException, again: str = AGAIN) -> str | None:
+    """One message for what happens to a process from outside; None for all others.
+
+    It is: memory that was not enough, a loader process that was killed or is silent, another rank that is gone or
+    silent, a full disk.
+
+    Args:
+        error: What was raised.
+        again: How to go on.
+    """
+    text = " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno in FULL:
+        return f"the disk is full: {text}; once there is room {again}"
+    if isinstance(error, MemoryError):
+        return f"out of memory: {text or 'the process was refused more'}; {MEMORY}"
+    if not isinstance(error, RuntimeError | dist.DistError):
+        return None
+    if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in text:
+        return f"out of memory: {text}; {MEMORY}"
+    if "DataLoader worker" in text and ("is killed by signal" in text or "exited unexpectedly" in text):
+        return f"a process that reads images is gone, killed by hand or for want of memory: {text}; {again}"
+    if "DataLoader timed out" in text:
+        return f"no batch of images came within data.timeout (--timeout): {text}; is the storage there? {again}"
+    if isinstance(error, dist.DistError) or LOST.search(text):
+        what = "did not answer within trainer.strategy.timeout" if LATE.search(text) else "is gone"
+        return f"another process of this run {what}, its own message says why: {text}; {again}"
+    return None

@@ -1,0 +1,114 @@
+"""``python -m vistok inspect FILE``: what is in a checkpoint, without running any of it."""
+
+import argparse
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+from torch import Tensor
+
+from vistok.commands.arguments import Parser, at_least
+from vistok.commands.failures import guard
+from vistok.formats.load import family_of, tokenizer_of
+from vistok.terminal import say, visible
+from vistok.untrusted.bounded_json import short
+from vistok.untrusted.safe_pickle import MAX_NAME, Stub
+from vistok.untrusted.torch_files import Contents, read_tensors
+
+SHOWN = 80  # characters of a value or of a list of names
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """What the command line asks for."""
+    guard(run, parser().parse_args(words), again="nothing is left of it, and the same command begins anew")
+
+
+def run(asked: argparse.Namespace) -> None:
+    """Read and show."""
+    show(asked.file, read_tensors(asked.file), asked.depth)
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = Parser(description=__doc__)
+    parser.add_argument("file", help=".ckpt, .pt, .pth, .bin or .safetensors")
+    parser.add_argument("--depth", type=at_least(1), default=2, help="parts of a key by which tensors are summed up")
+    return parser
+
+
+def show(file: str, contents: Contents, depth: int) -> None:
+    """Print the top of the tree, the tensors by the first ``depth`` parts of their keys, and the stubs."""
+    console = Console()
+    tree = contents.tree if type(contents.tree) is dict else {"": contents.tree}
+    tensors = list(tensors_in(tree))
+    say(f"{file}: {len(tensors):,} tensors, {values(tensor for _, tensor in tensors):,} values", console=console)
+    for line in verdict(contents.tree):
+        say(printable(line), console=console)
+    if not all(isinstance(value, Tensor) for value in tree.values()):
+        table = Table("key", "holds")
+        for key, value in tree.items():
+            table.add_row(Text(printable(str(key))), Text(described(value)))
+        console.print(table)
+    groups: dict[str, list[Tensor]] = {}
+    for name, tensor in tensors:
+        groups.setdefault(".".join(name.split(".")[:depth]), []).append(tensor)
+    table = Table("tensors", "count", "values", "dtypes", "largest")
+    for prefix, group in groups.items():
+        dtypes = sorted({str(tensor.dtype).removeprefix("torch.") for tensor in group})
+        largest = max(group, key=lambda tensor: tensor.numel())
+        row = (prefix, f"{len(group):,}", f"{values(group):,}", ", ".join(dtypes), str(tuple(largest.shape)))
+        table.add_row(*(Text(printable(part)) for part in row))
+    console.print(table)
+    if contents.stubs:
+        names = ", ".join(printable(name) for name in contents.stubs)
+        say(f"not read, objects of: {names}", console=console)
+
+
+def verdict(tree: Any) -> list[str]:
+    """What ``vistok.load`` makes of a checkpoint, or why it makes nothing."""
+    family = family_of(tree)
+    if family is None:
+        return ["family: none that is known here"]
+    try:
+        tokenizer = tokenizer_of(tree, None, {}, "ema")
+    except ValueError as error:
+        return [f"family: {family}", f"vistok.load: {error}"]
+    sizes = " + ".join(f"{size:,}" for size in tokenizer.quantizer.codebook_sizes)
+    parameters = sum(parameter.numel() for parameter in tokenizer.parameters())
+    return [
+        f"family: {family}",
+        f"tokenizer: {parameters:,} parameters, {type(tokenizer.quantizer).__name__} of {sizes} codewords of "
+        f"{tokenizer.quantizer.dim} channels, one code for each {tokenizer.factor} x {tokenizer.factor} pixels",
+    ]
+
+
+def tensors_in(tree: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+    """Every tensor with the path to it, joined by dots."""
+    if isinstance(tree, Tensor):
+        yield prefix, tree
+    elif type(tree) in (dict, list, tuple):
+        for key, value in tree.items() if type(tree) is dict else enumerate(tree):
+            name = (key if type(key) is str else short(key))[:MAX_NAME]
+            yield from tensors_in(value, f"{prefix}.{name}" if prefix else name)
+
+
+def values(tensors: Any) -> int:
+    return sum(tensor.numel() for tensor in tensors)
+
+
+def described(value: Any) -> str:
+    """A value in a few words."""
+    if isinstance(value, Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
+    if type(value) in (dict, list, tuple):
+        return f"{type(value).__name__} of {len(value):,}, {sum(1 for _ in tensors_in(value)):,} tensors"
+    if isinstance(value, Stub):
+        return f"not read: {printable(value.name)}"
+    return printable(repr(value[: 4 * SHOWN] if isinstance(value, str | bytes) else value))
+
+
+def printable(text: str) -> str:
+    """Text of a file, not too long."""
+    text = visible(text[: 4 * SHOWN])
+    return text if len(text) <= 4 * SHOWN else text[: 4 * SHOWN] + "..."

@@ -1,0 +1,217 @@
+"""Checks that a config's values are of the kind that they are given to, before anything is built.
+
+The annotations say it: of the constructors and functions that ``_target_`` names, and of the keys that are read here.
+"""
+
+import pkgutil
+import re
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePath
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+if TYPE_CHECKING:
+    from vistok.tokenizer import Tokenizer
+
+WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+SCALAR = (bool, int, float, str)
+OURS = {"loss_weights": dict[str, float]}  # of a head's node, at any depth: no argument of what is built
+
+
+def check(config: DictConfig, keys: Mapping[str, Any], given_to: Mapping[str, Any]) -> None:
+    """Refuse values of another kind.
+
+    Args:
+        config: The composed config.
+        keys: Annotations of its own keys.
+        given_to: What nodes without a ``_target_`` are given to, by the nodes' names: as keyword arguments.
+
+    Raises:
+        ValueError: The message names the key that the user can set.
+    """
+    for name, hint in keys.items():
+        if name in config:
+            _check(config, "", name, hint)
+    for path, node in nodes(config):
+        target = node.get("_target_") or given_to.get(path)
+        for name, hint in {**hints_of(target), **OURS}.items():
+            if name in node:
+                _check(node, path, name, hint)
+
+
+def nodes(node: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
+    """Every mapping in a config with its dotted name: where it is an interpolation, the name of what it stands for."""
+    if isinstance(node, DictConfig):
+        if path:
+            yield path, node
+        for name in node:
+            if name != "hydra" and not OmegaConf.is_missing(node, name):
+                yield from nodes(node[name], source(node, path, str(name)))
+    elif isinstance(node, ListConfig):
+        for i, member in enumerate(node):
+            yield from nodes(member, f"{path}.{i}")
+
+
+def source(node: DictConfig, path: str, name: str) -> str:
+    """The dotted name of the key that a value comes from: ``image_size`` where it is ``${image_size}``."""
+    value = node._get_node(name)
+    text = value._value() if value is not None else None
+    found = re.fullmatch(r"\$\{(\w[\w.]*)\}", text) if isinstance(text, str) else None
+    if found is None:
+        return f"{path}.{name}" if path else name
+    parent, _, last = found[1].rpartition(".")
+    above = OmegaConf.select(node._get_root(), parent) if parent else node._get_root()
+    return source(above, parent, last) if isinstance(above, DictConfig) and last in above else found[1]
+
+
+def hints_of(target: Any) -> dict[str, Any]:
+    """The annotations of what a ``_target_`` names; none where they cannot be had."""
+    if target is None:
+        return {}
+    try:
+        called = pkgutil.resolve_name(":".join(target.rsplit(".", 1))) if isinstance(target, str) else target
+        hints = get_type_hints(called.__init__ if isinstance(called, type) else called)
+    except Exception:  # building it says what is wrong; annotations of others may name what they do not import
+        return {}
+    return {name: hint for name, hint in hints.items() if name not in ("return", "self")}
+
+
+def _check(node: DictConfig, path: str, name: str, hint: Any) -> None:
+    if OmegaConf.is_missing(node, name) or fits(node[name], hint):
+        return
+    value, key = node[name], source(node, path, name)
+    if isinstance(value, DictConfig) and isinstance(get_origin(hint), type) and issubclass(get_origin(hint), Mapping):
+        for own in value:
+            _check(value, key, str(own), get_args(hint)[1])
+    shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
+    quoted = f", in quotes: '{key}=\"{value}\"'" if isinstance(value, int | float) and fits("", hint) else ""
+    raise ValueError(f"{key}={shown} must be {words(hint)}{quoted}")
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """True if a value is what an annotation says, as far as that can be told of plain values."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(fits(value, one) for one in inner)
+    if origin is Literal:
+        return value in inner
+    if hint is None or hint is type(None):
+        return value is None
+    if hint in SCALAR:
+        kinds = (int, float) if hint is float else hint
+        return isinstance(value, kinds) and (hint is bool or not isinstance(value, bool))
+    kind = origin or hint
+    if kind in (Any, object) or not isinstance(kind, type):  # the latter: a type variable
+        return True
+    if issubclass(kind, Mapping):
+        return isinstance(value, Mapping | DictConfig) and (
+            not inner or all(fits(own, inner[1]) for own in value.values())
+        )
+    if issubclass(kind, Sequence) or kind in (set, frozenset):
+        if not isinstance(value, list | tuple | ListConfig):
+            return False
+        if kind is tuple and inner and inner[-1] is not Ellipsis:
+            return len(value) == len(inner) and all(map(fits, value, inner))
+        return not inner or all(fits(own, inner[0]) for own in value)
+    return isinstance(value, str) if issubclass(kind, PurePath) else not isinstance(value, SCALAR) and value is not None
+
+
+def words(hint: Any) -> str:
+    """The kind of value that an annotation asks for, in words."""
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return " or ".join(dict.fromkeys(words(one) for one in inner))
+    if origin is Literal:
+        return " or ".join(map(str, inner))
+    if hint is None or hint in WORDS:
+        return WORDS[type(None) if hint is None else hint]
+    kind = origin or hint
+    if isinstance(kind, type) and issubclass(kind, Mapping):
+        return "a mapping" + (f" to {words(inner[1])}" if inner else "")
+    if isinstance(kind, type) and (issubclass(kind, Sequence) or kind in (set, frozenset)):
+        return "a list" + (f", each {words(inner[0])}" if inner else "")
+    return "text" if isinstance(kind, type) and issubclass(kind, PurePath) else getattr(kind, "__name__", str(kind))
+
+
+def check_image_size(image_size: int, tokenizer: "Tokenizer") -> None:
+    """Refuse images of a size that the tokenizer does not take."""
+    tokenizer.grid(image_size, image_size, f"image_size={image_size}")
+
+
+def instantiate(node: DictConfig) -> Any:
+    """Hydra's ``instantiate``, with plain dicts and lists for arguments. For our own YAML only, never for a file.
+
+    What stands under ``loss_weights``, at any depth, is no argument: see the function of that name.
+    """
+    import hydra.utils
+
+    if OmegaConf.is_config(node):
+        parent, key = node._get_parent(), node._key()
+        node = OmegaConf.create(_without_weights(OmegaConf.to_container(node, resolve=True)))
+        node._set_parent(parent)  # so that a message names the whole key
+        node._set_key(key)
+    return hydra.utils.instantiate(node, _convert_="all")
+
+
+def _without_weights(node: Any) -> Any:
+    """Nested mappings and lists without their ``loss_weights``."""
+    if isinstance(node, list):
+        return [_without_weights(member) for member in node]
+    if not isinstance(node, dict):
+        return node
+    return {name: _without_weights(value) for name, value in node.items() if name != "loss_weights"}
+
+
+def loss_weights(quantizer: DictConfig) -> dict[str, float]:
+    """The weights of a head's loss terms by name, from the ``loss_weights`` of its YAML and of the heads in it.
+
+    Where several have one for a term, the outer head's counts.
+
+    Raises:
+        ValueError: Heads beside each other have different ones, and no outer head decides.
+    """
+    plain = OmegaConf.to_container(quantizer, resolve=True) if OmegaConf.is_config(quantizer) else quantizer
+    return _merged_weights(plain, "quantizer")
+
+
+def _merged_weights(node: dict[str, Any], path: str) -> dict[str, float]:
+    own = node.get("loss_weights") or {}
+    lists = [(name, value if isinstance(value, list) else [value]) for name, value in node.items()]
+    members = [(name, member) for name, found in lists for member in found if isinstance(member, dict)]
+    merged: dict[str, float] = {}
+    for name, member in members:
+        inner = {} if name == "loss_weights" else _merged_weights(member, f"{path}.{name}")
+        for term, weight in inner.items():
+            if term not in own and merged.setdefault(term, weight) != weight:
+                raise ValueError(
+                    f"{path} has heads with loss_weights.{term} of {merged[term]} and {weight}, but the term is the "
+                    f"sum of theirs: +{path}.loss_weights.{term}=... decides"
+                )
+    return merged | own
+
+
+def refuse_below(config: DictConfig, least: int, names: Sequence[str]) -> None:
+    """Raise ``ValueError`` for keys whose numbers are smaller."""
+    for name in names:
+        if config[name] is not None and config[name] < least:
+            raise ValueError(f"{name} must be at least {least}, not {config[name]}")
+
+
+def random_weights(node: Any, path: str = "") -> list[str]:
+    """The dotted paths of all that is called ``weights`` in nested mappings and is ``random``."""
+    if not isinstance(node, dict | DictConfig):
+        return []
+    found = []
+    for name, value in node.items():
+        own = f"{path}.{name}" if path else name
+        found += [own] if name == "weights" and value == "random" else random_weights(value, own)
+    return found
+
+
+def refuse_missing(config: DictConfig) -> None:
+    """Raise ``ValueError`` for values that only the command line can give."""
+    missing = OmegaConf.missing_keys(config)
+    if missing:
+        raise ValueError(f"missing on the command line: {' '.join(f'{key}=...' for key in sorted(missing))}")

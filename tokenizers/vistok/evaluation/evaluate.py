@@ -1,0 +1,125 @@
+"""``eval.py``: tokenizers times protocols, from a config to files."""
+
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from rich import get_console
+from rich.console import Console
+
+from vistok import configuration
+from vistok.data.shards import Data
+from vistok.distributed.collectives import rank_and_size
+from vistok.distributed.process_group import processes
+from vistok.evaluation.accumulator import too_small
+from vistok.evaluation.networks import judges_of
+from vistok.evaluation.references import save_reference
+from vistok.evaluation.report import score_table
+from vistok.evaluation.report.outputs import report_of, write
+from vistok.evaluation.scoring import TOO_FEW, granularities_of, score
+from vistok.processes import locks
+from vistok.speed import keep_freed_pages
+from vistok.terminal import say
+from vistok.tokenizer import Tokenizer
+
+# What the keys are that are read here, beside those that are handed on to a _target_.
+KEYS = {
+    "tokenizer": str | list[str],
+    "family_config": dict | None,
+    "lpips": dict[str, str | None] | None,
+    **dict.fromkeys(("family", "dinov2", "device", "reference", "save_reference"), str | None),
+    **dict.fromkeys(("image_size", "batch_size", "seed"), int),
+    "rate": float | None,
+    "output": str,
+    "take_over": bool,
+    "partial_every": float,
+}
+WIDTH = 160  # characters of a line in a file or a pipe
+
+
+def evaluate(config: DictConfig) -> dict[str, Any]:
+    """Score tokenizers on a set of images as ``configs/eval.yaml`` says; prints a table and writes JSON and values.
+
+    Returns:
+        What the JSON holds; on ranks other than 0 an empty dict.
+
+    Raises:
+        ValueError: The config does not make sense, or does not fit a tokenizer or the reference.
+        FileNotFoundError: There is no tokenizer.
+    """
+    from vistok.formats.load import load
+
+    configuration.refuse_missing(config)
+    configuration.check(config, KEYS, {})
+    configuration.refuse_below(config, 1, ("image_size", "batch_size"))
+    configuration.refuse_below(config, 0, ("seed", "partial_every"))
+    output = Path(config.output)
+    if output.exists():
+        raise ValueError(f"output={output} exists already and is not overwritten")
+    if output.suffix in (".html", ".npz"):
+        raise ValueError(f"output={output} is the JSON; files of other kinds are written beside it")
+    with (
+        processes(config.device) as device,
+        locks.held_for_all_ranks(locks.beside(output), f"output={output}", config.take_over, "take_over=true"),
+    ):
+        if device.type == "cpu":
+            keep_freed_pages()  # else most of the time goes to fetching pages from the kernel and giving them back
+        rank, world_size = rank_and_size()
+        console = Console(quiet=rank > 0)
+        get_console().quiet = rank > 0
+        if not console.is_terminal:
+            console.width = WIDTH
+        paths = [config.tokenizer] if isinstance(config.tokenizer, str) else list(config.tokenizer)
+        tokenizers = [load(path, config.family, config.family_config) for path in paths]
+        protocols = configuration.instantiate(config.protocol)
+        data = configuration.instantiate(config.data)
+        for tokenizer in tokenizers:
+            check(tokenizer, data, config.rate)
+        if config.data.get("resize") == 0:
+            raise ValueError(
+                "data.resize=0: the protocol says how images are cut; protocol=fvq leaves their size alone"
+            )
+        judges, unavailable = judges_of(config, protocols.values())
+        if judges.networks and data.num_test is not None and data.num_test < 2:
+            raise ValueError(TOO_FEW)
+        for protocol in protocols.values():
+            unavailable |= too_small(protocol, data.image_size)
+        for name, reason in unavailable.items():
+            say(f"{name} is unavailable: {reason}", "yellow", console=console)
+        results = score(
+            tokenizers,
+            data,
+            protocols,
+            judges,
+            rate=config.rate,
+            device=device,
+            reference=config.reference,
+            partial_folder=output.parent,
+            partial_every=config.partial_every,
+            console=console,
+            take_over=config.take_over,
+        )
+        if rank > 0:
+            return {}
+        report = report_of(config, paths, tokenizers, data, protocols, results, unavailable, device)
+        if config.save_reference:
+            save_reference(Path(config.save_reference), data, protocols, results[0].scores)
+        write(report, results, output)
+        for done in results:
+            done.forget()
+        console.print(score_table.scores_table(report))
+        beside = f"{output.with_suffix('.html').name} and {output.with_suffix('.npz').name}"
+        say(f"written to {output}, {beside}", console=console)
+        return report
+
+
+def check(tokenizer: Tokenizer, data: Data, rate: float | None) -> None:
+    """Refuse a tokenizer that does not fit the data or the rate."""
+
+    if rate is not None:
+        if granularities_of(tokenizer) != 2:
+            name = type(tokenizer.quantizer).__name__
+            raise ValueError(f"rate={rate} needs a dynamic head of two grains, not a {name}")
+        if not 0 <= rate <= 1:
+            raise ValueError(f"rate={rate} must be a share in [0, 1]")
+    configuration.check_image_size(data.image_size, tokenizer)

@@ -1,0 +1,94 @@
+"""What an evaluation leaves behind: the JSON, the values of each image, and the page."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from vistok import files, versions
+from vistok.data.shards import Data
+from vistok.distributed.collectives import rank_and_size
+from vistok.evaluation.identity import names_hash
+from vistok.evaluation.protocols import Protocol
+from vistok.evaluation.report.page import page
+from vistok.evaluation.scoring import FORMAT, Result
+from vistok.files import encodable, whole
+from vistok.tokenizer import Tokenizer
+
+
+def report_of(
+    config: DictConfig,
+    paths: Sequence[str],
+    tokenizers: Sequence[Tokenizer],
+    data: Data,
+    protocols: Mapping[str, Protocol],
+    results: Sequence[Result],
+    unavailable: Mapping[str, str],
+    device: torch.device,
+) -> dict[str, Any]:
+    """All that is known about the scores, for JSON."""
+    return {
+        "format": FORMAT,
+        "scores": [
+            {"tokenizer": path, "protocol": name, "hash": protocols[name].hash, "metrics": metrics}
+            for path, result in zip(paths, results, strict=True)
+            for name, metrics in result.metrics(protocols).items()
+        ],
+        "unavailable": dict(unavailable),
+        "protocols": {
+            name: {"hash": protocol.hash, **asdict(protocol), "distances": list(protocol.distances)}
+            for name, protocol in protocols.items()
+        },
+        "tokenizers": [
+            {
+                "tokenizer": path,
+                "sha256": result.fingerprint,
+                "parameters": sum(parameter.numel() for parameter in tokenizer.parameters()),
+                "codebook_sizes": list(tokenizer.quantizer.codebook_sizes),
+                "factor": tokenizer.factor,
+            }
+            for path, tokenizer, result in zip(paths, tokenizers, results, strict=True)
+        ],
+        "data": {
+            "source": data.about,
+            "images": len(results[0].names),
+            "unreadable": results[0].unreadable,
+            "image_size": data.image_size,
+            "sha256_of_names": names_hash(results[0].names),
+        },
+        "rate": config.rate,
+        "reference": config.reference,
+        "dtype": "float32",
+        "device": str(device),
+        "processes": rank_and_size()[1],
+        "versions": versions.versions(),
+        "config": OmegaConf.to_container(config, resolve=True),
+    }
+
+
+def write(report: Mapping[str, Any], results: Sequence[Result], output: Path) -> None:
+    """Write values and pictures beside the JSON, which comes last and so means success.
+
+    ``OUTPUT.html`` is the page to look at.
+
+    ``OUTPUT.npz`` holds ``names`` (n,); for the i-th tokenizer ``i/PROTOCOL/DISTANCE`` (n,) float32, and for each crop
+    ``i/CROP/tokens`` (n,) int64, the positions that are tokens, and ``i/CROP/counts/j`` (size,) int64, how often each
+    codeword of the j-th codebook was chosen.
+    """
+    arrays = {"names": np.array(results[0].names)}
+    for i, result in enumerate(results):
+        for crop, scores in result.scores.items():
+            for protocol in scores.protocols:
+                arrays |= {f"{i}/{protocol}/{name}": v.numpy() for name, v in scores.values(protocol).items()}
+            arrays[f"{i}/{crop}/tokens"] = np.array(scores.tokens)
+            arrays |= {f"{i}/{crop}/counts/{j}": own.cpu().numpy() for j, own in enumerate(scores.usage.counts)}
+    output.parent.mkdir(parents=True, exist_ok=True)
+    with whole(output.with_suffix(".npz")) as file:
+        np.savez_compressed(file, **arrays)
+    with whole(output.with_suffix(".html")) as file:
+        file.write(encodable(page(report, [result.scores for result in results])).encode())
+    files.write_json(report, output)

@@ -1,0 +1,54 @@
+"""The scores of an evaluation as a table for a terminal."""
+
+from typing import Any
+
+from rich.table import Table
+from rich.text import Text
+
+from vistok.metrics.units import _with_unit
+from vistok.terminal import visible
+
+
+def scores_table(report: dict[str, Any]) -> Table:
+    """The scores of an evaluation, and below them what they are of.
+
+    A column for each protocol and a section for each tokenizer; under a single protocol a column for each tokenizer.
+    """
+    data, versions, scores = report["data"], report["versions"], report["scores"]
+    caption = (
+        f"{data['images']:,} images of {data['image_size']} px, list {data['sha256_of_names'][:8]}, from "
+        f"{data['source']}; {report['dtype']}, vistok {versions['vistok']}, torch {versions['torch']}"
+    )
+    table = Table(caption=Text(visible(caption)), caption_justify="left")
+    single = len(report["protocols"]) == 1
+    if single:
+        table.add_column("{protocol}\n{hash}".format(**scores[0]), no_wrap=True)
+        columns, sections = [Text(visible(score["tokenizer"])) for score in scores], {"": scores}
+    else:
+        table.add_column("", no_wrap=True)
+        columns = [f"{name}\n{protocol['hash']}" for name, protocol in report["protocols"].items()]
+        paths = [own["tokenizer"] for own in report["tokenizers"]]
+        sections = {path: [score for score in scores if score["tokenizer"] == path] for path in paths}
+    for column in columns:
+        table.add_column(column, justify="right")
+    table.add_column("", no_wrap=True)
+    for path, section in sections.items():
+        if path:
+            table.add_section()
+            table.add_row(Text(visible(path), "bold"))
+        names = {name: None for score in section for name in score["metrics"]}  # in order, each once
+        for name in [*names, *(own for own in report["unavailable"] if own not in names)]:
+            shown = [cell(report, score, name) for score in section]
+            table.add_row(
+                name.replace("_", " "), *(text for text, _ in shown), max((unit for _, unit in shown), key=len)
+            )
+    return table
+
+
+def cell(report: dict[str, Any], score: dict[str, Any], name: str) -> tuple[str, str]:
+    """A score with its unit; nothing where the protocol does not have it."""
+    if name in score["metrics"]:
+        return _with_unit(name, score["metrics"][name])
+    distances = {own for protocol in report["protocols"].values() for own in protocol["distances"]}
+    asked = name not in distances or name in report["protocols"][score["protocol"]]["distances"]
+    return ("unavailable" if asked and name in report["unavailable"] else "", "")

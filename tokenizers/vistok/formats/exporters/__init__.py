@@ -1,0 +1,1 @@
+"""Tokenizers written in the layouts of other libraries."""

@@ -1,0 +1,129 @@
+"""What layouts of others have room for: VQGAN's networks around one codebook."""
+
+import copy
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from vistok.backbones import CNNDecoder, CNNEncoder
+from vistok.backbones.cnn import CNNSizes
+from vistok.images.ranges import PixelMap
+from vistok.quantizers import Table
+from vistok.quantizers.vq import plain
+from vistok.tokenizer import Tokenizer
+
+INSTEAD = "the targets onnx, torch and folder take it"
+
+
+def refuse(target: str, what: str) -> ValueError:
+    """The error that says why a layout has no room, and what has."""
+    return ValueError(f"{target} has no place for {what}; {INSTEAD}")
+
+
+def inference_copy(tokenizer: Tokenizer) -> Tokenizer:
+    """A folded copy on the CPU in float32, in evaluation mode; nothing is shared with the original."""
+    return copy.deepcopy(tokenizer.fold()).cpu().float().eval().requires_grad_(False)
+
+
+def vqgan(tokenizer: Tokenizer, target: str) -> Tokenizer:
+    """A folded copy of a tokenizer that is VQGAN's networks around one codebook.
+
+    Raises:
+        ValueError: It is something else; the message names a target that takes it.
+    """
+    encoder, decoder = tokenizer.encoder, tokenizer.decoder
+    for part, wanted in ((encoder, CNNEncoder), (decoder, CNNDecoder)):
+        if type(part) is not wanted:
+            raise refuse(target, f"a {type(part).__name__}, only for VQGAN's {wanted.__name__}")
+        if part.patch != 1:
+            raise refuse(target, f"patch={part.patch}, only for 1")
+    if tokenizer.pixels != PixelMap():
+        raise refuse(target, f"{tokenizer.pixels}, only for networks on pixels in [-1, 1]")
+    head, name = tokenizer.quantizer, type(tokenizer.quantizer).__name__
+    if head.layout(head.grid_multiple, head.grid_multiple).granularities > 1:
+        why = "a dynamic head is no plain table: its router decides how many codes a region gets"
+        raise refuse(target, f"a {name}: {why}")
+    if len(head.codebook_sizes) > 1:
+        raise refuse(target, f"a {name}: a product of {len(head.codebook_sizes)} codebooks is no single table")
+    table = head.table(0)
+    if table is None:
+        raise refuse(target, f"a {name}: its codewords are computed, not read from a table")
+    if table.metric == "dot" or table.bias is not None:
+        raise refuse(target, f"a {name}, which chooses codes by dot product, only for distances")
+    for name in ("to_latent", "from_latent"):
+        conv = getattr(tokenizer, name)
+        if isinstance(conv, nn.Conv2d) and (conv.kernel_size != (1, 1) or conv.groups != 1):
+            raise refuse(target, f"a {name} of kernel_size={conv.kernel_size}, groups={conv.groups}, only for 1x1")
+    if encoder.dim != decoder.dim:
+        raise refuse(target, f"an encoder of dim={encoder.dim} before a decoder of dim={decoder.dim}")
+    down, up = (cast(CNNSizes, part.sizes) for part in (encoder, decoder))
+    if down.num_blocks != up.num_blocks:
+        raise refuse(target, f"num_blocks={down.num_blocks} in the encoder, {up.num_blocks} in the decoder")
+    if down.mid_attention != up.mid_attention:
+        raise refuse(target, "attention between the middle blocks of one network only")
+    return inference_copy(tokenizer)
+
+
+def networks(tokenizer: Tokenizer) -> tuple[CNNEncoder, CNNDecoder]:
+    """The encoder and decoder of what ``vqgan`` gave, typed as what it made sure that they are."""
+    return cast(CNNEncoder, tokenizer.encoder), cast(CNNDecoder, tokenizer.decoder)
+
+
+def norm_groups(tokenizer: Tokenizer, target: str) -> int:
+    """The groups that all norms have."""
+    groups = {module.num_groups for module in tokenizer.modules() if isinstance(module, nn.GroupNorm)}
+    if len(groups) > 1:
+        raise refuse(target, f"norms of {', '.join(map(str, sorted(groups)))} groups, only for one number")
+    return groups.pop()
+
+
+def check_llamagen(tokenizer: Tokenizer, target: str) -> None:
+    """Refuse networks that LlamaGen's VQ model and its port to transformers cannot be."""
+    encoder, decoder = networks(tokenizer)
+    groups, last = norm_groups(tokenizer, target), len(encoder.sizes.multipliers) - 1
+    if groups != 32:
+        raise refuse(target, f"norms of {groups} groups, only for 32")
+    if not encoder.sizes.mid_attention:
+        raise refuse(target, "mid_attention=False")
+    for part in (encoder, decoder):
+        if part.sizes.attention != (last,):
+            raise refuse(target, f"attention={part.sizes.attention}, only for the last level, {last}")
+
+
+def table_of(tokenizer: Tokenizer) -> Table:
+    """The one codebook of what ``vqgan`` gave."""
+    return cast(Table, tokenizer.quantizer.table(0))
+
+
+def refuse_two_tables(tokenizer: Tokenizer, target: str) -> None:
+    """Refuse a head that decodes other codewords than it searches."""
+    table = table_of(tokenizer)
+    if not torch.equal(table.search, table.values):
+        name = type(tokenizer.quantizer).__name__
+        raise refuse(target, f"a {name}, which chooses codes in one table and decodes another")
+
+
+def codewords_are_unit(tokenizer: Tokenizer) -> bool:
+    """Whether all codewords are of length 1."""
+    return bool(((table_of(tokenizer).values.norm(dim=1) - 1).abs() < 1e-5).all())
+
+
+def by_l2(tokenizer: Tokenizer) -> Tokenizer:
+    """The same networks and codewords, compared by L2: what a consumer that knows no other metric makes of them."""
+    if table_of(tokenizer).metric == "l2":
+        return tokenizer
+    other = tokenizer.fold()
+    other.quantizer = plain(table_of(tokenizer).values)
+    return other.eval()
+
+
+def state_of(tokenizer: Tokenizer) -> dict[str, Tensor]:
+    """The state dict with both maps around the head: where it has none, convolutions that change nothing."""
+    state = {name: tensor for name, tensor in tokenizer.state_dict().items() if not name.startswith("quantizer.")}
+    state["quantizer.table"] = table_of(tokenizer).search
+    for name in ("to_latent", "from_latent"):
+        if isinstance(getattr(tokenizer, name), nn.Identity):
+            dim = tokenizer.quantizer.dim
+            state |= {f"{name}.weight": torch.eye(dim)[:, :, None, None], f"{name}.bias": torch.zeros(dim)}
+    return {name: tensor.contiguous() for name, tensor in state.items()}

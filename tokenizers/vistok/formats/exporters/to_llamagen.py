@@ -1,0 +1,86 @@
+"""To LlamaGen's layout (arXiv:2406.06525): a torch file for its code, and for the many that have taken it over."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vistok.files import whole_folder
+from vistok.formats import load, model_card
+from vistok.formats.exporters import plain
+from vistok.formats.exporters.parity import Encoded, Parity, check, sizes_of
+from vistok.formats.importers import from_llamagen as layout
+from vistok.formats.importers.key_map import to_theirs
+from vistok.tokenizer import Tokenizer
+
+TARGET = "LlamaGen's layout"
+FILE = "vq_model.pt"
+WINDOW = 65536  # of LlamaGen's count of recent codes
+USAGE = f"""
+checkpoint = torch.load("FOLDER/{FILE}", weights_only=True)
+arguments = ModelArgs(**{{name: value for name, value in checkpoint["config"].items() if hasattr(ModelArgs, name)}})
+model = VQModel(arguments)  # LlamaGen's, tokenizer/tokenizer_image/vq_model.py
+model.load_state_dict(checkpoint["model"])
+"""
+
+
+def save(
+    tokenizer: Tokenizer, folder: str | Path, about: Mapping[str, Any] | None = None, image_size: int | None = None
+) -> Parity:
+    """Write ``vq_model.pt``, read it again, check it, and give its folder its name.
+
+    The file holds ``model``, the tensors under LlamaGen's names, and ``config``, the arguments of its ``ModelArgs``.
+    Its code knows ``ch=128`` and ``num_res_blocks=2`` only; others, also in ``config``, need its ``Encoder`` and
+    ``Decoder`` made with them. ``codebook_l2_norm`` is true for a cosine head, and where all codewords are of unit
+    length; where it is false, LlamaGen's scripts have to be told.
+
+    Args:
+        tokenizer: LlamaGen's networks around any head that folds into one table.
+        folder: Where to; must not be there.
+        about: What the model card tells.
+        image_size: Not needed: the networks take any.
+
+    Raises:
+        ValueError: LlamaGen's model cannot be this tokenizer; the message names a target that can.
+        ParityError: It was written, but differs.
+    """
+    folded = plain.vqgan(tokenizer, TARGET)
+    config = config_of(folded)
+    state = to_theirs(layout.RULES, plain.state_of(folded)) | {"quantize.codebook_used": torch.zeros(WINDOW)}
+    with whole_folder(folder) as partial:
+        torch.save({"model": state, "config": config}, partial / FILE)
+        read = load.load_file(partial / FILE, "llamagen", config)
+
+        def encode(images: Tensor) -> Encoded:
+            return Encoded(read.tokenize(images), read.encode(images))
+
+        def decode(codes: Tensor, size: tuple[int, int]) -> Tensor:
+            return read.decode(read.quantizer.lookup(codes))
+
+        parity = check(folded, encode, decode, sizes_of(folded))
+        model_card.write(partial, folded, about, USAGE, "pytorch", str(parity))
+    return parity
+
+
+def config_of(tokenizer: Tokenizer) -> dict[str, Any]:
+    """What LlamaGen's code calls the arguments of these networks."""
+    (encoder, decoder), head = plain.networks(tokenizer), tokenizer.quantizer
+    plain.check_llamagen(tokenizer, TARGET)
+    plain.refuse_two_tables(tokenizer, TARGET)
+    if encoder.in_channels != 3 or decoder.out_channels != 3:
+        raise plain.refuse(TARGET, f"images of {encoder.in_channels} and {decoder.out_channels} channels, only for 3")
+    wide, ch = decoder.sizes.widths, encoder.sizes.channels
+    if any(width % ch for width in wide):
+        raise plain.refuse(TARGET, f"a decoder of {wide} channels, only for multiples of the encoder's channels={ch}")
+    return {
+        "ch": ch,
+        "num_res_blocks": encoder.sizes.num_blocks,
+        "encoder_ch_mult": list(encoder.sizes.multipliers),
+        "decoder_ch_mult": [width // ch for width in wide],
+        "z_channels": encoder.dim,
+        "codebook_size": head.codebook_sizes[0],
+        "codebook_embed_dim": head.dim,
+        "codebook_l2_norm": plain.codewords_are_unit(tokenizer),
+    }

@@ -1,0 +1,85 @@
+"""BSQ-ViT (arXiv:2406.07548)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vistok.backbones import ViTDecoder, ViTEncoder
+from vistok.formats.importers import vqgan_rules
+from vistok.formats.importers.from_fqgan import TRANSFORMER, grid
+from vistok.formats.importers.hyperparameters import get, need, only
+from vistok.formats.importers.key_map import Rule, linear, under
+from vistok.quantizers import BinaryQuantizer
+from vistok.tokenizer import Tokenizer
+
+HEADS = {768: 12}  # attention heads of the published models, by width
+IGNORED = (r"quantize\.(group_)?basis",)  # powers of 2
+
+
+def patches(weight: Tensor) -> Tensor:
+    """A linear map of flattened square patches of three channels, (d, 3 p p), to a convolution (d, 3, p, p)."""
+    side = round((weight.shape[1] / 3) ** 0.5)
+    return weight.reshape(-1, 3, side, side)
+
+
+def transformer(side: str) -> list[Rule]:
+    ours = f"{side}.transformer"
+    theirs, blocks = f"{ours}.resblocks.{{i}}", f"{ours}.blocks.{{i}}"
+    return [
+        Rule(f"{side}.positional_embedding", f"{ours}.positions.table", grid, lambda t: t.flatten(1).T),
+        *under(side, ours, {"ln_pre": "norm_in", "ln_post": "norm_out"}),
+        *under(theirs, blocks, TRANSFORMER),
+        Rule(f"{theirs}.attn.in_proj_{{p}}", f"{blocks}.attention.qkv.{{p}}"),
+    ]
+
+
+RULES = (
+    Rule("encoder.conv1.weight", "encoder.conv_in.weight", patches, lambda t: t.flatten(1)),
+    *transformer("encoder"),
+    *transformer("decoder"),
+    linear(Rule("decoder.ffn.0.{p}", "decoder.hidden.0.{p}")),
+    linear(Rule("decoder.conv_out.{p}", "decoder.conv_out.{p}")),
+    linear(Rule("quant_embed.{p}", "to_latent.{p}")),
+    linear(Rule("post_quant_embed.{p}", "from_latent.{p}")),
+)
+
+
+def build(shapes: vqgan_rules.Shapes, config: Mapping[str, Any], sure: bool) -> Tokenizer:
+    """The tokenizer that tensors of our names are for."""
+    only(config, "logit_laplace", False)
+    patch = vqgan_rules.shape(shapes, "encoder.conv_in.weight", 4)[2]
+    group, bits = get(config, "embed_group_size", 1), vqgan_rules.shape(shapes, "to_latent.weight", 4)[0]
+    parts = []
+    decoder = "dvitconfig" if get(config, "dvitconfig") else "vitconfig"  # theirs, too, is the encoder's if not given
+    for side, key, made in (("encoder", "vitconfig", ViTEncoder), ("decoder", decoder, ViTDecoder)):
+        dim, rows, _ = vqgan_rules.shape(shapes, f"{side}.transformer.positions.table", 3)
+        heads = need(config, f"{key}.heads", int, HEADS.get(dim))
+        if dim % heads:
+            raise ValueError(f"config's {key}.heads={heads} does not divide its {dim} channels")
+        output = None
+        if side == "decoder":
+            output = vqgan_rules.shape(shapes, "decoder.hidden.0.weight", 4)[0] / dim
+        parts.append(
+            made(
+                dim=dim,
+                depth=vqgan_rules.count(shapes, f"{side}.transformer.blocks."),
+                num_heads=heads,
+                head_dim=dim // heads,
+                mlp_ratio=vqgan_rules.shape(shapes, f"{side}.transformer.blocks.0.mlp_in.weight", 2)[0] / dim,
+                patch=patch,
+                image_size=rows * patch,
+                pre_norm=True,
+                output_mlp_ratio=output,
+            )
+        )
+    with torch.device("cpu"):  # its powers of 2 are in no file
+        head = BinaryQuantizer(bits, group=group)
+    return Tokenizer(
+        parts[0],
+        head,
+        parts[1],
+        vqgan_rules.conv(shapes, "to_latent"),
+        vqgan_rules.conv(shapes, "from_latent"),
+    )

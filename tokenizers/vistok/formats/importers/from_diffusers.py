@@ -1,0 +1,56 @@
+"""diffusers' VQModel: VQGAN with its levels top-down and its attention as linear maps."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from vistok.formats.importers import vqgan_rules
+from vistok.formats.importers.hyperparameters import Unknown, need, only
+from vistok.formats.importers.key_map import Rule, linear, under
+from vistok.quantizers import VectorQuantizer
+from vistok.tokenizer import Tokenizer
+
+ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "out"}
+OLDER = {"query": "q", "key": "k", "value": "v", "proj_attn": "out"}  # before diffusers 0.15; read, never written
+ENDS = {"conv_in": "conv_in", "conv_norm_out": "norm_out", "conv_out": "conv_out"}
+
+
+def attention(theirs: str, ours: str) -> list[Rule]:
+    return [linear(rule) for names in (ATTENTION, OLDER) for rule in under(theirs, ours, names)]
+
+
+def network(side: str, blocks: str, resample: str) -> list[Rule]:
+    level, ours = f"{side}.{blocks}.{{i}}", f"{side}.levels.{{i}}"
+    return [
+        *under(side, side, ENDS),
+        *vqgan_rules.residual(f"{level}.resnets.{{j}}", f"{ours}.blocks.{{j}}", "conv_shortcut"),
+        *attention(f"{level}.attentions.{{j}}", f"{ours}.attentions.{{j}}"),
+        *under(level, ours, {resample: "resample.conv"}),
+        *vqgan_rules.residual(f"{side}.mid_block.resnets.0", f"{side}.mid.0", "conv_shortcut"),
+        *attention(f"{side}.mid_block.attentions.0", f"{side}.mid.1"),
+        *vqgan_rules.residual(f"{side}.mid_block.resnets.1", f"{side}.mid.2", "conv_shortcut"),
+    ]
+
+
+RULES = (
+    *network("encoder", "down_blocks", "downsamplers.0.conv"),
+    *network("decoder", "up_blocks", "upsamplers.0.conv"),
+    *vqgan_rules.MAPS,
+    vqgan_rules.TABLE,
+)
+
+
+def build(shapes: vqgan_rules.Shapes, config: Mapping[str, Any], sure: bool) -> Tokenizer:
+    """The tokenizer that tensors of our names are for; without ``config`` its norms have the library's 32 groups."""
+    only(config, "act_fn", "silu")
+    only(config, "norm_type", "group", None)
+    groups = need(config, "norm_num_groups", int, 32)
+    encoder, decoder = vqgan_rules.encoder(shapes, groups), vqgan_rules.decoder(shapes, norm_groups=groups)
+    widths = {*encoder.sizes.widths, *decoder.sizes.widths}
+    uneven = sorted(width for width in {encoder.sizes.channels, *widths} if width % groups)
+    if uneven:
+        raise Unknown(f"norm_num_groups={groups} does not divide its {uneven} channels: config has to say it")
+    codebook_size, dim = vqgan_rules.shape(shapes, "quantizer.table", 2)
+    head = VectorQuantizer(codebook_size, dim)
+    return Tokenizer(
+        encoder, head, decoder, vqgan_rules.conv(shapes, "to_latent"), vqgan_rules.conv(shapes, "from_latent")
+    )

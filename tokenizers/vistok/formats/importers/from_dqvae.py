@@ -1,0 +1,126 @@
+"""DQ-VAE with two or three grains, routed by features or by entropy (arXiv:2305.11718)."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vistok.backbones import HierarchicalEncoder, PositionalDecoder
+from vistok.formats.importers import vqgan_rules
+from vistok.formats.importers.hyperparameters import Unknown, get, only
+from vistok.formats.importers.key_map import Rule, under
+from vistok.quantizers import DynamicQuantizer, EntropyRouter, FeatureRouter, VectorQuantizer
+from vistok.tokenizer import Tokenizer
+
+GRAINS = {2: ("coarse", "fine"), 3: ("coarse", "median", "fine")}
+
+
+def grain(i: int, name: str) -> list[Rule]:
+    tail = f"encoder.tails.{i}"
+    return [
+        *vqgan_rules.middle(f"encoder.mid_{name}", f"{tail}.mid"),
+        Rule(f"encoder.norm_out_{name}.{{p}}", f"{tail}.norm_out.{{p}}"),
+        Rule(f"encoder.conv_out_{name}.{{p}}", f"{tail}.conv_out.{{p}}"),
+        Rule(f"encoder.router.feature_norm_{name}.{{p}}", f"quantizer.router.norms.{i}.{{p}}"),
+    ]
+
+
+def without_padding(table: Tensor) -> Tensor:
+    """Codewords (n, d) of a table (n + 1, d), whose last row is never chosen."""
+    return table[:-1]
+
+
+def with_padding(table: Tensor) -> Tensor:
+    return torch.cat([table, torch.zeros_like(table[:1])])
+
+
+def rules(grains: int) -> tuple[Rule, ...]:
+    """The table of the model with so many grains."""
+    return (
+        Rule("encoder.conv_in.{p}", "encoder.conv_in.{p}"),
+        *vqgan_rules.level("encoder.down.{i}", "encoder.levels.{i}"),
+        *(rule for i, name in enumerate(GRAINS[grains]) for rule in grain(i, name)),
+        *under("encoder.router.gate", "quantizer.router.gate", {"0": "0", "2": "2"}),
+        *under("decoder", "decoder.decoder", vqgan_rules.ENDS),
+        *vqgan_rules.middle("decoder.mid", "decoder.decoder.mid"),
+        *vqgan_rules.level("decoder.up.{i}", "decoder.decoder.levels.{~i}", resample="upsample.conv"),
+        Rule("decoder.position_bias_fourier.lff.ffm.conv.{p}", "decoder.frequencies.{p}"),
+        Rule("decoder.position_bias_learned.row_embed.weight", "decoder.rows"),
+        Rule("decoder.position_bias_learned.col_embed.weight", "decoder.columns"),
+        Rule("quant_conv.{p}", "quantizer.projection.{p}"),
+        Rule("post_quant_conv.{p}", "from_latent.{p}"),
+        Rule("quantize.codebook.weight", "quantizer.head.table", without_padding, with_padding),
+        Rule("quantize.codebook.cluster_size_ema", "quantizer.head.ema_counts"),
+        Rule("quantize.codebook.embed_ema", "quantizer.head.ema_sums"),
+    )
+
+
+DUAL, TRIPLE = rules(2), rules(3)
+
+
+def build(shapes: vqgan_rules.Shapes, config: Mapping[str, Any], sure: bool) -> Tokenizer:
+    """The tokenizer that tensors of our names are for, its codebook learned as its authors did."""
+    only(config, "decoder.position_type", "fourier+learned")
+    grains = vqgan_rules.count(shapes, "encoder.tails.")
+    encoder = HierarchicalEncoder(
+        **vqgan_rules.path_down(shapes),
+        attention=vqgan_rules.attended(shapes, "encoder.levels."),
+        dim=vqgan_rules.shape(shapes, "encoder.tails.0.conv_out.weight", 4)[0],
+        num_maps=grains,
+    )
+    size, dim = vqgan_rules.shape(shapes, "quantizer.head.table", 2)
+    head = VectorQuantizer(size, dim, ema_decay=0.99, restart=1.0, restart_unit="vector", weighted_counts=False)
+    router: nn.Module
+    if "quantizer.router.gate.0.weight" in shapes:
+        router = FeatureRouter(encoder.dim, grains, groups(config))
+    else:
+        router = EntropyRouter(thresholds(config, grains), encoder.factor * 2 ** (grains - 1), *bins(config))
+    rows, width = vqgan_rules.shape(shapes, "decoder.rows", 2)
+    return Tokenizer(
+        encoder,
+        DynamicQuantizer(head, router, projection=vqgan_rules.conv(shapes, "quantizer.projection")),
+        PositionalDecoder(vqgan_rules.decoder(shapes, "decoder.decoder."), width, rows),
+        from_latent=vqgan_rules.conv(shapes, "from_latent"),
+    )
+
+
+def groups(config: Mapping[str, Any]) -> int:
+    """Groups of the feature router's norms; released ones have 32."""
+    only(config, "router.gate_type", "2layer-fc-SiLu")
+    kind = str(get(config, "router.normalization_type", "group-32"))
+    if not re.fullmatch(r"group-[1-9]\d{0,3}", kind):
+        raise ValueError(f"router.normalization_type={kind!r} cannot be imported, only 'group-N'")
+    return int(kind.removeprefix("group-"))
+
+
+def thresholds(config: Mapping[str, Any], grains: int) -> list[float]:
+    """Entropies above which a region gets the next grain: ``config["thresholds"]``, as a list or as its ``value``."""
+    given = config.get("thresholds")
+    given = get(config, "thresholds.value", given)
+    if isinstance(given, Mapping):  # of a table of percentiles, the one that leaves this share of regions above it
+        share = get(config, "router.fine_grain_ratio")
+        table = given.get("table", given)
+        percentile = str(round(100 - 100 * share)) if isinstance(share, float) else None
+        given = table.get(percentile) if isinstance(table, Mapping) else None
+    if given is None:
+        raise Unknown(
+            "its keys do not tell the entropy thresholds: give config={'thresholds': [...]} in nats, and "
+            "'router': {'bins': [low, high]} if its histogram does not span -1 to 1. The released table has 1.6778 for "
+            "half of the regions, over bins from 0 to 1; python -m vistok thresholds measures those of your data"
+        )
+    values = given if isinstance(given, list | tuple) else [given]
+    if len(values) != grains - 1 or not all(type(value) in (int, float) for value in values):
+        raise ValueError(f"config's thresholds must be {grains - 1} numbers for {grains} grains, not {given!r}")
+    return [float(value) for value in values]
+
+
+def bins(config: Mapping[str, Any]) -> tuple[float, float]:
+    """Pixel values of the first and the last of the 32 bins: ``router.bins`` as a pair, or as the linspace."""
+    given = get(config, "router.bins", (-1.0, 1.0))
+    if isinstance(given, str) and (match := re.fullmatch(r"linspace\((-?[\d.]+), ?(-?[\d.]+), ?32\)", given)):
+        given = [float(match[1]), float(match[2])]
+    if not isinstance(given, list | tuple) or len(given) != 2 or not all(type(v) in (int, float) for v in given):
+        raise ValueError(f"config's router.bins must be the first and the last of 32, not {given!r}")
+    return float(given[0]), float(given[1])

@@ -1,0 +1,109 @@
+"""enhancing-transformers' ViT-VQGAN (its weights are public; after arXiv:2110.04627)."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vistok.backbones import ViTDecoder, ViTEncoder
+from vistok.backbones.vit import SinCosPositions
+from vistok.formats.importers import vqgan_rules
+from vistok.formats.importers.hyperparameters import get, need, only
+from vistok.formats.importers.key_map import Rule, linear, under
+from vistok.images.ranges import PixelMap
+from vistok.quantizers import VectorQuantizer
+from vistok.tokenizer import Tokenizer
+
+HEAD_DIM = 64  # of every published model, whatever its width
+
+
+def blocks(side: str) -> list[Rule]:
+    theirs, ours = f"{side}.transformer.layers.{{i}}", f"{side}.transformer.blocks.{{i}}"
+    return [
+        *under(theirs, ours, {
+            "0.norm": "norm1",
+            "0.fn.to_qkv": "attention.qkv",
+            "0.fn.to_out": "attention.out",
+            "1.norm": "norm2",
+            "1.fn.net.0": "mlp_in",
+            "1.fn.net.2": "mlp_out",
+        }),
+        Rule(f"{side}.transformer.norm.{{p}}", f"{side}.transformer.norm_out.{{p}}"),
+    ]  # fmt: skip
+
+
+RULES = (
+    Rule("encoder.to_patch_embedding.0.{p}", "encoder.conv_in.{p}"),
+    *blocks("encoder"),
+    *blocks("decoder"),
+    Rule("decoder.to_pixel.1.{p}", "decoder.conv_out.{p}"),
+    linear(Rule("pre_quant.{p}", "to_latent.{p}")),
+    linear(Rule("post_quant.{p}", "from_latent.{p}")),
+    Rule("quantizer.embedding.weight", "quantizer.table"),
+)
+POSITIONS = ("encoder.en_pos_embedding", "decoder.de_pos_embedding")  # fixed: checked, then computed
+
+
+def image_size(positions: Tensor, patch: int) -> int:
+    """The side of the images that fixed positions (1, n, dim) are for.
+
+    Raises:
+        ValueError: They are not the sin-cos positions of a square grid.
+    """
+    side = math.isqrt(positions.shape[1]) if positions.ndim == 3 else 0
+    if positions.ndim != 3 or side * side != positions.shape[1] or len(positions) != 1:
+        raise ValueError(f"its positions {list(positions.shape)} are of no square grid, which alone can be imported")
+    with torch.device("cpu"):
+        expected = SinCosPositions(positions.shape[2], side)(torch.empty(1, 1, side, side))
+    if not torch.allclose(positions[0].float(), expected.flatten(1).T, rtol=0, atol=1e-3):
+        raise ValueError("its positions are not the fixed sines and cosines")
+    return side * patch
+
+
+def build(
+    shapes: vqgan_rules.Shapes, config: Mapping[str, Any], sure: bool, positions: tuple[Tensor, ...]
+) -> Tokenizer:
+    """The tokenizer that tensors of our names are for.
+
+    Args:
+        shapes: Their sizes.
+        config: What the caller knows.
+        sure: Whether the caller has named the family.
+        positions: The file's, of encoder and decoder.
+    """
+    only(config, "use_residual", False)
+    cosine = need(config, "use_norm", bool, True)
+    parts = []
+    for side, table, conv in (("encoder", positions[0], "conv_in"), ("decoder", positions[1], "conv_out")):
+        dim, channels, patch, _ = vqgan_rules.shape(shapes, f"{side}.{conv}.weight", 4)
+        inner = vqgan_rules.shape(shapes, f"{side}.transformer.blocks.0.attention.out.weight", 2)[1]
+        head_dim = get(config, f"{side}.dim_head", HEAD_DIM)
+        heads = need(config, f"{side}.heads", int, inner // head_dim if inner % head_dim == 0 else None)
+        if heads * (inner // heads) != inner:
+            raise ValueError(f"config's {side}.heads={heads} does not divide the {inner} channels of its attention")
+        hidden = vqgan_rules.shape(shapes, f"{side}.transformer.blocks.0.mlp_in.weight", 2)[0]
+        arguments = {
+            "dim": dim,
+            "depth": vqgan_rules.count(shapes, f"{side}.transformer.blocks."),
+            "num_heads": heads,
+            "head_dim": inner // heads,
+            "mlp_ratio": hidden / dim,
+            "patch": patch,
+            "image_size": image_size(table, patch),
+            "positions": "sincos",
+            "activation": "tanh",
+            "qkv_bias": False,
+            "output_mlp_ratio": None,
+        }
+        made = {"encoder": ViTEncoder, "decoder": ViTDecoder}[side]
+        parts.append(made(**arguments, **{"in_channels" if side == "encoder" else "out_channels": channels}))
+    return Tokenizer(
+        parts[0],
+        VectorQuantizer(*vqgan_rules.shape(shapes, "quantizer.table", 2), cosine=cosine, raw_gradient=cosine),
+        parts[1],
+        vqgan_rules.conv(shapes, "to_latent"),
+        vqgan_rules.conv(shapes, "from_latent"),
+        PixelMap(0.5, 0.5),
+    )

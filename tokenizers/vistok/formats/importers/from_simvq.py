@@ -1,0 +1,44 @@
+"""SimVQ's image models (arXiv:2411.02038)."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from vistok.backbones import MagvitDecoder, MagvitEncoder
+from vistok.formats.importers import vqgan_rules
+from vistok.formats.importers.hyperparameters import only
+from vistok.formats.importers.key_map import Rule, under
+from vistok.quantizers import SimVQ
+from vistok.tokenizer import Tokenizer
+
+RULES = (
+    *under("encoder", "encoder", vqgan_rules.ENDS),
+    *vqgan_rules.residual("encoder.down.{i}.block.{j}", "encoder.levels.{i}.blocks.{j}"),
+    Rule("encoder.down.{i}.downsample.{p}", "encoder.levels.{i}.resample.{p}"),
+    *vqgan_rules.residual("encoder.mid_block.{j}", "encoder.mid.{j}"),
+    *under("decoder", "decoder", vqgan_rules.ENDS),
+    *vqgan_rules.residual("decoder.mid_block.{j}", "decoder.mid.{j}"),
+    *vqgan_rules.residual("decoder.up.{i}.block.{j}", "decoder.levels.{~i}.blocks.{j}"),
+    Rule("decoder.up.{i}.upsample.conv1.{p}", "decoder.levels.{~i}.resample.conv.{p}"),
+    Rule("quantize.embedding.weight", "quantizer.basis"),
+    Rule("quantize.embedding_proj.{p}", "quantizer.projection.{p}"),
+)
+
+
+def build(shapes: vqgan_rules.Shapes, config: Mapping[str, Any], sure: bool) -> Tokenizer:
+    """The tokenizer that tensors of our names are for; its head keeps basis and map apart, to be trained on."""
+    only(config, "l2_norm", False)
+    wide = vqgan_rules.widths(shapes, "decoder.levels.")[::-1]
+    channels = math.gcd(*wide)
+    codebook_size, dim = vqgan_rules.shape(shapes, "quantizer.basis", 2)
+    return Tokenizer(
+        MagvitEncoder(**vqgan_rules.path_down(shapes), dim=vqgan_rules.shape(shapes, "encoder.conv_out.weight", 4)[0]),
+        SimVQ(codebook_size, dim),
+        MagvitDecoder(
+            channels=channels,
+            multipliers=[width // channels for width in wide],
+            num_blocks=vqgan_rules.count(shapes, "decoder.levels.0.blocks."),
+            dim=vqgan_rules.shape(shapes, "decoder.conv_in.weight", 4)[1],
+            out_channels=vqgan_rules.shape(shapes, "decoder.conv_out.weight", 4)[0],
+        ),
+    )

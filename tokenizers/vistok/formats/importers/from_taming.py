@@ -1,0 +1,49 @@
+"""taming-transformers' VQGAN and latent diffusion's VQ models (arXiv:2012.09841, arXiv:2112.10752)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from vistok.formats.importers import vqgan_rules
+from vistok.formats.importers.hyperparameters import Unknown, only
+from vistok.formats.importers.key_map import under
+from vistok.quantizers import VectorQuantizer
+from vistok.tokenizer import Tokenizer
+
+RULES = (
+    *under("encoder", "encoder", vqgan_rules.ENDS),
+    *vqgan_rules.level("encoder.down.{i}", "encoder.levels.{i}"),
+    *vqgan_rules.middle("encoder.mid", "encoder.mid"),
+    *under("decoder", "decoder", vqgan_rules.ENDS),
+    *vqgan_rules.middle("decoder.mid", "decoder.mid"),
+    *vqgan_rules.level("decoder.up.{i}", "decoder.levels.{~i}", resample="upsample.conv"),
+    *vqgan_rules.MAPS,
+    vqgan_rules.TABLE,
+)
+# Codewords and their dimension, of the published models of 128 channels and 2 blocks a level. IBQ's have 4 blocks.
+PUBLISHED = ((1024, 256), (16384, 256), (8192, 3), (16384, 4), (256, 4), (16384, 8))
+
+
+def build(shapes: vqgan_rules.Shapes, config: Mapping[str, Any], sure: bool) -> Tokenizer:
+    """The tokenizer that tensors of our names are for.
+
+    Args:
+        shapes: Their sizes.
+        config: What the caller knows.
+        sure: Whether the caller has named the family.
+    """
+    only(config, "l2_norm", False)
+    only(config, "ddconfig.double_z", False)
+    encoder, decoder = vqgan_rules.encoder(shapes), vqgan_rules.decoder(shapes)
+    codebook_size, dim = vqgan_rules.shape(shapes, "quantizer.table", 2)
+    head = VectorQuantizer(codebook_size, dim)
+    sizes = encoder.sizes
+    published = (sizes.channels, sizes.num_blocks) == (128, 2) and (head.codebook_size, head.dim) in PUBLISHED
+    if not sure and sizes.mid_attention and not published:
+        raise Unknown(
+            "VQGAN and IBQ have the same names, but IBQ chooses codes by inner product, and no published VQGAN has "
+            f"{head.codebook_size} codewords of {head.dim} channels behind {sizes.num_blocks} blocks a level: give "
+            "family='taming' if it is one; IBQ's head is not in vistok yet"
+        )
+    return Tokenizer(
+        encoder, head, decoder, vqgan_rules.conv(shapes, "to_latent"), vqgan_rules.conv(shapes, "from_latent")
+    )

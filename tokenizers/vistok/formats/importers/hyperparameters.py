@@ -1,0 +1,54 @@
+"""What a file's keys do not tell: from the caller's ``config``, a published model known by its shape, or missing."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from vistok.untrusted.bounded_json import short
+
+
+class Unknown(ValueError):
+    """A model cannot be built from its file alone; the message lists what ``config=`` has to say."""
+
+
+def get(config: Mapping[str, Any], path: str, default: Any = None) -> Any:
+    """The value at a dotted path of nested mappings, or ``default``."""
+    node: Any = config
+    for name in path.split("."):
+        if not isinstance(node, Mapping) or name not in node:
+            return default
+        node = node[name]
+    return node
+
+
+def need(config: Mapping[str, Any], path: str, kind: type, published: Any = None, why: str = "") -> Any:
+    """A value that must be known.
+
+    Args:
+        config: The caller's.
+        path: Its place there, dotted.
+        kind: ``int`` (at least 1) or ``bool``.
+        published: What the published model of this shape has; None where this is no published shape.
+        why: What else to say where it is missing.
+
+    Raises:
+        Unknown: Neither says.
+        ValueError: The caller's value is of another kind.
+    """
+    value = get(config, path, published)
+    if value is None:
+        example: Any = "..."
+        for name in reversed(path.split(".")):
+            example = {name: example}
+        raise Unknown(f"its keys do not tell {path}: give config={str(example).replace(repr('...'), '...')}{why}")
+    if type(value) is not kind or (kind is int and not 1 <= value < 2**31):
+        raise ValueError(
+            f"config's {path} must be {'a whole number' if kind is int else 'true or false'}, not {short(value)}"
+        )
+    return value
+
+
+def only(config: Mapping[str, Any], path: str, *allowed: Any) -> None:
+    """Refuse a setting that is not among those that can be imported; one that is not given passes."""
+    value = get(config, path, allowed[0])
+    if value not in allowed:
+        raise ValueError(f"{path}={short(value)} cannot be imported, only {' or '.join(map(repr, allowed))}")

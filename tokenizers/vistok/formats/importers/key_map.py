@@ -1,0 +1,125 @@
+"""Tables of names, read both ways: a published model's tensors and ours.
+
+In a name ``{i}`` and ``{j}`` stand for whole numbers and ``{p}`` for ``weight`` or ``bias``. ``{~i}`` of ours counts
+the levels from the other end. ``name#0``, ``name#1`` and so on are parts of our tensor, one behind the other in its
+first dimension.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from vistok.untrusted.bounded_json import one_line
+
+PLACES = {"{i}": r"(?P<i>0|[1-9]\d{0,4})", "{j}": r"(?P<j>0|[1-9]\d{0,4})", "{p}": r"(?P<p>weight|bias)"}
+PLACES["{~i}"] = PLACES["{i}"]
+
+
+def same(tensor: Tensor) -> Tensor:
+    return tensor
+
+
+class Rule(NamedTuple):
+    """One line of a table."""
+
+    theirs: str
+    ours: str
+    into: Callable[[Tensor], Tensor] = same  # their tensor to ours
+    back: Callable[[Tensor], Tensor] = same  # ours to theirs
+
+
+def linear(rule: Rule) -> Rule:
+    """A weight that is theirs as a linear map (out, in) and ours as a 1x1 convolution (out, in, 1, 1)."""
+    return rule._replace(
+        into=lambda t: t[:, :, None, None] if t.ndim == 2 else t,
+        back=lambda t: t[:, :, 0, 0] if t.ndim == 4 else t,
+    )
+
+
+def under(theirs: str, ours: str, names: Mapping[str, str]) -> list[Rule]:
+    """Rules for the weight and bias of the layers of one module: their layer's name to ours."""
+    return [Rule(f"{theirs}.{a}.{{p}}", f"{ours}.{b}.{{p}}") for a, b in names.items()]
+
+
+def to_ours(rules: Sequence[Rule], tensors: Mapping[str, Tensor], levels: int = 0) -> dict[str, Tensor]:
+    """Published tensors under our names.
+
+    Args:
+        rules: The table.
+        tensors: Their tensors.
+        levels: How many there are for ``{~i}``.
+
+    Raises:
+        ValueError: A name that no rule has, or two for one of ours.
+    """
+    whole: dict[str, Tensor] = {}
+    parts: dict[str, dict[int, Tensor]] = {}
+    patterns = [(_pattern(rule.theirs), rule) for rule in rules]
+    unknown = []
+    for name, tensor in tensors.items():
+        rule, values = _find(patterns, name)
+        if rule is None:
+            unknown.append(name)
+            continue
+        ours, _, part = _fill(rule.ours, values, levels).partition("#")
+        if part:
+            parts.setdefault(ours, {})[int(part)] = rule.into(tensor)
+        elif ours in whole:
+            raise ValueError(f"two of its tensors are our {ours}; one of them is {one_line(name, 80)}")
+        else:
+            whole[ours] = rule.into(tensor)
+    if unknown:
+        more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
+        first = ", ".join(one_line(name, 80) for name in sorted(unknown)[:5])
+        raise ValueError(f"its table of names has no {first}{more}")
+    for ours, pieces in parts.items():
+        whole[ours] = torch.cat([pieces[k] for k in sorted(pieces)])
+    return whole
+
+
+def to_theirs(rules: Sequence[Rule], tensors: Mapping[str, Tensor], levels: int = 0) -> dict[str, Tensor]:
+    """Our tensors under published names, by the first rule that has each; the inverse of ``to_ours``.
+
+    Raises:
+        ValueError: A name that no rule has.
+    """
+    theirs = {}
+    whole = [(_pattern(rule.ours), rule) for rule in rules if "#" not in rule.ours]
+    split = [rule for rule in rules if "#" in rule.ours]
+    for name, tensor in tensors.items():
+        rule, values = _find(whole, name)
+        if rule is not None:
+            theirs[_fill(rule.theirs, values, levels, rule.ours)] = rule.back(tensor)
+            continue
+        found = [(pattern.fullmatch(name), part) for part in split
+                 for pattern in [_pattern(part.ours.partition("#")[0])]]  # fmt: skip
+        found = [(match, part) for match, part in found if match]
+        if not found:
+            raise ValueError(f"the layout has no name for our {name}")
+        for piece, (match, part) in zip(tensor.chunk(len(found)), found, strict=True):
+            theirs[_fill(part.theirs, match.groupdict(), levels)] = part.back(piece)
+    return theirs
+
+
+def _pattern(template: str) -> re.Pattern[str]:
+    pieces = re.split(r"(\{~?[ijp]\})", template)
+    return re.compile("".join(PLACES.get(piece, re.escape(piece)) for piece in pieces))
+
+
+def _find(patterns: list[tuple[re.Pattern[str], Rule]], name: str) -> tuple[Rule | None, dict[str, str]]:
+    for pattern, rule in patterns:
+        match = pattern.fullmatch(name)
+        if match:
+            return rule, match.groupdict()
+    return None, {}
+
+
+def _fill(template: str, values: Mapping[str, str], levels: int, source: str = "") -> str:
+    for place, value in values.items():
+        flip = f"{{~{place}}}" in template or f"{{~{place}}}" in source
+        value = str(levels - 1 - int(value)) if flip else value
+        template = template.replace(f"{{~{place}}}", value).replace(f"{{{place}}}", value)
+    return template

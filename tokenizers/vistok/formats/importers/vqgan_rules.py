@@ -1,0 +1,150 @@
+"""What the convolutional families share: the rules of VQGAN's networks, and the networks that tensors are for."""
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import nn
+
+from vistok.backbones import CNNDecoder, CNNEncoder
+from vistok.formats.importers.key_map import Rule, under
+
+MAX_LEVELS = 32  # each doubles the pixels of a position
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+ENDS = {"conv_in": "conv_in", "norm_out": "norm_out", "conv_out": "conv_out"}
+MAPS = (
+    Rule("quant_conv.{p}", "to_latent.{p}"),
+    Rule("post_quant_conv.{p}", "from_latent.{p}"),
+)
+TABLE = Rule("quantize.embedding.weight", "quantizer.table")
+
+
+def residual(theirs: str, ours: str, shortcut: str = "nin_shortcut") -> list[Rule]:
+    """A residual block."""
+    layers = {name: name for name in ("norm1", "conv1", "norm2", "conv2")}
+    return under(theirs, ours, {**layers, shortcut: "shortcut"})
+
+
+def attention(theirs: str, ours: str) -> list[Rule]:
+    """A self-attention block."""
+    return under(theirs, ours, {"norm": "norm", "q": "q", "k": "k", "v": "v", "proj_out": "out"})
+
+
+def middle(theirs: str, ours: str, places: Sequence[str] = ("block_1", "attn_1", "block_2")) -> list[Rule]:
+    """Residual, attention, residual."""
+    first, between, last = (f"{theirs}.{place}" for place in places)
+    return [*residual(first, f"{ours}.0"), *attention(between, f"{ours}.1"), *residual(last, f"{ours}.2")]
+
+
+def level(theirs: str, ours: str, block: str = "block", resample: str = "downsample.conv") -> list[Rule]:
+    """A level's blocks, attentions and change of resolution."""
+    blocks = residual(f"{theirs}.{block}.{{j}}", f"{ours}.blocks.{{j}}")
+    attentions = attention(f"{theirs}.attn.{{j}}", f"{ours}.attentions.{{j}}")
+    return [*blocks, *attentions, *under(theirs, ours, {resample: "resample.conv"})]
+
+
+def shape(shapes: Shapes, name: str, ndim: int) -> tuple[int, ...]:
+    """The sizes of one of our tensors.
+
+    Raises:
+        ValueError: It is not there, or has another number of dimensions, or an empty one.
+    """
+    if name not in shapes:
+        raise ValueError(f"it has no tensor for our {name}")
+    if len(shapes[name]) != ndim or 0 in shapes[name]:
+        raise ValueError(f"our {name} cannot have the sizes {list(shapes[name])}")
+    return tuple(shapes[name])
+
+
+def count(shapes: Shapes, prefix: str) -> int:
+    """How many numbers follow ``prefix``: 0, 1 and so on.
+
+    Raises:
+        ValueError: One is left out, or there is none.
+    """
+    found = {int(match[1]) for name in shapes if (match := re.match(rf"{re.escape(prefix)}(\d{{1,5}})\.", name))}
+    if not found or found != set(range(len(found))):
+        raise ValueError(f"our {prefix}* cannot be numbered {sorted(found)[:10]}")
+    return len(found)
+
+
+def widths(shapes: Shapes, prefix: str) -> list[int]:
+    """Channels of each level.
+
+    Raises:
+        ValueError: There are more levels than any image has octaves.
+    """
+    levels = count(shapes, prefix)
+    if levels > MAX_LEVELS:
+        raise ValueError(f"it has {levels:,} levels, more than {MAX_LEVELS}")
+    return [shape(shapes, f"{prefix}{i}.blocks.0.conv1.weight", 4)[0] for i in range(levels)]
+
+
+def path_down(shapes: Shapes, prefix: str = "encoder.") -> dict[str, Any]:
+    """Arguments of any encoder with VQGAN's levels.
+
+    Raises:
+        ValueError: A level's width is no multiple of the first convolution's.
+    """
+    channels = shape(shapes, f"{prefix}conv_in.weight", 4)[0]
+    wide = widths(shapes, f"{prefix}levels.")
+    if any(width % channels for width in wide):
+        raise ValueError(f"its levels have {wide} channels, no multiples of the {channels} of the first convolution")
+    return {
+        "channels": channels,
+        "multipliers": [width // channels for width in wide],
+        "num_blocks": count(shapes, f"{prefix}levels.0.blocks."),
+        "in_channels": image_channels(shape(shapes, f"{prefix}conv_in.weight", 4)[1]),
+    }
+
+
+def image_channels(channels: int) -> int:
+    """The channels of images, of which a network that sees squares of pixels at once would have many more.
+
+    Raises:
+        ValueError: There are more than 4: no published model has them, and they do not tell the square's side.
+    """
+    if channels > 4:
+        raise ValueError(f"its images would have {channels} channels: squares of pixels as channels are of no layout")
+    return channels
+
+
+def attended(shapes: Shapes, prefix: str) -> list[int]:
+    """The levels that have attention, as the file numbers them."""
+    return [i for i in range(count(shapes, prefix)) if f"{prefix}{i}.attentions.0.q.weight" in shapes]
+
+
+def encoder(shapes: Shapes, norm_groups: int = 32) -> CNNEncoder:
+    """The encoder that tensors of our names are for."""
+    return CNNEncoder(
+        **path_down(shapes),
+        attention=attended(shapes, "encoder.levels."),
+        dim=shape(shapes, "encoder.conv_out.weight", 4)[0],
+        mid_attention="encoder.mid.1.q.weight" in shapes,
+        norm_groups=norm_groups,
+    )
+
+
+def decoder(shapes: Shapes, prefix: str = "decoder.", norm_groups: int = 32) -> CNNDecoder:
+    """The decoder that tensors of our names are for."""
+    wide = widths(shapes, f"{prefix}levels.")[::-1]
+    channels = math.gcd(*wide)
+    return CNNDecoder(
+        channels=channels,
+        multipliers=[width // channels for width in wide],
+        num_blocks=count(shapes, f"{prefix}levels.0.blocks.") - 1,
+        attention=sorted(len(wide) - 1 - i for i in attended(shapes, f"{prefix}levels.")),
+        dim=shape(shapes, f"{prefix}conv_in.weight", 4)[1],
+        out_channels=image_channels(shape(shapes, f"{prefix}conv_out.weight", 4)[0]),
+        mid_attention=f"{prefix}mid.1.q.weight" in shapes,
+        norm_groups=norm_groups,
+    )
+
+
+def conv(shapes: Shapes, name: str, groups: int = 1) -> nn.Conv2d:
+    """A convolution with a bias that keeps the grid, of the sizes of the file's."""
+    width, before, side, _ = shape(shapes, f"{name}.weight", 4)
+    return nn.Conv2d(before * groups, width, side, padding=side // 2, groups=groups)

@@ -1,0 +1,1 @@
+"""Images: value ranges, files, crops."""

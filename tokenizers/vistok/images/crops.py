@@ -1,0 +1,99 @@
+"""Crops of images: what is resized and then cropped is made whole only where it is small (``large.resized``).
+
+An image is Pillow's, or anything with that much of its interface (``fast_jpeg.Pixels``, ``large.View``).
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from vistok.images.large import BOX, resized
+from vistok.images.rgb import UnreadableImage
+
+Transform = Callable[[Image.Image, np.random.Generator], Image.Image]
+
+
+class ResizeShortSide:
+    """Resize so that the short side has ``size`` pixels; bicubic, antialiased as Pillow does."""
+
+    def __init__(self, size: int):
+        self.size = size
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        scale = self.size / min(image.size)
+        size = tuple(max(self.size, round(side * scale)) for side in image.size)
+        return image if size == image.size else resized(image, size)
+
+
+class ADMCrop:
+    """Resize and crop as ADM does (arXiv:2105.05233, code): halve with a box filter while at least twice too large,
+    then bicubic to the final scale.
+
+    Args:
+        size: Pixels of the square crop.
+        min_fraction: Least share of the short side that a random crop covers, in (0, 1]; at most it covers all of it.
+        random: Draw the scale and place of the crop; else it covers all of the short side, at the centre.
+    """
+
+    def __init__(self, size: int, min_fraction: float = 1.0, random: bool = False):
+        if not 0 < min_fraction <= 1:
+            raise ValueError(f"the least share that a crop covers must be in (0, 1], not {min_fraction}")
+        self.size, self.random = size, random
+        self.largest = int(np.ceil(size / min_fraction))  # short side of which the crop is that share
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        short = int(rng.integers(self.size, self.largest + 1)) if self.random else self.size
+        while min(image.size) >= 2 * short:
+            image = resized(image, (image.width // 2, image.height // 2), BOX)
+        scale = short / min(image.size)
+        image = resized(image, (round(image.width * scale), round(image.height * scale)))
+        return (RandomCrop if self.random else CenterCrop)(self.size)(image, rng)
+
+
+class RandomCrop:
+    """A square of ``size`` pixels anywhere in the image."""
+
+    def __init__(self, size: int):
+        self.size = size
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        left = int(rng.integers(image.width - self.size + 1))
+        top = int(rng.integers(image.height - self.size + 1))
+        return image.crop((left, top, left + self.size, top + self.size))
+
+
+class CenterCrop:
+    """The square of ``size`` pixels in the middle."""
+
+    def __init__(self, size: int):
+        self.size = size
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        left, top = (image.width - self.size) // 2, (image.height - self.size) // 2
+        return image.crop((left, top, left + self.size, top + self.size))
+
+
+def read_crop(
+    file: Any, read: Callable[[Any], Any], transforms: Sequence[Transform], rng: np.random.Generator
+) -> Tensor:
+    """The image in a file after some transforms, as (3, H, W) uint8.
+
+    Raises:
+        UnreadableImage: It cannot be read, or there is not memory enough for it.
+    """
+    try:
+        image = read(file)
+        for transform in transforms:
+            image = transform(image, rng)
+        return to_tensor(image)
+    except MemoryError as error:
+        raise UnreadableImage("there is not enough memory to read and crop it") from error
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """A Pillow image as (3, H, W) uint8."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()

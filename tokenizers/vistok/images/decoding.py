@@ -1,0 +1,95 @@
+"""Image files opened and decoded, within bounds."""
+
+import functools
+import re
+import threading
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from PIL import Image
+
+from vistok.images.rgb import UnreadableImage, to_rgb
+
+if TYPE_CHECKING:
+    from vistok.images.large import View
+
+# Pillow's names of formats that hold photos. Its other decoders stay unused: EPS starts a program, few are maintained.
+FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
+MOST_PIXELS = 178_956_970  # of an image, unless max_pixels says otherwise; Pillow's own limit
+ORIENTATION = 0x0112  # EXIF's tag
+_limit_of_pillow = threading.Lock()  # held while it is ours: Pillow has one for the process, of images and their tiles
+
+
+def open_image(file: str | Path | BinaryIO, max_pixels: int = MOST_PIXELS, argument: str = "max_pixels") -> Image.Image:
+    """An image of one of ``FORMATS`` of which only the header is read. All images of the package are opened here.
+
+    Args:
+        file: Its path, or the file itself.
+        max_pixels: The largest image.
+        argument: What the user calls that, for messages.
+
+    Raises:
+        UnreadableImage: It is larger.
+        Exception: It is no image; decoders raise anything.
+    """
+    known = formats()
+    with _limit_of_pillow, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns at half of the size that it refuses
+        former, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, max_pixels / 2
+        try:
+            return Image.open(file, formats=known)
+        except Image.DecompressionBombError as error:
+            pixels = re.search(r"\d+", str(error))
+            many = f"{int(pixels[0]):,}" if pixels else "more"
+            raise UnreadableImage(f"it has {many} pixels, more than {argument}={max_pixels}") from error
+        finally:
+            Image.MAX_IMAGE_PIXELS = former
+
+
+@functools.cache
+def formats() -> tuple[str, ...]:
+    """Those of ``FORMATS`` that this Pillow was built with."""
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def read_rgb(
+    file: str | Path | BinaryIO, max_pixels: int = MOST_PIXELS, argument: str = "max_pixels"
+) -> "Image.Image | View":
+    """The image in a file, upright, as 8-bit RGB (see ``to_rgb``); a large one as a view (see ``large``).
+
+    Args:
+        file: Its path, or the file itself.
+        max_pixels: The largest image.
+        argument: What the user calls that, for messages.
+
+    Raises:
+        UnreadableImage: It cannot be decoded to its end, or is larger.
+    """
+    try:
+        with open_image(file, max_pixels, argument) as opened:
+            opened.load()
+            return upright(opened, opened.getexif().get(ORIENTATION, 1))
+    except UnreadableImage:
+        raise
+    except Exception as error:  # decoders of broken files raise anything
+        reason = re.sub(r" <_io\.\w+ object at \w+>", "", str(error))  # an address: other words every time
+        raise UnreadableImage(f"{type(error).__name__}: {reason}") from error
+
+
+def upright(image: Image.Image, orientation: int = 1) -> "Image.Image | View":
+    """A Pillow image as 8-bit RGB, turned as EXIF's orientation says; a large one as a view, not in memory twice."""
+    from vistok.images.large import PLAIN, UPRIGHT, Decoded
+
+    if image.width * image.height > PLAIN:
+        to_rgb(image.crop((0, 0, 1, 1)))  # refuses what cannot be converted
+        return Decoded(image, orientation)
+    method, *_ = UPRIGHT.get(orientation, (None,))
+    return to_rgb(image if method is None else image.transpose(method))
+
+
+def image_extensions() -> set[str]:
+    """The extensions of files of ``FORMATS``, such as ``.jpg``."""
+    known = formats()
+    return {extension for extension, name in Image.registered_extensions().items() if name in known}

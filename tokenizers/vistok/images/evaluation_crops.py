@@ -1,0 +1,106 @@
+"""From an image of any size to the square that a tokenizer is scored on, as the evaluators of the field cut it."""
+
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image
+
+from vistok.images.crops import ADMCrop, CenterCrop, Transform
+from vistok.images.large import BICUBIC, BILINEAR, View, resized, strips
+from vistok.images.rgb import Box
+
+
+class OpenCVResize:
+    """albumentations' SmallestMaxSize: the short side to ``size`` pixels by OpenCV's bilinear, not antialiased."""
+
+    def __init__(self, size: int):
+        self.size = size
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> View:
+        scale = self.size / min(image.size)
+        return ResizedByOpenCV(image, tuple(round(side * scale) for side in image.size))
+
+
+class ResizedByOpenCV(View):
+    """Another size, as ``cv2.resize`` makes it, of which only what is cropped is computed.
+
+    OpenCV is no dependency; its arithmetic of 8-bit images is done here in numpy, to the bit: weights of 11 bits, and
+    between rows products shifted down before they are added, which loses a level now and then.
+    """
+
+    def __init__(self, image: Image.Image | View, size: tuple[int, int]):
+        self.image, self.size = image, size
+
+    def pixels(self, box: Box) -> Image.Image:
+        first, last = box[::2]
+        left, right, left_weight, right_weight = taps(self.image.width, self.width, first, last)
+        outside = (left < 0) | (right > self.image.width - 1)  # beyond the middle of the outermost pixels
+        left_weight, right_weight = np.where(outside, 2048, left_weight), np.where(outside, 0, right_weight)
+        left, right = np.where(left < 0, 0, left), right.clip(max=self.image.width - 1)
+        above, below, *weights = taps(self.image.height, self.height, *box[1::2])
+        above, below = (at.clip(0, self.image.height - 1) for at in (above, below))
+        needed, start = np.union1d(above, below), int(left.min())
+        rows = np.empty((len(needed), last - first, 3), np.int32)
+        for part in strips((start, int(needed[0]), int(right.max()) + 1, int(needed[-1]) + 1)):
+            within = (needed >= part[1]) & (needed < part[3])
+            if within.any():
+                stored = np.asarray(self.image.crop(part))[needed[within] - part[1]].astype(np.int32)
+                sides = (left, left_weight), (right, right_weight)
+                products = (stored[:, at - start] * weight[:, None] for at, weight in sides)
+                rows[within] = sum(products) >> 4
+        halves = [
+            (rows[np.searchsorted(needed, at)] * by[:, None, None]) >> 16
+            for at, by in zip((above, below), weights, strict=True)
+        ]
+        return Image.fromarray(((sum(halves) + 2) >> 2).astype(np.uint8))
+
+
+def taps(source: int, target: int, first: int, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Of pixels ``first`` to ``last`` of ``target`` the two among ``source`` that each is between; weights of 2048."""
+    at = ((np.arange(first, last) + 0.5) * (1 / (target / source)) - 0.5).astype(np.float32)
+    low = np.floor(at).astype(np.int64)
+    share = at - low.astype(np.float32)
+    weights = (np.rint(part * np.float32(2048)).astype(np.int32) for part in (1 - share, share))
+    return low, low + 1, *weights
+
+
+class TorchvisionResize:
+    """torchvision's Resize of a Pillow image: the short side to ``size`` pixels, the long one to a whole number below.
+
+    Args:
+        size: Pixels.
+        resample: Pillow's antialiased filter.
+    """
+
+    def __init__(self, size: int, resample: Image.Resampling):
+        self.size, self.resample = size, resample
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        short = min(image.size)
+        size = tuple(self.size if side == short else int(self.size * side / short) for side in image.size)
+        return image if size == image.size else resized(image, size, self.resample)
+
+
+class TorchvisionCenterCrop:
+    """torchvision's CenterCrop, which rounds to even where ``CenterCrop`` rounds down; black beyond the image."""
+
+    def __init__(self, size: int):
+        self.size = size
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        left, top = (
+            round((side - self.size) / 2) if side >= self.size else -((self.size - side) // 2) for side in image.size
+        )
+        return image.crop((left, top, left + self.size, top + self.size))
+
+
+CROPS: dict[str, Callable[[int], list[Transform]]] = {
+    # ADM's: halved by a box filter while at least twice too large, then bicubic, then the centre
+    "adm": lambda size: [ADMCrop(size)],
+    # Pillow's filters, antialiased, and torchvision's centre, which rounds where others cut
+    "bicubic": lambda size: [TorchvisionResize(size, BICUBIC), TorchvisionCenterCrop(size)],
+    "bilinear": lambda size: [TorchvisionResize(size, BILINEAR), TorchvisionCenterCrop(size)],
+    "opencv": lambda size: [OpenCVResize(size), CenterCrop(size)],
+    # the centre of the image as it is; black where it is too small
+    "none": lambda size: [TorchvisionCenterCrop(size)],
+}

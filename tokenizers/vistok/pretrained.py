@@ -1,0 +1,178 @@
+"""Pretrained networks of others (LPIPS trunks, Inception, teachers): downloaded by the libraries that know them."""
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import Self
+
+SILENCE = 60.0  # seconds that a server may be silent
+
+
+class WeightsUnavailable(RuntimeError):
+    """Pretrained weights that are neither on disk nor to be downloaded; the message says what to do."""
+
+
+class FrozenNetwork(nn.Module):
+    """Never trained, and in evaluation mode whatever its parent does."""
+
+    def train(self, mode: bool = True) -> Self:
+        return super().train(False)
+
+    def freeze(self) -> None:
+        """For the end of a constructor."""
+        self.eval().requires_grad_(False)
+
+
+def timm_network(
+    model: str, weights: str | Path = "pretrained", classifier: bool = False
+) -> tuple[Any, dict[str, Any]]:
+    """A timm model, and how timm prepares its images: ``input_size``, ``mean``, ``std``.
+
+    Args:
+        model: Its name in timm.
+        weights: ``pretrained`` downloads timm's, ``random`` takes the same random ones every time, anything else is
+            the path of a state dict in timm's layout.
+        classifier: Whether to keep the model's classifier: its output is then logits.
+
+    Raises:
+        WeightsUnavailable: The download failed. Without a network huggingface_hub first retries for most of a minute;
+            ``HF_HUB_OFFLINE=1`` spares that.
+        ValueError: timm has no such model or weights, or the file does not fit.
+    """
+    try:
+        import timm
+    except ImportError as error:
+        raise ImportError(f"{model} needs timm: pip install 'vistok[timm]'") from error
+
+    if not timm.is_model(model):
+        raise ValueError(f"timm has no model {model!r}")
+    with fixed_seed(), downloading(f"timm's weights of {model}", "give the path of a file with them"):
+        try:
+            network = timm.create_model(model, weights == "pretrained", **({} if classifier else {"num_classes": 0}))
+        except RuntimeError as error:  # no such tag, or no weights for this model
+            raise ValueError(f"timm cannot make {model!r} with weights={weights!r}: {error}") from error
+    if weights not in ("pretrained", "random"):
+        classifiers = () if classifier else network.pretrained_cfg.get("classifier") or ()
+        classifiers = (classifiers,) if isinstance(classifiers, str) else classifiers
+        dropped = tuple(f"{name}." for name in classifiers)
+        load_state(network, {k: v for k, v in read_state(weights).items() if not k.startswith(dropped)}, weights)
+    return network, timm.data.resolve_model_data_config(network)
+
+
+def torchvision_features(model: str, weights: str | Path = "pretrained") -> tuple[nn.Sequential, Any]:
+    """The ``features`` of a torchvision convnet, layer by layer, and how torchvision prepares its images.
+
+    Args:
+        model: Its name in torchvision: AlexNet, VGG, SqueezeNet, DenseNet, MobileNet, EfficientNet and ConvNeXt have
+            ``features``.
+        weights: ``pretrained`` downloads torchvision's, ``random`` takes the same random ones every time, anything
+            else is the path of a state dict in torchvision's layout, of which ``features.*`` is read; MobileNetV2 also
+            in the older layout with flat blocks.
+
+    Returns:
+        The network, and torchvision's transforms with ``crop_size``, ``mean`` and ``std``.
+
+    Raises:
+        WeightsUnavailable: The download failed.
+        ValueError: torchvision has no such convnet, or the file does not fit.
+    """
+    from torchvision import models
+
+    if model not in models.list_models(module=models):
+        raise ValueError(f"torchvision has no classifier {model!r}")
+    published = models.get_model_weights(model).DEFAULT
+    with fixed_seed(), downloading(f"torchvision's weights of {model}", "give the path of a file with them"):
+        network = models.get_model(model, weights=published if weights == "pretrained" else None, progress=False)
+    parts = dict(network.named_children())
+    if not {"features", "classifier"} <= parts.keys():
+        raise ValueError(f"torchvision's {model} is no convnet with `features`; timm may have it")
+    features = parts["features"]
+    if weights not in ("pretrained", "random"):
+        state = {k.removeprefix("features."): v for k, v in read_state(weights).items() if k.startswith("features.")}
+        load_state(features, _nest(state) if model == "mobilenet_v2" else state, weights)
+    return features, published.transforms()
+
+
+def _nest(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """MobileNetV2 whose blocks are flat (``1.conv.3.weight``) to torchvision's layout, where conv and norm are nested.
+
+    The layers are the same; a state dict in torchvision's layout is returned as it is.
+    """
+    without_expansion = {"0": "0.0", "1": "0.1", "3": "1", "4": "2"}
+    with_expansion = {"0": "0.0", "1": "0.1", "3": "1.0", "4": "1.1", "6": "2", "7": "3"}
+    if "1.conv.4.weight" not in state:
+        return state
+    nested = {}
+    for key, value in state.items():
+        block, _, rest = key.partition(".conv.")
+        if rest:
+            layer, _, parameter = rest.partition(".")
+            table = with_expansion if f"{block}.conv.7.weight" in state else without_expansion
+            key = f"{block}.conv.{table.get(layer, layer)}.{parameter}"
+        nested[key] = value
+    return nested
+
+
+@contextmanager
+def downloading(what: str, instead: str) -> Iterator[None]:
+    """Turn a failed download within the block into a ``WeightsUnavailable`` that names what is missing.
+
+    Args:
+        what: The weights, as a person would call them.
+        instead: What to do without a network.
+    """
+    former = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(SILENCE)  # torch.hub sets none of its own
+    try:
+        yield
+    except OSError as error:  # urllib's URLError and requests' exceptions are OSErrors
+        raise WeightsUnavailable(f"{what} could not be downloaded ({error}); {instead}") from error
+    finally:
+        socket.setdefaulttimeout(former)
+
+
+@contextmanager
+def fixed_seed() -> Iterator[None]:
+    """Random weights are the same every time, and the caller's random numbers go on as if none had been drawn."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+def read_state(path: str | Path) -> dict[str, Tensor]:
+    """The state dict in a ``.safetensors`` file, or in one of torch's, of which nothing is run.
+
+    Raises:
+        ValueError: It holds something else, or is damaged.
+    """
+    from vistok.untrusted.torch_files import read_tensors
+
+    try:
+        state, others = read_tensors(path)
+        if others:
+            raise ValueError(f"it has objects of {few(list(others))}")
+    except ValueError as error:
+        raise ValueError(f"{path} is not a file of plain tensors: {error}") from error
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"{path} is not a state dict: names and their tensors")
+    return state
+
+
+def load_state(network: nn.Module, state: dict[str, Tensor], path: str | Path) -> None:
+    """Load weights stored in any precision; ``ValueError`` names the keys that are missing or too many."""
+    try:
+        missing, unexpected = network.load_state_dict(state, strict=False)
+    except RuntimeError as error:  # shapes
+        raise ValueError(f"{path} does not fit: {error}") from error
+    if missing or unexpected:
+        raise ValueError(f"{path} does not fit: missing keys {few(missing)}, unexpected keys {few(unexpected)}")
+
+
+def few(names: list[str], most: int = 4) -> str:
+    """A list of names to read: the first ones, and how many more there are."""
+    return f"{names[:most]}" + f" and {len(names) - most} more" * (len(names) > most)

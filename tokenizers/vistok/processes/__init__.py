@@ -1,0 +1,1 @@
+"""Processes: locks between them, signals to them, progress they show."""

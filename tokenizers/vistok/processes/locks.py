@@ -1,0 +1,203 @@
+"""One process at a time writes to an output: a lock file that names its holder.
+
+On one machine the kernel holds the lock, so that nothing is left of a process that was killed. Machines that share the
+storage may not see that. They go by the holder's heartbeat, the time of the lock file by the storage's own clock.
+"""
+
+import errno
+import json
+import os
+import secrets
+import shlex
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from datetime import datetime, timezone
+from pathlib import Path
+
+import filelock
+
+from vistok.terminal import say, visible
+
+NAME = ".lock"  # in a folder that is written to
+BEAT, STALE = 15.0, 120.0  # seconds between heartbeats, and without any until the holder counts as gone
+UNKNOWN = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}  # what a file system without such locks says
+_descriptors: set[int] = set()  # that hold locks
+
+
+def beside(path: Path) -> Path:
+    """The lock file of a file, or of a folder that gets its name when it is complete."""
+    return path.with_name(f".{path.name}{NAME}")
+
+
+@contextmanager
+def held(path: Path, what: str, take_over: bool = False, option: str = "") -> Iterator[None]:
+    """Keep other processes off while the block runs. The lock file is removed at its end.
+
+    Args:
+        path: The lock file; its folder is made if need be, and then removed where it is empty in the end.
+        what: What is locked, in the user's words.
+        take_over: Take the lock from a holder on another machine, whatever its heartbeat says.
+        option: How the user would ask for that; empty where nobody can.
+
+    Raises:
+        ValueError: Another process holds it, or the folder cannot be written to.
+    """
+    try:
+        made = not path.parent.exists()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = _take(path, what, take_over, option)
+    except OSError as error:
+        raise ValueError(f"{what}: {error.strerror}") from error
+    _descriptors.add(descriptor)
+    about, stop = _about(), threading.Event()
+    heart = threading.Thread(target=_beat, args=(path, about, what, stop), daemon=True)
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, about, 0)
+        heart.start()
+        yield
+    finally:
+        stop.set()
+        if descriptor in _descriptors:  # else this is a forked child
+            if heart.ident is not None:
+                heart.join(timeout=1)  # it may wait for storage
+            if _is_at(path, descriptor):
+                path.unlink()
+            _descriptors.discard(descriptor)
+            os.close(descriptor)
+            if made:
+                with suppress(OSError):  # it has come to hold something
+                    path.parent.rmdir()
+
+
+@contextmanager
+def held_for_all_ranks(path: Path, what: str, take_over: bool = False, option: str = "") -> Iterator[None]:
+    """As ``held``, by rank 0 for all ranks; each of them raises where it is refused."""
+    from vistok.distributed.collectives import from_all_ranks, rank_and_size
+
+    with ExitStack() as stack:
+        problem = None
+        if rank_and_size()[0] == 0:
+            try:
+                stack.enter_context(held(path, what, take_over, option))
+            except ValueError as error:
+                problem = str(error)
+        if problem := from_all_ranks(problem)[0]:
+            raise ValueError(problem)
+        yield
+
+
+def machine() -> str:
+    """This machine since it was started: also in containers, which share its locks whatever they are called."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return socket.gethostname()
+
+
+def _about() -> bytes:
+    held_by = {
+        "machine": machine(),
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "since": datetime.now(timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC"),
+        "command": f"{sys.argv[0]} {shlex.join(sys.argv[1:])}",
+        "token": secrets.token_hex(8),
+    }
+    return (json.dumps(held_by) + "\n").encode()
+
+
+def _take(path: Path, what: str, take_over: bool, option: str) -> int:
+    """The descriptor that holds the lock."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+        try:
+            free = _lock(descriptor)
+            if free is False:
+                time.sleep(0.2)  # its holder has written its name by then
+            if _is_at(path, descriptor):  # else its holder has removed it since
+                holder = _read(path)
+                here = holder.get("machine") == machine()
+                if holder and not (free and here) or free is False:
+                    _refuse_living(path, holder, here and free is False, what, take_over, option)
+                if free is not False:
+                    return descriptor
+                path.unlink()  # its holder is elsewhere, and sees at its next heartbeat that it has lost the lock
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool | None:
+    """True if the kernel gives the lock; None where the file system has none to give."""
+    try:
+        return filelock.lock_descriptor(descriptor, blocking=False)
+    except OSError as error:
+        if error.errno in UNKNOWN:
+            return None
+        raise
+
+
+def _refuse_living(path: Path, holder: dict, here: bool, what: str, take_over: bool, option: str) -> None:
+    """Raise ``ValueError``, unless the holder is elsewhere and either silent for long or to be dispossessed."""
+    with tempfile.TemporaryFile(dir=path.parent) as probe:  # the storage's clock, not this machine's
+        silent = max(0.0, os.fstat(probe.fileno()).st_mtime - path.stat().st_mtime)
+    who = "pid {pid} on {host} since {since}, which runs {command}".format(**holder) if holder else "another process"
+    if here:
+        raise ValueError(f"{what} is in use by {who}: wait for it, or end it")
+    if silent < STALE and not take_over:
+        at_once = f"; {option} takes over at once" if option else ""
+        raise ValueError(
+            f"{what} is in use by {who}: its last heartbeat was {silent:.0f} s ago, and after {STALE:.0f} s without "
+            f"one it counts as gone{at_once}"
+        )
+    say(f"{what} is taken over from {who}, whose last heartbeat was {silent:.0f} s ago", "yellow")
+
+
+def _read(path: Path) -> dict:
+    """Who holds a lock; nothing where the file does not tell."""
+    try:
+        holder = json.loads(path.read_bytes()[:10_000])
+    except (OSError, ValueError):
+        return {}
+    known = isinstance(holder, dict) and {"machine", "host", "pid", "since", "command"} <= set(holder)
+    return {name: visible(str(value)) for name, value in holder.items()} if known else {}
+
+
+def _is_at(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _beat(path: Path, about: bytes, what: str, stop: threading.Event) -> None:
+    """Say now and then that this process is alive; end it where another one has taken its lock."""
+    while not stop.wait(BEAT):
+        try:
+            found = path.read_bytes()
+            os.utime(path)
+        except OSError:  # the storage is away, or the folder is gone
+            continue
+        if found not in (about, b"") and not stop.is_set():
+            sys.stderr.write(
+                f"error: {what} was taken over by another process; this one ends and writes nothing more\n"
+            )
+            sys.stderr.flush()
+            os._exit(1)
+
+
+def _close_in_child() -> None:
+    """A child that outlives this process must not hold its locks: they belong to all copies of a descriptor."""
+    while _descriptors:
+        os.close(_descriptors.pop())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_in_child)

@@ -1,0 +1,65 @@
+"""How far an evaluation has come: a bar in a terminal, elsewhere a line now and then."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from vistok import terminal
+
+EVERY = 10.0  # seconds between two lines
+
+
+@contextmanager
+def progress(console: Console, title: str, total: int | None, done: int) -> Iterator[Callable[[int], None]]:
+    """What to call with the number of images that are over.
+
+    Args:
+        console: Where to; a quiet one says nothing.
+        title: What is going on.
+        total: Number of images, None where nobody knows it.
+        done: How many were over before.
+    """
+    if console.is_terminal:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            RateColumn(),
+            TimeRemainingColumn(),
+        )
+        with Progress(
+            *columns, console=console, transient=True, disable=console.quiet, speed_estimate_period=60
+        ) as bar:
+            task = bar.add_task(title, total=total, completed=done)
+            yield lambda seen: bar.update(task, completed=seen)
+        return
+    began = said = time.monotonic()
+
+    def say(seen: int) -> None:
+        nonlocal said
+        now = time.monotonic()
+        if now - said >= EVERY and seen > done:
+            said = now
+            terminal.say(line(title, total, seen, (seen - done) / (now - began)), console=console)
+
+    yield say
+
+
+def line(title: str, total: int | None, seen: int, rate: float) -> str:
+    """One line: ``adm crops: 1,200 of 50,000 images, 98.5 images/s, 0:08:16 left``."""
+    if total is None:
+        return f"{title}: {seen:,} images, {rate:,.1f} images/s"
+    minutes, seconds = divmod(round((total - seen) / rate), 60)
+    left = f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
+    return f"{title}: {seen:,} of {total:,} images, {rate:,.1f} images/s, {left} left"
+
+
+class RateColumn(ProgressColumn):
+    """Images per second."""
+
+    def render(self, task) -> Text:
+        return Text(f"{task.speed:,.1f} images/s" if task.speed else "")

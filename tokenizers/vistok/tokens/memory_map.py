@@ -1,0 +1,130 @@
+"""One shard of tokens, mapped into memory, and what its arrays say of an image."""
+
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from vistok.tokens.header import INDEX, Header
+from vistok.tokens.token_shards import shard_files
+from vistok.untrusted.arrays import read_array
+from vistok.untrusted.bounded_json import MAX_LISTING, read_json
+
+
+class Ragged(NamedTuple):
+    """One view of an image by a dynamic head; of each grain, coarsest first."""
+
+    tokens: list[np.ndarray]  # (length, k)
+    positions: list[np.ndarray]  # (length,) raster index in the grain's own grid
+
+
+def spread(header: Header, ragged: Ragged) -> tuple[np.ndarray, np.ndarray]:
+    """Sequences of a dynamic head on its fine grid: codes (k, h, w) int64 and keep (h, w) bool."""
+    h, w = header.grid
+    codes = np.zeros((len(header.codebook_sizes), h, w), dtype=np.int64)
+    keep = np.zeros((h, w), dtype=bool)
+    for grain, (tokens, positions) in enumerate(zip(*ragged, strict=True)):
+        side = 2 ** (header.grains - 1 - grain)
+        y, x = np.divmod(positions.astype(np.int64), w // side)
+        cells = codes.reshape(-1, h // side, side, w // side, side)
+        cells[:, y, :, x, :] = tokens[:, :, None, None]  # (length, k, side, side)
+        keep[y * side, x * side] = True
+    return codes, keep
+
+
+def check_ragged(header: Header, ragged: Ragged) -> Ragged:
+    """Sequences of a dynamic head, if their cells cover the grid, each position once, with codes that there are.
+
+    Raises:
+        ValueError: They do not.
+    """
+    tokens, positions = ragged
+    h, w = header.grid
+    k, sizes = len(header.codebook_sizes), np.array(header.codebook_sizes)
+    if [own.shape for own in tokens] != [(len(own), k) for own in positions] or len(tokens) != header.grains:
+        raise ValueError("tokens and positions are not one list of equal length for each grain")
+    sides = [2 ** (header.grains - 1 - grain) for grain in range(header.grains)]
+    if sum(side**2 * len(own) for side, own in zip(sides, positions, strict=True)) != header.positions:
+        raise ValueError(f"{[len(own) for own in positions]} tokens of its grains do not fill {h} x {w} positions")
+    covered = np.zeros((h, w), dtype=bool)
+    for grain, (side, ids, places) in enumerate(zip(sides, tokens, positions, strict=True)):
+        ids, places = ids.astype(np.int64), places.astype(np.int64)
+        if ((ids < 0) | (ids >= sizes)).any() or ((places < 0) | (places >= header.positions // side**2)).any():
+            raise ValueError(f"a token or a position of grain {grain} is out of range")
+        y, x = np.divmod(places, w // side)
+        covered.reshape(h // side, side, w // side, side)[y, :, x, :] = True
+    if not covered.all():
+        raise ValueError("two of its tokens are of the same positions")
+    return ragged
+
+
+class MappedShard:
+    """The files of one shard, mapped when they are first used in a process.
+
+    Args:
+        folder: Where they are.
+        number: The shard's.
+        note: What ``index.json`` tells of it, checked.
+        header: Of the tokens.
+    """
+
+    def __init__(self, folder: Path, number: int, note: dict[str, Any], header: Header):
+        self.folder, self.number, self.header, self.note = folder, number, header, note
+        self.images, self.files = note["images"], shard_files(number, header.grains is not None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is mapped, for a loader's workers."""
+        kept = ("folder", "number", "header", "note", "images", "files")
+        return {name: self.__dict__[name] for name in kept}
+
+    @cached_property
+    def tokens(self) -> np.ndarray:
+        header, k = self.header, len(self.header.codebook_sizes)
+        if header.grains is None:
+            return self._map("tokens", (self.images, header.num_views, k, *header.grid), header.dtype_on_disk)
+        return self._map("tokens", (int(self.offsets[-1]), k), header.dtype_on_disk)
+
+    @cached_property
+    def positions(self) -> np.ndarray:
+        return self._map(
+            "positions", (int(self.offsets[-1]),), "uint16" if self.header.positions <= 2**16 else "uint32"
+        )
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        return self._map("lengths", (self.images, self.header.num_views, self.header.grains), "uint32")
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        return self._map("labels", (self.images,), "int64")
+
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        """Where each view's tokens begin, and the end of the last."""
+        return np.concatenate([[0], np.cumsum(np.asarray(self.lengths, dtype=np.int64).sum(-1).ravel())])
+
+    def names(self) -> list[str]:
+        names = read_json(self.folder / self.files["names"], MAX_LISTING)
+        if type(names) is not list or len(names) != self.images or not all(type(name) is str for name in names):
+            raise ValueError(f"{self.folder / self.files['names']} does not hold {self.images} names")
+        return names
+
+    def ragged(self, at: int, view: int) -> Ragged:
+        if not 0 <= view < self.header.num_views:
+            raise IndexError(f"view {view} of {self.header.num_views}")
+        first = self.offsets[at * self.header.num_views + view]
+        bounds = first + np.concatenate([[0], np.cumsum(self.lengths[at, view].astype(np.int64))])
+        pieces = list(zip(bounds[:-1], bounds[1:], strict=True))
+        ragged = Ragged([self.tokens[a:b] for a, b in pieces], [self.positions[a:b] for a, b in pieces])
+        try:
+            return check_ragged(self.header, ragged)
+        except ValueError as error:
+            raise ValueError(f"{self.folder / self.files['tokens']}, image {at}: {error}") from error
+
+    def _map(self, kind: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+        path = self.folder / self.files[kind]
+        array = read_array(path, str(path), mapped=True)
+        if array.shape != shape or array.dtype != np.dtype(dtype):
+            raise ValueError(f"{path} holds {array.dtype} {array.shape}, but by {INDEX} it is {dtype} {shape}")
+        return array

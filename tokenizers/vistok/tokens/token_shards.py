@@ -1,0 +1,186 @@
+"""Shards of tokens on disk: arrays that map into memory, written whole, each known by its sha256.
+
+A shard ``shard-000000`` is ``.tokens.npy``, ``.labels.npy`` and ``.names.json``, and of a dynamic head also
+``.positions.npy`` and ``.lengths.npy``. While an extraction runs, ``.json`` beside them says that they are complete.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vistok.files import below, sha256_of, whole
+from vistok.quantizers import Codes
+from vistok.quantizers.sequences import pack
+from vistok.tokens.header import Header
+from vistok.untrusted.bounded_json import MAX_LISTING, read_json, short
+
+MAX_IMAGES = 2**40  # of a shard
+
+
+class Packed(NamedTuple):
+    """Tokens of some images: a grid for each, or sequences of different lengths back to back."""
+
+    tokens: np.ndarray  # (n, v, k, h, w); ragged (total, k)
+    positions: np.ndarray | None = None  # ragged: (total,) raster index in the grain's own grid
+    lengths: np.ndarray | None = None  # ragged: (n, v, G) uint32 tokens of each grain, coarsest first
+
+
+def shard_files(number: int, ragged: bool) -> dict[str, str]:
+    """The file names of a shard by what they hold."""
+    kinds = ["tokens.npy", "labels.npy", "names.json"] + ["positions.npy", "lengths.npy"] * ragged
+    return {kind.partition(".")[0]: f"shard-{number:06d}.{kind}" for kind in kinds}
+
+
+def packed(views: Sequence[Codes], header: Header) -> Packed:
+    """What a tokenizer made of the views of a batch of images, in the form of a shard.
+
+    Args:
+        views: For each view the codes, and of a dynamic head what to keep, for the same images in the same order.
+        header: Of the tokens.
+    """
+    dtype = np.dtype(header.dtype_on_disk)
+    if header.grains is None:
+        stacked = torch.stack([view.codes for view in views], dim=1)
+        return Packed(stacked.cpu().numpy().astype(dtype))
+    sequences = [_sequences(view, header) for view in views]  # of each view, of each codebook
+    of_views = [torch.stack(own[0].lengths, dim=1).tolist() for own in sequences]  # [view][image][grain]
+    tokens, positions, lengths = [], [], []
+    for image in range(len(views[0].codes)):
+        for own, of_images in zip(sequences, of_views, strict=True):  # codebooks share their positions
+            lengths.append(of_images[image])
+            for grain, length in enumerate(of_images[image]):
+                tokens.append(torch.stack([codebook.contents[grain][image, :length] for codebook in own], dim=1))
+                positions.append(own[0].positions[grain][image, :length])
+    k, v, total = len(header.codebook_sizes), len(views), sum(map(sum, lengths))
+    ids = torch.cat(tokens).numpy() if tokens else np.empty((0, k))
+    places = torch.cat(positions).numpy() if positions else np.empty(0)
+    return Packed(
+        ids.astype(dtype).reshape(total, k),
+        places.astype(header.positions_dtype),
+        np.array(lengths, dtype="uint32").reshape(-1, v, header.grains),
+    )
+
+
+def joined(parts: Sequence[Packed], header: Header) -> Packed:
+    """The tokens of several batches as one."""
+    if not parts:  # a part without an image that can be read
+        v, k = header.num_views, len(header.codebook_sizes)
+        keep = torch.empty(0, *header.grid, dtype=torch.bool) if header.grains else None
+        return packed([Codes(torch.empty(0, k, *header.grid, dtype=torch.int64), keep)] * v, header)
+    columns = zip(*parts, strict=True)
+    return Packed(*(None if column[0] is None else np.concatenate(column) for column in columns))
+
+
+def write_shard(folder: Path, number: int, tokens: Packed, labels: Sequence[int], names: Sequence[str],
+                unreadable: Sequence[str]) -> dict[str, Any]:  # fmt: skip
+    """Write a shard's files, then the note that it is complete.
+
+    Returns:
+        The note: number of images, what could not be read, and the sha256 of each file by what it holds.
+    """
+    arrays = {name: array for name, array in tokens._asdict().items() if array is not None}
+    arrays["labels"] = np.array(labels, dtype=np.int64)
+    files = {}
+    for kind, name in shard_files(number, tokens.lengths is not None).items():
+        with whole(folder / name) as file:
+            if kind == "names":
+                file.write((json.dumps(list(names)) + "\n").encode())
+            else:
+                np.save(file, arrays[kind], allow_pickle=False)
+        files[kind] = {"name": name, "sha256": sha256_of(folder / name)}
+    note = {"images": len(names), "unreadable": sorted(unreadable), "files": files}
+    with whole(note_path(folder, number)) as file:
+        file.write((json.dumps(note) + "\n").encode())
+    return note
+
+
+def complete(folder: Path, number: int) -> dict[str, Any] | None:
+    """The note of a shard whose files are all there and undamaged; None where it has to be written."""
+    path = note_path(folder, number)
+    if not path.is_file():
+        return None
+    note = read_note(folder, number)
+    return note if undamaged(folder, note["files"]) else None
+
+
+def read_note(folder: Path, number: int) -> dict[str, Any]:
+    """The note of a shard that is being extracted.
+
+    Raises:
+        ValueError: It is not there, or not one.
+    """
+    path = note_path(folder, number)
+    return check_note(read_json(path, MAX_LISTING), number, path)
+
+
+def notes_of(index: Mapping[str, Any], path: Path, ragged: bool | None = None) -> list[dict[str, Any]]:
+    """The notes of all shards in an index; ``path`` is where it was read from.
+
+    Raises:
+        ValueError: There are none, or one is no note.
+    """
+    shards = index.get("shards")
+    if type(shards) is not list or not shards:
+        raise ValueError(f"{path} lists no shards")
+    return [check_note(note, number, path, ragged) for number, note in enumerate(shards)]
+
+
+def check_note(note: Any, number: int, where: Path, ragged: bool | None = None) -> dict[str, Any]:
+    """A shard's note, if it is as ``write_shard`` writes it: its files are those of its number, in its own folder.
+
+    Args:
+        note: From a JSON file.
+        number: The shard's.
+        where: The file.
+        ragged: Whether it is of a dynamic head; None where either will do.
+
+    Raises:
+        ValueError: It is something else.
+    """
+    entry = f"{where}: the entry of shard {number}"
+    for name in ("images", "files"):
+        if type(note) is not dict or name not in note:
+            raise ValueError(f"{entry} lacks {name!r}")
+    files = note["files"] if type(note["files"]) is dict else {}
+    listed = {kind: own.get("name") if type(own) is dict else None for kind, own in files.items()}
+    expected = [shard_files(number, kind) for kind in ((False, True) if ragged is None else (ragged,))]
+    if listed not in expected:
+        raise ValueError(f"{entry} has the files {short(listed)}, not {expected[0]}")
+    if not all(type(own.get("sha256")) is str for own in files.values()):
+        raise ValueError(f"{entry} lacks the sha256 of a file")
+    images, unreadable = note["images"], note.get("unreadable", [])
+    if type(images) is not int or not 0 <= images < MAX_IMAGES:
+        raise ValueError(f"{entry} has {short(images)} images")
+    if type(unreadable) is not list or not all(type(name) is str for name in unreadable):
+        raise ValueError(f"{entry} has unreadable={short(unreadable)}, not names")
+    return {**note, "unreadable": unreadable}
+
+
+def undamaged(folder: Path, files: Mapping[str, Mapping[str, str]]) -> bool:
+    """Whether all files are there with the sha256 they should have.
+
+    Raises:
+        ValueError: One is named that is not in the folder.
+    """
+    paths = [(below(folder, own["name"], folder), own["sha256"]) for own in files.values()]
+    return all(path.is_file() and sha256_of(path) == sha256 for path, sha256 in paths)
+
+
+def note_path(folder: Path, number: int) -> Path:
+    """Where a shard's note is until the index is written."""
+    return folder / f"shard-{number:06d}.json"
+
+
+def _sequences(view: Codes, header: Header) -> list:
+    """For each codebook the sequences of a view."""
+    columns: list[Tensor] = list(view.codes.cpu().split(1, dim=1))
+    keep = view.keep.cpu()
+    return [
+        pack(Codes(codes, keep), size, header.grains, header.order)
+        for codes, size in zip(columns, header.codebook_sizes, strict=True)
+    ]

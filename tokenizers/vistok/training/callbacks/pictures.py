@@ -1,0 +1,82 @@
+"""Pictures of a run: reconstructions and the use of the codebook."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
+from torch import Tensor
+from torch.utils.data import IterableDataset
+
+from vistok.data.batches import Batch
+from vistok.images.ranges import to_uint8
+from vistok.plots import codebook_plot, reconstruction_grid
+
+
+class Pictures(pl.Callback):
+    """Writes ``reconstructions.png`` and ``codebook.png`` at every validation, and hands them to the loggers.
+
+    The images shown are spread evenly over the validation set, the same ones every time; of a stream the first ones.
+
+    Args:
+        folder: Where to.
+        columns: Images shown.
+    """
+
+    def __init__(self, folder: Path, columns: int = 8):
+        self.folder, self.columns = folder, columns
+        self.pairs: list[tuple[Tensor, Tensor]] = []  # original and reconstruction, uint8
+        self.keep: list[Tensor] = []  # for a dynamic head: which positions of these are tokens
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.pairs, self.keep = [], []
+
+    def on_validation_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: dict[str, Tensor], batch: Batch, index: int
+    ) -> None:
+        loader = trainer.val_dataloaders
+        if outputs is None:
+            return
+        images = Batch.of(batch).images
+        if isinstance(loader.dataset, IterableDataset):
+            chosen = list(range(min(self.columns - len(self.pairs), len(images))))
+        else:
+            total = min(len(loader.sampler), trainer.num_val_batches[0] * loader.batch_size)
+            shown = {i * total // self.columns for i in range(min(self.columns, total))}
+            first = index * loader.batch_size
+            chosen = [i - first for i in sorted(shown) if first <= i < first + len(images)]
+        self.pairs += zip(to_uint8(images[chosen]), to_uint8(outputs["reconstruction"][chosen]), strict=True)
+        self.keep += [] if outputs["keep"] is None else outputs["keep"][chosen]
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        counts = pl_module.metrics.usage.counts  # of all ranks, since the validation has ended
+        if not trainer.is_global_zero or not self.pairs:
+            return
+        images, reconstructions = (torch.stack(side) for side in zip(*self.pairs, strict=True))
+        metrics = trainer.callback_metrics
+        caption = f"after {pl_module.updates:,} updates: PSNR {metrics['val/psnr']:.2f} dB over the validation images"
+        pictures = {
+            "reconstructions": reconstruction_grid(images, reconstructions, caption, self.keep),
+            "codebook": codebook_plot(counts, [part.name for part in pl_module.metrics.usage.parts]),
+        }
+        for name, picture in pictures.items():
+            picture.save(self.folder / f"{name}.png")
+        for logger in trainer.loggers:
+            step = trainer.fit_loop.epoch_loop._batches_that_stepped
+            if isinstance(logger, WandbLogger):
+                for name, picture in pictures.items():
+                    logger.log_image(name, [picture], step=step)
+                _log_histograms(logger, counts, step)
+            elif isinstance(logger, TensorBoardLogger):
+                for name, picture in pictures.items():
+                    logger.experiment.add_image(name, np.asarray(picture), step, dataformats="HWC")
+
+
+def _log_histograms(logger: WandbLogger, counts: Sequence[Tensor], step: int) -> None:
+    import wandb
+
+    for i, of_codebook in enumerate(counts):
+        histogram = np.histogram(np.log10(of_codebook.cpu().numpy() + 1.0), bins=64)
+        logger.experiment.log({f"codebook_{i}/log10_counts": wandb.Histogram(np_histogram=histogram)}, commit=False)

@@ -1,0 +1,115 @@
+"""The progress of a run: a bar in a terminal, elsewhere a line now and then."""
+
+import re
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+from rich import get_console
+from rich.console import Group
+from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.text import Text
+from torch import Tensor
+
+from vistok.terminal import say
+
+
+class ProgressLine(pl.Callback):
+    """A live bar with losses, PSNR, codebook usage, perplexity and time left; plain lines where there is no terminal.
+
+    Numbers are read at logging intervals only: each time costs a wait for the GPU.
+
+    Args:
+        pause: Least seconds between two plain lines.
+    """
+
+    def __init__(self, pause: float = 10.0):
+        self.pause, self.console = pause, get_console()  # others' too: what they print stands above the bar
+        self.live: Live | None = None
+        self.last_line = float("-inf")
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        self.bar = Progress(
+            TextColumn("[bold]{task.description}"),
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("updates ·"),
+            TimeElapsedColumn(),
+            TextColumn("·"),
+            TimeRemainingColumn(),
+            TextColumn("left"),
+            console=self.console,
+            expand=True,
+        )
+        total = pl_module.schedule.updates
+        self.task = self.bar.add_task("training", total=total, completed=pl_module.updates)
+        self.training, self.validation = Text(""), Text("")
+        if self.console.is_terminal:
+            self.live = Live(Group(self.bar, self.training, self.validation), console=self.console)
+            self.live.start()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        if not trainer.is_global_zero:
+            return
+        if self.live:
+            self.bar.update(self.task, completed=pl_module.updates, description="training")
+        if pl_module.batches % trainer.log_every_n_steps == 0:
+            self.training.plain = numbers("train", trainer.callback_metrics)
+            if not self.live and time.monotonic() >= self.last_line + self.pause:
+                self.last_line = time.monotonic()
+                done = f"{pl_module.updates}/{pl_module.schedule.updates}"
+                say(f"update {done}  {self.training.plain}", console=self.console)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.live:
+            self.bar.update(self.task, description="validating")
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.is_global_zero and trainer.state.fn == "fit":
+            self.validation.plain = numbers("val", trainer.callback_metrics)
+            if not self.live:
+                say(self.validation.plain, console=self.console)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._stop()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self._stop()
+
+    def _stop(self) -> None:
+        if self.live:
+            self.live.stop()
+            self.live = None
+
+
+USE = ("usage", "perplexity", "entropy_bits", "tokens")  # what use() shows, or leaves to the logs
+
+
+def numbers(prefix: str, metrics: dict[str, Tensor]) -> str:
+    """The metrics of ``train/`` or ``val/`` in one line, codebook use last."""
+    parts = []
+    for key, value in metrics.items():
+        group, _, name = key.partition("/")
+        if group != prefix or name.startswith(USE) or name.endswith(("_step", "_epoch", "images")):
+            continue
+        value = float(value)
+        parts.append(f"{name} {value:.2f} dB" if name.startswith("psnr") else f"{name} {value:.4g}")
+    parts += use("codebook" if prefix == "train" else prefix, metrics)
+    return f"{prefix}: " + " · ".join(parts) if parts else ""
+
+
+def use(group: str, metrics: dict[str, Tensor]) -> list[str]:
+    """Usage and perplexity of every codebook, from the metrics of ``codebook/`` or ``val/``; which have collapsed."""
+    own = {key.partition("/")[2]: float(value) for key, value in metrics.items() if key.startswith(f"{group}/")}
+    suffixes = [name.removeprefix("usage") for name in own if re.fullmatch(r"usage(_\d+)?", name)]
+    if not suffixes:
+        return []
+    usage = "/".join(f"{own[f'usage{suffix}']:.0%}" for suffix in suffixes)
+    ceilings = "/".join(dict.fromkeys(f"{own[f'usage_ceiling{suffix}']:.0%}" for suffix in suffixes))  # once if alike
+    perplexity = "/".join(f"{own[f'perplexity{suffix}']:.4g}" for suffix in suffixes)
+    parts = [f"usage {usage} of at most {ceilings} ({own['tokens']:,.0f} tokens)", f"perplexity {perplexity}"]
+    collapsed = [suffix.replace("_", " ") for suffix in suffixes if own.get(f"collapsed{suffix}")]
+    return parts + [f"CODEBOOK{suffix} COLLAPSED" for suffix in collapsed]

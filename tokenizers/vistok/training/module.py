@@ -1,0 +1,412 @@
+"""The training and validation steps of a tokenizer."""
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from vistok.data.batches import Batch
+from vistok.distributed.collectives import sum_over_ranks, summed_up
+from vistok.images.ranges import to_uint8
+from vistok.losses.adversarial import Adversary, Challenge, Verdict
+from vistok.metrics import ReconstructionMetrics, psnr
+from vistok.quantizers import Context
+from vistok.tokenizer import Tokenizer
+from vistok.training import fsdp
+from vistok.training.balance import BalancedBackward
+from vistok.training.ema import AveragedTokenizer
+from vistok.training.schedules import Schedule
+from vistok.training.updates import Contributions, Decisions, Outcome, step, undone_unless
+
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
+
+
+class LitTokenizer(pl.LightningModule):
+    """Trains a tokenizer on batches of images (b, c, H, W) in [-1, 1], bare or in a ``Batch`` with a mask.
+
+    One update is one step of the generator's optimizer (tokenizer, and losses that have parameters), one of the
+    discriminator's once the adversary has started, and one ``quantizer.update``. It is left out, whole and on all
+    ranks, where a loss term or a gradient is not finite. That is decided on the device, and read at logging intervals,
+    validations and checkpoints: until then ``updates`` counts it as made. With an optimizer that is not one of torch's
+    fused ones the host waits for the device in each update. Lightning's ``global_step`` counts the optimizers' steps;
+    ``updates`` is what schedules, start steps and logs mean.
+
+    Args:
+        tokenizer: What is trained.
+        image_losses: Losses ``loss(reconstruction, images)`` by name. One with an argument ``mask`` gets that of the
+            batch, (b, 1, H, W) bool or None; so do output losses.
+        weights: The weight of every term, by name: the head's, the image and latent losses', and with an
+            adversary ``adversarial``, ``discriminator`` and its regularizers'.
+        optimizer: From parameters to an optimizer; makes the generator's and the discriminator's.
+        schedule: Factor of both learning rates, for each update.
+        adversary: Discriminator and its losses; None trains without.
+        latent_losses: Losses ``loss(latent, images)`` by name.
+        output_losses: Losses ``loss(output, images)`` by name, on the decoder's output before the pixel map, such as
+            ``LogitLaplace``; like the image losses they count in the adaptive adversarial weight.
+        ema_decay: Validate and export an average of the weights with this decay; None uses the weights themselves.
+        clip: Largest gradient norm, for each of the two optimizers; None leaves gradients as they are.
+        accumulate: Batches in one update.
+
+    Raises:
+        ValueError: A term without a weight, or a weight without a term.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        image_losses: Mapping[str, nn.Module],
+        weights: Mapping[str, float],
+        optimizer: MakeOptimizer,
+        schedule: Schedule,
+        adversary: Adversary | None = None,
+        latent_losses: Mapping[str, nn.Module] | None = None,
+        output_losses: Mapping[str, nn.Module] | None = None,
+        ema_decay: float | None = None,
+        clip: float | None = None,
+        accumulate: int = 1,
+    ):
+        super().__init__()
+        self.automatic_optimization = False  # two optimizers
+        self.strict_loading = False  # frozen losses are not saved; cli checks the keys beforehand
+        self.tokenizer = tokenizer
+        tokenizer.quantizer.expect_updates()
+        self.image_losses = nn.ModuleDict(image_losses)
+        self.latent_losses = nn.ModuleDict(latent_losses or {})
+        self.output_losses = nn.ModuleDict(output_losses or {})
+        self.adversary = adversary
+        self.weights = dict(weights)
+        self.masked = [name for losses in (self.image_losses, self.output_losses) for name in takers(losses, "mask")]
+        self.unused = tuple(name for name, weight in self.weights.items() if not weight)
+        self.make_optimizer = optimizer
+        self.schedule, self.clip, self.accumulate = schedule, clip, accumulate
+        self.average = None if ema_decay is None else AveragedTokenizer(tokenizer, ema_decay)
+        self.metrics = self._fresh_metrics()
+        self.updates = 0
+        self.batches = 0
+        self.logged: set[str] = set()  # names of what this batch has logged; Lightning keeps older values too
+        self._decisions = Decisions()
+        self._outcomes: list[Outcome] = []  # read, and not handed on yet
+        self._contributions = Contributions()
+        self._random_state: dict[str, Tensor] = {}  # of a resumed run, until its first batch
+        self._ahead = 0  # updates in the count that are known to have been left out: see on_load_checkpoint
+        self._folded: list[Tokenizer] = []  # what validation runs; in a list, so that it is no child
+
+        terms = {*tokenizer.quantizer.loss_names, *self.pixel_losses, *self.latent_losses}
+        terms |= set(adversary.loss_names) if adversary else set()
+        if terms != set(self.weights):
+            raise ValueError(
+                "every loss term needs a weight and every weight a term: "
+                f"without a weight: {sorted(terms - set(self.weights)) or 'none'}; "
+                f"without a term: {sorted(set(self.weights) - terms) or 'none'}"
+            )
+
+    @property
+    def evaluated(self) -> Tokenizer:
+        """The tokenizer that is validated and exported."""
+        return self.tokenizer if self.average is None else self.average.tokenizer
+
+    @property
+    def pixel_losses(self) -> tuple[str, ...]:
+        """The names of all losses that compare images."""
+        return (*self.image_losses, *self.output_losses)
+
+    @property
+    def networks(self) -> tuple[nn.Module, ...]:
+        """What has layers to speed up, each called by itself."""
+        discriminator = (self.adversary.discriminator,) if self.adversary else ()
+        losses = (*self.image_losses.values(), *self.latent_losses.values())
+        return self.tokenizer.encoder, self.tokenizer.decoder, *discriminator, *losses
+
+    def compare(
+        self, output: Tensor, reconstruction: Tensor, images: Tensor, mask: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """The pixel losses of a batch, from the decoder's output, what it shows, the images and their known pixels."""
+        pairs = {name: (loss, reconstruction) for name, loss in self.image_losses.items()}
+        pairs |= {name: (loss, output) for name, loss in self.output_losses.items()}
+        return {
+            name: loss(shown, images, mask=mask) if name in self.masked else loss(shown, images)
+            for name, (loss, shown) in pairs.items()
+        }
+
+    def configure_model(self) -> None:
+        if self.device_mesh is not None:  # with trainer=fsdp
+            fsdp.shard(self.tokenizer, self.device_mesh["data_parallel"])
+
+    def configure_optimizers(self) -> list[Optimizer]:
+        generator = [
+            parameter
+            for part in (self.tokenizer, self.image_losses, self.latent_losses, self.output_losses)
+            for parameter in part.parameters()
+            if parameter.requires_grad
+        ]
+        optimizers = [self.make_optimizer(fsdp.groups(generator))]
+        if self.adversary:
+            optimizers.append(self.make_optimizer(self.adversary.trained))
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["initial_lr"] = group["lr"]
+                if self.device_mesh is not None and "fused" in group:
+                    group["fused"] = False  # not every fused step takes parameters in parts
+        return optimizers
+
+    def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
+        if self._random_state:  # only now: making the loaders draws numbers too
+            torch.set_rng_state(self._random_state["cpu"])
+            if self.device.type == "cuda" and "cuda" in self._random_state:
+                torch.cuda.set_rng_state(self._random_state["cuda"], self.device)
+            self._random_state = {}
+        elif self.batches == 0:  # Lightning seeds again when it starts several processes, but not for one
+            torch.manual_seed(torch.initial_seed())
+
+    def log_dict(self, dictionary: Mapping[str, Any], *arguments: Any, **options: Any) -> None:
+        self.logged |= dictionary.keys()
+        super().log_dict(dictionary, *arguments, **options)
+
+    def training_step(self, batch: Batch | Tensor, batch_idx: int) -> dict[str, Any]:
+        batch = Batch.of(batch)
+        images = batch.images
+        self.logged = set()
+        adversarial = self.adversary is not None and self.updates >= self.adversary.start
+
+        context = Context(mask=batch.mask, progress=self.updates, unused=self.unused)
+        quantized = self.tokenizer.quantize(images, context=context)
+        output = self.tokenizer.decoder_output(quantized.latent, images.shape[-2:], quantized.keep, context)
+        balance = BalancedBackward(output, self.tokenizer.pixels.out)
+        pixel_terms = self.compare(balance.seen, balance.reconstruction, images, batch.mask)
+        balance.compare(weighted_sum(pixel_terms, self.weights), self._own_parameters())
+        latent_terms = {name: loss(quantized.latent, images) for name, loss in self.latent_losses.items()}
+        latent_terms = quantized.losses | latent_terms
+        terms, scales, verdict = latent_terms | pixel_terms, {}, None
+        if adversarial:
+            challenge, scales = self._challenge(balance, quantized.latent)
+            terms["adversarial"] = challenge.term
+        self._backward(balance.loss() + weighted_sum(latent_terms, self.weights))
+        if adversarial:
+            verdict = self.adversary.judge(balance.reconstruction, images, self.updates, challenge.logits)
+            loss = sum(self.weights[name] * term for name, term in verdict.terms.items())  # of weight 0, gradients of 0
+            self._backward(loss, inputs=self.adversary.trained)  # not the reconstruction's
+            terms |= verdict.terms
+
+        self._contributions.add(quantized.stats, terms, verdict and verdict.stats())
+        self.batches += 1
+        if self.batches % self.accumulate == 0:
+            self._finish_update(adversarial)
+        if self.batches % self.trainer.log_every_n_steps == 0:
+            self._log(terms, scales, verdict, balance.reconstruction, images)
+        return {"codes": quantized.codes, "keep": quantized.keep}
+
+    def _backward(self, loss: Tensor, **options: Any) -> None:
+        """A batch's share of an update's gradients, which ranks average with the update's last batch."""
+        with summed_up(self.trainer.model, (self.batches + 1) % self.accumulate == 0):
+            self.manual_backward(loss / self.accumulate, **options)
+
+    def _log(
+        self,
+        terms: Mapping[str, Tensor],
+        scales: Mapping[str, Tensor],
+        verdict: Verdict | None,
+        reconstruction: Tensor,
+        images: Tensor,
+    ) -> None:
+        """Log a batch; waits for the device."""
+        self.settle()
+        logs = {name: term.detach() for name, term in terms.items()}
+        logs |= {f"{name}_scale": scale for name, scale in scales.items()}
+        logs |= verdict.accuracy() if verdict else {}
+        logs["psnr"] = psnr(to_uint8(reconstruction.detach()), to_uint8(images)).mean()
+        logs["lr"] = self._optimizers()[0].param_groups[0]["lr"]
+        self.log_dict({f"train/{name}": value for name, value in logs.items()}, sync_dist=True)
+        self.log_dict({"updates": float(self.updates)})
+
+    def _optimizers(self) -> list[Optimizer]:
+        """The generator's, and the discriminator's if there is one."""
+        optimizers = self.optimizers()  # bare if it is one
+        return optimizers if isinstance(optimizers, list) else [optimizers]
+
+    def _own_parameters(self) -> list[nn.Parameter]:
+        """Those of the pixel losses."""
+        return [p for part in (self.image_losses, self.output_losses) for p in part.parameters() if p.requires_grad]
+
+    def _challenge(self, balance: BalancedBackward, latent: Tensor) -> tuple[Challenge, dict[str, Tensor]]:
+        """The adversary's gradient joins the pixel losses', with its factors beside the weight: adaptive, warm-up's."""
+        if not self._contributions.terms:
+            self._contributions.norms = [buffer.clone() for buffer in self.adversary.discriminator.buffers()]
+        challenge = self.adversary.challenge(balance.seen, self.tokenizer.pixels.out)
+        scales = {}
+        if self.adversary.adaptive:
+            last_layer = self.tokenizer.decoder.last_layer
+            # Frozen: the last thing that the gradients of both still reach.
+            reached = last_layer if last_layer.requires_grad else latent
+            scales["adversarial"] = balance.ratio(challenge.gradient, reached, self.adversary.max_weight)
+        if self.adversary.warmup:
+            scales["adversarial"] = scales.get("adversarial", 1.0) * self.adversary.strength(self.updates)
+        balance.oppose(weighted_sum({"adversarial": challenge.gradient}, self.weights, scales))
+        return challenge, scales
+
+    def _descend(self, optimizer: Optimizer, norm: Tensor, made: Tensor) -> None:
+        for group in optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * self.schedule(self.updates)
+        if self.clip is not None:
+            fsdp.clip(parameters_of(optimizer), self.clip, norm)
+        step(optimizer, made)
+
+    def _finish_update(self, adversarial: bool) -> None:
+        """Take one step, unless a term or a gradient on any rank is not finite: then nothing at all is updated.
+
+        Args:
+            adversarial: True where the discriminator takes one too.
+        """
+        optimizers = self._optimizers()[: 1 + adversarial]
+        gradients = [[p.grad for p in parameters_of(o) if p.grad is not None] for o in optimizers]
+        if self.device_mesh is not None:
+            fsdp.average_whole([gradient for own in gradients for gradient in own])
+        norms = [fsdp.total_norm(own) for own in gradients]
+        values = self._contributions.scalars()
+        values |= {f"gradient norm of optimizer {i}": norm for i, norm in enumerate(norms)}
+        made = self._decisions.decide(values)
+        for optimizer, norm in zip(optimizers, norms, strict=True):
+            self._descend(optimizer, norm, made)
+        self._learn(made)
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        self._contributions = Contributions()
+        self.updates += 1
+        if self.updates >= self.schedule.updates:
+            self.settle()
+            self.trainer.should_stop = self.updates >= self.schedule.updates
+
+    def _learn(self, made: Tensor) -> None:
+        """Update what follows the optimizers' step: codebooks learned from statistics, averaged weights."""
+        given, moved = self._contributions, {}
+        if given.stats:
+            merged = {name: sum_over_ranks(value) for name, value in given.stats.items()}
+            with undone_unless(made, self.tokenizer.quantizer):
+                rows_of = self.tokenizer.quantizer.update(merged)
+            moved = {f"quantizer.{name}": rows & (made > 0) for name, rows in rows_of.items()}
+        if given.logits:
+            sums = {name: sum(logits[name] for logits in given.logits) for name in given.logits[0]}
+            with undone_unless(made, self.adversary.regularizers):
+                self.adversary.update({name: sum_over_ranks(value) for name, value in sums.items()})
+            for buffer, before in zip(self.adversary.discriminator.buffers(), given.norms, strict=True):
+                buffer.copy_(torch.where(made > 0, buffer, before))  # the statistics of norms, which a batch has moved
+        if self.average is not None:
+            self.average.update(self.tokenizer, made)
+            self.average.copy_rows(self.tokenizer, moved)
+
+    def settle(self) -> int:
+        """Learn which of the last updates were left out, so that ``updates`` is exact; waits for the device.
+
+        Returns:
+            How many ``updates`` was ahead by.
+        """
+        outcomes = self._decisions.read(self.updates - self._ahead - len(self._decisions))
+        ahead = self._ahead + sum(bool(outcome.left_out) for outcome in outcomes)
+        self.updates -= ahead
+        self._ahead = 0
+        self._outcomes += outcomes
+        return ahead
+
+    def not_finite(self) -> list[str]:
+        """The names of weights and statistics that are not finite in this rank's part; waits for the device."""
+        state = {name: tensor for name, tensor in self.saved(self.state_dict()).items() if tensor.is_floating_point()}
+        flags = torch.stack([fsdp.own_part(tensor).isfinite().all() for tensor in state.values()])
+        return [name for name, finite in zip(state, flags.tolist(), strict=True) if not finite]
+
+    def take_outcomes(self) -> list[Outcome]:
+        """What has become of updates, as far as it is known and was not taken before; in their order."""
+        outcomes, self._outcomes = self._outcomes, []
+        return outcomes
+
+    def _fresh_metrics(self) -> ReconstructionMetrics:
+        return ReconstructionMetrics(
+            self.tokenizer.quantizer.codebook_sizes, self.tokenizer.factor, self.pixel_losses
+        ).to(self.device)
+
+    def on_validation_start(self) -> None:
+        self.settle()
+        self._folded = [self.evaluated.fold()]
+        self.metrics = self._fresh_metrics()
+
+    def validation_step(self, batch: Batch | Tensor, batch_idx: int) -> dict[str, Tensor] | None:
+        batch = Batch.of(batch)
+        images, context = batch.images, Context(mask=batch.mask)
+        if not len(images):  # none of them could be read
+            return None
+        tokenizer = self._folded[0]
+        codes, keep = tokenizer.to_codes(images, context)
+        size = images.shape[-2:]
+        output = tokenizer.decoder_output(tokenizer.lookup(codes, size, keep), size, keep, context)
+        reconstruction = tokenizer.pixels.out(output)
+        self.metrics.update(
+            images, reconstruction, codes, keep, self.compare(output, reconstruction, images, batch.mask)
+        )
+        return {"reconstruction": reconstruction, "codes": codes, "keep": keep}
+
+    def on_validation_epoch_end(self) -> None:
+        values = self.metrics.gather().compute()
+        self.log_dict({f"val/{name}": value.float() for name, value in values.items()})
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.settle()
+        checkpoint["updates"], checkpoint["batches"] = self.updates, self.batches
+        checkpoint["random_state"] = random_state(self.device)
+        checkpoint["state_dict"] = self.saved(checkpoint["state_dict"])
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # A signal saves before the run would have learned what was left out: until then it goes on counting as it did.
+        self._ahead = checkpoint.get("ahead", 0)
+        self.updates, self.batches = checkpoint["updates"] + self._ahead, checkpoint["batches"]
+        self._random_state = checkpoint["random_state"]
+
+    def saved(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The part of a state dict that checkpoints hold: not the frozen networks of losses."""
+        losses = {name: getattr(self, name) for name in ("image_losses", "latent_losses", "output_losses")}
+        left_out = [f"{group}.{name}." for group, members in losses.items() for name in frozen(members)]
+        left_out += [f"adversary.{name}." for name in (self.adversary.frozen if self.adversary else ())]
+        return {key: value for key, value in state.items() if not key.startswith(tuple(left_out))}
+
+
+def takers(losses: nn.ModuleDict, argument: str) -> list[str]:
+    """The names of losses that have an argument of this name."""
+    return [name for name, loss in losses.items() if argument in inspect.signature(loss.forward).parameters]
+
+
+def frozen(losses: nn.ModuleDict) -> list[str]:
+    """The names of losses that have nothing to train, and of frozen networks (teachers) within the others."""
+    return [
+        name
+        for name, part in losses.named_modules()
+        if (name in losses or any(True for _ in part.parameters()))
+        and not any(parameter.requires_grad for parameter in part.parameters())
+    ]
+
+
+def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
+    """All parameters that an optimizer steps."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def random_state(device: torch.device) -> dict[str, Tensor]:
+    """The states of the generators that training draws from: the CPU's, and a GPU's own."""
+    states = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
+    return states
+
+
+def weighted_sum(
+    terms: Mapping[str, Tensor], weights: Mapping[str, float], scales: Mapping[str, Tensor] | None = None
+) -> Tensor:
+    """The loss. A term without a weight raises KeyError; a weight of 0 logs the term without training on it.
+
+    Args:
+        terms: Unweighted scalars.
+        weights: A weight for each of them.
+        scales: Further factors, as tensors, for some of them.
+    """
+    scales = scales or {}
+    return sum(weights[name] * scales.get(name, 1.0) * term for name, term in terms.items() if weights[name])

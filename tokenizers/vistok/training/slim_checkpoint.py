@@ -1,0 +1,138 @@
+"""Weights without optimizer states: written at a run's end, read at another's beginning."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from vistok.training import checkpoint_io
+from vistok.training.run_folder import METRICS
+from vistok.untrusted.bounded_json import one_line
+from vistok.untrusted.tensor_files import read_safetensors
+
+if TYPE_CHECKING:
+    from vistok.training.module import LitTokenizer
+
+
+SLIM = Path("checkpoints") / "slim.safetensors"
+EXPORTED = "model.safetensors"  # of an exported folder: heads are folded, so that it fits a config with quantizer=vq
+OWN = ("encoder.levels.", "encoder.transformer.blocks.")  # names that our encoders have and no published one
+SETTINGS = (  # arguments on which weights depend without a shape that tells
+    *("class", "cosine", "num_heads", "heads", "activation", "positions", "patch", "norm_groups", "groups"),
+    *("scale", "shift", "thresholds", "low", "high"),
+)
+
+
+def save_slim(lit: "LitTokenizer", path: Path) -> None:
+    """Write what is needed to share a tokenizer or train it further: the weights that are evaluated, heads unfolded."""
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in lit.evaluated.state_dict().items()}
+    safetensors.torch.save_file(weights, path)
+
+
+def load_slim(
+    lit: "LitTokenizer", path: Path, family: str | None = None, family_config: Mapping[str, Any] | None = None
+) -> None:
+    """Begin a training run with the weights of a run, an exported folder, ``slim.safetensors`` or a published file.
+
+    Optimizers, schedule and discriminator begin anew, so that the discriminator starts at ``adversarial_start`` again.
+
+    Args:
+        lit: The module to train.
+        path: The file or folder.
+        family: A published file's, as for ``vistok.load``.
+        family_config: What else its keys do not tell.
+
+    Raises:
+        ValueError: It is not there, cannot be read, or has other names, shapes or settings; the message says which.
+    """
+    if path.is_dir():
+        path = path / (EXPORTED if (path / EXPORTED).is_file() else SLIM)
+    if not path.is_file():
+        raise ValueError(f"init={path} is not a file")
+    weights = None
+    if path.suffix == ".safetensors":
+        try:
+            weights = read_safetensors(path).tensors
+        except ValueError as error:
+            raise ValueError(f"init={path} cannot be read: {error}") from error
+    if weights is None or not any(name.startswith(OWN) for name in weights):
+        weights = _published(lit, path, family, family_config)
+    _refuse_differences(f"init={path}", weights, lit.tokenizer.state_dict())
+    lit.tokenizer.load_state_dict(weights)
+    if lit.average is not None:
+        lit.average.tokenizer.load_state_dict(weights)
+
+
+def _published(
+    lit: "LitTokenizer", path: Path, family: str | None, family_config: Mapping[str, Any] | None
+) -> Mapping[str, Tensor]:
+    """The weights of a published file, whose settings must be the config's where no shape tells them."""
+    from vistok.formats import native
+    from vistok.formats.load import load
+
+    theirs = load(path, family, family_config)
+    _refuse_differences(f"init={path}", theirs.state_dict(), lit.tokenizer.state_dict())
+    there, here = (settings(native.describe(tokenizer)) for tokenizer in (theirs, lit.tokenizer))
+    differences = [f"{name} is {value!r} in the file, {here[name]!r} here"
+                   for name, value in there.items() if name in here and here[name] != value]  # fmt: skip
+    if differences:
+        raise ValueError(f"init={path} does not fit the config: {'; '.join(differences)}")
+    return theirs.state_dict()
+
+
+def settings(description: dict[str, Any], path: str = "tokenizer") -> dict[str, Any]:
+    """From what ``native.describe`` gives: what weights depend on and their shapes do not show, by its place."""
+    found = {f"{path}.{name}": value for name, value in description.items() if name in SETTINGS}
+    for name, value in description.items():
+        members = dict(enumerate(value)) if isinstance(value, list) else {"": value}
+        for i, member in members.items():
+            if isinstance(member, dict) and name != "estimator":
+                found |= settings(member, f"{path}.{name}{i}")
+    return found
+
+
+def check_checkpoint(lit: "LitTokenizer", path: Path) -> None:
+    """Refuse a checkpoint that is not there, is of a finished run, or does not fit: before any data is read.
+
+    It may have made all updates: a run can be killed after its last checkpoint and before its export.
+
+    Raises:
+        ValueError: The message names the keys and shapes that differ.
+    """
+    checkpoint = checkpoint_io.read(path)
+    updates = checkpoint["updates"]
+    if updates >= lit.schedule.updates and _updates_of_report(path.parent.parent / METRICS) >= updates:
+        raise ValueError(f"ckpt={path} has made all of its updates: {updates}; raise updates= to go on")
+    _refuse_differences(f"ckpt={path}", checkpoint["state_dict"], lit.saved(lit.state_dict()))
+
+
+def _updates_of_report(path: Path) -> int:
+    """After how many updates a run was closed; 0 if it was not."""
+    try:
+        return int(json.loads(path.read_text())["updates"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
+def _shape(tensor: Tensor) -> tuple[int | torch.dtype, ...]:
+    """The sizes of a tensor, and its type where it has no real numbers."""
+    return (*tensor.shape, *(() if tensor.is_floating_point() else (tensor.dtype,)))
+
+
+def _refuse_differences(file: str, weights: Mapping[str, Tensor], model: Mapping[str, Tensor]) -> None:
+    there = {one_line(key, 100): _shape(value) for key, value in weights.items()}
+    here = {key: _shape(value) for key, value in model.items()}
+    differences = [
+        f"  {key}: {there[key]} in the file, {here[key]} here"
+        for key in here
+        if key in there and here[key] != there[key]
+    ]
+    differences += [f"  {key}: only in the config's model, {here[key]}" for key in here if key not in there]
+    differences += [f"  {key}: only in the file, {there[key]}" for key in there if key not in here]
+    if differences:
+        more = f"\n  and {len(differences) - 10} more" if len(differences) > 10 else ""
+        raise ValueError(f"{file} does not fit the config:\n" + "\n".join(differences[:10]) + more)

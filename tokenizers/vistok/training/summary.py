@@ -1,0 +1,90 @@
+"""Messages and files of a run about itself: at its beginning, its end, and an interruption."""
+
+import shlex
+import sys
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+from rich import get_console
+from rich.table import Table
+
+from vistok.data.shards import Data
+from vistok.files import finite, write_json
+from vistok.formats.native import save
+from vistok.metrics.units import _with_unit
+from vistok.terminal import say
+from vistok.training import run_folder, slim_checkpoint
+from vistok.training.module import LitTokenizer
+from vistok.versions import versions
+
+
+def open_run(config: DictConfig, run: Path, lit: LitTokenizer, data: Data) -> None:
+    """Make the folder's first contents and say what is about to happen."""
+    about = f"{data.about}: {data.sizes}"  # refuses data without images to train on
+    (run / "checkpoints").mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(config, run / "config.yaml", resolve=True)
+    head = lit.tokenizer.quantizer
+    parts = {"encoder": lit.tokenizer.encoder, "quantizer": head, "decoder": lit.tokenizer.decoder}
+    if lit.adversary:
+        parts["adversary"] = lit.adversary
+    sizes = ", ".join(f"{name} {sum(p.numel() for p in part.parameters()):,}" for name, part in parts.items())
+    codewords = " + ".join(f"{size:,}" for size in head.codebook_sizes)
+    say(str(run), label="run folder  ")
+    say(about, label="data        ")
+    say(sizes, label="parameters  ")
+    factor = lit.tokenizer.factor
+    say(f"{codewords} codewords of {head.dim} channels, one for each {factor} x {factor} pixels", label="codes       ")
+    if lit.adversary and lit.adversary.start >= lit.schedule.updates:
+        say(f"the discriminator starts at update {lit.adversary.start:,}, after the run's last", "yellow")
+
+
+def close_run(run: Path, lit: LitTokenizer, data: Data, metrics: dict[str, float], seconds: float) -> None:
+    """Export, write ``metrics.json``, and print what came out and what to do with it."""
+    report = finite(
+        {
+            "metrics": metrics,
+            "updates": lit.updates,
+            "seconds": round(seconds, 1),
+            "data": data.about,
+            "versions": versions(),
+        }
+    )
+    slim_checkpoint.save_slim(lit, run / slim_checkpoint.SLIM)
+    try:
+        save(lit.evaluated, run / "tokenizer", about=report)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}\nThe run could not be exported. All that it learned is kept in {run}; once that is mended, the "
+            f"same command with run_dir={run} ckpt=auto exports and closes it"
+        ) from error
+    write_json(report, run / run_folder.METRICS)
+    if lit.updates < lit.schedule.updates:
+        say(f"stopped after {lit.updates:,} of {lit.schedule.updates:,} updates", "yellow")
+    say(f"\nafter {lit.updates:,} updates and {seconds:.0f} s, on the held-out images:")
+    get_console().print(metrics_table(metrics))
+    exported = run / "tokenizer"
+    say(f"{run / 'reconstructions.png'}\n          {run / 'codebook.png'}\n", label="\npictures  ")
+    say(f"{program('eval')} tokenizer={exported} data=folder data.root=DIR", label="evaluate  ")
+    say(f"python -c \"import vistok; print(vistok.load('{exported}').factor)\"", label="load      ")
+
+
+def say_how_to_resume(run: Path, lit: LitTokenizer, overrides: list[str]) -> None:
+    """Print the command that goes on with an interrupted run; ``overrides`` are the words it was started with."""
+    again = [word for word in overrides if not word.startswith(("ckpt=", "run_dir="))]
+    command = program("train") + " " + shlex.join([*again, f"ckpt={run / 'checkpoints' / 'last.ckpt'}"])
+    say(f"\ninterrupted after {lit.updates:,} updates; everything is saved. To go on:\n  {command}")
+
+
+def program(name: str) -> str:
+    """How to call ``train`` or ``eval``, as this process was called: the repository's script, or the package."""
+    called = Path(sys.argv[0])
+    packaged = called.name == "vistok" or called.parts[-2:] == ("vistok", "__main__.py")
+    return f"python -m vistok {name}" if packaged else f"python {name}.py"
+
+
+def metrics_table(metrics: dict[str, float]) -> Table:
+    """A rich table of metrics with their units."""
+    table = Table(show_header=False)
+    for name, value in metrics.items():
+        table.add_row(name.replace("_", " "), *_with_unit(name, value))
+    return table

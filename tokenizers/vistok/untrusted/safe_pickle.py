@@ -1,0 +1,390 @@
+"""Checkpoints of strangers, read as data: tensors, plain values, and an inert ``Stub`` for every other object.
+
+A ``.ckpt`` is a pickle, a program for a stack machine that may call anything. Here a machine of our own runs it, which
+imports nothing and has only the few calls in ``Machine.call``. Whatever a file declares is checked before it is used.
+"""
+
+import io
+import math
+import pickletools
+import struct
+from collections.abc import Callable
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+MAX_PICKLE = 64 * 2**20  # bytes
+MAX_STEPS = 2_000_000  # opcodes, and items copied by calls; a Lightning checkpoint of VQGAN has some 100,000
+MAX_DEPTH = 100
+MAX_SMALL = 2**32  # below it whole numbers have hashes that nobody can make collide
+MAX_ODD = 1_000  # keys of dicts whose hashes somebody can: other numbers, and tuples
+MAX_STUBS = 10_000  # names of what is not read
+MAX_NAME = 200  # characters of a stub's name that are kept
+
+_STORAGES = {
+    "Double": torch.float64,
+    "Float": torch.float32,
+    "Half": torch.float16,
+    "BFloat16": torch.bfloat16,
+    "Long": torch.int64,
+    "Int": torch.int32,
+    "Short": torch.int16,
+    "Char": torch.int8,
+    "Byte": torch.uint8,
+    "Bool": torch.bool,
+    "ComplexFloat": torch.complex64,
+    "ComplexDouble": torch.complex128,
+}
+STORAGES = {f"torch.{name}Storage": dtype for name, dtype in _STORAGES.items()}
+STORAGES |= {"torch.storage.UntypedStorage": torch.uint8, "torch.UntypedStorage": torch.uint8}
+_FLOATS = ("float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "double", "float", "half")
+_OTHERS = ("int64", "int32", "int16", "int8", "uint8", "uint16", "uint32", "uint64", "bool", "long", "int", "short")
+DTYPES = {f"torch.{name}": getattr(torch, name) for name in (*_FLOATS, *_OTHERS, "complex64", "complex128")}
+DICTS = ("collections.OrderedDict", "collections.defaultdict", "builtins.dict", "__builtin__.dict")
+REBUILDS = tuple(f"torch._utils._rebuild_{name}" for name in
+                 ("tensor", "tensor_v2", "tensor_v3", "parameter", "parameter_with_state"))  # fmt: skip
+SCALARS = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+RECONSTRUCTORS = ("copyreg._reconstructor", "copy_reg._reconstructor")
+SUBCLASS = "torch._tensor._rebuild_from_type_v2"
+KNOWN = {*STORAGES, *DICTS, *REBUILDS, *SCALARS, *RECONSTRUCTORS, SUBCLASS, "torch.Size", "torch.device"}
+KNOWN |= {"numpy.dtype", "_codecs.encode"}
+NUMBERS = {
+    f"{kind}{size}" for kind, sizes in {"f": "248", "i": "1248", "u": "1248", "b": "1"}.items() for size in sizes
+}
+
+
+class Stub:
+    """What stands for an object, class or function of the file that is not read: its name and nothing else."""
+
+    __slots__ = ("name",)
+
+    def __init__(self, name: str):
+        self.name = name[:MAX_NAME]
+
+    def __repr__(self) -> str:
+        return f"Stub({self.name!r})"
+
+
+# ------------------------------------------------------------------------------------------------ torch's zip format
+
+
+# ---------------------------------------------------------------------------------- torch's format before version 1.6
+
+
+# -------------------------------------------------------------------------------------------------- the stack machine
+
+
+class Machine:
+    """Runs a pickle without importing or calling anything of it.
+
+    What takes longer than one opcode may is counted with ``spend``: a few bytes could ask for a list's copy a million
+    times.
+
+    Args:
+        storage: Gives the storage of a key, dtype and number of values as a tensor (n,), or raises ``ValueError``.
+    """
+
+    def __init__(self, storage: Callable[[str, torch.dtype, int], Tensor]):
+        self.storage = storage
+        self.storages: dict[str, tuple[torch.dtype, int, Tensor]] = {}
+        self.given: set[int] = set()  # ids of the storages, which live as long as this
+        self.stack: list[Any] = []
+        self.marks: list[int] = []
+        self.memo: dict[int, Any] = {}
+        self.asked: set[str] = set()
+        self.steps = self.odd_keys = 0
+
+    def names(self) -> tuple[str, ...]:
+        return tuple(sorted(self.asked))
+
+    def run(self, stream: io.BytesIO) -> Any:
+        """The object of the pickle that begins at the stream's position, which is then behind it."""
+        try:
+            for opcode, argument, _ in pickletools.genops(stream):
+                self.spend(1)
+                if opcode.name == "STOP":
+                    if len(self.stack) != 1 or self.marks:
+                        raise ValueError("its pickle leaves more or less than one object")
+                    return self.stack.pop()
+                self.step(opcode.name, argument)
+        except (IndexError, KeyError, TypeError, OverflowError, RuntimeError, struct.error) as error:
+            raise ValueError(f"a damaged pickle: {type(error).__name__}: {str(error)[:MAX_NAME]}") from error
+        raise ValueError("its pickle has no end")
+
+    def spend(self, steps: int) -> None:
+        self.steps += steps
+        if self.steps > MAX_STEPS:
+            raise ValueError(f"its pickle takes more than {MAX_STEPS:,} steps")
+
+    def step(self, name: str, argument: Any) -> None:
+        stack = self.stack
+        match name:
+            case "PROTO" | "FRAME":
+                pass
+            case "NONE":
+                stack.append(None)
+            case "NEWTRUE" | "NEWFALSE":
+                stack.append(name == "NEWTRUE")
+            case "INT" | "BININT" | "BININT1" | "BININT2" | "LONG" | "LONG1" | "LONG4":
+                if argument.bit_length() > 1024:
+                    raise ValueError(f"an integer of {argument.bit_length():,} bits")
+                stack.append(argument)
+            case "FLOAT" | "BINFLOAT" | "STRING" | "BINSTRING" | "SHORT_BINSTRING" | "UNICODE" | "BINUNICODE":
+                stack.append(argument)
+            case "SHORT_BINUNICODE" | "BINUNICODE8" | "BINBYTES" | "SHORT_BINBYTES" | "BINBYTES8":
+                stack.append(argument)
+            case "BYTEARRAY8":
+                stack.append(bytes(argument))
+            case "EMPTY_LIST":
+                stack.append([])
+            case "EMPTY_TUPLE":
+                stack.append(())
+            case "EMPTY_DICT":
+                stack.append({})
+            case "EMPTY_SET":
+                stack.append(self.stub("builtins.set"))
+            case "MARK":
+                self.marks.append(len(stack))
+            case "POP":
+                if self.marks and self.marks[-1] == len(stack):
+                    self.marks.pop()
+                else:
+                    self.pop()
+            case "POP_MARK":
+                self.pop_mark()
+            case "DUP":
+                stack.append(self.top())
+            case "TUPLE":
+                stack.append(tuple(self.pop_mark()))
+            case "TUPLE1" | "TUPLE2" | "TUPLE3":
+                items = [self.pop() for _ in range(int(name[-1]))]
+                stack.append(tuple(reversed(items)))
+            case "LIST":
+                stack.append(self.pop_mark())
+            case "DICT":
+                stack.append(self.fill({}, self.pop_mark()))
+            case "FROZENSET":
+                self.pop_mark()
+                stack.append(self.stub("builtins.frozenset"))
+            case "APPEND":
+                item = self.pop()
+                self.extend(self.top(), [item])
+            case "APPENDS":
+                items = self.pop_mark()
+                self.extend(self.top(), items)
+            case "SETITEM":
+                value, key = self.pop(), self.pop()
+                self.fill(self.top(), [key, value])
+            case "SETITEMS":
+                items = self.pop_mark()
+                self.fill(self.top(), items)
+            case "ADDITEMS":
+                self.pop_mark()
+                self.top()
+            case "PUT" | "BINPUT" | "LONG_BINPUT":
+                if not 0 <= argument < MAX_SMALL:
+                    raise ValueError("an object is kept under a number that no pickle needs")
+                self.memo[argument] = self.top()
+            case "MEMOIZE":
+                self.memo[len(self.memo)] = self.top()
+            case "GET" | "BINGET" | "LONG_BINGET":
+                stack.append(self.memo[argument])
+            case "GLOBAL":
+                stack.append(self.named(argument.replace(" ", ".", 1)))
+            case "STACK_GLOBAL":
+                attribute, module = self.pop(), self.pop()
+                if type(attribute) is not str or type(module) is not str:
+                    raise ValueError("a global whose name is not a string")
+                stack.append(self.named(f"{module[:MAX_NAME]}.{attribute[:MAX_NAME]}"))
+            case "REDUCE":
+                arguments, function = self.pop(), self.pop()
+                stack.append(self.call(function, arguments))
+            case "NEWOBJ":
+                arguments, cls = self.pop(), self.pop()
+                stack.append(self.call(cls, arguments))
+            case "NEWOBJ_EX":
+                _, arguments, cls = self.pop(), self.pop(), self.pop()
+                stack.append(self.call(cls, arguments))
+            case "INST":
+                arguments = self.pop_mark()
+                stack.append(self.call(self.named(argument.replace(" ", ".", 1)), tuple(arguments)))
+            case "OBJ":
+                cls, *arguments = self.pop_mark()
+                stack.append(self.call(cls, tuple(arguments)))
+            case "BUILD":  # attributes: nothing that is built here has any
+                state, built = self.pop(), self.top()
+                swapped = type(state) is tuple and len(state) > 1 and type(state[1]) is str and state[1] == ">"
+                if swapped and type(built) is Stub and built.name.startswith("numpy.dtype "):
+                    built.name = "numpy.dtype of swapped bytes"
+            case "BINPERSID":
+                stack.append(self.persistent(self.pop()))
+            case _:  # extension codes, text persistent ids, out-of-band buffers: torch.save writes none
+                raise ValueError(f"its pickle has the opcode {name}, which torch.save does not write")
+
+    def top(self) -> Any:
+        if len(self.stack) <= (self.marks[-1] if self.marks else 0):
+            raise ValueError("a damaged pickle: its stack is empty")
+        return self.stack[-1]
+
+    def pop(self) -> Any:
+        self.top()
+        return self.stack.pop()
+
+    def pop_mark(self) -> list[Any]:
+        mark = self.marks.pop()
+        items = self.stack[mark:]
+        del self.stack[mark:]
+        return items
+
+    def stub(self, name: str) -> Stub:
+        self.asked.add(name[:MAX_NAME])
+        if len(self.asked) > MAX_STUBS:
+            raise ValueError(f"it asks for more than {MAX_STUBS:,} objects by name")
+        return Stub(name)
+
+    def named(self, name: str) -> Stub | torch.dtype:
+        return DTYPES[name] if name in DTYPES else Stub(name) if name in KNOWN else self.stub(name)
+
+    def extend(self, target: Any, items: list[Any]) -> None:
+        if type(target) is list:
+            target.extend(items)
+        elif type(target) is not Stub:
+            raise ValueError(f"items appended to a {type(target).__name__}")
+
+    def fill(self, target: Any, items: list[Any]) -> Any:
+        if type(target) not in (dict, Stub) or len(items) % 2:
+            raise ValueError(f"keys and values set in a {type(target).__name__}")
+        if type(target) is dict:
+            for key, value in zip(items[::2], items[1::2], strict=True):
+                target[self.key(key)] = value
+        return target
+
+    def key(self, key: Any) -> Any:
+        """A key of a dict as it is, if hashing it takes no time and many of its kind have no hash in common.
+
+        Python draws the hashes of strings and bytes anew in each process, but not those of numbers and tuples.
+        """
+        if type(key) in (str, bytes, Stub) or key is None or (type(key) in (int, bool) and 0 <= key < MAX_SMALL):
+            return key
+        parts = key if type(key) is tuple else (key,)  # a tuple of tuples could take forever
+        self.spend(len(parts))
+        if not all(type(part) in (str, int, float, bool, bytes, type(None), Stub) for part in parts):
+            return self.stub("a key that is no plain value")
+        self.odd_keys += 1
+        if self.odd_keys > MAX_ODD:
+            raise ValueError(f"its dicts have more than {MAX_ODD:,} keys that are neither names nor counts")
+        return key
+
+    def persistent(self, pid: Any) -> Tensor | Stub:
+        if type(pid) is tuple and len(pid) == 4 and pid[0] == "module" and type(pid[1]) is Stub:
+            return pid[1]  # a class of the older format, with its source code
+        if type(pid) is not tuple or len(pid) not in (5, 6) or pid[0] != "storage" or pid[5:] not in ((), (None,)):
+            raise ValueError("a persistent id that is not that of a storage")
+        _, kind, key, _, numel = cast(tuple[Any, ...], pid)[:5]
+        dtype = STORAGES.get(kind.name) if type(kind) is Stub else None
+        if dtype is None or type(key) is not str or type(numel) is not int or not 0 <= numel < 2**48:
+            raise ValueError("a storage of an unknown kind, key or size")
+        if len(key) > MAX_NAME:
+            raise ValueError(f"a storage whose key has {len(key):,} characters")
+        if key not in self.storages:
+            self.storages[key] = (dtype, numel, self.storage(key, dtype, numel))
+            self.given.add(id(self.storages[key][2]))
+        if self.storages[key][:2] != (dtype, numel):
+            raise ValueError(f"the storage {key!r} is used as two kinds")
+        return self.storages[key][2]
+
+    def call(self, function: Any, arguments: Any) -> Any:
+        """The only calls there are; any other gives a stub of its name."""
+        if type(function) is not Stub or type(arguments) is not tuple:
+            raise ValueError(f"a call of a {type(function).__name__} with a {type(arguments).__name__}")
+        name = function.name
+        if name in DICTS:
+            items = arguments[0] if len(arguments) == 1 and type(arguments[0]) in (list, tuple) else ()
+            self.spend(len(items))
+            if not all(type(item) in (list, tuple) and len(item) == 2 for item in items):
+                raise ValueError(f"{name} of something else than pairs")
+            return self.fill({}, [part for item in items for part in item])
+        if name in REBUILDS:
+            return self.rebuild(name.rpartition("_rebuild_")[2], arguments)
+        if name == SUBCLASS and len(arguments) >= 3 and type(arguments[0]) is Stub and arguments[0].name in REBUILDS:
+            return self.call(arguments[0], arguments[2])
+        if name == "torch.Size" and len(arguments) == 1 and isinstance(arguments[0], tuple | list):
+            self.spend(len(arguments[0]))
+            return tuple(arguments[0])
+        if name == "torch.device" and len(arguments) in (1, 2) and all(type(part) in (str, int) for part in arguments):
+            return ":".join(str(part)[:MAX_NAME] for part in arguments)
+        if name == "_codecs.encode" and len(arguments) == 2 and type(arguments[0]) is str and len(arguments[0]) <= 16:
+            return arguments[0].encode("latin1")  # how older protocols write the bytes of a numpy scalar
+        if name == "numpy.dtype" and arguments and type(arguments[0]) is str and arguments[0] in NUMBERS:
+            return Stub(f"numpy.dtype {arguments[0]}")
+        if name in SCALARS and len(arguments) == 2 and type(arguments[0]) is Stub and type(arguments[1]) is bytes:
+            kind = arguments[0].name.removeprefix("numpy.dtype ")
+            if kind in NUMBERS and len(arguments[1]) == int(kind[1:]):
+                return np.frombuffer(arguments[1], np.dtype(kind))[0].item()
+        if name in RECONSTRUCTORS and arguments and type(arguments[0]) is Stub:
+            return self.stub(arguments[0].name)
+        return self.stub(name)
+
+    def rebuild(self, kind: str, arguments: tuple[Any, ...]) -> Tensor:
+        """A tensor that ``torch._utils._rebuild_{kind}`` would give, as a view of its storage."""
+        if kind.startswith("parameter"):
+            if not isinstance(arguments[0], Tensor):
+                raise ValueError("a parameter of something else than a tensor")
+            return arguments[0]
+        flat, offset, shape, strides = arguments[:4]
+        if id(flat) not in self.given:
+            raise ValueError("a tensor of something else than a storage")
+        if kind == "tensor_v3":
+            dtype = arguments[6]
+            if type(dtype) is not torch.dtype or flat.numel() * flat.element_size() % dtype.itemsize:
+                raise ValueError("a tensor whose storage is not of its dtype")
+            flat = flat.view(dtype)
+        check_layout(flat.numel(), offset, shape, strides)
+        return flat.as_strided(shape, strides, flat.storage_offset() + offset)
+
+
+def check_layout(numel: int, offset: Any, shape: Any, strides: Any) -> None:
+    """Whether a tensor lies within a storage of ``numel`` values and has no more values than that.
+
+    Raises:
+        ValueError: It does not.
+    """
+    if type(shape) is not tuple or type(strides) is not tuple or len(shape) != len(strides) or len(shape) > 32:
+        raise ValueError("a tensor without proper sizes and strides")
+    if not all(type(n) is int and 0 <= n < 2**48 for n in (offset, *shape, *strides)):
+        raise ValueError("a tensor whose offset, sizes or strides are no counts")
+    last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
+    if offset > numel or (0 not in shape and (last >= numel or math.prod(shape) > numel)):
+        raise ValueError(f"a tensor of sizes {shape} and strides {strides} at {offset} in a storage of {numel} values")
+
+
+def checked_tree(tree: Any) -> Any:
+    """The same object, if whoever walks through it comes to an end: no cycle, not too deep, not too large unfolded.
+
+    Raises:
+        ValueError: It is not so.
+    """
+    sizes: dict[int, int] = {}
+    open_now: set[int] = set()
+    pending = [(tree, False)]
+    while pending:
+        node, done = pending.pop()
+        if type(node) not in (dict, list, tuple):
+            continue
+        inner = node.values() if type(node) is dict else node
+        if done:
+            open_now.discard(id(node))
+            sizes[id(node)] = 1 + sum(sizes.get(id(part), 1) for part in inner)
+            if sizes[id(node)] > MAX_STEPS:
+                raise ValueError(f"its containers hold one another, unfolded more than {MAX_STEPS:,} values")
+        elif id(node) in open_now:
+            raise ValueError("its containers hold themselves")
+        elif id(node) not in sizes:
+            open_now.add(id(node))
+            if len(open_now) > MAX_DEPTH:
+                raise ValueError(f"its containers are nested more than {MAX_DEPTH} deep")
+            pending.append((node, True))
+            pending.extend((part, False) for part in inner)
+    return tree

@@ -1,0 +1,193 @@
+"""Torch files of strangers, read as data: where tensors and pickles lie in them."""
+
+import io
+import mmap
+import struct
+import zipfile
+import zlib
+from pathlib import Path, PurePosixPath
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from vistok.untrusted.bounded_json import one_line
+from vistok.untrusted.safe_pickle import MAX_NAME, MAX_PICKLE, Machine, checked_tree
+from vistok.untrusted.tensor_files import read_safetensors
+
+MAX_MEMBERS = 100_000
+MAX_DIRECTORY = 4 * 2**20  # bytes of a zip file's list of members
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
+LEGACY_PROTOCOL = 1001
+
+
+class Contents(NamedTuple):
+    """What is in a checkpoint."""
+
+    tree: Any  # nested dicts, lists and tuples of tensors, numbers, strings, bytes, dtypes, None and stubs
+    stubs: tuple[str, ...]  # every name that the file asked for and did not get, sorted
+
+
+def read_tensors(path: str | Path) -> Contents:
+    """Read a published checkpoint: safetensors, or what ``torch.save`` writes, today's zip or the older stream.
+
+    Tensors are mapped from the file, copy on write (the older stream's are copied where not aligned): leave it as it is
+    while they are in use. Those that share a storage in the file share it here. ``requires_grad``, hooks, devices and
+    attributes are dropped.
+
+    Args:
+        path: The file. ``.safetensors`` is read as such, any other name as torch's.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is damaged, of another format, or asks for more than a checkpoint does.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is not a file")
+    size = path.stat().st_size
+    if size < 10:
+        raise ValueError(f"{path} is not a checkpoint: it has {size} bytes")
+    try:
+        if path.suffix == ".safetensors":
+            return Contents(read_safetensors(path).tensors, ())
+        with path.open("rb") as file:
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        if data[:4] == b"PK\x03\x04":
+            return _read_zip(path, data)
+        if data[:1] == b"\x80":
+            return _read_legacy(data)
+    except ValueError as error:
+        raise ValueError(f"{path} cannot be read as a checkpoint: {one_line(error)}") from error
+    raise ValueError(f"{path} cannot be read as a checkpoint: it begins neither as torch's nor is named .safetensors")
+
+
+def _read_zip(path: Path, data: mmap.mmap) -> Contents:
+    members = _members(path, data)
+    pickles = [name for name in members if PurePosixPath(name).name == "data.pkl" and name.count("/") == 1]
+    if len(pickles) != 1:
+        raise ValueError(f"a zip file with {len(pickles)} data.pkl is not one that torch.save wrote")
+    root = pickles[0].partition("/")[0]
+    if f"{root}/constants.pkl" in members:
+        raise ValueError("it is a TorchScript archive, which is code; save its state_dict instead")
+    start, size = members[pickles[0]]
+    if size > MAX_PICKLE:
+        raise ValueError(f"its pickle has {size:,} bytes, more than {MAX_PICKLE:,}")
+    if f"{root}/byteorder" in members:
+        first, length = members[f"{root}/byteorder"]
+        if data[first : first + min(length, 16)] != b"little":
+            raise ValueError("it was not written by a little-endian machine")
+
+    def storage(key: str, dtype: torch.dtype, numel: int) -> Tensor:
+        name = f"{root}/data/{key}"
+        if name not in members:
+            raise ValueError(f"the storage {key!r} is not in the file")
+        first, length = members[name]
+        if length != numel * dtype.itemsize:
+            raise ValueError(f"the storage {key!r} claims {numel} x {dtype}, its member has {length:,} bytes")
+        return _mapped(data, first, dtype, numel)
+
+    machine = Machine(storage)
+    tree = machine.run(io.BytesIO(data[start : start + size]))
+    return Contents(checked_tree(tree), machine.names())
+
+
+def _members(path: Path, data: mmap.mmap) -> dict[str, tuple[int, int]]:
+    """First byte and length of each member, all of them plain bytes apart from each other within the file."""
+    _check_directory_size(data)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            infos = archive.infolist()
+    except (zipfile.BadZipFile, NotImplementedError, struct.error, OverflowError, OSError) as error:
+        raise ValueError(f"a damaged zip file: {error}") from error
+    if len(infos) > MAX_MEMBERS:
+        raise ValueError(f"it has {len(infos):,} members, more than {MAX_MEMBERS:,}")
+    members, spans = {}, []
+    for info in infos:
+        name = info.filename
+        if name.startswith("/") or "\\" in name or ":" in name or ".." in name.split("/") or "\0" in info.orig_filename:
+            raise ValueError(f"the member name {name[:MAX_NAME]!r} is not safe")
+        if name in members:
+            raise ValueError(f"the member {name[:MAX_NAME]!r} is there twice")
+        if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size or info.flag_bits & 1:
+            raise ValueError(f"the member {name[:MAX_NAME]!r} is compressed or encrypted, which torch.save never does")
+        at = info.header_offset
+        head = data[at : at + 30] if 0 <= at <= len(data) - 30 else b""
+        if head[:4] != b"PK\x03\x04":
+            raise ValueError(f"the member {name[:MAX_NAME]!r} has no header where it should be")
+        start = at + 30 + sum(struct.unpack("<HH", head[26:30]))
+        if start + info.file_size > len(data):
+            raise ValueError(f"the member {name[:MAX_NAME]!r} claims {info.file_size:,} bytes, beyond the file's end")
+        spans.append((at, start + info.file_size))
+        members[name] = (start, info.file_size)
+    spans.sort()
+    if any(end > begin for (_, end), (begin, _) in zip(spans, spans[1:], strict=False)):
+        raise ValueError("its members overlap")
+    for info in infos:  # now that no byte is in two of them
+        start, size = members[info.filename]
+        if zlib.crc32(memoryview(data)[start : start + size]) != info.CRC:
+            raise ValueError(f"the member {info.filename[:MAX_NAME]!r} is not what was written: its checksum differs")
+    return members
+
+
+def _check_directory_size(data: mmap.mmap) -> None:
+    """``zipfile`` reads the whole list of members at once and makes an object of each."""
+    tail_at = max(0, len(data) - 2**16 - 22)
+    tail = data[tail_at:]
+    end = tail.rfind(b"PK\x05\x06")
+    if end < 0 or end + 22 > len(tail):
+        raise ValueError("a zip file that is cut short: it has no list of members")
+    sizes = [struct.unpack_from("<I", tail, end + 12)[0]]
+    locator = tail_at + end - 20
+    if locator >= 0 and data[locator : locator + 4] == b"PK\x06\x07":
+        (at,) = struct.unpack("<Q", data[locator + 8 : locator + 16])
+        sizes = [struct.unpack("<Q", data[near + 40 : near + 48])[0]
+                 for near in {at, locator - 56} if 0 <= near <= len(data) - 56]  # fmt: skip
+    if any(size > min(MAX_DIRECTORY, len(data)) for size in sizes):
+        raise ValueError(f"its list of members claims {max(sizes):,} bytes")
+
+
+def _mapped(data: mmap.mmap, first: int, dtype: torch.dtype, numel: int) -> Tensor:
+    """``numel`` values from byte ``first`` on, the caller having seen that they are there."""
+    if not numel:
+        return torch.empty(0, dtype=dtype)
+    flat = torch.frombuffer(data, dtype=torch.uint8, count=numel * dtype.itemsize, offset=first)
+    if first % dtype.itemsize:
+        flat = flat.clone()
+    return flat.view(dtype)
+
+
+def _read_legacy(data: mmap.mmap) -> Contents:
+    stream = io.BytesIO(data[: MAX_PICKLE + 1024])
+    if Machine(_no_storage).run(stream) != LEGACY_MAGIC:
+        raise ValueError("it is a pickle that torch.save did not write")
+    protocol, system = Machine(_no_storage).run(stream), Machine(_no_storage).run(stream)
+    if protocol != LEGACY_PROTOCOL or not isinstance(system, dict) or system.get("little_endian") is not True:
+        raise ValueError("it is of an unknown version of torch's format, or not of a little-endian machine")
+    begin, found = stream.tell(), {}
+
+    def note(key: str, dtype: torch.dtype, numel: int) -> Tensor:  # where a storage lies stands behind the pickle
+        found[key] = (dtype, numel)
+        return torch.empty(numel, dtype=dtype, device="meta")
+
+    Machine(note).run(stream)
+    keys = Machine(_no_storage).run(stream)
+    places, at = {}, stream.tell()
+    if not isinstance(keys, list) or not all(type(key) is str for key in keys) or set(keys) != set(found):
+        raise ValueError("its list of storages is not that of its tensors")
+    for key in keys:
+        dtype, numel = found[key]
+        claimed = int.from_bytes(data[at : at + 8], "little", signed=True)
+        if key in places or claimed != numel or at + 8 + numel * dtype.itemsize > len(data):
+            raise ValueError(f"the storage {key[:MAX_NAME]!r} claims {numel} x {dtype}, the file holds something else")
+        places[key] = at + 8
+        at += 8 + numel * dtype.itemsize
+    if at != len(data):
+        raise ValueError(f"{len(data) - at:,} bytes follow its last storage")
+    machine = Machine(lambda key, dtype, numel: _mapped(data, places[key], dtype, numel))
+    stream.seek(begin)
+    return Contents(checked_tree(machine.run(stream)), machine.names())
+
+
+def _no_storage(key: str, dtype: torch.dtype, numel: int) -> Tensor:
+    raise ValueError(f"a storage {key[:MAX_NAME]!r} where none can be")
