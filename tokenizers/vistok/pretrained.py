@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from vistok.untrusted.torch_files import read_tensors
+
 SILENCE = 60.0  # seconds that a server may be silent
 
 
@@ -150,8 +152,6 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
     Raises:
         ValueError: It holds something else, or is damaged.
     """
-    from vistok.untrusted.torch_files import read_tensors
-
     try:
         state, others = read_tensors(path)
         if others:

@@ -17,6 +17,7 @@ from vistok.evaluation.references import save_reference
 from vistok.evaluation.report import score_table
 from vistok.evaluation.report.outputs import report_of, write
 from vistok.evaluation.scoring import TOO_FEW, granularities_of, score
+from vistok.formats.load import load
 from vistok.processes import locks
 from vistok.speed import keep_freed_pages
 from vistok.terminal import say
@@ -47,8 +48,6 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         ValueError: The config does not make sense, or does not fit a tokenizer or the reference.
         FileNotFoundError: There is no tokenizer.
     """
-    from vistok.formats.load import load
-
     configuration.refuse_missing(config)
     configuration.check(config, KEYS, {})
     configuration.refuse_below(config, 1, ("image_size", "batch_size"))

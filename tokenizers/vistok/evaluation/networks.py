@@ -8,8 +8,11 @@ from hydra.errors import InstantiationException
 from omegaconf import DictConfig
 from torch import nn
 
+from vistok import configuration
 from vistok.evaluation.protocols import Protocol
-from vistok.metrics.feature_networks import FeatureNetwork, Inception
+from vistok.losses import LPIPS
+from vistok.metrics.feature_networks import DINOv2, FeatureNetwork, Inception
+from vistok.pretrained import WeightsUnavailable
 
 
 class Judges(NamedTuple):
@@ -37,11 +40,6 @@ def score_names(network: FeatureNetwork) -> dict[str, int]:
 
 def judges_of(config: DictConfig, protocols: Sequence[Protocol]) -> tuple[Judges, dict[str, str]]:
     """The networks of a config that can be had and that a protocol asks for, and why the others cannot."""
-    from vistok import configuration
-    from vistok.losses import LPIPS
-    from vistok.metrics import DINOv2
-    from vistok.pretrained import WeightsUnavailable
-
     networks, lpips, unavailable = [], {}, {}
     wanted = {name for protocol in protocols for name in protocol.distances}
     for net, weights in (config.lpips or {}).items():

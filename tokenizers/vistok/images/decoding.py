@@ -5,14 +5,12 @@ import re
 import threading
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 from PIL import Image
 
+from vistok.images import large
 from vistok.images.rgb import UnreadableImage, to_rgb
-
-if TYPE_CHECKING:
-    from vistok.images.large import View
 
 # Pillow's names of formats that hold photos. Its other decoders stay unused: EPS starts a program, few are maintained.
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
@@ -56,7 +54,7 @@ def formats() -> tuple[str, ...]:
 
 def read_rgb(
     file: str | Path | BinaryIO, max_pixels: int = MOST_PIXELS, argument: str = "max_pixels"
-) -> "Image.Image | View":
+) -> Image.Image | large.View:
     """The image in a file, upright, as 8-bit RGB (see ``to_rgb``); a large one as a view (see ``large``).
 
     Args:
@@ -78,14 +76,12 @@ def read_rgb(
         raise UnreadableImage(f"{type(error).__name__}: {reason}") from error
 
 
-def upright(image: Image.Image, orientation: int = 1) -> "Image.Image | View":
+def upright(image: Image.Image, orientation: int = 1) -> Image.Image | large.View:
     """A Pillow image as 8-bit RGB, turned as EXIF's orientation says; a large one as a view, not in memory twice."""
-    from vistok.images.large import PLAIN, UPRIGHT, Decoded
-
-    if image.width * image.height > PLAIN:
+    if image.width * image.height > large.PLAIN:
         to_rgb(image.crop((0, 0, 1, 1)))  # refuses what cannot be converted
-        return Decoded(image, orientation)
-    method, *_ = UPRIGHT.get(orientation, (None,))
+        return large.Decoded(image, orientation)
+    method, *_ = large.UPRIGHT.get(orientation, (None,))
     return to_rgb(image if method is None else image.transpose(method))
 
 

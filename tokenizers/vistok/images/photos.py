@@ -8,7 +8,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vistok.images.crops import ADMCrop, read_crop
+from vistok.images.decoding import MOST_PIXELS, read_rgb, upright
 from vistok.images.ranges import to_float, to_uint8
+from vistok.images.rgb import UnreadableImage
 
 
 def read_image(source: str | Path | Image.Image | np.ndarray, size: int, max_pixels: int | None = None) -> Tensor:
@@ -23,10 +26,6 @@ def read_image(source: str | Path | Image.Image | np.ndarray, size: int, max_pix
     Raises:
         ValueError: It cannot be read, an array is not of uint8, or the size is not above 0.
     """
-    from vistok.images.crops import ADMCrop, read_crop
-    from vistok.images.decoding import MOST_PIXELS, read_rgb, upright  # here: vistok.data brings Lightning
-    from vistok.images.rgb import UnreadableImage  # here: vistok.data brings Lightning
-
     if size < 1:
         raise ValueError(f"size must be at least 1, not {size}")
     if isinstance(source, np.ndarray):

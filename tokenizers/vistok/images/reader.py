@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from vistok.images.decoding import MOST_PIXELS, read_rgb
+from vistok.images.fast_jpeg import read_fast
 
 
 def reader(decoder: str = "pillow", max_pixels: int = MOST_PIXELS) -> Callable[[str | Path | BinaryIO], Any]:
@@ -23,6 +24,4 @@ def reader(decoder: str = "pillow", max_pixels: int = MOST_PIXELS) -> Callable[[
         return functools.partial(read_rgb, max_pixels=max_pixels, argument="data.max_pixels")
     if find_spec("simplejpeg") is None:
         raise ValueError("data.decoder=fast needs simplejpeg: pip install 'vistok[fast]'")
-    from vistok.images.fast_jpeg import read_fast
-
     return functools.partial(read_fast, max_pixels=max_pixels, argument="data.max_pixels")

@@ -9,6 +9,8 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
+from vistok.formats import native
+from vistok.formats.load import load
 from vistok.training import checkpoint_io
 from vistok.training.run_folder import METRICS
 from vistok.untrusted.bounded_json import one_line
@@ -71,9 +73,6 @@ def _published(
     lit: "LitTokenizer", path: Path, family: str | None, family_config: Mapping[str, Any] | None
 ) -> Mapping[str, Tensor]:
     """The weights of a published file, whose settings must be the config's where no shape tells them."""
-    from vistok.formats import native
-    from vistok.formats.load import load
-
     theirs = load(path, family, family_config)
     _refuse_differences(f"init={path}", theirs.state_dict(), lit.tokenizer.state_dict())
     there, here = (settings(native.describe(tokenizer)) for tokenizer in (theirs, lit.tokenizer))

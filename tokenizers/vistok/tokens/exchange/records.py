@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vistok.files import write_json
 from vistok.tokens.header import Header
 from vistok.tokens.layouts import deinterleave, interleave
 from vistok.tokens.memory_map import Ragged
@@ -92,8 +93,6 @@ def check_layout(layout: str) -> None:
 
 def write_header(store: TokenStore, folder: Path, form: str, layout: str) -> None:
     """Write the header into the root of a form, so that the tokenizer can still be told."""
-    from vistok.files import write_json
-
     about = {"form": form, "layout": layout, "images": len(store)}
     write_json(store.header.json() | about, folder / HEADER)
 
