@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from vistok.__main__ import COMMANDS
+
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "tokenizers" / "vistok"
 MODULES = sorted(
@@ -46,6 +48,14 @@ def test_no_two_modules_or_classes_share_a_name():
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 classes[node.name].append(path)
     assert [paths for paths in [*modules.values(), *classes.values()] if len(paths) > 1] == []
+
+
+def test_no_command_is_imported():
+    commands = {module.partition(":")[0] for module, _ in COMMANDS.values()}
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom):
+                assert not commands & {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}, path
 
 
 def test_no_module_is_named_after_a_library_it_imports():
