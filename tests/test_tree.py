@@ -27,7 +27,7 @@ def test_import_contracts(capsys):
 
 def test_the_page_lists_every_module():
     page = (ROOT / "docs" / "architecture.md").read_text()
-    (tree,) = re.findall(r"```text\nvistok/\n(.*?)```", page, re.DOTALL)
+    (tree,) = re.findall(r"```\nvistok/\n(.*?)```", page, re.DOTALL)
     found, above = [], []
     for line in filter(None, tree.splitlines()):
         indent, name, slash = re.match(r"( +)(\w+)(/?)", line).groups()
