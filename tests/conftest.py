@@ -1,7 +1,14 @@
 """Golden values, and small tokenizers to test with."""
 
 import importlib.util
-from collections.abc import Callable
+import os
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import hydra
@@ -38,6 +45,53 @@ def _pages_of_this_process_are_not_kept():
 def _loader_processes_of_other_tests_live_on(monkeypatch):
     """A command that fails ends those of its process, which here is that of other tests too: torch would tell them."""
     monkeypatch.setattr("vistok.commands.failures._end_workers", lambda: None)
+
+
+@pytest.fixture(scope="session")
+def python() -> Iterator[str]:
+    """An executable to start processes with, in the place of ``sys.executable``: it forks one that has imported all.
+
+    Words, environment, folder, streams, signals, exit status and ``__main__`` are those of a new interpreter. Not so:
+    the number that a parent sees is not the process's own, ``ps`` does not show its words, limits (``ulimit``) and the
+    seed of hashes are those of the tests, no warning of an import is said, and variables that a library reads while it
+    is imported come too late. A test of any of these uses ``sys.executable``.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="vistok-", dir="/tmp"))  # the path of a socket must be short
+    words = [sys.executable, "-I", "-S", HERE / "standins" / "forked.py", "ask", folder / "socket", folder / "python"]
+    (folder / "python").write_text(f'#!/bin/sh\nexec {shlex.join(map(str, words))} "$@"\n')
+    (folder / "python").chmod(0o755)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(str(folder / "socket"))
+        listening.listen()
+        server = subprocess.Popen(
+            [sys.executable, HERE / "standins" / "forked.py", "serve", str(listening.fileno())],
+            pass_fds=[listening.fileno()],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+    yield str(folder / "python")
+    server.communicate(b"end")
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def processes_with() -> Callable[[list[str]], list[int]]:
+    """``processes_with(words)``: the numbers of processes with all of these words on their command line."""
+
+    def find(words: list[str]) -> list[int]:
+        found = []
+        for process in Path("/proc").glob("[0-9]*"):
+            try:
+                line = (process / "cmdline").read_bytes().split(b"\0")
+            except (FileNotFoundError, ProcessLookupError):
+                continue
+            if all(word.encode() in line for word in words):
+                found.append(int(process.name))
+        return found
+
+    return find
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tarfile
 import time
 from collections import Counter
@@ -388,12 +387,12 @@ def test_a_run_on_other_data_is_not_gone_on_with(train, trained, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
-def start(run, *words):
+def start(python, run, *words):
     """``train.py`` in two processes."""
     words = ["trainer=debug", "trainer.devices=2", "trainer.strategy=ddp_find_unused_parameters_true", *words]
     words += ["backbone.encoder.channels=8", "codebook_size=16", "latent_dim=4", "image_size=32", f"run_dir={run}"]
     return subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "train.py", *words],
+        [python, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "train.py", *words],
         cwd=ROOT,
         env={**os.environ, "PYTHONPATH": str(ROOT / "tokenizers"), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
@@ -404,7 +403,7 @@ def start(run, *words):
 
 
 @pytest.mark.slow
-def test_two_processes_killed_and_started_again_end_as_if_never_killed(tmp_path):
+def test_two_processes_killed_and_started_again_end_as_if_never_killed(python, processes_with, tmp_path):
     """With fewer shards than workers, one of them damaged."""
     make(tmp_path, 7, 4, 9, image=noise)
     (tmp_path / "s-001.tar").write_bytes((tmp_path / "s-001.tar").read_bytes()[:-11_000])
@@ -412,18 +411,18 @@ def test_two_processes_killed_and_started_again_end_as_if_never_killed(tmp_path)
     words += ["data.block=4", "augmentation.flip=true", "batch_size=3", "data.max_unreadable=0.5", "loss=l1"]
     words += ["schedule=constant", "updates=100", "val_every=100", "save_every=4"]
     last = tmp_path / "killed" / "checkpoints" / "last.ckpt"
-    killed = start(tmp_path / "killed", *words)
+    killed = start(python, tmp_path / "killed", *words)
     while not last.exists() and killed.poll() is None:
         time.sleep(0.01)
     time.sleep(0.1)
-    ranks = subprocess.check_output(["ps", "-o", "pid=", "--ppid", str(killed.pid)], text=True).split()
-    for group in (killed.pid, *map(int, ranks)):  # torchrun gives each rank a session of its own
+    ranks = set(processes_with(["train.py", f"run_dir={tmp_path}/killed"])) - {killed.pid}
+    for group in (killed.pid, *ranks):  # torchrun gives each rank a session of its own
         os.killpg(group, signal.SIGKILL)
     output, _ = killed.communicate(timeout=60)
     assert len(ranks) == 2, output
     assert 4 <= torch.load(last, weights_only=True)["updates"] < 100
     for run in ("killed", "whole"):
-        process = start(tmp_path / run, *words)
+        process = start(python, tmp_path / run, *words)
         output, _ = process.communicate(timeout=300)
         assert process.returncode == 0, output
     assert "s-001.tar: ReadError" in output

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -81,14 +80,14 @@ if trainer.is_global_zero:
 """
 
 
-def learn(tmp_path, names, world):
+def learn(python, tmp_path, names, world):
     """State and metrics of a run of each name, one after the other in as many processes."""
     output = tmp_path / f"{world}.pt"
     launcher = ["-m", "torch.distributed.run", f"--nproc-per-node={world}", "--standalone"] if world > 1 else []
     program = tmp_path / "program.py"
     program.write_text(PROGRAM)
     done = subprocess.run(
-        [sys.executable, *launcher, str(program), ",".join(names), str(world), str(output)],
+        [python, *launcher, str(program), ",".join(names), str(world), str(output)],
         env={**os.environ, "PYTHONPATH": str(ROOT / "tokenizers"), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -99,12 +98,12 @@ def learn(tmp_path, names, world):
 
 
 @pytest.mark.slow
-def test_several_processes_learn_what_one_does(tmp_path):
+def test_several_processes_learn_what_one_does(python, tmp_path):
     """Weights, codebook, averages, losses, usage and metrics, but for the order of sums."""
     every = ("ema", "restart", "few vectors", "entropy", "dynamic")
-    alone = learn(tmp_path, every, 1)
+    alone = learn(python, tmp_path, every, 1)
     for world, names in ((2, every), (4, ("ema", "entropy"))):
-        others = learn(tmp_path, names, world)
+        others = learn(python, tmp_path, names, world)
         for name in names:
             (state, metrics), (other_state, other_metrics) = alone[name], others[name]
             assert set(other_state) == set(state)
@@ -123,14 +122,14 @@ def test_several_processes_learn_what_one_does(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("held_out", [1, 5])
-def test_ranks_without_an_image_and_uneven_last_batches(tmp_path, photos, held_out):
+def test_ranks_without_an_image_and_uneven_last_batches(python, tmp_path, photos, held_out):
     """Three ranks validate on one image, and on five, of which one rank has a batch less: none waits for another."""
     run = tmp_path / "run"
     words = ["backbone.encoder.channels=8", "codebook_size=16", "latent_dim=4", "image_size=32", "batch_size=1"]
     words += ["updates=2", "val_every=2", "log_every=1", "schedule=constant"]
     ranks = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=3", "trainer.precision=32-true"]
     done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=3", "--standalone", str(ROOT / "train.py"),
+        [python, "-m", "torch.distributed.run", "--nproc-per-node=3", "--standalone", str(ROOT / "train.py"),
          *words, *ranks, "data=folder", f"data.root={photos}", f"data.val_count={held_out}", "loss=l1",
          f"run_dir={run}"],
         env={**os.environ, "PYTHONPATH": str(ROOT / "tokenizers"), "OMP_NUM_THREADS": "1"},

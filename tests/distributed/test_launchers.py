@@ -66,21 +66,8 @@ def assert_went_on(run):
     assert not (run / "metrics_1.csv").exists()
 
 
-def processes_with(words):
-    """Processes with all of some words on their command line."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            line = (process / "cmdline").read_bytes().split(b"\0")
-        except (FileNotFoundError, ProcessLookupError):
-            continue
-        if all(word.encode() in line for word in words):
-            found.append(int(process.name))
-    return found
-
-
 @pytest.fixture
-def slurm(tmp_path):
+def slurm(python, tmp_path):
     """Stand-ins for SLURM's commands on the path: what the environment needs for that."""
     commands = tmp_path / "bin"
     (tmp_path / "slurm").mkdir()
@@ -88,15 +75,15 @@ def slurm(tmp_path):
     for name in ("sbatch", "srun", "scontrol", "sacct"):
         (commands / name).write_text(f'#!/bin/sh\nexec {sys.executable} {ROOT}/tests/standins/slurm.py {name} "$@"\n')
         (commands / name).chmod(0o755)
-    (commands / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (commands / "python").write_text(f'#!/bin/sh\nexec {python} "$@"\n')
     (commands / "python").chmod(0o755)
     return {"PATH": f"{commands}:{os.environ['PATH']}", "SLURM_STANDIN": str(tmp_path / "slurm")}
 
 
 @pytest.mark.slow
-def test_a_preempted_submitit_job_of_two_ranks_goes_on_in_its_own_folder(tmp_path):
+def test_a_preempted_submitit_job_of_two_ranks_goes_on_in_its_own_folder(python, processes_with, tmp_path):
     """Hydra's submitit launcher, local executor: SIGUSR2 as submitit sends it, its requeueing, and no other run's."""
-    sweep = [sys.executable, ROOT / "train.py", "-m", f"hydra.sweep.dir={tmp_path}/sweep"]
+    sweep = [python, ROOT / "train.py", "-m", f"hydra.sweep.dir={tmp_path}/sweep"]
     sweep += ["hydra/launcher=submitit_local", "hydra.launcher.tasks_per_node=2"]
     process = start([*sweep, *WORDS, *TWO], tmp_path)
     until(has_saved(tmp_path / "sweep" / "0"), process)
@@ -112,10 +99,10 @@ def test_a_preempted_submitit_job_of_two_ranks_goes_on_in_its_own_folder(tmp_pat
 
 
 @pytest.mark.slow
-def test_a_sweep_on_slurm(tmp_path, slurm):
+def test_a_sweep_on_slurm(python, processes_with, tmp_path, slurm):
     """The job array that submitit renders, run by a stand-in for SLURM: two jobs, one of them preempted."""
     process = start(
-        [sys.executable, ROOT / "train.py", "-m", f"hydra.sweep.dir={tmp_path}/sweep", "hydra/launcher=submitit_slurm",
+        [python, ROOT / "train.py", "-m", f"hydra.sweep.dir={tmp_path}/sweep", "hydra/launcher=submitit_slurm",
          "hydra.launcher.partition=any", *WORDS, *CPU, "seed=0,1"],
         tmp_path, **slurm,
     )  # fmt: skip
@@ -153,9 +140,9 @@ def test_the_sbatch_script_wants_a_run_folder():
 
 
 @pytest.mark.slow
-def test_torchrun_passes_its_signal_on(tmp_path):
+def test_torchrun_passes_its_signal_on(python, tmp_path):
     """SIGTERM for torchrun alone: both ranks save in the same update."""
-    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", ROOT / "train.py"]
+    words = [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", ROOT / "train.py"]
     words += [*WORDS, *TWO, f"run_dir={tmp_path}/run", "ckpt=auto"]
     process = start(words, tmp_path)
     until(has_saved(tmp_path / "run"), process)

@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -267,17 +266,17 @@ evaluate.evaluate(config)
 """
 
 
-def program(source: str, *arguments: str) -> subprocess.CompletedProcess:
+def program(python: str, source: str, *arguments: str) -> subprocess.CompletedProcess:
     threads = str(torch.get_num_threads())  # last digits depend on their number
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "tokenizers"), "OMP_NUM_THREADS": threads}
-    command = [sys.executable, "-c", source, str(ROOT / "configs"), *arguments]
+    command = [python, "-c", source, str(ROOT / "configs"), *arguments]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.slow
-def test_a_killed_evaluation_goes_on(compose, trained, photos, tmp_path, mobilenet, monkeypatch):
+def test_a_killed_evaluation_goes_on(python, compose, trained, photos, tmp_path, mobilenet, monkeypatch):
     given = [f"data.root={photos}", "batch_size=2", "lpips=null", "partial_every=0", *mobilenet]
-    killed = program(KILLED, *words(trained, tmp_path / "report.json", *given))
+    killed = program(python, KILLED, *words(trained, tmp_path / "report.json", *given))
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (tmp_path / "report.json").exists()
     (partial,) = tmp_path.glob(".*.state")
@@ -374,13 +373,13 @@ with hydra.initialize_config_dir(sys.argv[1], version_base="1.3"):
 
 
 @pytest.mark.slow
-def test_torchrun(trained, photos, tmp_path):
+def test_torchrun(python, trained, photos, tmp_path):
     """The launcher itself starts two processes of ``eval.py``, which report what one does."""
     given = ["batch_size=5", f"data.root={photos}", *QUICK]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "tokenizers"), "OMP_NUM_THREADS": "1"}
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     for launcher, name in (([], "one.json"), (torchrun, "two.json")):
-        command = [sys.executable, *launcher, str(ROOT / "eval.py"), *words(trained, tmp_path / name, *given)]
+        command = [python, *launcher, str(ROOT / "eval.py"), *words(trained, tmp_path / name, *given)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, cwd=tmp_path)
         assert done.returncode == 0, done.stdout + done.stderr
         assert done.stdout.count("written to") == 1  # only rank 0 speaks
@@ -405,7 +404,7 @@ def free_port() -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("source", ["folder", "shards"])
-def test_one_two_and_three_processes_report_the_same(trained, photos, tmp_path, mobilenet, monkeypatch, source):
+def test_one_two_and_three_processes_report_the_same(python, trained, photos, tmp_path, mobilenet, monkeypatch, source):
     """Of 11 images, whose number no other divides, each is scored once."""
     (photos / "01.png").unlink()
     monkeypatch.setenv("OUT", str(tmp_path))
@@ -420,7 +419,7 @@ def test_one_two_and_three_processes_report_the_same(trained, photos, tmp_path, 
         data = ["data=shards", f"data.val_urls={tmp_path}/images.tar"]
     given = words(trained, "x", *data, "batch_size=2", "lpips=null", "protocol=[canonical,seed]", *mobilenet)
     given = [word for word in given if not word.startswith("output=")]
-    done = program(RANKS, str(free_port()), *given)
+    done = program(python, RANKS, str(free_port()), *given)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("written to") == 3  # only rank 0 speaks
     one, *others = (json.loads((tmp_path / f"{n}.json").read_text()) for n in (1, 2, 3))

@@ -4,7 +4,6 @@ import math
 import os
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -74,13 +73,13 @@ dist.destroy_process_group()
 
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 4])
-def test_negatives_of_all_processes(tmp_path, world):
+def test_negatives_of_all_processes(python, tmp_path, world):
     """Value and gradient of a shared weight are those of one process with the whole batch, or, ungathered, of each."""
     torch.manual_seed(0)
     images, teacher, weight = torch.randn(8, 5), torch.randn(8, 6), torch.randn(5, 6)
     torch.save((images, teacher, weight), tmp_path / "inputs.pt")
     (tmp_path / "program.py").write_text(PROGRAM)
-    launcher = [sys.executable, "-m", "torch.distributed.run", f"--nproc-per-node={world}", "--standalone"]
+    launcher = [python, "-m", "torch.distributed.run", f"--nproc-per-node={world}", "--standalone"]
     files = [str(tmp_path / name) for name in ("program.py", "inputs.pt", "results.pt")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "tokenizers"), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([*launcher, *files], env=environment, capture_output=True, text=True, timeout=300)

@@ -1,6 +1,5 @@
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -168,12 +167,10 @@ distributed.destroy_process_group()
 """
 
 
-def test_two_ranks_report_what_one_does(batch, tmp_path):
+def test_two_ranks_report_what_one_does(python, batch, tmp_path):
     torch.save(batch, tmp_path / "batch.pt")
     environment = os.environ | {"PYTHONPATH": str(Path(vistok.__file__).parents[1])}
-    ranks = [
-        subprocess.Popen([sys.executable, "-c", RANK, str(rank), str(tmp_path)], env=environment) for rank in range(2)
-    ]
+    ranks = [subprocess.Popen([python, "-c", RANK, str(rank), str(tmp_path)], env=environment) for rank in range(2)]
     assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
     metrics = ReconstructionMetrics((8,), factor=4)
     metrics.update(*batch)

@@ -4,7 +4,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -198,7 +197,7 @@ def test_ranks_write_what_one_process_writes(classes, make, tmp_path, monkeypatc
 
 
 @pytest.mark.slow
-def test_killed_on_two_processes_it_goes_on_on_one_to_the_same_bytes(make, tmp_path):
+def test_killed_on_two_processes_it_goes_on_on_one_to_the_same_bytes(python, make, tmp_path):
     images, rng = tmp_path / "images", np.random.default_rng(0)
     images.mkdir()
     for i in range(80):
@@ -213,9 +212,9 @@ def test_killed_on_two_processes_it_goes_on_on_one_to_the_same_bytes(make, tmp_p
     common = {"OMP_NUM_THREADS": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     ranks = [
         subprocess.Popen(
-            [sys.executable, *words, "--out", str(out)],
+            [python, *words, "--out", str(out)],
             env=os.environ | common | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
         )
         for rank in range(2)
     ]
@@ -226,7 +225,7 @@ def test_killed_on_two_processes_it_goes_on_on_one_to_the_same_bytes(make, tmp_p
     finally:
         for process in ranks:
             process.kill()
-            process.wait()
+            process.communicate()
     assert list(out.glob("shard-*.json")) and not (out / "index.json").exists()
     main([*words[3:], "--out", str(out)])
     main([*words[3:], "--out", str(tmp_path / "whole")])

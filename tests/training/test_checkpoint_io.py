@@ -5,7 +5,6 @@ import re
 import resource
 import signal
 import subprocess
-import sys
 import textwrap
 import time
 
@@ -136,7 +135,7 @@ def test_a_signal_is_held_back():
 
 
 @pytest.mark.slow
-def test_killed_while_writing(tmp_path):
+def test_killed_while_writing(python, tmp_path):
     """Four kills at different moments of an endless sequence of writes: a whole checkpoint is always there."""
     path = tmp_path / "last.ckpt"
     program = textwrap.dedent(f"""
@@ -152,7 +151,7 @@ def test_killed_while_writing(tmp_path):
     """)
     written = 0
     for kill in range(4):
-        process = subprocess.Popen([sys.executable, "-c", program, str(written + 1)], stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen([python, "-c", program, str(written + 1)], stdout=subprocess.PIPE, text=True)
         written = int(process.stdout.readline())
         time.sleep(0.01 * kill)
         process.kill()

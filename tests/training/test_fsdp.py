@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -27,13 +26,13 @@ def saved(run):
 
 
 @pytest.mark.slow
-def test_two_processes_learn_what_one_does(compose, tmp_path):
+def test_two_processes_learn_what_one_does(compose, python, tmp_path):
     """Adversary with adaptive weight, clipping, moving averages; stopped after two updates and resumed."""
     words = [*WORDS, "updates=4", "val_every=4", "batch_size=8", f"run_dir={tmp_path}/one"]
     training_run.train(compose("train", *words), words)
     for updates in (2, 4):
         done = subprocess.run(
-            [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
+            [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
              str(ROOT / "train.py"), *FSDP, *WORDS, f"updates={updates}", "val_every=2", "batch_size=4",
              f"run_dir={tmp_path}/two", "ckpt=auto"],
             env={**os.environ, "PYTHONPATH": str(ROOT / "tokenizers"), "OMP_NUM_THREADS": "1"},

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -25,10 +24,10 @@ WORDS = [*TINY, f"updates={LAST}", f"val_every={LAST}", "log_every=4", "save_eve
 WORDS += ["schedule=constant", "ema_decay=0.9"]
 
 
-def start(run, *words):
+def start(python, run, *words):
     """``train.py`` in a process of its own."""
     return subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *WORDS, *words, f"run_dir={run}", "ckpt=auto"],
+        [python, str(ROOT / "train.py"), *WORDS, *words, f"run_dir={run}", "ckpt=auto"],
         env={**os.environ, "PYTHONPATH": str(ROOT / "tokenizers"), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -51,10 +50,10 @@ def wait_for_update(run, process, update):
 
 
 @pytest.mark.slow
-def test_killed_and_started_again_it_ends_as_one_never_killed(tmp_path):
+def test_killed_and_started_again_it_ends_as_one_never_killed(python, tmp_path):
     """SIGKILL at drawn moments in drawn settings, two processes among them: everything they leave is equal."""
     done = subprocess.run(
-        [sys.executable, ROOT / "benchmarks" / "resume.py", "--kills", "3", "--only", "2", "3", "--out", tmp_path],
+        [python, ROOT / "benchmarks" / "resume.py", "--kills", "3", "--only", "2", "3", "--out", tmp_path],
         env={**os.environ, "PYTHONPATH": str(ROOT / "tokenizers"), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,
@@ -68,8 +67,8 @@ def test_killed_and_started_again_it_ends_as_one_never_killed(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_preempted_it_saves_and_exits_with_a_status_of_its_own(tmp_path, number, status):
-    process = start(tmp_path / "run", "updates=5000", "val_every=5000", "save_every=2")
+def test_preempted_it_saves_and_exits_with_a_status_of_its_own(python, tmp_path, number, status):
+    process = start(python, tmp_path / "run", "updates=5000", "val_every=5000", "save_every=2")
     wait_for_update(tmp_path / "run", process, 2)
     process.send_signal(number)
     output, _ = process.communicate(timeout=120)

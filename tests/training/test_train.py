@@ -25,10 +25,10 @@ from vistok.training import run as training_run
 ROOT = Path(__file__).parent.parent.parent
 
 
-def python(*words, cwd, **environment):
-    """Run a script of the repository in another folder."""
+def completed(*words, cwd, **environment):
+    """A process of an interpreter, in another folder."""
     return subprocess.run(
-        [sys.executable, *map(str, words)],
+        [*map(str, words)],
         cwd=cwd,
         env={**os.environ, "PYTHONPATH": str(ROOT / "tokenizers"), **environment},
         capture_output=True,
@@ -277,20 +277,22 @@ def test_files_that_are_no_checkpoints(train, trained, tmp_path):
 def test_the_command_line(tmp_path):
     """In a folder of its own: messages instead of tracebacks, and runs that never share a folder."""
     tiny = ["trainer=debug", "backbone.encoder.channels=8", "image_size=32", "quantizer.codebook_size=16"]
-    refused = python(ROOT / "train.py", "data=folder", "data.root=nowhere", cwd=tmp_path)
+    refused = completed(sys.executable, ROOT / "train.py", "data=folder", "data.root=nowhere", cwd=tmp_path)
     assert refused.returncode == 1 and "error: data.root=nowhere is not a folder" in refused.stderr
     assert "Traceback" not in refused.stderr and not list(tmp_path.iterdir())
-    refused = python(ROOT / "train.py", "nonsense=1", cwd=tmp_path)  # by Hydra
+    refused = completed(sys.executable, ROOT / "train.py", "nonsense=1", cwd=tmp_path)  # by Hydra
     assert refused.returncode == 1 and re.fullmatch("error: Could not override 'nonsense'.*\n", refused.stderr)
 
-    done = python(ROOT / "train.py", *tiny, cwd=tmp_path)
+    done = completed(sys.executable, ROOT / "train.py", *tiny, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "psnr block mean" in done.stdout and "python eval.py tokenizer=runs/sample/" in done.stdout
     (run,) = (tmp_path / "runs" / "sample").iterdir()
     assert (run / "tokenizer" / "model.safetensors").is_file()
     assert {path.name for path in tmp_path.iterdir()} == {"runs"}
 
-    scored = python(ROOT / "eval.py", f"tokenizer={run}/tokenizer", "data=sample", "image_size=32", cwd=tmp_path)
+    scored = completed(
+        sys.executable, ROOT / "eval.py", f"tokenizer={run}/tokenizer", "data=sample", "image_size=32", cwd=tmp_path
+    )
     assert scored.returncode == 0, scored.stderr
     (report,) = (tmp_path / "evaluations").glob("*.json")
     (score,) = json.loads(report.read_text())["scores"]
@@ -298,11 +300,11 @@ def test_the_command_line(tmp_path):
 
 
 @pytest.mark.slow
-def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
+def test_ctrl_c_saves_and_says_how_to_go_on(python, tmp_path):
     words = ["trainer=debug", "backbone.encoder.channels=8", "image_size=32", "updates=2000", "val_every=2000"]
-    run = tmp_path / "run"
+    folder = tmp_path / "run"
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "train.py"), *words, f"run_dir={run}", "log_every=1"],
+        [python, str(ROOT / "train.py"), *words, f"run_dir={folder}", "log_every=1"],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(ROOT / "tokenizers"), "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
@@ -317,21 +319,21 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path):
             break
     rest, _ = process.communicate(timeout=120)
     assert process.returncode == 130, "".join(lines) + rest
-    assert f"ckpt={run}/checkpoints/last.ckpt" in rest and "Traceback" not in rest
-    saved = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert f"ckpt={folder}/checkpoints/last.ckpt" in rest and "Traceback" not in rest
+    saved = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     assert 1 <= saved["updates"] < 2000
     command = re.search(r"python train.py (.*)", rest)[1].split()
     command = [word for word in command if not word.startswith("updates=")]
-    resumed = python(ROOT / "train.py", *command, f"updates={saved['updates'] + 2}", cwd=tmp_path)
+    resumed = completed(python, ROOT / "train.py", *command, f"updates={saved['updates'] + 2}", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr
-    assert json.loads((run / "metrics.json").read_text())["updates"] == saved["updates"] + 2
+    assert json.loads((folder / "metrics.json").read_text())["updates"] == saved["updates"] + 2
 
 
 @pytest.mark.slow
 def test_two_processes_share_one_run_folder(tmp_path):
     """Under torchrun on the CPU: the ranks agree on a folder, and on the weights they end with."""
-    done = python(
-        *("-m", "torch.distributed.run", "--nproc-per-node=2", ROOT / "train.py", "trainer=ddp"),
+    done = completed(
+        *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", ROOT / "train.py", "trainer=ddp"),
         *(
             "trainer.accelerator=cpu",
             "trainer.devices=2",
@@ -360,9 +362,11 @@ def test_tensorboard_gets_pictures(train, tmp_path):
 
 
 @pytest.mark.slow
-def test_wandb_offline_gets_pictures_and_histograms(tmp_path):
+def test_wandb_offline_gets_pictures_and_histograms(python, tmp_path):
     words = ["trainer=debug", "backbone.encoder.channels=8", "image_size=32", "logger=wandb", "logger.offline=true"]
-    done = python(ROOT / "train.py", *words, "run_dir=run", cwd=tmp_path, WANDB_SILENT="true", HOME=str(tmp_path))
+    done = completed(
+        python, ROOT / "train.py", *words, "run_dir=run", cwd=tmp_path, WANDB_SILENT="true", HOME=str(tmp_path)
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     (offline,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
     pictures = {path.name.split("_")[0] for path in (offline / "files" / "media" / "images").iterdir()}
@@ -378,7 +382,7 @@ def test_time_limit_ends_a_run_properly(train, tmp_path, capsys):
 
 
 def test_help_lists_the_groups(tmp_path):
-    shown = python(ROOT / "train.py", "--help", cwd=tmp_path)
+    shown = completed(sys.executable, ROOT / "train.py", "--help", cwd=tmp_path)
     assert shown.returncode == 0
     heads = "bsq, dqvae, dqvae_entropy, dqvae_triple, fq, lfq, simvq, vq, vq_cosine, vq_ema, vqbridge"
     assert f"quantizer: {heads}" in shown.stdout

@@ -3,7 +3,6 @@
 import math
 import os
 import subprocess
-import sys
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -555,15 +554,13 @@ distributed.destroy_process_group()
 
 
 @pytest.mark.slow
-def test_two_ranks_see_what_one_would(tmp_path):
+def test_two_ranks_see_what_one_would(python, tmp_path):
     torch.manual_seed(0)
     head = FactorizedQuantizer([VectorQuantizer(8, 2), VectorQuantizer(5, 2)]).train()
     batches = torch.randn(2, 4, 3, 4, 2, 2)  # of each rank
     torch.save(batches, tmp_path / "batches.pt")
     environment = os.environ | {"PYTHONPATH": str(Path(vistok.__file__).parents[1])}
-    ranks = [
-        subprocess.Popen([sys.executable, "-c", RANK, str(rank), str(tmp_path)], env=environment) for rank in range(2)
-    ]
+    ranks = [subprocess.Popen([python, "-c", RANK, str(rank), str(tmp_path)], env=environment) for rank in range(2)]
     assert [rank.wait(timeout=120) for rank in ranks] == [0, 0]
     alone = Run(CodebookHealth(rule=CollapseRule(grace=0, patience=4, floor=2.0)), head, window=2).start()
     for z in torch.cat(list(batches), dim=1):

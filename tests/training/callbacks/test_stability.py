@@ -2,6 +2,7 @@
 
 import csv
 import importlib.util
+import sys
 from pathlib import Path
 
 import pytest
@@ -107,7 +108,8 @@ def test_bands_are_recorded_from_runs(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_script_records_and_draws(tmp_path):
+def test_the_script_records_and_draws(python, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", python)
     words = ["trainer=debug", "backbone.encoder.channels=8", "codebook_size=16", "latent_dim=4", "image_size=32"]
     script = load("stability")
     script.main([*words, "updates=4", "val_every=4"], seeds=2, folder=tmp_path / "runs", output=tmp_path / "band")
@@ -118,7 +120,8 @@ def test_the_script_records_and_draws(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_comparison_of_adversaries_runs(tmp_path):
+def test_the_comparison_of_adversaries_runs(python, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "executable", python)
     script = load("adversaries")
     words = ["trainer=debug", "backbone.encoder.channels=8", "codebook_size=16", "latent_dim=4"]
     names = ["L2 alone", "StyleGAN2, R1", "ST-LPIPS"]
