@@ -299,15 +299,16 @@ def soak(setting: dict[str, str], data: Path, folder: Path, kills: int, rng: np.
     if status:
         raise RuntimeError(f"the run without kills ended with {status}, see {folder / 'whole.log'}")
     seconds, fell, reached = time.monotonic() - began, [], []
+    last_file = folder / "killed" / "metrics.json"
     for moment in moments(kills, rng):
         status = attempt(configs["killed"], processes, folder / "killed.log", moment)
         if status == -signal.SIGKILL:
             fell.append(moment.place)
             reached.append(updates_of(folder / "killed"))
-        else:  # it was over before
+        if status != -signal.SIGKILL or last_file.exists():  # it was over before, or all but the process's own end
             break
     if status == -signal.SIGKILL:
-        status = attempt(configs["killed"], processes, folder / "killed.log")
+        status = 0 if last_file.exists() else attempt(configs["killed"], processes, folder / "killed.log")
     different = differences(folder / "whole", folder / "killed") if status == 0 else [f"exit status {status}"]
     return {
         "setting": setting,

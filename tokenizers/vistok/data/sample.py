@@ -1,6 +1,7 @@
 """Photos that scikit-image ships, so that everything runs with no download."""
 
 from collections.abc import Sequence
+from functools import cache
 
 import numpy as np
 import torch
@@ -49,8 +50,9 @@ def sample(
     )
 
 
+@cache
 def photo(name: str) -> Image.Image:
-    """One of the photos in RGB; ``name`` is a function of ``skimage.data``, or the file behind it."""
+    """One of the photos in RGB, never changed; ``name`` is a function of ``skimage.data``, or the file behind it."""
     from skimage import data
 
     special = {
