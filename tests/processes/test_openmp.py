@@ -45,6 +45,7 @@ class Finder:
     def find_spec(self, name, path=None, target=None):
         if name == "torch":
             seen.append(os.environ.get("GOMP_SPINCOUNT"))
+            raise SystemExit  # torch itself is not needed
 sys.meta_path.insert(0, Finder())
 sys.argv = sys.argv[1:]
 from vistok.processes import openmp

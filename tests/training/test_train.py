@@ -274,10 +274,10 @@ def test_files_that_are_no_checkpoints(train, trained, tmp_path):
         train(tmp_path / "run", f"ckpt={tmp_path}/other.ckpt")
 
 
-def test_the_command_line(tmp_path):
+def test_the_command_line(python, tmp_path):
     """In a folder of its own: messages instead of tracebacks, and runs that never share a folder."""
     tiny = ["trainer=debug", "backbone.encoder.channels=8", "image_size=32", "quantizer.codebook_size=16"]
-    refused = completed(sys.executable, ROOT / "train.py", "data=folder", "data.root=nowhere", cwd=tmp_path)
+    refused = completed(python, ROOT / "train.py", "data=folder", "data.root=nowhere", cwd=tmp_path)
     assert refused.returncode == 1 and "error: data.root=nowhere is not a folder" in refused.stderr
     assert "Traceback" not in refused.stderr and not list(tmp_path.iterdir())
     refused = completed(sys.executable, ROOT / "train.py", "nonsense=1", cwd=tmp_path)  # by Hydra
