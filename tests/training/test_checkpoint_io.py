@@ -108,7 +108,7 @@ def test_a_loader_process_that_dies_meanwhile_is_reported_as_that(tmp_path, monk
 
     def kill_and_save(*arguments):
         os.kill(worker, signal.SIGKILL)
-        time.sleep(0.2)
+        os.waitid(os.P_PID, worker, os.WEXITED | os.WNOWAIT)  # torch is to see it too
         save(*arguments)
 
     monkeypatch.setattr(torch, "save", kill_and_save)
