@@ -17,14 +17,11 @@ from contextlib import suppress
 
 FORWARDED = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM)
 TOKENIZERS = os.path.join(os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))), "tokenizers")
-IMPORTED = (
+IMPORTED = (  # beside vistok's own modules
     "hydra", "pytorch_lightning.strategies", "torch.distributed.run", "submitit",
     "hydra_plugins.hydra_submitit_launcher.submitit_launcher", "lpips", "matplotlib.figure", "einops._torch_specific",
     "skimage.data._fetchers", "skimage.exposure", "skimage.io", "skimage.transform", "skimage.util", "imageio.v3",
-    "tifffile", "vistok.balance", "vistok.callbacks", "vistok.cli", "vistok.cluster", "vistok.data", "vistok.entry",
-    "vistok.evaluation.running", "vistok.export.hub", "vistok.freezing", "vistok.health", "vistok.metrics_file",
-    "vistok.pictures", "vistok.reports", "vistok.sharding", "vistok.stability", "vistok.tokens.command",
-    "vistok.training", "vistok.untrusted",
+    "tifffile",
 )  # fmt: skip
 SET_BY_IMPORTS = {}
 VARIABLES = {"PYTHONPATH", "PYTHONUNBUFFERED", "PYTHONDONTWRITEBYTECODE"}  # any other of Python's acts on its start
@@ -228,11 +225,16 @@ def run(words):
 def warm_up():
     """Import what runs, evaluations and launchers import on their way."""
     import importlib
+    import pkgutil
 
     before = dict(os.environ)
     sys.path.insert(0, TOKENIZERS)
-    for name in IMPORTED:
-        importlib.import_module(name)
+    import vistok
+
+    own = [module.name for module in pkgutil.walk_packages(vistok.__path__, "vistok.")]
+    for name in (*IMPORTED, *own):
+        if name != "vistok.__main__":
+            importlib.import_module(name)
     sys.path.remove(TOKENIZERS)
     SET_BY_IMPORTS.update(dict(os.environ.items() - before.items()))
 
