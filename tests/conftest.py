@@ -1,5 +1,7 @@
 """Golden values, and small tokenizers to test with."""
 
+import copy
+import functools
 import importlib.util
 import os
 import shlex
@@ -15,13 +17,15 @@ import hydra
 import numpy as np
 import pytest
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vistok import Tokenizer
 from vistok.backbones import CNNDecoder, CNNEncoder
+from vistok.losses import perceptual
+from vistok.pretrained import fixed_seed
 from vistok.quantizers import VectorQuantizer
 from vistok.training import run
 
@@ -167,6 +171,12 @@ def close_fixture() -> Callable[..., None]:
 
 def compose(name: str, *overrides: str) -> DictConfig:
     """A config as ``train.py`` (``train``) or ``eval.py`` (``eval``) would compose it."""
+    return copy.deepcopy(composed(name, overrides))
+
+
+@functools.cache
+def composed(name: str, overrides: tuple[str, ...]) -> DictConfig:
+    """The same, made once for all tests of a process; not to be changed."""
     with hydra.initialize_config_dir(str(HERE.parent / "configs"), version_base="1.3"):
         return hydra.compose(name, overrides=list(overrides))
 
@@ -195,6 +205,54 @@ def train_fixture() -> Callable[..., Path]:
 def trained(tmp_path_factory) -> Path:
     """The folder of a tiny finished run; not to be changed."""
     return train(tmp_path_factory.mktemp("trained") / "run")
+
+
+@pytest.fixture
+def networks_made_once(monkeypatch) -> None:
+    """Perceptual networks with random weights are copies of one, which takes less time than their initialisation.
+
+    As all of them do but LPIPS', it then leaves the random numbers that follow alone, the first time as well.
+    """
+    monkeypatch.setattr("vistok.losses.perceptual._untrained", lambda net: copy.deepcopy(untrained_lpips(net)))
+
+
+@functools.cache
+def untrained_lpips(net: str) -> nn.Module:
+    with fixed_seed():
+        return perceptual._quietly(net, pnet_rand=True).requires_grad_(False)
+
+
+SMALLER = {  # networks beside the tokenizer, by class: arguments that make them small
+    "vistok.losses.DINODiscriminator": {"model": "vit_tiny_patch16_224", "size": 64},
+    "vistok.losses.Teacher": {"model": "test_vit.r160_in1k"},
+}
+SMALLER_MODELS = {  # of feature losses
+    "convnext_small.fb_in1k": "convnext_atto",
+    "resnet50": "resnet10t",
+}
+
+
+def shrink_losses(loss: DictConfig, image_size: int) -> None:
+    """Make the discriminators, teachers and classifiers of a config's ``loss`` small, in place.
+
+    ``tests/losses/test_recipes.py`` runs all of them in their own sizes, on the meta device.
+    """
+    for node in loss.values():
+        if not isinstance(node, DictConfig):
+            continue
+        shrink_losses(node, image_size)
+        target = node.get("_target_")
+        with open_dict(node):
+            node.update(SMALLER.get(target, {}))
+            if target == "vistok.losses.StyleGAN":
+                node.channels = [16] * (image_size.bit_length() - 2)  # at image_size, ..., 4 pixels
+            if target == "vistok.losses.FeatureLoss":
+                node.model = SMALLER_MODELS.get(node.model, node.model)
+
+
+@pytest.fixture(name="shrink_losses")
+def shrink_losses_fixture(networks_made_once) -> Callable[[DictConfig, int], None]:
+    return shrink_losses
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ from omegaconf import DictConfig, OmegaConf
 
 import vistok
 from vistok import configuration
-from vistok.losses import LPIPS
 from vistok.training import run
+
+pytestmark = pytest.mark.usefixtures("networks_made_once")
 
 
 class Recipe(NamedTuple):
@@ -66,17 +67,6 @@ def parameters(module: torch.nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-@pytest.fixture(scope="session")
-def lpips() -> LPIPS:
-    return LPIPS("vgg", "random")
-
-
-@pytest.fixture(autouse=True)
-def one_lpips(monkeypatch, lpips):
-    """Recipes share one perceptual network, which is frozen: to make it takes longer than two updates."""
-    monkeypatch.setattr("vistok.losses.LPIPS", lambda net, weights: lpips)
-
-
 def test_every_recipe_is_in_the_table():
     files = (Path(__file__).parent.parent / "configs" / "experiment").glob("*.yaml")
     assert sorted(path.stem for path in files) == sorted(RECIPES)
@@ -108,11 +98,10 @@ def shrink(backbone: DictConfig) -> None:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_two_updates(compose, tmp_path, name):
+def test_two_updates(compose, shrink_losses, tmp_path, name):
     config = compose("train", f"experiment={name}", "trainer=debug", "image_size=32", "accumulate=1")
     shrink(config.backbone)
-    for loss in config.loss.latent_losses.values():
-        loss.teacher.model = "test_vit.r160_in1k"
+    shrink_losses(config.loss, config.image_size)
     config.latent_dim = min(config.latent_dim, 32)
     config.codebook_size, config.run_dir = CODEBOOK, str(tmp_path / "run")
     assert run.train(config, [])["images"] > 0

@@ -255,12 +255,14 @@ def test_with_a_cnn_on_the_other_side(encoder, decoder, tmp_path):
 
 
 @pytest.mark.parametrize("size", ["ss", "bb", "sl"])
-def test_the_recipes_train(compose, tmp_path, size):
+def test_the_recipes_train(compose, shrink_losses, tmp_path, size):
     small = [f"backbone.encoder.{value}" for value in SMALL] + ["codebook_size=16"]
     small += [f"backbone.decoder.{value}" for value in SMALL[: 3 * (size == "sl")]]
     overrides = [f"experiment=vitvqgan_{size}_imagenet256", "trainer=debug", f"run_dir={tmp_path}/run", *small]
     overrides += ["loss.image_losses.lpips.net=squeeze"]
-    metrics = run.train(compose("train", *overrides), overrides)
+    config = compose("train", *overrides)
+    shrink_losses(config.loss, config.image_size)
+    metrics = run.train(config, overrides)
     config = OmegaConf.load(tmp_path / "run" / "config.yaml")
     assert set(config.loss.weights) - {"adversarial", "discriminator"} <= set(metrics)
     tokenizer = vistok.load(tmp_path / "run")

@@ -1,10 +1,16 @@
 """Every loss and every discriminator that configs/ has trains; what they need survives a resume."""
 
 import csv
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
+
+from vistok import configuration
+from vistok.training.run import train as train_of
+
+from ..conftest import TINY
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -19,10 +25,59 @@ def logged(run):
         return {name for row in csv.DictReader(file) for name, value in row.items() if value}
 
 
+@pytest.fixture
+def assert_fits(monkeypatch):
+    """``assert_fits(loss, latent_dim, image_size, grid)``: a config's terms in their published sizes are scalars.
+
+    On the meta device, where only shapes are computed.
+    """
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # it does not know that device
+
+    def check(loss, latent_dim, image_size, grid):
+        with torch.device("meta"):
+            parts = configuration.instantiate(loss)
+            images = torch.empty(4, 3, image_size, image_size)
+            latent = torch.empty(4, latent_dim, grid, grid)
+        terms = [term.to("meta")(images, images) for term in parts["image_losses"].values()]
+        terms += [term.to("meta")(latent, images) for term in parts["latent_losses"].values()]
+        assert all(term.shape == () for term in terms)
+        if parts["adversary"]:
+            logits = parts["adversary"].discriminator.to("meta")(images)
+            assert len(logits) == 4 and logits.numel() >= 4
+
+    return check
+
+
+@pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter.*:UserWarning")  # the weights of LPIPS' heads
+@pytest.mark.parametrize("loss", choices("loss"))
+def test_every_loss_fits_its_images(compose, assert_fits, loss):
+    config = compose("train", f"loss={loss}", "trainer=debug", "image_size=256", "latent_dim=12")
+    assert_fits(config.loss, config.latent_dim, config.image_size, grid=16)
+
+
+@pytest.mark.parametrize("discriminator", choices("discriminator"))
+def test_every_discriminator_fits_its_images(compose, assert_fits, discriminator):
+    words = [f"discriminator@loss.adversary.discriminator={discriminator}", "trainer=debug", "image_size=256"]
+    assert_fits(compose("train", *words).loss, latent_dim=16, image_size=256, grid=32)
+
+
+@pytest.fixture
+def train_small(compose, shrink_losses, tmp_path):
+    """``train_small(*overrides)``: the folder of a run with small networks beside the tokenizer."""
+
+    def train(*overrides):
+        config = compose("train", *TINY, *overrides, f"run_dir={tmp_path / 'run'}")
+        shrink_losses(config.loss, config.image_size)
+        train_of(config, list(overrides))
+        return tmp_path / "run"
+
+    return train
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", choices("loss"))
-def test_every_loss_trains(train, compose, tmp_path, loss):
-    run = train(tmp_path / "run", f"loss={loss}", "adversarial_start=0", "latent_dim=12")  # for two or three parts
+def test_every_loss_trains(train_small, compose, loss):
+    run = train_small(f"loss={loss}", "adversarial_start=0", "latent_dim=12")  # for two or three parts
     names = set(compose("train", f"loss={loss}").loss.weights)
     assert {f"train/{name}" for name in names} <= logged(run)
     assert not (run / "not_finite.jsonl").exists()
@@ -32,10 +87,10 @@ def test_every_loss_trains(train, compose, tmp_path, loss):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("discriminator", choices("discriminator"))
-def test_every_discriminator_trains(train, tmp_path, discriminator):
+def test_every_discriminator_trains(train_small, discriminator):
     """With every regularizer: R1 of update 0 and 2."""
     words = [f"discriminator@loss.adversary.discriminator={discriminator}", "loss.adversary.regularizers.r1.every=2"]
-    run = train(tmp_path / "run", "loss=small_data", "adversarial_start=0", "updates=3", *words)
+    run = train_small("loss=small_data", "adversarial_start=0", "updates=3", *words)
     assert {"train/adversarial", "train/discriminator", "train/r1", "train/lecam"} <= logged(run)
     assert not (run / "not_finite.jsonl").exists()
 
