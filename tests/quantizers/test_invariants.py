@@ -3,7 +3,6 @@
 from functools import partial
 from pathlib import Path
 
-import hydra
 import pytest
 import torch
 from einops import rearrange
@@ -28,6 +27,8 @@ from vistok.quantizers import (
 )
 from vistok.quantizers.base import single_heads
 from vistok.training.ema import AveragedTokenizer
+
+from ..conftest import compose
 
 vq = partial(VectorQuantizer, 32)
 bridge = partial(VQBridge, 32, size="XS", patch=2)
@@ -88,8 +89,7 @@ SMALL = {"vqbridge": ["quantizer.size=XS", "quantizer.patch=2"], "dqvae_entropy"
 def from_yaml(name):
     """The head of a YAML, as small as the others: a new one is tested without a line here."""
     words = [f"quantizer={name}", "latent_dim=8", "codebook_size=32", *SMALL.get(name, [])]
-    with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return configuration.instantiate(hydra.compose("train", overrides=words).quantizer)
+    return configuration.instantiate(compose("train", *words).quantizer)
 
 
 YAML = {f"{path.stem}.yaml": partial(from_yaml, path.stem) for path in sorted((CONFIGS / "quantizer").glob("*.yaml"))}
