@@ -41,6 +41,11 @@ def pytest_collection_finish() -> None:
     gc.set_threshold(20_000, 10, 10)
 
 
+def pytest_unconfigure() -> None:
+    """Libraries that look for their leaks at the end would find all that is frozen."""
+    gc.unfreeze()
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _pages_of_this_process_are_not_kept():
     """Else the process of all tests would keep whatever the largest of them ever took: 9 GB were seen.

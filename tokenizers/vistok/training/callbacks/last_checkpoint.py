@@ -107,8 +107,8 @@ class LastCheckpoint(pl.Callback):
             raise signals.Interrupted(received)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        if stage == "fit":
-            for number, former in self.former.items():
+        for number, former in self.former.items():
+            if signal.getsignal(number) == self._receive:  # else Lightning has put back what it found before its own
                 signal.signal(number, former)
 
 
