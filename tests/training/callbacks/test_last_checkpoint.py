@@ -1,7 +1,9 @@
 """The moments of saving: at signals, never without progress, never weights that are not finite; and the messages."""
 
+import gc
 import os
 import signal
+import weakref
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -226,6 +228,18 @@ def test_a_run_without_a_checkpoint_says_so(train, tmp_path, monkeypatch):
         NotFinite, match="10 updates in a row were not finite .*; no checkpoint has been written yet. W"
     ):
         train(tmp_path / "run", "updates=50", "loss=l1", "save_every=1", "val_every=3", "trainer.limit_val_batches=1")
+
+
+def test_a_finished_run_is_let_go_of(train, tmp_path, monkeypatch):
+    """Signals do what they did before, and nothing holds the model: Lightning's handler of SIGTERM would."""
+    before, begin, models = [signal.getsignal(number) for number in NUMBERS], LitTokenizer.setup, []
+    monkeypatch.setattr(
+        LitTokenizer, "setup", lambda self, stage: models.append(weakref.ref(self)) or begin(self, stage)
+    )
+    train(tmp_path / "run", "loss=l1")
+    assert [signal.getsignal(number) for number in NUMBERS] == before
+    gc.collect()
+    assert models and not any(model() for model in models)
 
 
 def test_how_many_in_a_row_is_in_the_checkpoint(tmp_path):
