@@ -26,7 +26,7 @@ from vistok.evaluation import Judges, score
 from vistok.evaluation.identity import names_hash
 from vistok.evaluation.report import score_table
 from vistok.evaluation.report.page import page
-from vistok.files import whole
+from vistok.files import atomic_write
 from vistok.images.ranges import PixelMap
 from vistok.metrics import TorchvisionFeatures
 from vistok.quantizers import VectorQuantizer
@@ -154,7 +154,7 @@ def main() -> None:
     }
     report["data"]["unreadable"] = result.unreadable
     if options.page:
-        with whole(options.page) as file:
+        with atomic_write(options.page) as file:
             file.write(page(report, [result.scores]).encode())
     console.width = max(console.width, 120)
     console.print(score_table.scores_table(report))

@@ -16,7 +16,7 @@ NO_NAME = re.compile("[\0\\\\\ud800-\udc7f\udd00-\udfff]")  # what no file's nam
 
 
 @contextmanager
-def whole(path: Path, before: Callable[[], None] | None = None) -> Iterator[BinaryIO]:
+def atomic_write(path: Path, before: Callable[[], None] | None = None) -> Iterator[BinaryIO]:
     """A file to write. It gets its name, in the place of any former one, when all of it is on disk.
 
     Args:
@@ -63,7 +63,7 @@ def flush(path: Path) -> None:
 
 
 @contextmanager
-def whole_folder(path: str | Path) -> Iterator[Path]:
+def atomic_folder(path: str | Path) -> Iterator[Path]:
     """A folder to fill. It gets its name when the block ends well; when the block raises, nothing is left.
 
     Args:
@@ -104,7 +104,7 @@ def write_json(content: dict[str, Any], path: Path) -> None:
     """Write JSON that any reader accepts: a number that is not finite becomes null."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(finite(content), indent=2, allow_nan=False) + "\n"
-    with whole(path) as file:
+    with atomic_write(path) as file:
         file.write(text.encode())
 
 

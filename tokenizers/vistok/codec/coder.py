@@ -18,7 +18,7 @@ from vistok.codec.filler import Filler
 from vistok.codec.frequencies import CLASSES, MAX_SUM, Statistics
 from vistok.codec.reduction import tables_of, with_tables
 from vistok.data.patience import PATIENCE, within
-from vistok.files import whole
+from vistok.files import atomic_write
 from vistok.formats import native
 from vistok.images.ranges import to_float, to_uint8
 from vistok.quantizers import Quantizer
@@ -202,9 +202,9 @@ class Codec:
         native.save(self.tokenizer, folder, about)
         config = {"format": FORMAT, "id": self.id.hex(), "rates": [list(rate.sizes) for rate in self.rates]}
         tensors = {name: torch.from_numpy(array) for name, array in arrays(self.rates).items()}
-        with whole(folder / TABLES) as file:
+        with atomic_write(folder / TABLES) as file:
             file.write(safetensors.torch.save(tensors))
-        with whole(folder / CONFIG) as file:
+        with atomic_write(folder / CONFIG) as file:
             file.write((json.dumps(config, indent=2) + "\n").encode())
         if self.filler is not None:
             save_filler(self.filler, folder)
@@ -299,7 +299,7 @@ def save_filler(filler: Filler, folder: Path) -> None:
     """Write a filler into a codec's folder."""
     sizes = {name: str(getattr(filler, name)) for name in FILLER_SIZES}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in filler.state_dict().items()}
-    with whole(folder / FILLER) as file:
+    with atomic_write(folder / FILLER) as file:
         file.write(safetensors.torch.save(tensors, sizes))
 
 

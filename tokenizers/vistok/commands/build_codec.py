@@ -18,7 +18,7 @@ from vistok.codec.frequencies import gather
 from vistok.codec.reduction import tables_of
 from vistok.commands.arguments import Parser, at_least
 from vistok.commands.failures import guard
-from vistok.files import whole_folder
+from vistok.files import atomic_folder
 from vistok.formats.exporters.plain import inference_copy
 from vistok.formats.load import load
 from vistok.formats.provenance import about_of
@@ -51,7 +51,7 @@ def run(asked: argparse.Namespace) -> None:
     heads = [tokenizer.quantizer for tokenizer in tokenizers_by_size]
     for head in heads:
         tables_of(head)
-    with whole_folder(asked.out) as folder:
+    with atomic_folder(asked.out) as folder:
         grids = code_grids(tokenizers[0], heads, asked.images, asked.image_size, asked.num_images)
         rates = [
             Rate(head, tuple(gather(table, grid[:, i]) for i, table in enumerate(tables_of(head))))

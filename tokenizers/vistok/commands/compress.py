@@ -13,7 +13,7 @@ from vistok.codec.range_coder import CODINGS
 from vistok.commands.arguments import Parser, at_least
 from vistok.commands.failures import guard
 from vistok.data.patience import PATIENCE, within
-from vistok.files import whole
+from vistok.files import atomic_write
 from vistok.images.crops import read_crop
 from vistok.images.decoding import read_rgb
 from vistok.processes import locks
@@ -47,7 +47,7 @@ def run(asked: argparse.Namespace) -> None:
     except ValueError as error:
         raise ValueError(f"{asked.image} cannot be read: {error}") from error
     data = codec.compress(image, asked.rate, asked.coding, asked.packets, asked.max_pixels)
-    with locks.held(locks.beside(out), f"out={out}"), whole(out) as file:
+    with locks.held(locks.beside(out), f"out={out}"), atomic_write(out) as file:
         file.write(data)
     height, width = image.shape[-2:]
     sizes = " + ".join(f"{size:,}" for size in codec.rates[asked.rate].sizes)

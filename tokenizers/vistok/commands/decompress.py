@@ -10,7 +10,7 @@ from vistok.codec import stream
 from vistok.codec.coder import decompress_file, load
 from vistok.commands.arguments import Parser, at_least
 from vistok.commands.failures import guard
-from vistok.files import whole
+from vistok.files import atomic_write
 from vistok.processes import locks
 
 
@@ -39,5 +39,5 @@ def run(asked: argparse.Namespace) -> None:
     if out.suffix.lower() not in Image.EXTENSION or Image.EXTENSION[out.suffix.lower()] not in Image.SAVE:
         raise ValueError(f"out={out} has the extension of no image format that Pillow writes")
     image = decompress_file(load(asked.codec), Path(asked.file), asked.conceal, asked.max_pixels)
-    with locks.held(locks.beside(out), f"out={out}"), whole(out) as file:
+    with locks.held(locks.beside(out), f"out={out}"), atomic_write(out) as file:
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, Image.EXTENSION[out.suffix.lower()])

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from vistok.commands.arguments import Parser, at_least
 from vistok.commands.failures import guard
-from vistok.files import whole_folder
+from vistok.files import atomic_folder
 from vistok.formats.load import load
 from vistok.processes.progress_bar import progress
 from vistok.terminal import say
@@ -81,7 +81,7 @@ def export(asked: argparse.Namespace, console: Console) -> None:
     """Write a form, read it back, compare."""
     store = TokenStore(asked.folder)
     layout = asked.layout or ("paired" if asked.to == "fqgan" else "interleaved")
-    with whole_folder(asked.out) as partial:
+    with atomic_folder(asked.out) as partial:
         with progress(console, "written", len(store), 0) as advance:
             WRITERS[asked.to](store, partial, layout, asked.name, advance)
         with progress(console, "read back", len(store), 0) as advance:

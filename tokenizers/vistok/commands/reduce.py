@@ -12,7 +12,7 @@ from vistok.codec.example_codes import code_grids, counts_of
 from vistok.codec.reduction import reduced, tables_of, with_head, with_tables
 from vistok.commands.arguments import Parser, at_least
 from vistok.commands.failures import guard
-from vistok.files import whole_folder
+from vistok.files import atomic_folder
 from vistok.formats import native
 from vistok.formats.exporters.plain import inference_copy
 from vistok.formats.load import load
@@ -50,7 +50,7 @@ def run(asked: argparse.Namespace) -> None:
     about = about_of(Path(asked.tokenizer))
     for measured in ("metrics", "evaluation"):  # of the whole codebook
         about.pop(measured, None)
-    with whole_folder(asked.out) as folder:
+    with atomic_folder(asked.out) as folder:
         weights = [None] * len(tables)
         if asked.images:
             grids = code_grids(tokenizer, [head], asked.images, asked.image_size, asked.num_images)

@@ -19,7 +19,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from vistok.data.image_folder import list_images
 from vistok.data.patience import PATIENCE, in_time
-from vistok.files import sha256_of, whole
+from vistok.files import atomic_write, sha256_of
 from vistok.processes import locks
 from vistok.terminal import say
 from vistok.untrusted.bounded_json import MAX_LISTING, one_line, read_object
@@ -154,7 +154,7 @@ def convert(
 
 def write_shard(path: Path, source: Samples, chosen: Sequence[int], timeout: float = PATIENCE) -> None:
     """A tar of some samples; the same samples give the same bytes. It appears under its name when it is whole."""
-    with whole(path) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as archive:
+    with atomic_write(path) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as archive:
         for i, members in zip(chosen, in_time(map(source.members, chosen), timeout), strict=False):
             for extension, data in members.items():
                 member = tarfile.TarInfo(f"{source.keys[i]}.{extension}")  # no owner, at the beginning of time
@@ -227,7 +227,7 @@ def _read_index(path: Path) -> dict[str, Any]:
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
-    with whole(path) as file:
+    with atomic_write(path) as file:
         file.write((json.dumps(content, indent=2) + "\n").encode())
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import safetensors.torch
 from torch import Tensor
 
-from vistok.files import whole
+from vistok.files import atomic_write
 from vistok.untrusted.bounded_json import parse_json
 from vistok.untrusted.tensor_files import read_safetensors
 
@@ -19,7 +19,7 @@ def write(tensors: Mapping[str, Tensor], about: Mapping, path: Path) -> None:
     """Write tensors and plain content as one file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with whole(path) as file:  # by its name: as bytes it would be in memory once more
+    with atomic_write(path) as file:  # by its name: as bytes it would be in memory once more
         safetensors.torch.save_file(held, file.name, metadata={"about": json.dumps(about)})
 
 

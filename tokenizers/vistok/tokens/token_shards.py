@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vistok.files import below, sha256_of, whole
+from vistok.files import atomic_write, below, sha256_of
 from vistok.quantizers import Codes
 from vistok.quantizers.sequences import pack
 from vistok.tokens.header import Header
@@ -87,14 +87,14 @@ def write_shard(folder: Path, number: int, tokens: Packed, labels: Sequence[int]
     arrays["labels"] = np.array(labels, dtype=np.int64)
     files = {}
     for kind, name in shard_files(number, tokens.lengths is not None).items():
-        with whole(folder / name) as file:
+        with atomic_write(folder / name) as file:
             if kind == "names":
                 file.write((json.dumps(list(names)) + "\n").encode())
             else:
                 np.save(file, arrays[kind], allow_pickle=False)
         files[kind] = {"name": name, "sha256": sha256_of(folder / name)}
     note = {"images": len(names), "unreadable": sorted(unreadable), "files": files}
-    with whole(note_path(folder, number)) as file:
+    with atomic_write(note_path(folder, number)) as file:
         file.write((json.dumps(note) + "\n").encode())
     return note
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
-from vistok.files import whole
+from vistok.files import atomic_write
 
 PARTS = {"updates", "batches", "state_dict"}  # what a checkpoint of train.py has
 # What torch's writer makes of an error of the file system; other RuntimeErrors have nothing to do with the file.
@@ -45,7 +45,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with held_back(signal.SIGCHLD), whole(path, before=lambda: shift(path, self.keep)) as file:
+            with held_back(signal.SIGCHLD), atomic_write(path, before=lambda: shift(path, self.keep)) as file:
                 torch.save(checkpoint, file)
         except (OSError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and not WRITER.search(str(error)):

@@ -16,7 +16,7 @@ from vistok.evaluation.identity import names_hash
 from vistok.evaluation.protocols import Protocol
 from vistok.evaluation.report.page import page
 from vistok.evaluation.scoring import FORMAT, Result
-from vistok.files import encodable, whole
+from vistok.files import atomic_write, encodable
 from vistok.tokenizer import Tokenizer
 
 
@@ -87,8 +87,8 @@ def write(report: Mapping[str, Any], results: Sequence[Result], output: Path) ->
             arrays[f"{i}/{crop}/tokens"] = np.array(scores.tokens)
             arrays |= {f"{i}/{crop}/counts/{j}": own.cpu().numpy() for j, own in enumerate(scores.usage.counts)}
     output.parent.mkdir(parents=True, exist_ok=True)
-    with whole(output.with_suffix(".npz")) as file:
+    with atomic_write(output.with_suffix(".npz")) as file:
         np.savez_compressed(file, **arrays)
-    with whole(output.with_suffix(".html")) as file:
+    with atomic_write(output.with_suffix(".html")) as file:
         file.write(encodable(page(report, [result.scores for result in results])).encode())
     files.write_json(report, output)

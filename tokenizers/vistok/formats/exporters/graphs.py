@@ -14,7 +14,7 @@ from torch.export import Dim, ExportedProgram
 
 from vistok.backbones import PositionalDecoder
 from vistok.backbones.vit import LearnedPositions
-from vistok.files import whole_folder
+from vistok.files import atomic_folder
 from vistok.formats import model_card
 from vistok.formats.exporters.parity import Encoded, Parity, check, sizes_of
 from vistok.formats.exporters.plain import inference_copy
@@ -123,7 +123,7 @@ def _save(
     library: str,
 ) -> Parity:
     folded = inference_copy(tokenizer)
-    with whole_folder(folder) as partial:
+    with atomic_folder(folder) as partial:
         with _quiet():
             for name, program in programs(folded, image_size).items():
                 write(name, program, partial)

@@ -7,7 +7,7 @@ from typing import Any
 from einops import rearrange
 from torch import Tensor
 
-from vistok.files import whole_folder
+from vistok.files import atomic_folder
 from vistok.formats import model_card
 from vistok.formats.exporters import plain
 from vistok.formats.exporters.parity import Encoded, Parity, check, sizes_of
@@ -55,7 +55,7 @@ def save(
     config = config_of(folded, image_size)
     model = VQModel(**config).eval()
     model.load_state_dict(to_theirs(layout.RULES, plain.state_of(folded)))
-    with whole_folder(folder) as partial:
+    with atomic_folder(folder) as partial:
         model.save_pretrained(partial)
         model = VQModel.from_pretrained(partial, low_cpu_mem_usage=False, local_files_only=True).eval()
 

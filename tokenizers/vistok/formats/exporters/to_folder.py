@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from vistok.files import whole_folder
+from vistok.files import atomic_folder
 from vistok.formats import native
 from vistok.formats.exporters.parity import Encoded, Parity, check, sizes_of
 from vistok.formats.exporters.plain import inference_copy
@@ -27,7 +27,7 @@ def save_folder(
     if half:
         for name, tensor in folded.state_dict().items():
             tensor.copy_(native.stored_half(name, tensor))
-    with whole_folder(folder) as unnamed:
+    with atomic_folder(folder) as unnamed:
         read = native.load(native.save(folded, unnamed, dict(about or {}), half))
 
         def encode(images):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from vistok.files import whole_folder
+from vistok.files import atomic_folder
 from vistok.formats import model_card
 from vistok.formats.exporters import plain
 from vistok.formats.exporters.parity import Encoded, Parity, check
@@ -56,7 +56,7 @@ def save(
     folded = plain.vqgan(tokenizer, TARGET)
     model = JanusVQVAE(JanusVQVAEConfig(**config_of(folded, image_size))).eval()
     model.load_state_dict(to_theirs(layout.RULES, plain.state_of(folded)))
-    with whole_folder(folder) as partial:
+    with atomic_folder(folder) as partial:
         model.save_pretrained(partial)
         model = JanusVQVAE.from_pretrained(partial, local_files_only=True).eval()
 

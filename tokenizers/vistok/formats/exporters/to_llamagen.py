@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vistok.files import whole_folder
+from vistok.files import atomic_folder
 from vistok.formats import load, model_card
 from vistok.formats.exporters import plain
 from vistok.formats.exporters.parity import Encoded, Parity, check, sizes_of
@@ -49,7 +49,7 @@ def save(
     folded = plain.vqgan(tokenizer, TARGET)
     config = config_of(folded)
     state = to_theirs(layout.RULES, plain.state_of(folded)) | {"quantize.codebook_used": torch.zeros(WINDOW)}
-    with whole_folder(folder) as partial:
+    with atomic_folder(folder) as partial:
         torch.save({"model": state, "config": config}, partial / FILE)
         read = load.load_file(partial / FILE, "llamagen", config)
 

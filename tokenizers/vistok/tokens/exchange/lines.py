@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from vistok.files import whole
+from vistok.files import atomic_write
 from vistok.tokens.exchange.records import (
     Advance,
     Record,
@@ -45,7 +45,7 @@ def write_jsonl(
     check_layout(layout)
     header = store.header
     folder.mkdir(parents=True, exist_ok=True)
-    with whole(folder / FILE) as file:
+    with atomic_write(folder / FILE) as file:
         for i, label in enumerate(store.labels.tolist()):
             for view in range(header.num_views):
                 content = {"class_id": label} | tokens_of(store, i, view, layout)

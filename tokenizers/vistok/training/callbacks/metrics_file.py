@@ -7,7 +7,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from vistok.files import whole
+from vistok.files import atomic_write
 
 Row = dict[str, Any]
 
@@ -75,7 +75,7 @@ class MetricsFile(pl.Callback):
 
     def _write(self, rows: list[Row], path: Path) -> None:
         self.columns = sorted({name for row in rows for name in row})
-        with whole(path) as file:
+        with atomic_write(path) as file:
             file.write(text_of(rows, self.columns).encode())
 
     def _free_name(self) -> Path:
