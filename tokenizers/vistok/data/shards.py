@@ -15,7 +15,7 @@ from vistok.data.skipped import Skipped, by_split
 from vistok.data.streams import Place, ShardImages, ShardStream
 from vistok.data.tars import expand
 from vistok.data.transforms import AtLeast, croppings
-from vistok.distributed.collectives import from_all_ranks
+from vistok.distributed.collectives import gather_objects
 from vistok.files import encodable
 from vistok.images.crops import Transform
 from vistok.images.decoding import MOST_PIXELS
@@ -122,7 +122,7 @@ class ShardDataModule(pl.LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         return {
             "batches": self.trainer.lightning_module.batches,
-            "places": from_all_ranks([list(place) for place in self.places]),
+            "places": gather_objects([list(place) for place in self.places]),
             "order": self._train().order(),
             "skipped": self.skipped_in["training"].state_dict(),  # validations read all of their set each time
         }

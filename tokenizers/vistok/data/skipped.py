@@ -3,7 +3,7 @@
 from typing import Any
 
 from vistok.data.batches import Batch
-from vistok.distributed.collectives import from_all_ranks, rank_and_size
+from vistok.distributed.collectives import gather_objects, rank_and_size
 from vistok.images.rgb import UnreadableImage
 from vistok.terminal import say, visible
 
@@ -66,7 +66,7 @@ class Skipped:
 
     def state_dict(self) -> dict[str, Any]:
         """For a checkpoint. All ranks have to ask for it: each learns which images the others could not read."""
-        everyone = from_all_ranks((sorted(self.reasons), self.times, self.seen))
+        everyone = gather_objects((sorted(self.reasons), self.times, self.seen))
         self.reasons = {reason for reasons, _, _ in everyone for reason in reasons}
         return {"reasons": sorted(self.reasons), "counts": [[times, seen] for _, times, seen in everyone]}
 

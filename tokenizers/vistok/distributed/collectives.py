@@ -63,14 +63,14 @@ def cat_over_ranks(tensor: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def from_rank_zero(tensor: Tensor) -> Tensor:
+def broadcast_from_rank_zero(tensor: Tensor) -> Tensor:
     """The tensor of rank 0, on all ranks; ``tensor`` itself is overwritten."""
     if dist.is_available() and dist.is_initialized():
         dist.broadcast(tensor, src=0)
     return tensor
 
 
-def from_all_ranks(value: Any) -> list[Any]:
+def gather_objects(value: Any) -> list[Any]:
     """What each rank has, in their order, on all of them; anything that pickles."""
     _, size = rank_and_size()
     values = [value] * size

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vistok.distributed.collectives import from_all_ranks
+from vistok.distributed.collectives import gather_objects
 from vistok.metrics.states import Accumulator, Saved
 
 WORST, BEST, DRAWN = "worst", "best", "drawn"
@@ -69,7 +69,7 @@ class Examples(Accumulator):
         return whole
 
     def gather(self) -> "Examples":
-        self.chosen = self.merged(from_all_ranks(self)).chosen
+        self.chosen = self.merged(gather_objects(self)).chosen
         return self
 
     def save(self) -> Saved:

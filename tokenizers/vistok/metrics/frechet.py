@@ -6,7 +6,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from vistok.distributed.collectives import from_all_ranks, sum_over_ranks
+from vistok.distributed.collectives import gather_objects, sum_over_ranks
 from vistok.metrics.states import Accumulator, Saved
 
 BLOCK = 512  # images whose features are float64 at once
@@ -81,12 +81,12 @@ class FeatureStatistics(Accumulator):
 
     def gather(self) -> "FeatureStatistics":
         """Make these the statistics of all ranks' images, on each of them."""
-        counts = from_all_ranks(self.count)
+        counts = gather_objects(self.count)
         total = sum(counts)
         if len(counts) == 1 or total == 0:
             return self
         if total <= self.dim:
-            parts = from_all_ranks(None if self.rows is None else self.rows[: self.count].cpu())
+            parts = gather_objects(None if self.rows is None else self.rows[: self.count].cpu())
             self.rows, self.count = None, 0
             for part in parts:
                 if part is not None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vistok.distributed.collectives import from_all_ranks, rank_and_size, sum_over_ranks
+from vistok.distributed.collectives import gather_objects, rank_and_size, sum_over_ranks
 
 Own = TypeVar("Own", bound="Accumulator")
 
@@ -71,7 +71,7 @@ class Accumulator:
     def gather(self: Own) -> Own:
         """Make this the accumulator of all ranks' images, on each of them. All ranks have declared the same states."""
         plain = {name: getattr(self, name) for name, reduction in self._reductions.items() if reduction in REDUCTIONS}
-        everyone = from_all_ranks(plain) if plain and rank_and_size()[1] > 1 else [plain]
+        everyone = gather_objects(plain) if plain and rank_and_size()[1] > 1 else [plain]
         for name, reduction in self._reductions.items():
             if reduction is Reduction.SUM:
                 sum_over_ranks(getattr(self, name))

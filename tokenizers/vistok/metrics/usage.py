@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vistok.distributed.collectives import from_all_ranks
+from vistok.distributed.collectives import gather_objects
 from vistok.metrics.states import Accumulator, Reduction, Saved
 
 LARGEST = 2**22  # codewords of a codebook that are counted one by one
@@ -124,7 +124,7 @@ class DistinctTuples(Accumulator):
         return self.known
 
     def gather(self) -> "DistinctTuples":
-        self.pending = from_all_ranks(self.tuples())
+        self.pending = gather_objects(self.tuples())
         return self
 
     def save(self) -> Saved:

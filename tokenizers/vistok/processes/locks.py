@@ -78,7 +78,7 @@ def held(path: Path, what: str, take_over: bool = False, option: str = "") -> It
 @contextmanager
 def held_for_all_ranks(path: Path, what: str, take_over: bool = False, option: str = "") -> Iterator[None]:
     """As ``held``, by rank 0 for all ranks; each of them raises where it is refused."""
-    from vistok.distributed.collectives import from_all_ranks, rank_and_size
+    from vistok.distributed.collectives import gather_objects, rank_and_size
 
     with ExitStack() as stack:
         problem = None
@@ -87,7 +87,7 @@ def held_for_all_ranks(path: Path, what: str, take_over: bool = False, option: s
                 stack.enter_context(held(path, what, take_over, option))
             except ValueError as error:
                 problem = str(error)
-        if problem := from_all_ranks(problem)[0]:
+        if problem := gather_objects(problem)[0]:
             raise ValueError(problem)
         yield
 

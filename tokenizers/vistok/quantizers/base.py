@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from vistok.distributed.collectives import from_rank_zero, mean_with_gradient, rank_and_size, sum_over_ranks
+from vistok.distributed.collectives import broadcast_from_rank_zero, mean_with_gradient, rank_and_size, sum_over_ranks
 from vistok.kernels import nearest_code, soft_assignment
 from vistok.quantizers.estimators import Estimator, StraightThrough
 
@@ -420,7 +420,7 @@ def sample(vectors: Tensor, number: int) -> Tensor:
     rank, size = rank_and_size()
     m, dim = vectors.shape
     copies = -(-number // (m * size))
-    chosen = from_rank_zero(torch.randperm(copies * m * size, device=vectors.device)[:number])
+    chosen = broadcast_from_rank_zero(torch.randperm(copies * m * size, device=vectors.device)[:number])
     own = chosen % (m * size) - rank * m
     drawn = vectors[own.clamp(0, m - 1)]
     if copies > 1:

@@ -11,7 +11,7 @@ from torch import Tensor
 from vistok import versions
 from vistok.data.patience import PATIENCE
 from vistok.data.skipped import Skipped
-from vistok.distributed.collectives import from_all_ranks, rank_and_size
+from vistok.distributed.collectives import gather_objects, rank_and_size
 from vistok.images.decoding import MOST_PIXELS
 from vistok.images.ranges import to_float
 from vistok.processes import locks
@@ -107,12 +107,12 @@ def tokenize(
                 advance(seen if source.count is None else min(seen, source.count))
             close_until(None)
         seconds = time.monotonic() - began
-        counts = from_all_ranks(done)  # every rank is through
+        counts = gather_objects(done)  # every rank is through
         if rank == 0:
             finish(out, plan, source.parts)
             rate = f", {sum(counts) / seconds:,.1f} images/s" if sum(counts) else ""
             say(f"{said(out)}{rate}: {out}", console=console)
-        from_all_ranks(None)  # the index is written
+        gather_objects(None)  # the index is written
         return read_object(out / INDEX, MAX_LISTING) if rank == 0 else {}
 
 

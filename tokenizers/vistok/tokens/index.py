@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from vistok import files
-from vistok.distributed.collectives import from_all_ranks, rank_and_size
+from vistok.distributed.collectives import gather_objects, rank_and_size
 from vistok.processes import locks
 from vistok.tokens.header import INDEX, PARTIAL_INDEX
 from vistok.tokens.token_shards import complete, note_path, notes_of, read_note, undamaged
@@ -25,7 +25,7 @@ def begin(out: Path, plan: dict[str, Any]) -> None:
             _begin(out, plan)
         except (ValueError, OSError) as error:
             problem = str(error)
-    problem = from_all_ranks(problem)[0]
+    problem = gather_objects(problem)[0]
     if problem:
         raise ValueError(problem)
 
@@ -59,7 +59,7 @@ def finished_shards(out: Path, parts: int) -> dict[int, dict[str, Any]]:
     """The notes of the shards that are there and undamaged, by their numbers; rank 0 has looked for all."""
     rank, _ = rank_and_size()
     notes = {number: note for number in range(parts) if (note := complete(out, number))} if rank == 0 else {}
-    return from_all_ranks(notes)[0]
+    return gather_objects(notes)[0]
 
 
 def finish(out: Path, plan: dict[str, Any], parts: int) -> None:

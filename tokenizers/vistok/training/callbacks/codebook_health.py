@@ -8,7 +8,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from vistok.distributed.collectives import cat_over_ranks, from_all_ranks, rank_and_size, sum_over_ranks
+from vistok.distributed.collectives import cat_over_ranks, gather_objects, rank_and_size, sum_over_ranks
 from vistok.metrics import CodebookUsage
 from vistok.metrics.usage import entropy_bits, split, usage_of
 from vistok.quantizers import Context, Quantized, Quantizer, Table
@@ -242,7 +242,7 @@ class CodebookHealth(pl.Callback):
     def _window(self) -> dict[str, Any]:
         """The counts since the last window ended, for a checkpoint: all ranks have to ask for them."""
         own = [kept(codes, keep) for codes, keep in self.codes]
-        tuples = from_all_ranks(torch.cat(own).cpu()) if own else []  # all ranks have had as many batches
+        tuples = gather_objects(torch.cat(own).cpu()) if own else []  # all ranks have had as many batches
         return {
             "start": self.start,
             "hits": sum_over_ranks(self.usage.hits.clone()).cpu(),
@@ -298,7 +298,7 @@ def kept(codes: Tensor, keep: Tensor | None) -> Tensor:
 def tuple_counts(tuples: Tensor) -> Tensor:
     """How often each distinct one of the tuples (m, k) of all ranks was chosen: int64, on all ranks."""
     distinct, counts = tuples.unique(dim=0, return_counts=True)
-    parts = from_all_ranks(torch.cat([distinct, counts[:, None]], dim=1).cpu())
+    parts = gather_objects(torch.cat([distinct, counts[:, None]], dim=1).cpu())
     if len(parts) > 1:
         everywhere = torch.cat(parts)
         distinct, place = everywhere[:, :-1].unique(dim=0, return_inverse=True)
