@@ -161,7 +161,7 @@ def test_a_signal_ends_a_command_in_order(number, capsys):
 
     def work():
         try:
-            with signals.held_back():
+            with signals.deferred():
                 signal.raise_signal(number)
                 done.append("a whole step")
             done.append("one more")
@@ -180,7 +180,7 @@ def test_nohup_works_and_a_second_ctrl_c_is_at_once():
     try:
         with signals.caught():
             signal.raise_signal(signal.SIGHUP)
-            with pytest.raises(KeyboardInterrupt), signals.held_back():
+            with pytest.raises(KeyboardInterrupt), signals.deferred():
                 signal.raise_signal(signal.SIGINT)
                 signal.raise_signal(signal.SIGINT)
         assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN

@@ -19,10 +19,10 @@ from vistok.training.checkpoint_io import (
     CheckpointNotWritten,
     SafeCheckpointIO,
     damage,
-    held_back,
     newest_valid,
     older,
     shift,
+    signal_deferred,
 )
 
 
@@ -122,11 +122,11 @@ def test_a_signal_is_held_back():
     came = []
     former = signal.signal(signal.SIGUSR1, lambda *_: came.append("handled"))
     try:
-        with held_back(signal.SIGUSR1):
+        with signal_deferred(signal.SIGUSR1):
             os.kill(os.getpid(), signal.SIGUSR1)
             came.append("done")
         assert came == ["done", "handled"]
-        with pytest.raises(OSError, match="full"), held_back(signal.SIGUSR1):  # then that is what went wrong
+        with pytest.raises(OSError, match="full"), signal_deferred(signal.SIGUSR1):  # then that is what went wrong
             os.kill(os.getpid(), signal.SIGUSR1)
             raise OSError("full")
         assert came == ["done", "handled"]

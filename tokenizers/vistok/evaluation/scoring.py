@@ -182,7 +182,7 @@ def run(
     try:
         with progress(console, title, total, before * world_size) as advance, torch.inference_mode():
             for batch in data.scored_batches(CROPS[crop](data.image_size), rank, world_size, done):
-                with signals.held_back():  # all of a batch is in the state, or nothing of it
+                with signals.deferred():  # all of a batch is in the state, or nothing of it
                     data.note(batch, total)
                     if batch.names:
                         images = batch.images.to(device)

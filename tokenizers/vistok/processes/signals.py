@@ -58,7 +58,7 @@ def caught() -> Iterator[None]:
 
 
 @contextmanager
-def held_back() -> Iterator[None]:
+def deferred() -> Iterator[None]:
     """Signals wait until the end of the block, which leaves something half done if it is left before."""
     _Waiting.depth += 1
     try:

@@ -45,7 +45,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with held_back(signal.SIGCHLD), atomic_write(path, before=lambda: shift(path, self.keep)) as file:
+            with signal_deferred(signal.SIGCHLD), atomic_write(path, before=lambda: shift(path, self.keep)) as file:
                 torch.save(checkpoint, file)
         except (OSError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and not WRITER.search(str(error)):
@@ -57,7 +57,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
 
 
 @contextmanager
-def held_back(number: int) -> Iterator[None]:
+def signal_deferred(number: int) -> Iterator[None]:
     """Handle a signal after the block, if it comes within.
 
     Where a loader process dies, torch's handler of SIGCHLD raises an error at whatever the training process is doing.
