@@ -115,7 +115,7 @@ def count(config: DictConfig, ranks: int) -> Counted:
         managed = size_of(parameter for parameter in lit.parameters() if parameter.requires_grad)
         step(images_of(config.batch_size, config.image_size))
         lit.accumulate = config.accumulate
-        watched = patch.object(training_module, "summed_up", lambda model, now: nullcontext(backwards.append(now)))
+        watched = patch.object(training_module, "averaged_when", lambda model, now: nullcontext(backwards.append(now)))
         with recorder.recording(ranks), watched:
             step(images_of(config.batch_size, config.image_size))
         states = size_of(t for o in step.optimizers for state in o.state.values() for t in state.values())

@@ -61,7 +61,7 @@ def gathered(monkeypatch) -> Callable[[Sequence[Accumulator]], list[Accumulator]
             return accumulators[rank].gather()
 
         for module in (frechet, states, usage):
-            monkeypatch.setattr(module, "from_all_ranks", everyone)
+            monkeypatch.setattr(module, "gather_objects", everyone)
         for module in (frechet, states):
             monkeypatch.setattr(module, "sum_over_ranks", total)
         monkeypatch.setattr(states, "rank_and_size", lambda: (own.rank, size))

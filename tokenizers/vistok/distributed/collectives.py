@@ -17,7 +17,7 @@ def rank_and_size() -> tuple[int, int]:
     return 0, 1
 
 
-def summed_up(model: Any, now: bool) -> AbstractContextManager[None]:
+def averaged_when(model: Any, now: bool) -> AbstractContextManager[None]:
     """For backward passes: their gradients are averaged over ranks at once, or add up on each rank until ``now``.
 
     Args:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from vistok.data.batches import Batch
-from vistok.distributed.collectives import sum_over_ranks, summed_up
+from vistok.distributed.collectives import averaged_when, sum_over_ranks
 from vistok.images.ranges import to_uint8
 from vistok.losses.adversarial import Adversary, Challenge, Verdict
 from vistok.metrics import ReconstructionMetrics, psnr
@@ -201,7 +201,7 @@ class LitTokenizer(pl.LightningModule):
 
     def _backward(self, loss: Tensor, **options: Any) -> None:
         """A batch's share of an update's gradients, which ranks average with the update's last batch."""
-        with summed_up(self.trainer.model, (self.batches + 1) % self.accumulate == 0):
+        with averaged_when(self.trainer.model, (self.batches + 1) % self.accumulate == 0):
             self.manual_backward(loss / self.accumulate, **options)
 
     def _log(
