@@ -20,7 +20,7 @@ from matplotlib.ticker import NullFormatter
 from protocols import read_tokenizer, unpack
 
 from vistok.data import folder
-from vistok.evaluation import Judges, Protocol, accumulator, score
+from vistok.evaluation import Protocol, ScoringNetworks, accumulator, score
 from vistok.metrics import TorchvisionFeatures
 from vistok.speed import keep_freed_pages
 
@@ -60,7 +60,7 @@ def main() -> None:
         unpack(options.data, max(options.at), Path(place))
         data = folder(place, 32, batch_size=50, num_workers=1)
         began = time.process_time()
-        (result,) = score([read_tokenizer(options.weights)], data, {"canonical": protocol}, Judges(networks))
+        (result,) = score([read_tokenizer(options.weights)], data, {"canonical": protocol}, ScoringNetworks(networks))
     passed = time.process_time() - began
     result.metrics({"canonical": protocol})
     print(f"the numbers themselves, at the end: {time.process_time() - began - passed:.2f} CPU s")

@@ -128,7 +128,7 @@ def score(tokenizer, arguments: argparse.Namespace, image_size: int, folder: Pat
     import torch
     from torchvision.io import write_png
 
-    from vistok.evaluation import Judges, Protocol, Scores
+    from vistok.evaluation import Protocol, Scores, ScoringNetworks
     from vistok.evaluation.scoring import reconstruct
     from vistok.images.ranges import to_float, to_uint8
     from vistok.losses import STLPIPS
@@ -141,8 +141,8 @@ def score(tokenizer, arguments: argparse.Namespace, image_size: int, folder: Pat
     val, train = (images_of(urls, image_size) for urls in (arguments.val, arguments.train))
     val = val[: arguments.images]
     protocol = Protocol(distances=["psnr"])
-    judges = Judges((TorchvisionFeatures("mobilenet_v2", arguments.mobilenet),)).to(device)
-    scores = Scores({"canonical": protocol}, tokenizer, judges, SEEN.get(arguments.val), device=device)
+    networks = ScoringNetworks((TorchvisionFeatures("mobilenet_v2", arguments.mobilenet),)).to(device)
+    scores = Scores({"canonical": protocol}, tokenizer, networks, SEEN.get(arguments.val), device=device)
     stlpips = STLPIPS(arguments.stlpips).to(device)
     distance, compared = 0.0, 0
     with torch.inference_mode():

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from vistok import configuration
-from vistok.evaluation import Judges, Protocol, Scores
+from vistok.evaluation import Protocol, Scores, ScoringNetworks
 from vistok.evaluation.pairs import Pairs, through_jpeg, truncated
 from vistok.images.ranges import to_float, to_uint8
 from vistok.losses import LPIPS
@@ -86,8 +86,8 @@ def test_a_tokenizer_that_loses_nothing(compose, preset):
     protocol = presets(compose)[preset]
     images = torch.randint(256, (6, 3, 64, 64), dtype=torch.uint8)
     torch.manual_seed(0)
-    judges = Judges((Grid(),), {f"lpips_{net}": LPIPS(net, "random") for net in ("alex",)})
-    scores = Scores({preset: protocol}, Identity(16), judges, left_out={"ms_ssim"})
+    networks = ScoringNetworks((Grid(),), {f"lpips_{net}": LPIPS(net, "random") for net in ("alex",)})
+    scores = Scores({preset: protocol}, Identity(16), networks, unavailable={"ms_ssim"})
     for batch in (slice(0, 4), slice(4, 6)):
         codes = torch.zeros(len(images[batch]), 1, 4, 4, dtype=torch.int64)
         scores.update([str(i) for i in range(6)[batch]], images[batch], to_float(images[batch]), quantized(codes))
@@ -185,7 +185,7 @@ def test_what_is_kept_can_be_gone_on_with():
     codes = torch.randint(4, (5, 2, 4, 4))
 
     def scored(*parts: slice) -> Scores:
-        scores = Scores(protocols, Identity(4, 4), Judges((Grid(),)))
+        scores = Scores(protocols, Identity(4, 4), ScoringNetworks((Grid(),)))
         for part in parts:
             scores.update(list("edcba"[part]), images[part], reconstruction[part], quantized(codes[part]))
         return scores

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vistok.evaluation.examples import Examples
-from vistok.evaluation.networks import Judges, score_names
+from vistok.evaluation.networks import ScoringNetworks, score_names
 from vistok.evaluation.pairs import Pairs
 from vistok.evaluation.protocols import Protocol
 from vistok.images.ranges import to_float
@@ -36,10 +36,10 @@ class Scores(Accumulator):
     Args:
         protocols: By name; all have the same ``crop``.
         tokenizer: What is scored.
-        judges: The networks, on ``device``.
+        networks: The networks, on ``device``.
         references: Statistics of the images themselves, by ``reference_name``: where they are known, the networks see
             reconstructions only.
-        left_out: Distances that these images do not have; see ``too_small``.
+        unavailable: Distances that these images do not have; see ``too_small``.
         device: Where images come from.
         examples: What keeps the images that a report shows, if it shows any of this cut.
         granularities: Of the head: how many there are for a region to have.
@@ -73,15 +73,15 @@ class Scores(Accumulator):
         self,
         protocols: Mapping[str, Protocol],
         tokenizer: Tokenizer,
-        judges: Judges = Judges(),
+        networks: ScoringNetworks = ScoringNetworks(),
         references: Mapping[str, FeatureStatistics] | None = None,
-        left_out: Collection[str] = (),
+        unavailable: Collection[str] = (),
         device: torch.device | str = "cpu",
         examples: Examples | None = None,
         granularities: int = 1,
     ):
         super().__init__()
-        self.protocols, self.judges, self.left_out = dict(protocols), judges, left_out
+        self.protocols, self.networks, self.unavailable = dict(protocols), networks, unavailable
         self.head, self.factor, self.granularities = tokenizer.quantizer, tokenizer.factor, granularities
         self.references = dict(references or {})
         self.declare("names", [], Reduction.CONCATENATION)
@@ -104,7 +104,7 @@ class Scores(Accumulator):
         self.declare("tuples", DistinctTuples(len(self.usage.parts)) if len(self.usage.parts) > 1 else None)
         images, reconstructions, inception_scores = {}, {}, {}
         for view in {protocol.view: None for protocol in self.protocols.values()}:
-            for network in judges.networks:
+            for network in networks.feature_networks:
                 for score, dim in score_names(network).items():
                     name = reference_name(view, score)
                     reconstructions[name] = FeatureStatistics(dim, device)
@@ -158,9 +158,9 @@ class Scores(Accumulator):
 
     def _distance(self, distance: str, protocol: Protocol, pairs: Pairs) -> Tensor:
         """Of each image, (b,)."""
-        if distance in self.judges.lpips:
+        if distance in self.networks.lpips:
             sides = pairs.floats() if protocol.lpips == "float" else map(to_float, pairs.levels(protocol))
-            lpips = self.judges.lpips[distance]
+            lpips = self.networks.lpips[distance]
             key = (distance, protocol.lpips == "float" or protocol.rounding)
             return pairs.once(key, lambda: lpips.distance(*sides).flatten())
         if distance == BASELINE:
@@ -171,16 +171,16 @@ class Scores(Accumulator):
     @property
     def example_distance(self) -> str:
         """What the best and the worst examples are chosen by: LPIPS where it can be had."""
-        return next(iter(self.judges.lpips), "1 - ssim_gauss11")
+        return next(iter(self.networks.lpips), "1 - ssim_gauss11")
 
     def _example_distances(self, pairs: Pairs) -> Tensor:
-        if self.judges.lpips:
+        if self.networks.lpips:
             return self._distance(self.example_distance, PLAIN, pairs)
         return 1 - self._distance("ssim_gauss11", PLAIN, pairs)
 
     def _look(self, names: Sequence[str], pairs: Pairs) -> None:
         for protocol in {protocol.view: protocol for protocol in self.protocols.values()}.values():
-            for network in self.judges.networks:
+            for network in self.networks.feature_networks:
                 reconstruction, images = pairs.shown(protocol, network)
                 own = next(iter(score_names(network)))
                 for statistics, side in ((self.reconstructions, reconstruction), (self.images, images)):
@@ -198,8 +198,8 @@ class Scores(Accumulator):
 
     def _own(self, protocol: Protocol) -> list[str]:
         """The distances of a protocol that can be had."""
-        had = [name for name in protocol.distances if DISTANCES[name] or name in self.judges.lpips]
-        had = [name for name in had if name not in self.left_out]
+        had = [name for name in protocol.distances if DISTANCES[name] or name in self.networks.lpips]
+        had = [name for name in had if name not in self.unavailable]
         return had + [BASELINE] * ("psnr" in had)
 
     def gather(self) -> "Scores":
@@ -222,7 +222,7 @@ class Scores(Accumulator):
         """All numbers of a protocol by name, after ``gather``."""
         values = {name: own.double().mean().item() for name, own in self.values(protocol).items()}
         view = self.protocols[protocol].view
-        for network in self.judges.networks:
+        for network in self.networks.feature_networks:
             for score in score_names(network):
                 name = reference_name(view, score)
                 reference = self.references.get(name) or self.images[name]

@@ -12,7 +12,7 @@ from vistok.data.shards import Data
 from vistok.distributed.collectives import rank_and_size
 from vistok.distributed.process_group import processes
 from vistok.evaluation.accumulator import too_small
-from vistok.evaluation.networks import judges_of
+from vistok.evaluation.networks import networks_of
 from vistok.evaluation.references import save_reference
 from vistok.evaluation.report import score_table
 from vistok.evaluation.report.outputs import report_of, write
@@ -78,8 +78,8 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
             raise ValueError(
                 "data.resize=0: the protocol says how images are cut; protocol=fvq leaves their size alone"
             )
-        judges, unavailable = judges_of(config, protocols.values())
-        if judges.networks and data.num_test is not None and data.num_test < 2:
+        networks, unavailable = networks_of(config, protocols.values())
+        if networks.feature_networks and data.num_test is not None and data.num_test < 2:
             raise ValueError(TOO_FEW)
         for protocol in protocols.values():
             unavailable |= too_small(protocol, data.image_size)
@@ -89,7 +89,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
             tokenizers,
             data,
             protocols,
-            judges,
+            networks,
             rate=config.rate,
             device=device,
             reference=config.reference,

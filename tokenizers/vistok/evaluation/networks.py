@@ -15,14 +15,14 @@ from vistok.metrics.feature_networks import DINOv2, FeatureNetwork, Inception
 from vistok.pretrained import WeightsUnavailable
 
 
-class Judges(NamedTuple):
-    """The networks to compare images by, as far as they can be had."""
+class ScoringNetworks(NamedTuple):
+    """The networks that images are compared by, as far as their weights can be had."""
 
-    networks: tuple[FeatureNetwork, ...] = ()
+    feature_networks: tuple[FeatureNetwork, ...] = ()
     lpips: Mapping[str, nn.Module] = {}  # by the names lpips_alex and lpips_vgg; with ``distance`` of (b, 3, H, W)
 
-    def to(self, device: torch.device | str) -> "Judges":
-        for network in (*self.networks, *self.lpips.values()):
+    def to(self, device: torch.device | str) -> "ScoringNetworks":
+        for network in (*self.feature_networks, *self.lpips.values()):
             network.to(device)
         return self
 
@@ -38,9 +38,9 @@ def score_names(network: FeatureNetwork) -> dict[str, int]:
     return dict(zip(names, (network.dim, network.spatial_dim), strict=True))
 
 
-def judges_of(config: DictConfig, protocols: Sequence[Protocol]) -> tuple[Judges, dict[str, str]]:
+def networks_of(config: DictConfig, protocols: Sequence[Protocol]) -> tuple[ScoringNetworks, dict[str, str]]:
     """The networks of a config that can be had and that a protocol asks for, and why the others cannot."""
-    networks, lpips, unavailable = [], {}, {}
+    features, lpips, unavailable = [], {}, {}
     wanted = {name for protocol in protocols for name in protocol.distances}
     for net, weights in (config.lpips or {}).items():
         name = f"lpips_{net}"
@@ -52,14 +52,14 @@ def judges_of(config: DictConfig, protocols: Sequence[Protocol]) -> tuple[Judges
     if config.network:
         model = config.network.get("model")
         try:
-            networks.append(configuration.instantiate(config.network))
+            features.append(configuration.instantiate(config.network))
         except InstantiationException as error:
             if not isinstance(error.__cause__, WeightsUnavailable):
                 raise
             unavailable[f"frechet_{model}" if model else "rfid"] = str(error.__cause__)
     if config.dinov2:
         try:
-            networks.append(DINOv2(config.dinov2))
+            features.append(DINOv2(config.dinov2))
         except WeightsUnavailable as error:
             unavailable[f"frechet_dinov2_{config.dinov2}"] = str(error)
-    return Judges(tuple(networks), lpips), unavailable
+    return ScoringNetworks(tuple(features), lpips), unavailable

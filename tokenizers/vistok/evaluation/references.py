@@ -9,7 +9,7 @@ from vistok.data.shards import Data
 from vistok.evaluation import statistics as evaluation_statistics
 from vistok.evaluation.accumulator import Scores, reference_name
 from vistok.evaluation.identity import identity
-from vistok.evaluation.networks import Judges, score_names
+from vistok.evaluation.networks import ScoringNetworks, score_names
 from vistok.evaluation.protocols import Protocol, differences, digest
 from vistok.metrics.frechet import FeatureStatistics
 
@@ -17,7 +17,7 @@ STATISTICS = 2  # what FeatureStatistics keeps: files of its earlier sums are re
 
 
 def known_statistics(
-    reference: str | None, data: Data, crops: Mapping[str, Mapping[str, Protocol]], judges: Judges
+    reference: str | None, data: Data, crops: Mapping[str, Mapping[str, Protocol]], networks: ScoringNetworks
 ) -> dict[str, dict[str, FeatureStatistics]]:
     """Of each crop what the file ``reference`` has, refused where it is of another protocol, network or set."""
     if not reference:
@@ -27,7 +27,7 @@ def known_statistics(
         wanted = {
             reference_name(protocol.view, name): description(data, crop, protocol.view, name)
             for protocol in own.values()
-            for network in judges.networks
+            for network in networks.feature_networks
             for name in score_names(network)
         }
         if isinstance(data, ImageDataModule) and not data.unreadable:

@@ -17,7 +17,7 @@ from vistok.evaluation import statistics
 from vistok.evaluation.accumulator import Scores, too_small
 from vistok.evaluation.examples import Examples
 from vistok.evaluation.identity import fingerprint, names_hash
-from vistok.evaluation.networks import Judges
+from vistok.evaluation.networks import ScoringNetworks
 from vistok.evaluation.protocols import Protocol, digest
 from vistok.evaluation.references import check_reference, known_statistics
 from vistok.images.evaluation_crops import CROPS
@@ -66,7 +66,7 @@ def score(
     tokenizers: Sequence[Tokenizer],
     data: Data,
     protocols: Mapping[str, Protocol],
-    judges: Judges = Judges(),
+    networks: ScoringNetworks = ScoringNetworks(),
     rate: float | None = None,
     device: torch.device | str = "cpu",
     reference: str | None = None,
@@ -83,7 +83,7 @@ def score(
         tokenizers: What is scored.
         data: Its ``scored_batches`` are.
         protocols: By name.
-        judges: The networks to compare images by.
+        networks: The networks to compare images by.
         rate: Of a dynamic head: the share of regions that get fine codes.
         device: Where the networks run.
         reference: File with statistics of the images, made by ``save_reference``.
@@ -97,12 +97,12 @@ def score(
     """
     rank, world_size = rank_and_size()
     console = console or Console(quiet=True)
-    judges = judges.to(device)
+    networks = networks.to(device)
     crops: dict[str, dict[str, Protocol]] = {}
     for name, protocol in protocols.items():
         crops.setdefault(protocol.crop, {})[name] = protocol
-    left_out = {name for protocol in protocols.values() for name in too_small(protocol, data.image_size)}
-    known = known_statistics(reference, data, crops, judges)
+    unavailable = {name for protocol in protocols.values() for name in too_small(protocol, data.image_size)}
+    known = known_statistics(reference, data, crops, networks)
     results = []
     for number, tokenizer in enumerate(tokenizers):
         tokenizer = tokenizer.to(device).eval()
@@ -111,7 +111,9 @@ def score(
             references = {name: held.to(device) for name, held in known[crop].items()}
             shown = crop == next(iter(crops))  # a report's pictures are of the first protocol's cut
             examples = Examples() if shown else None
-            scores = Scores(own, tokenizer, judges, references, left_out, device, examples, granularities_of(tokenizer))
+            scores = Scores(
+                own, tokenizer, networks, references, unavailable, device, examples, granularities_of(tokenizer)
+            )
             key = digest(
                 {
                     "format": FORMAT,
@@ -119,7 +121,7 @@ def score(
                     "rate": rate,
                     "shown": shown,
                     "protocols": {name: asdict(protocol) for name, protocol in own.items()},
-                    "judges": [*(network.name for network in judges.networks), *sorted(judges.lpips)],
+                    "networks": [*(network.name for network in networks.feature_networks), *sorted(networks.lpips)],
                     "references": sorted(references),
                     "reference": reference,
                     "data": [data.about, data.image_size, data.batch_size, data.num_workers],
@@ -139,7 +141,7 @@ def score(
             scores.gather()
             if not scores.names:
                 raise ValueError(f"{data.about} has no image that can be read")
-            if judges.networks and len(scores.names) < 2:
+            if networks.feature_networks and len(scores.names) < 2:
                 raise ValueError(TOO_FEW)
             if reference:
                 check_reference(reference, data, crop, own, scores)
