@@ -105,7 +105,7 @@ def test_a_file_that_is_not_there(tmp_path):
 
 def test_the_option_is_for_training_images_alone(photos):
     module = folder(str(photos), image_size=32, batch_size=2, decoder="fast")
-    parts = (module.train, module.val, module.test, module.test.cut([]))
+    parts = (module.train, module.val, module.test, module.test.with_transforms([]))
     assert [part.read.func for part in parts] == [read_fast, read_rgb, read_rgb, read_rgb]
     pillow = folder(str(photos), image_size=32, batch_size=2)
     for index in range(len(module.train)):

@@ -60,5 +60,5 @@ class NamedImages(Images, Protocol):
     def names(self) -> Sequence[str]:
         """What identifies the images: listed and hashed in reports."""
 
-    def cut(self, transforms: Sequence[Transform]) -> "NamedImages":
+    def with_transforms(self, transforms: Sequence[Transform]) -> "NamedImages":
         """The same images, but for their transforms; pictures that have none stay as they are."""

@@ -109,7 +109,7 @@ class ImageDataModule(pl.LightningDataModule):
             start: Batches that are over.
         """
         sampler = StrideSampler(len(self.test), rank, world_size, start * self.batch_size)
-        images = self.test.cut(transforms)
+        images = self.test.with_transforms(transforms)
         return iter(loader(images, self.batch_size, self.num_workers, None, sampler, *self._waits))
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:

@@ -69,7 +69,7 @@ class ImageFiles:
     def names(self) -> list[str]:
         return [encodable(file) for file in self.files]
 
-    def cut(self, transforms: Sequence[Transform]) -> "ImageFiles":
+    def with_transforms(self, transforms: Sequence[Transform]) -> "ImageFiles":
         return ImageFiles(self.root, self.files, transforms, self.seed, self.replace, self.read)
 
 

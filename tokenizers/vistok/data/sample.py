@@ -144,5 +144,5 @@ class FixedCrops:
     def names(self) -> list[str]:
         return self._names
 
-    def cut(self, transforms: Sequence[Transform]) -> "FixedCrops":
+    def with_transforms(self, transforms: Sequence[Transform]) -> "FixedCrops":
         return self

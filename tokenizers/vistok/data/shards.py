@@ -95,7 +95,7 @@ class ShardDataModule(pl.LightningDataModule):
         self, transforms: Sequence[Transform], rank: int = 0, world_size: int = 1, start: int = 0
     ) -> Iterator[Batch]:
         """What ``eval.py`` scores, as ``ImageDataModule`` has it; batches that are over are read again and left out."""
-        images = self.val.cut(transforms).at(rank, world_size)
+        images = self.val.with_transforms(transforms).at(rank, world_size)
         batches = loader(images, self.batch_size, self.num_workers, None, timeout=self.timeout)
         return itertools.islice(batches, start, None)
 

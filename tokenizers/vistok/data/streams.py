@@ -142,7 +142,7 @@ class ShardImages(IterableDataset):
         self.urls, self.transforms, self.read = list(urls), list(transforms), read
         self.rank, self.world_size = 0, 1
 
-    def cut(self, transforms: Sequence[Transform]) -> "ShardImages":
+    def with_transforms(self, transforms: Sequence[Transform]) -> "ShardImages":
         """The same images with other transforms."""
         return ShardImages(self.urls, transforms, self.read)
 
