@@ -57,17 +57,15 @@ def of(name: str, place: str) -> tuple[str, ...]:
     return tuple(word.format(place) for word in OWN.get(name, ()))
 
 
-def tokenizer_of(overrides: Iterable[str], channels: int = 3, attention: bool = True) -> Tokenizer:
+def tokenizer_of(overrides: Iterable[str], channels: int = 3) -> Tokenizer:
     """An f2 VQGAN, which every target has a place for, around a head whose codewords lie where latents are.
 
     Args:
         overrides: Of the config; empty for the head that Janus' files have, which has none.
         channels: Of images.
-        attention: Whether its networks have any, which all targets have a place for; without, graphs are traced sooner.
     """
     torch.manual_seed(0)
-    size = {"channels": 32, "multipliers": (1, 2), "num_blocks": 1, "dim": 16}
-    size |= {"attention": (1,)} if attention else {"attention": (), "mid_attention": False}
+    size = {"channels": 32, "multipliers": (1, 2), "num_blocks": 1, "attention": (1,), "dim": 16}
     if overrides:
         with hydra.initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
             config = hydra.compose("train", overrides=[*SMALL, *overrides])

@@ -7,6 +7,7 @@ import importlib.util
 import os
 import shlex
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -32,6 +33,13 @@ from vistok.training import run
 
 HERE = Path(__file__).parent
 SHARED = HERE.parent.parent / "shared"  # golden files too large for the repository, where there are any
+
+
+def pytest_configure() -> None:
+    """Take signals that whoever started the tests ignores (``nohup``, ``&``) as usual: vistok would ignore them too."""
+    for number, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, usual)
 
 
 def pytest_collection_finish() -> None:

@@ -27,7 +27,8 @@ def logged(run):
 
 @pytest.fixture
 def assert_fits(monkeypatch):
-    """``assert_fits(loss, latent_dim, image_size, grid)``: a config's terms in their published sizes are scalars.
+    """``assert_fits(loss, latent_dim, image_size, grid)``: a config's terms in their published sizes are scalars
+    that reach the reconstruction, the latent and everything that learns.
 
     On the meta device, where only shapes are computed.
     """
@@ -37,13 +38,23 @@ def assert_fits(monkeypatch):
         with torch.device("meta"):
             parts = configuration.instantiate(loss)
             images = torch.empty(4, 3, image_size, image_size)
-            latent = torch.empty(4, latent_dim, grid, grid)
-        terms = [term.to("meta")(images, images) for term in parts["image_losses"].values()]
-        terms += [term.to("meta")(latent, images) for term in parts["latent_losses"].values()]
-        assert all(term.shape == () for term in terms)
+            reconstruction = torch.empty_like(images, requires_grad=True)
+            latent = torch.empty(4, latent_dim, grid, grid, requires_grad=True)
+        losses = {"images": parts["image_losses"], "latent": parts["latent_losses"]}
+        networks = [loss.to("meta") for own in losses.values() for loss in own.values()]
+        terms = [loss(reconstruction, images) for loss in losses["images"].values()]
+        terms += [loss(latent, images) for loss in losses["latent"].values()]
         if parts["adversary"]:
-            logits = parts["adversary"].discriminator.to("meta")(images)
+            networks.append(parts["adversary"].discriminator.to("meta"))
+            logits = networks[-1](reconstruction)
             assert len(logits) == 4 and logits.numel() >= 4
+            terms.append(logits.mean())
+        assert all(term.shape == () for term in terms)
+        sum(terms).backward()
+        assert reconstruction.grad.shape == images.shape
+        assert not losses["latent"] or latent.grad.shape == latent.shape
+        learned = [parameter for network in networks for parameter in network.parameters() if parameter.requires_grad]
+        assert all(parameter.grad is not None for parameter in learned)
 
     return check
 

@@ -41,16 +41,16 @@ def test_targets(name, tmp_path):
     assert all(documented[target] == graph for target in GRAPHS)
 
 
-@pytest.mark.parametrize("name, target, attention", [  # whose tracing is most of the time: twice is enough
-    ("bsq", "torch", False),
-    ("dqvae of lfq", "torch", False),
-    pytest.param("lfq", "onnx", True, marks=pytest.mark.slow),
-    pytest.param("fq of bsq", "onnx", False, marks=pytest.mark.slow),
-    pytest.param("dqvae_triple", "torch", False, marks=pytest.mark.slow),
-    pytest.param("imported from Janus", "torch", True, marks=pytest.mark.slow),
+@pytest.mark.parametrize("name, target", [
+    ("bsq", "torch"),
+    ("dqvae of lfq", "torch"),
+    pytest.param("lfq", "onnx", marks=pytest.mark.slow),
+    pytest.param("fq of bsq", "onnx", marks=pytest.mark.slow),
+    pytest.param("dqvae_triple", "torch", marks=pytest.mark.slow),
+    pytest.param("imported from Janus", "torch", marks=pytest.mark.slow),
 ])  # fmt: skip
-def test_graphs(name, target, attention, tmp_path):
-    works, said = matrix.attempt(matrix.tokenizer_of(HEADS[name], attention=attention), target, tmp_path / target)
+def test_graphs(name, target, tmp_path):
+    works, said = matrix.attempt(matrix.tokenizer_of(HEADS[name]), target, tmp_path / target)
     assert works, said
 
 
