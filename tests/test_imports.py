@@ -1,5 +1,7 @@
 """What is only sometimes needed is not imported before."""
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,16 +11,59 @@ import pytest
 ROOT = Path(__file__).parent.parent
 HEAVY = ("pytorch_lightning", "torchmetrics", "torchvision", "matplotlib", "lpips", "skimage", "wandb", "timm",
          "webdataset", "scipy", "diffusers", "transformers", "onnx", "simplejpeg", "rich")  # fmt: skip
+FRAMEWORKS = ("pytorch_lightning", "lightning_fabric", "hydra", "omegaconf", "matplotlib", "torchvision")
 
 
-@pytest.mark.parametrize("statement", ["import vistok", "import hydra, vistok.training.run"])
-def test_what_is_optional_is_not_imported(statement):
-    program = f"import sys; {statement}; print(*(name for name in {HEAVY} if name in sys.modules))"
+def modules_after(program, *words, cwd=None):
+    """The error stream, and the modules that a new interpreter has imported when a program has ended."""
+    ended = "import atexit, json, sys\natexit.register(lambda: print('MODULES', json.dumps(list(sys.modules))))\n"
     done = subprocess.run(
-        [sys.executable, "-c", program],
-        env={"PYTHONPATH": str(ROOT / "tokenizers"), "PATH": ""},
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    assert done.stdout.split() == []
+        [sys.executable, "-c", ended + program, *words],
+        env={"PYTHONPATH": str(ROOT / "tokenizers"), "PATH": "", "HOME": os.environ.get("HOME", "")},
+        capture_output=True, text=True, cwd=cwd, timeout=300,
+    )  # fmt: skip
+    _, found, listed = done.stdout.rpartition("MODULES ")
+    assert found, done.stderr
+    return done.stderr, set(json.loads(listed))
+
+
+@pytest.mark.parametrize("program, unwanted", [
+    ("import vistok", (*HEAVY, "torch", "numpy")),
+    ("import vistok.training.run, vistok.commands.train", (*HEAVY[:-1], "torch", "numpy")),
+    ("import vistok.evaluation, vistok.evaluation.keys, vistok.commands.eval", (*HEAVY[:-1], "torch", "numpy")),
+    ("from vistok.tokens import TokenDataset, TokenStore", (*FRAMEWORKS, "webdataset", "scipy")),
+    ("from vistok.codec import Codec", (*FRAMEWORKS, "webdataset", "scipy")),
+    ("import vistok; vistok.load, vistok.Tokenizer", FRAMEWORKS),
+])  # fmt: skip
+def test_what_is_optional_is_not_imported(program, unwanted):
+    _, modules = modules_after(program)
+    assert modules & set(unwanted) == set()
+
+
+RUN = "import runpy\nsys.argv = sys.argv[1:]\nrunpy.run_path(sys.argv[0], run_name='__main__')"
+
+
+@pytest.mark.parametrize("words, message", [
+    (["train.py", "--help"], ""),
+    (["train.py", "nonsense=1"], "Could not override 'nonsense'"),
+    (["train.py", "quantizer=nonsense"], "Could not find 'quantizer/nonsense'"),
+    (["train.py", "data.root=photos"], "Could not override 'data.root'"),
+    (["train.py", "data=folder"], "missing on the command line: data.root=..."),
+    (["train.py", "updates=abc"], "updates=abc must be a whole number"),
+    (["train.py", "updates=0"], "updates must be at least 1, not 0"),
+    (["train.py", "quantizer.codebook_size=1.5"], "quantizer.codebook_size=1.5 must be a whole number"),
+    (["train.py", "optimizer.lr=abc"], "optimizer.lr=abc must be a number or Tensor"),
+    (["train.py", "trainer.precision=17"], "trainer.precision=17 must be"),
+    (["train.py", "+quantizer.cosin=true"], "quantizer.cosin: vistok.quantizers.VectorQuantizer has no such argument"),
+    (["train.py", "trainable=codebook"], "trainable=codebook needs trained networks"),
+    (["train.py", "a=b=c"], "a=b=c cannot be read"),
+    (["eval.py"], "missing on the command line: data.root=... tokenizer=..."),
+    (["eval.py", "tokenizer=x", "data=sample", "batch_size=abc"], "batch_size=abc must be a whole number"),
+    (["eval.py", "tokenizer=x", "data=sample", "rate=2"], "rate=2 must be a share in [0, 1]"),
+    (["eval.py", "tokenizer=x", "data=sample", "protocol.canonical.crop=7"], "protocol.canonical.crop=7 must be text"),
+])  # fmt: skip
+def test_a_wrong_config_is_refused_before_torch_is_imported(words, message, tmp_path):
+    said, modules = modules_after(RUN, str(ROOT / words[0]), *words[1:], cwd=tmp_path)
+    assert message in said and (said.startswith("error: ") or not message) and len(said.splitlines()) <= 1
+    assert modules & {"torch", "numpy", "pytorch_lightning", "torchvision", "matplotlib"} == set()
+    assert not list(tmp_path.iterdir())

@@ -20,8 +20,8 @@ from vistok.commands.failures import explain
 from vistok.data.batches import Sample
 from vistok.data.image_folder import list_images
 from vistok.data.loaders import loader
-from vistok.data.patience import within
 from vistok.processes import signals
+from vistok.processes.patience import within
 
 END_WORKERS = failures._end_workers  # tests leave the processes of others alone (conftest)
 

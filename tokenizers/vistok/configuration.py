@@ -1,16 +1,18 @@
-"""Checks that a config's values are of the kind that they are given to, before anything is built.
+"""Checks that a config's values are of the kind that they are given to, before anything is built or torch is imported.
 
 The annotations say it: of the constructors and functions that ``_target_`` names, and of the keys that are read here.
 """
 
-import pkgutil
 import re
 import types
 from collections.abc import Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from vistok.signatures import Signature, signature_of
 
 if TYPE_CHECKING:
     from vistok.tokenizer import Tokenizer
@@ -20,13 +22,13 @@ SCALAR = (bool, int, float, str)
 OURS = {"loss_weights": dict[str, float]}  # of a head's node, at any depth: no argument of what is built
 
 
-def check(config: DictConfig, keys: Mapping[str, Any], given_to: Mapping[str, Any]) -> None:
-    """Refuse values of another kind.
+def check(config: DictConfig, keys: Mapping[str, Any], given_to: Mapping[str, str]) -> None:
+    """Refuse values of another kind, and arguments that there are not.
 
     Args:
         config: The composed config.
         keys: Annotations of its own keys.
-        given_to: What nodes without a ``_target_`` are given to, by the nodes' names: as keyword arguments.
+        given_to: What nodes without a ``_target_`` are given to as keyword arguments, by the nodes' names.
 
     Raises:
         ValueError: The message names the key that the user can set.
@@ -35,10 +37,21 @@ def check(config: DictConfig, keys: Mapping[str, Any], given_to: Mapping[str, An
         if name in config:
             _check(config, "", name, hint)
     for path, node in nodes(config):
-        target = node.get("_target_") or given_to.get(path)
-        for name, hint in {**hints_of(target), **OURS}.items():
+        target = node.get("_target_") or given_to.get(path)  # of the latter, others read the rest
+        signature = signature_of(target) if isinstance(target, str) else None
+        for name, hint in {**(signature.hints if signature else {}), **OURS}.items():
             if name in node:
                 _check(node, path, name, hint)
+        if signature and signature.closed and "_target_" in node:
+            _refuse_unknown(node, path, signature, target)
+
+
+def _refuse_unknown(node: DictConfig, path: str, signature: Signature, target: str) -> None:
+    for name in map(str, node):
+        if name not in signature.hints and name not in OURS and not re.fullmatch("_.*_", name):
+            meant = get_close_matches(name, signature.hints, n=1)
+            instead = f"did you mean {meant[0]}?" if meant else f"there are {', '.join(signature.hints)}"
+            raise ValueError(f"{path}.{name}: {target} has no such argument; {instead}")
 
 
 def nodes(node: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
@@ -64,18 +77,6 @@ def source(node: DictConfig, path: str, name: str) -> str:
     parent, _, last = found[1].rpartition(".")
     above = OmegaConf.select(node._get_root(), parent) if parent else node._get_root()
     return source(above, parent, last) if isinstance(above, DictConfig) and last in above else found[1]
-
-
-def hints_of(target: Any) -> dict[str, Any]:
-    """The annotations of what a ``_target_`` names; none where they cannot be had."""
-    if target is None:
-        return {}
-    try:
-        called = pkgutil.resolve_name(":".join(target.rsplit(".", 1))) if isinstance(target, str) else target
-        hints = get_type_hints(called.__init__ if isinstance(called, type) else called)
-    except Exception:  # building it says what is wrong; annotations of others may name what they do not import
-        return {}
-    return {name: hint for name, hint in hints.items() if name not in ("return", "self")}
 
 
 def _check(node: DictConfig, path: str, name: str, hint: Any) -> None:

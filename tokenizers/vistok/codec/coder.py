@@ -17,10 +17,10 @@ from vistok.codec import concealment, packets, range_coder, stream
 from vistok.codec.filler import Filler
 from vistok.codec.frequencies import CLASSES, MAX_SUM, Statistics
 from vistok.codec.reduction import tables_of, with_tables
-from vistok.data.patience import PATIENCE, within
 from vistok.files import atomic_write
 from vistok.formats import native
 from vistok.images.ranges import to_float, to_uint8
+from vistok.processes.patience import PATIENCE, within
 from vistok.quantizers import Quantizer
 from vistok.tokenizer import Tokenizer
 from vistok.untrusted.bounded_json import read_object, short

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from vistok.data.batches import Sample
 from vistok.data.image_folder import ImageFiles, list_images
-from vistok.data.patience import PATIENCE, in_time
 from vistok.data.streams import ShardImages
 from vistok.data.tars import expand
 from vistok.images.crops import ADMCrop
 from vistok.images.ranges import to_float
+from vistok.processes.patience import PATIENCE, in_time
 from vistok.quantizers import Quantizer
 from vistok.tokenizer import Tokenizer
 

@@ -7,15 +7,14 @@ import io
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TextIO
+from typing import Any, TextIO
 
 import hydra
 from omegaconf import DictConfig
 
 from vistok.commands import overrides
-
-if TYPE_CHECKING:
-    pass
+from vistok.commands.failures import guard
+from vistok.terminal import stop
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
@@ -50,7 +49,7 @@ def start(main: Callable[[], None], words: Sequence[str]) -> None:
     try:
         sys.argv = [sys.argv[0], *overrides.readable(words)]
     except ValueError as error:
-        _stop(str(error))
+        stop(str(error))
     if {"-m", "--multirun"} & set(words):  # jobs may be elsewhere
         main()
         return
@@ -62,15 +61,9 @@ def start(main: Callable[[], None], words: Sequence[str]) -> None:
         if sys.stderr is not held or ended.code != 1 or "Traceback" in text:
             raise
         held.truncate(held.seek(0))
-        _stop(f"{' '.join(text.split())} (HYDRA_FULL_ERROR=1 shows where)")
+        stop(f"{' '.join(text.split())} (HYDRA_FULL_ERROR=1 shows where)")
     finally:
         _composed()
-
-
-def _stop(message: str) -> NoReturn:
-    from vistok.terminal import stop
-
-    stop(message)
 
 
 def _composed() -> None:
@@ -82,6 +75,4 @@ def _composed() -> None:
 
 def run(action: Callable[..., Any], *arguments: Any, again: str | None = None) -> None:
     """Do ``train`` or ``evaluation.evaluate``; what the user got wrong ends in one message (``failures.guard``)."""
-    from vistok.commands.failures import guard
-
     guard(action, *arguments, again=again)

@@ -12,11 +12,11 @@ from vistok.codec.coder import load
 from vistok.codec.range_coder import CODINGS
 from vistok.commands.arguments import Parser, at_least
 from vistok.commands.failures import guard
-from vistok.data.patience import PATIENCE, within
 from vistok.files import atomic_write
 from vistok.images.crops import read_crop
 from vistok.images.decoding import read_rgb
 from vistok.processes import locks
+from vistok.processes.patience import PATIENCE, within
 from vistok.terminal import say
 
 

@@ -12,8 +12,8 @@ from rich.console import Console
 
 from vistok.commands.arguments import Parser, at_least, number
 from vistok.commands.failures import guard
-from vistok.data.patience import PATIENCE
 from vistok.data.shard_writer import ArraySamples, FolderSamples, convert
+from vistok.processes.patience import PATIENCE
 
 
 def main(words: Sequence[str] | None = None) -> None:

@@ -6,6 +6,7 @@ from omegaconf import DictConfig
 
 from vistok.commands import composition
 from vistok.commands.composition import _composed, _run
+from vistok.evaluation.keys import check_config
 from vistok.processes import openmp
 
 
@@ -13,9 +14,14 @@ def start_evaluation(config: DictConfig) -> None:
     """Evaluate; ends the process where the config is wrong."""
     _composed()
     openmp.share_cores()
+    composition.run(_checked_evaluation, config, again="the same command goes on where this one was")
+
+
+def _checked_evaluation(config: DictConfig) -> None:
+    check_config(config)
     from vistok.evaluation.evaluate import evaluate
 
-    composition.run(evaluate, config, again="the same command goes on where this one was")
+    evaluate(config)
 
 
 def evaluate(words: Sequence[str]) -> None:

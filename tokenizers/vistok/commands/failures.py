@@ -9,9 +9,6 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-import torch
-import torch.distributed as dist
-
 from vistok.processes import signals
 from vistok.terminal import stop
 
@@ -77,9 +74,6 @@ def told(error: BaseException, again: str = AGAIN) -> str | None:
 
     A constructor that a config's values were given to (``instantiate``) may raise anything: the values are the user's.
     """
-    from vistok.formats.exporters.parity import ParityError
-    from vistok.pretrained import WeightsUnavailable
-
     if type(error).__name__ == "InstantiationException" and error.__cause__ is not None:
         key = re.search(r"full_key: (\S+)", str(error))
         own = told(error.__cause__, again)
@@ -88,9 +82,16 @@ def told(error: BaseException, again: str = AGAIN) -> str | None:
         return explained
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return f"{os.fsdecode(error.filename)}: {error.strerror}"
-    if isinstance(error, ValueError | OSError | ImportError | WeightsUnavailable | ParityError):
+    ours = _is(error, "vistok.pretrained.WeightsUnavailable", "vistok.formats.exporters.parity.ParityError")
+    if ours or isinstance(error, ValueError | OSError | ImportError):
         return (" ".join(str(error).split()) if isinstance(error, ImportError) else str(error)) or type(error).__name__
     return _with_type(error) if type(error).__module__.partition(".")[0] in OF_LIBRARIES else None
+
+
+def _is(error: BaseException, *classes: str) -> bool:
+    """True for an error of these classes, or of those derived from them; no module is imported for that."""
+    homes = [(sys.modules.get(module), name) for module, _, name in (path.rpartition(".") for path in classes)]
+    return any(isinstance(error, getattr(home, name)) for home, name in homes if home is not None)
 
 
 def _with_type(error: BaseException) -> str:
@@ -112,15 +113,16 @@ def explain(error: BaseException, again: str = AGAIN) -> str | None:
         return f"the disk is full: {text}; once there is room {again}"
     if isinstance(error, MemoryError):
         return f"out of memory: {text or 'the process was refused more'}; {MEMORY}"
-    if not isinstance(error, RuntimeError | dist.DistError):
+    lost = _is(error, "torch.distributed.DistError")
+    if not lost and not isinstance(error, RuntimeError):
         return None
-    if isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator: can't allocate memory" in text:
+    if _is(error, "torch.OutOfMemoryError") or "DefaultCPUAllocator: can't allocate memory" in text:
         return f"out of memory: {text}; {MEMORY}"
     if "DataLoader worker" in text and ("is killed by signal" in text or "exited unexpectedly" in text):
         return f"a process that reads images is gone, killed by hand or for want of memory: {text}; {again}"
     if "DataLoader timed out" in text:
         return f"no batch of images came within data.timeout (--timeout): {text}; is the storage there? {again}"
-    if isinstance(error, dist.DistError) or LOST.search(text):
+    if lost or LOST.search(text):
         what = "did not answer within trainer.strategy.timeout" if LATE.search(text) else "is gone"
         return f"another process of this run {what}, its own message says why: {text}; {again}"
     return None

@@ -13,12 +13,12 @@ from rich.console import Console
 
 from vistok.commands.arguments import Parser, at_least, json_object, number, share
 from vistok.commands.failures import guard
-from vistok.data.patience import PATIENCE
 from vistok.distributed.collectives import rank_and_size
 from vistok.distributed.process_group import processes
 from vistok.formats.load import load
 from vistok.images.decoding import MOST_PIXELS
 from vistok.images.evaluation_crops import CROPS
+from vistok.processes.patience import PATIENCE
 from vistok.tokens.extract import tokenize
 from vistok.tokens.protocol import DTYPES, TokenProtocol
 from vistok.tokens.sources import open_source

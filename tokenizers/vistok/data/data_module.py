@@ -8,11 +8,11 @@ from torch.utils.data import DataLoader
 
 from vistok.data.batches import Batch, Images, NamedImages, Sample
 from vistok.data.loaders import loader, rank_of
-from vistok.data.patience import PATIENCE
 from vistok.data.sampler import EndlessSampler, StrideSampler
 from vistok.data.skipped import Skipped, by_split
 from vistok.images.crops import Transform
 from vistok.images.ranges import to_float
+from vistok.processes.patience import PATIENCE
 
 
 class ImageDataModule(pl.LightningDataModule):

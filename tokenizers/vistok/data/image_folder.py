@@ -11,13 +11,13 @@ from torch import Tensor
 
 from vistok.data.batches import MOST_REPLACED, Sample
 from vistok.data.data_module import ImageDataModule
-from vistok.data.patience import PATIENCE, in_time
 from vistok.data.transforms import croppings
 from vistok.files import encodable
 from vistok.images.crops import Transform, read_crop
 from vistok.images.decoding import MOST_PIXELS, image_extensions, open_image, read_rgb
 from vistok.images.reader import reader
 from vistok.images.rgb import UnreadableImage
+from vistok.processes.patience import PATIENCE, in_time
 
 
 class ImageFiles:

@@ -8,7 +8,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from vistok.data.batches import Images, Sample, collate
-from vistok.data.patience import PATIENCE, PatientLoader
+from vistok.processes.patience import PATIENCE, PatientLoader
 
 
 def loader(

@@ -18,9 +18,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vistok.data.image_folder import list_images
-from vistok.data.patience import PATIENCE, in_time
 from vistok.files import atomic_write, sha256_of
 from vistok.processes import locks
+from vistok.processes.patience import PATIENCE, in_time
 from vistok.terminal import say
 from vistok.untrusted.bounded_json import MAX_LISTING, one_line, read_object
 

@@ -10,7 +10,6 @@ from torch.utils.data import DataLoader
 from vistok.data.batches import Batch
 from vistok.data.data_module import ImageDataModule
 from vistok.data.loaders import loader, rank_of
-from vistok.data.patience import PATIENCE
 from vistok.data.skipped import Skipped, by_split
 from vistok.data.streams import Place, ShardImages, ShardStream
 from vistok.data.tars import expand
@@ -21,6 +20,7 @@ from vistok.images.crops import Transform
 from vistok.images.decoding import MOST_PIXELS
 from vistok.images.ranges import to_float
 from vistok.images.reader import reader
+from vistok.processes.patience import PATIENCE
 
 
 class ShardDataModule(pl.LightningDataModule):

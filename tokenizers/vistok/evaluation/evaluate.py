@@ -12,6 +12,7 @@ from vistok.data.shards import Data
 from vistok.distributed.collectives import rank_and_size
 from vistok.distributed.process_group import processes
 from vistok.evaluation.accumulator import too_small
+from vistok.evaluation.keys import check_config
 from vistok.evaluation.networks import networks_of
 from vistok.evaluation.references import save_reference
 from vistok.evaluation.report import score_table
@@ -23,18 +24,6 @@ from vistok.speed import keep_freed_pages
 from vistok.terminal import say
 from vistok.tokenizer import Tokenizer
 
-# What the keys are that are read here, beside those that are handed on to a _target_.
-KEYS = {
-    "tokenizer": str | list[str],
-    "family_config": dict | None,
-    "lpips": dict[str, str | None] | None,
-    **dict.fromkeys(("family", "dinov2", "device", "reference", "save_reference"), str | None),
-    **dict.fromkeys(("image_size", "batch_size", "seed"), int),
-    "rate": float | None,
-    "output": str,
-    "take_over": bool,
-    "partial_every": float,
-}
 WIDTH = 160  # characters of a line in a file or a pipe
 
 
@@ -48,15 +37,8 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         ValueError: The config does not make sense, or does not fit a tokenizer or the reference.
         FileNotFoundError: There is no tokenizer.
     """
-    configuration.refuse_missing(config)
-    configuration.check(config, KEYS, {})
-    configuration.refuse_below(config, 1, ("image_size", "batch_size"))
-    configuration.refuse_below(config, 0, ("seed", "partial_every"))
+    check_config(config)
     output = Path(config.output)
-    if output.exists():
-        raise ValueError(f"output={output} exists already and is not overwritten")
-    if output.suffix in (".html", ".npz"):
-        raise ValueError(f"output={output} is the JSON; files of other kinds are written beside it")
     with (
         processes(config.device) as device,
         locks.held_for_all_ranks(locks.beside(output), f"output={output}", config.take_over, "take_over=true"),
@@ -74,10 +56,6 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         data = configuration.instantiate(config.data)
         for tokenizer in tokenizers:
             check(tokenizer, data, config.rate)
-        if config.data.get("resize") == 0:
-            raise ValueError(
-                "data.resize=0: the protocol says how images are cut; protocol=fvq leaves their size alone"
-            )
         networks, unavailable = networks_of(config, protocols.values())
         if networks.feature_networks and data.num_test is not None and data.num_test < 2:
             raise ValueError(TOO_FEW)
@@ -114,11 +92,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
 
 def check(tokenizer: Tokenizer, data: Data, rate: float | None) -> None:
     """Refuse a tokenizer that does not fit the data or the rate."""
-
-    if rate is not None:
-        if granularities_of(tokenizer) != 2:
-            name = type(tokenizer.quantizer).__name__
-            raise ValueError(f"rate={rate} needs a dynamic head of two grains, not a {name}")
-        if not 0 <= rate <= 1:
-            raise ValueError(f"rate={rate} must be a share in [0, 1]")
+    if rate is not None and granularities_of(tokenizer) != 2:
+        name = type(tokenizer.quantizer).__name__
+        raise ValueError(f"rate={rate} needs a dynamic head of two grains, not a {name}")
     configuration.check_image_size(data.image_size, tokenizer)

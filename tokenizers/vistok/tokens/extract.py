@@ -9,12 +9,12 @@ from rich.console import Console
 from torch import Tensor
 
 from vistok import versions
-from vistok.data.patience import PATIENCE
 from vistok.data.skipped import Skipped
 from vistok.distributed.collectives import gather_objects, rank_and_size
 from vistok.images.decoding import MOST_PIXELS
 from vistok.images.ranges import to_float
 from vistok.processes import locks
+from vistok.processes.patience import PATIENCE
 from vistok.processes.progress_bar import progress
 from vistok.quantizers import Codes, Context
 from vistok.terminal import say

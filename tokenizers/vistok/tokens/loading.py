@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from vistok.data.loaders import leave_signals_to_the_parent
-from vistok.data.patience import PATIENCE, PatientLoader
 from vistok.data.streams import worker_and_count
 from vistok.files import encodable
 from vistok.images.crops import Transform, read_crop
 from vistok.images.decoding import MOST_PIXELS, read_rgb
 from vistok.images.rgb import UnreadableImage
+from vistok.processes.patience import PATIENCE, PatientLoader
 from vistok.tokens.sources import Member, Source
 from vistok.tokens.views import VIEWS, views_of
 

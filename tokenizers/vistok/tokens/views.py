@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor
-from torchvision.transforms.functional import ten_crop
 
 VIEWS = {"none": 1, "flip": 2, "ten": 10}
 TEN_CROP_SCALE = 1.1  # the side of the square that ten crops are cut from, over that of a crop (LlamaGen's scripts)
@@ -15,5 +14,7 @@ def views_of(image: Tensor, views: str, size: int) -> Tensor:
     in the middle, then the same five of the mirror image.
     """
     if views == "ten":
+        from torchvision.transforms.functional import ten_crop
+
         return torch.stack(ten_crop(image, [size, size]))
     return torch.stack([image, image.flip(-1)] if views == "flip" else [image])

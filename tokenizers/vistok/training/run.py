@@ -5,11 +5,12 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 
 from vistok.configuration import (
+    check,
     check_image_size,
     instantiate,
     loss_weights,
@@ -206,7 +207,7 @@ KEYS = {
     "weights": str,
     "family": str | None,
     "family_config": dict | None,
-    "on_collapse": str | None,
+    "on_collapse": Literal["restart", "reinitialise"] | None,
     **dict.fromkeys(("run_dir", "ckpt", "init", "reference"), str | None),
     **dict.fromkeys(("debug", "take_over"), bool),
     **dict.fromkeys(("seed", "image_size", "batch_size", "accumulate", "updates"), int),
@@ -214,6 +215,12 @@ KEYS = {
     **dict.fromkeys(("latent_dim", "codebook_size"), int),
     "save_every": int | None,
     **dict.fromkeys(("ema_decay", "clip"), float | None),
+}
+GIVEN_TO = {
+    "trainer": "pytorch_lightning.Trainer",
+    "loss": "vistok.training.module.LitTokenizer",
+    "speed": "vistok.speed.prepare",
+    "augmentation": "vistok.data.folder",
 }
 COUNTS = (
     "updates",
@@ -224,20 +231,16 @@ COUNTS = (
     "save_every",
     "keep_checkpoints",
     "image_size",
+    "latent_dim",
 )
 
 
 def _check_config(config: DictConfig) -> None:
     """What can be seen to be wrong from the config alone."""
     refuse_missing(config)
-    import pytorch_lightning as pl
-
-    from vistok import configuration, data, speed
-    from vistok.training.module import LitTokenizer
-
-    given_to = {"trainer": pl.Trainer, "loss": LitTokenizer, "speed": speed.prepare, "augmentation": data.folder}
-    configuration.check(OmegaConf.merge(config, {"run_dir": config.run_dir or "runs"}), KEYS, given_to)
+    check(OmegaConf.merge(config, {"run_dir": config.run_dir or "runs"}), KEYS, GIVEN_TO)
     refuse_below(config, 1, COUNTS)
+    refuse_below(config, 2, ("codebook_size",))
     refuse_below(config, 0, ("seed",))
     for name in () if config.debug else random_weights({"weights": config.weights, "loss": config.loss}):
         raise ValueError(f"{name}=random trains on meaningless losses: it is for trainer=debug only")

@@ -1,0 +1,76 @@
+"""Signatures read from source: the same as those of what is imported."""
+
+import inspect
+import pkgutil
+import re
+from pathlib import Path
+from typing import get_type_hints
+
+import pytest
+
+from vistok.configuration import fits, words
+from vistok.signatures import signature_of
+
+ROOT = Path(__file__).parent.parent
+TARGETS = sorted(
+    {
+        target
+        for path in (ROOT / "configs").rglob("*.yaml")
+        for target in re.findall(r"_target_: *\"?([\w.]+)", path.read_text())
+    }
+    | {"vistok.training.module.LitTokenizer", "vistok.speed.prepare", "pytorch_lightning.Trainer", "torch.optim.SGD"}
+)
+OPEN = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+@pytest.mark.parametrize("target", [target for target in TARGETS if not target.startswith("datetime.")])
+def test_they_are_those_of_what_is_imported(target):
+    named = pkgutil.resolve_name(":".join(target.rsplit(".", 1)))
+    called = named.__init__ if isinstance(named, type) else named
+    parameters = inspect.signature(called).parameters
+    arguments = {name for name, parameter in parameters.items() if parameter.kind not in OPEN} - {"self"}
+    found = signature_of(target)
+    assert set(found.hints) == arguments or "WandbLogger" in target  # its decorator hides them
+    assert found.closed <= all(parameter.kind is not inspect.Parameter.VAR_KEYWORD for parameter in parameters.values())
+    try:
+        hints = get_type_hints(called)
+    except NameError:  # of what is imported for type checkers only
+        hints = {}
+    for name, hint in hints.items():
+        if name in arguments:
+            read = found.hints[name]
+            assert words(read) == words(hint).replace("device", "Any"), name
+            for value in (1, 1.5, "a", None, True, [1], ["a"], [1, 2], {"a": 1}):
+                assert fits(value, read) == fits(value, hint) or "device" in words(hint), (name, value)
+
+
+NOTHING = ["nothing.at.all", "vistok.nothing", "vistok.quantizers.Nothing", "math.sqrt", "x", ""]
+
+
+@pytest.mark.parametrize("target", NOTHING)
+def test_what_is_not_there_has_none(target):
+    assert signature_of(target) is None
+
+
+def test_a_stranger_s_module(tmp_path, monkeypatch):
+    """Neither it nor what it imports is run."""
+    (tmp_path / "strange_part.py").write_text(
+        "import not_installed\n"
+        "from strange_base import *\n"
+        "from strange_base import Size as S\n"
+        "class Head(Base):\n    dim = 1\n"
+        "def make(size: S, *, names: 'list[str] | None' = None, other: not_installed.Thing = None): ...\n"
+        "@not_installed.wrapped\ndef hidden(size: S): ...\n"
+        "1 / 0\n"
+    )
+    (tmp_path / "strange_base.py").write_text(
+        "from typing import Literal, Optional\n"
+        "Size = Optional[int]\n"
+        "class Base:\n    def __init__(self, size: Size, kind: Literal['a', 'b'] = 'a', **more: float): ...\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    head, made = signature_of("strange_part.Head"), signature_of("strange_part.make")
+    assert words(head.hints["size"]) == "a whole number or null" and words(head.hints["kind"]) == "a or b"
+    assert not head.closed and made.closed and not signature_of("strange_part.hidden").closed
+    assert words(made.hints["names"]) == "a list, each text or null" and words(made.hints["size"]) == words(int | None)
+    assert fits(5, made.hints["other"])
