@@ -21,7 +21,7 @@ from measure import MIB, allocated
 from omegaconf import DictConfig
 
 from vistok.training import run
-from vistok.training.estimate import Step, estimate, size_of
+from vistok.training.cost import Step, estimate, size_of
 
 ROOT = Path(__file__).parent.parent
 PIXELS = 128

@@ -37,7 +37,7 @@ from omegaconf import DictConfig
 from PIL import Image
 from pytorch_lightning.utilities import rank_zero_only
 
-from vistok.commands import composition, convert
+from vistok.commands import composition, data_shards
 from vistok.training import checkpoint_io, summary
 from vistok.training import run as training_run
 from vistok.training.callbacks import codebook_health
@@ -120,7 +120,7 @@ def make_data(folder: Path) -> None:
             coarse.resize(size, Image.Resampling.BICUBIC).save(
                 folder / "photos" / part / f"{i:02d}.{'jpg' if i % 2 else 'png'}"
             )
-        convert.main([str(folder / "photos" / part), str(folder / part), "--per-shard", "16"])
+        data_shards.main(["--images", str(folder / "photos" / part), "--out", str(folder / part), "--per-shard", "16"])
 
 
 def attempt(config: DictConfig, processes: int, log: Path, moment: Moment | None = None) -> int:

@@ -33,7 +33,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from vistok.training import module as training_module
 from vistok.training import run
-from vistok.training.estimate import LiveMemory, Step, estimate, images_of, make_fake, size_of
+from vistok.training.cost import LiveMemory, Step, estimate, images_of, make_fake, size_of
 from vistok.training.module import LitTokenizer
 
 ROOT = Path(__file__).parent.parent

@@ -27,7 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from vistok import speed
 from vistok.losses.adversarial import adaptive_weight
 from vistok.training import run as training_run
-from vistok.training.estimate import Step, make_fake
+from vistok.training.cost import Step, make_fake
 from vistok.training.module import LitTokenizer, parameters_of, weighted_sum
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"

@@ -20,7 +20,7 @@ from measure import Claims, line, table
 from step import VARIANTS, plain
 
 from vistok import speed
-from vistok.training.estimate import Step
+from vistok.training.cost import Step
 
 WARM, TIMED = 3, 10
 BARS = {"ours fast": 1.5}  # times the images/s of the plain loop in bfloat16, as LlamaGen trains

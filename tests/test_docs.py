@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import importlib
 import inspect
 import re
 import runpy
@@ -134,22 +135,17 @@ def test_commands_are_understood(line, page, compose, check_training, parse_only
 
 def check_python(words, page, compose, check_training, monkeypatch):
     """That ``python WORDS`` would be understood."""
-    if words[:2] == ["-m", "vistok"] and words[2] in ("train", "eval"):
-        words = [f"{words[2]}.py", *words[3:]]
+    if words[:2] == ["-m", "vistok"] and words[2] in program.HYDRA:
+        words = ["eval.py" if words[2] == "eval" else "train.py", *words[3:]]
     if words[0] == "train.py":
         check_training(words[1:], page)
     elif words[0] == "eval.py":
         compose("eval", *words[1:])
     elif words[:2] == ["-m", "vistok"]:
-        if words[2] not in ("--help", "--version"):
+        if words[-1] not in ("--help", "--version"):
             monkeypatch.setattr(sys, "argv", ["vistok"])
             with pytest.raises(Understood):
                 program.main(words[2:])
-    elif words[0] == "-m":
-        assert words[1].startswith("vistok.")
-        monkeypatch.setattr(sys, "argv", words[1:])
-        with pytest.raises(Understood):
-            runpy.run_module(words[1], run_name="__main__")
     else:
         assert words[0].startswith("benchmarks/") and (ROOT / words[0]).is_file()
         if "parse_args" not in (ROOT / words[0]).read_text():
@@ -182,7 +178,8 @@ def scratch(tmp_path_factory):
     native.save(small(dynamic), folder / "runs/dqvae/TIME/tokenizer")
     rng = np.random.default_rng(0)
     Image.fromarray(rng.integers(0, 256, (300, 400, 3), dtype=np.uint8)).save(folder / "photo.jpg")
-    program.main(["tokenize", str(folder / "RUN"), str(folder), "--out", str(folder / "TOKENS"), "--workers", "0"])
+    tokens = ["--images", str(folder), "--out", str(folder / "TOKENS"), "--num-workers", "0"]
+    program.main(["tokenize", str(folder / "RUN"), *tokens])
     values = {"names": np.array(["a"]), "0/canonical/psnr": np.ones(1), "0/adm/tokens": np.ones(1)}
     (folder / "evaluations").mkdir()
     np.savez(folder / "evaluations" / "TIME.npz", **values, **{"0/adm/counts/0": np.ones(1024)})
@@ -192,6 +189,35 @@ def scratch(tmp_path_factory):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(block.text)
     return folder
+
+
+TEXTS = [
+    *PAGES,
+    *(path for name in ("tokenizers", "benchmarks", "configs") for path in (ROOT / name).rglob("*") if path.is_file()),
+]
+MENTION = re.compile(r"python -m vistok(?: |\.)([^`\"'\n(;:]*)")
+PLACEHOLDERS = ("VERB", "--help", "--version", "{name}", "{")
+
+
+def test_every_mention_of_a_command_is_one():
+    """In pages, docstrings, messages and comments: the verb, and the flags beside it."""
+    mentions = 0
+    for path in TEXTS:
+        if path.suffix not in (".md", ".py", ".yaml") or path.name == "changelog.md":
+            continue
+        for found in MENTION.finditer(path.read_text()):
+            words = found[1].split()
+            if not words or words[0].startswith(PLACEHOLDERS):
+                continue
+            name = " ".join(words[:2]) if words[0] in program.NOUNS else words[0]
+            verb = name.rstrip(".,)")
+            assert verb in program.COMMANDS or verb.endswith(" --help"), (path, found[0])
+            mentions += 1
+            flags = [word.rstrip(".,)") for word in words if word.startswith("--")]
+            if flags and verb in program.COMMANDS and verb not in program.HYDRA:
+                parser = importlib.import_module(program.COMMANDS[verb][0]).parser()
+                assert set(flags) <= {*parser._option_string_actions}, (path, found[0])
+    assert mentions > 60
 
 
 class Hub:

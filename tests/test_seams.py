@@ -13,7 +13,7 @@ from vistok.data.batches import Batch
 from vistok.formats import native
 from vistok.formats.exporters import graphs, to_folder
 from vistok.quantizers import Context, Layout, Quantized, Quantizer, StraightThrough, VectorQuantizer
-from vistok.training import estimate
+from vistok.training import cost
 from vistok.training.module import LitTokenizer
 from vistok.training.schedules import Schedule
 
@@ -245,6 +245,6 @@ def test_a_batch_brings_its_mask_to_head_decoder_and_losses():
     module.validation_step(Batch(IMAGES, mask=mask), 0)
     assert tokenizer.decoder.told[-1][2].mask is mask
     assert module.validation_step(IMAGES, 0)["codes"].shape == (2, 1, 4, 6)
-    step = estimate.Step(module, gpu=False, mixed=False)
+    step = cost.Step(module, gpu=False, mixed=False)
     step(Batch(IMAGES, mask=mask))
     assert tokenizer.quantizer.seen.mask is mask and tokenizer.quantizer.seen.progress == 0

@@ -19,7 +19,7 @@ from vistok.codec.reduction import tables_of
 from vistok.commands.export import TARGETS
 from vistok.evaluation.evaluate import evaluate
 from vistok.formats import native
-from vistok.training import estimate, summary
+from vistok.training import cost, summary
 from vistok.training import run as training_run
 
 HERE = Path(__file__).parent
@@ -88,7 +88,7 @@ def test_it_trains_and_its_health_is_logged(run):
 
 def test_its_run_is_estimated(configured):
     config = configured()
-    estimated = estimate.estimate(lambda: training_run.build_module(config), 32, 2, precision="32-true")
+    estimated = cost.estimate(lambda: training_run.build_module(config), 32, 2, precision="32-true")
     assert estimated.flops["image to codes"] > 0 and estimated.per_image > 0
 
 
@@ -123,8 +123,8 @@ def test_it_is_evaluated(run, tmp_path, compose):
 
 def test_its_tokens_are_written(run, photos, tmp_path, monkeypatch):
     monkeypatch.setenv(native.OWN, "strangers")
-    words = ["--image-size", "32", "--workers", "0", "--batch-size", "4"]
-    program.main(["tokenize", str(run), str(photos), "--out", str(tmp_path / "tokens"), *words])
+    words = ["--image-size", "32", "--num-workers", "0", "--batch-size", "4"]
+    program.main(["tokenize", str(run), "--images", str(photos), "--out", str(tmp_path / "tokens"), *words])
     tokens = np.load(tmp_path / "tokens" / "shard-000000.tokens.npy")
     assert tokens.shape == (12, 1, 1, 8, 8) and tokens.max() < 180
 
@@ -134,7 +134,7 @@ def test_codecs_refuse_it_in_words(tokenizer, run, photos, tmp_path, capsys):
     with pytest.raises(ValueError, match=message):
         tables_of(tokenizer.quantizer)
     with pytest.raises(SystemExit):
-        program.main(["codec", str(run), "--images", str(photos), "--out", str(tmp_path / "codec")])
+        program.main(["codec", "build", str(run), "--images", str(photos), "--out", str(tmp_path / "codec")])
     assert f"error: {message}" in capsys.readouterr().err
 
 

@@ -4,8 +4,8 @@
     python benchmarks/study/cost.py --count    # nothing timed
 
 The study's own networks, losses and batch with random images; ``speed=fast`` on a GPU as in ``trainer=gpu``. Time
-is the median of 30 updates after 10: on a CPU that of one thread. The peak is that of ``estimate=``: weights,
-gradients, the optimizer's moments and activations, counted tensor by tensor.
+is the median of 30 updates after 10: on a CPU that of one thread. The peak is that of ``python -m vistok estimate``:
+weights, gradients, the optimizer's moments and activations, counted tensor by tensor.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from run import ROOT
 
 from vistok import speed
 from vistok.training import run as training_run
-from vistok.training.estimate import Step, estimate
+from vistok.training.cost import Step, estimate
 
 WARM, TIMED = 10, 30
 SHOWN = [run for run in RUNS if run.section in ("heads", "collapse", "backbone") and run.size != "1k"]

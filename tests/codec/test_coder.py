@@ -156,42 +156,65 @@ def test_a_damaged_file_is_named(codec, picture, tmp_path):
 
 
 def test_command_line(trained, photos, tmp_path, capsys):
-    """From a run to a file and back: reduce, codec, conceal, compress, decompress."""
-    main(["reduce", str(trained), "--sizes", "8", "4", "--images", str(photos), "--image-size", "32", "--out",
+    """From a run to a file and back, by all verbs of ``codec``."""
+    main(["codec", "reduce", str(trained), "--sizes", "8", "4", "--images", str(photos), "--image-size", "32", "--out",
           str(tmp_path / "reduced")])  # fmt: skip
     codec = str(tmp_path / "codec")
     reduced = [str(tmp_path / "reduced" / size) for size in ("4", "8")]
-    main(["codec", str(trained), *reduced, "--images", str(photos), "--image-size", "32", "--out", codec])
+    main(["codec", "build", str(trained), *reduced, "--images", str(photos), "--image-size", "32", "--out", codec])
     assert "rate 2: 4 codewords" in capsys.readouterr().out
-    words = ["conceal", codec, "--images", str(photos), "--image-size", "32", "--window", "4", "--updates", "3"]
-    main([*words, "--width", "8", "--depth", "1"])
+    words = [
+        "codec",
+        "train-concealment",
+        codec,
+        "--images",
+        str(photos),
+        "--image-size",
+        "32",
+        "--window",
+        "4",
+        "--updates",
+        "3",
+    ]
+    main([*words, "--channels", "8", "--num-blocks", "1"])
     with pytest.raises(SystemExit):
         main(words)
     assert "--replace trains another" in capsys.readouterr().err
     image, file, out = photos / "01.png", str(tmp_path / "file.vtk"), tmp_path / "out.png"
-    main(["compress", codec, str(image), "--rate", "1", "--packets", "4", "--out", file])
+    main(["codec", "compress", str(image), "--codec", codec, "--codebook", "1", "--num-packets", "4", "--out", file])
     size = (tmp_path / "file.vtk").stat().st_size
     assert f"file.vtk: {size:,} bytes, {8 * size / (40 * 56):.4f} bits per pixel of 56x40, 8 codewords" in (
         " ".join(capsys.readouterr().out.split())
     )
-    main(["decompress", codec, file, "--out", str(out)])
+    main(["codec", "decompress", file, "--codec", codec, "--out", str(out)])
     with Image.open(out) as opened:
         assert opened.size == (56, 40)
         whole = np.asarray(opened)
     (tmp_path / "file.vtk").write_bytes((tmp_path / "file.vtk").read_bytes()[:-1])
     with pytest.raises(SystemExit):
-        main(["decompress", codec, file, "--out", str(out)])
+        main(["codec", "decompress", file, "--codec", codec, "--out", str(out)])
     assert "damaged or cut off: 20% of its codes are lost" in capsys.readouterr().err
     assert np.array_equal(np.asarray(Image.open(out)), whole)
-    main(["decompress", codec, file, "--conceal", "--out", str(out)])
+    main(["codec", "decompress", file, "--codec", codec, "--conceal", "--out", str(out)])
     assert not np.array_equal(np.asarray(Image.open(out)), whole)
     with pytest.raises(SystemExit):
-        main(["decompress", codec, file, "--out", "out.xyz"])
+        main(["codec", "decompress", file, "--codec", codec, "--out", "out.xyz"])
 
 
 def test_other_networks_are_refused(trained, photos, tmp_path, make_tokenizer, capsys):
     native.save(make_tokenizer(), tmp_path / "other")
     with pytest.raises(SystemExit):
-        main(["codec", str(trained), str(tmp_path / "other"), "--images", str(photos), "--out", str(tmp_path / "c")])
+        main(
+            [
+                "codec",
+                "build",
+                str(trained),
+                str(tmp_path / "other"),
+                "--images",
+                str(photos),
+                "--out",
+                str(tmp_path / "c"),
+            ]
+        )
     assert "has other networks than the first tokenizer" in capsys.readouterr().err
     assert not (tmp_path / "c").exists()

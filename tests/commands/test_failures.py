@@ -123,7 +123,12 @@ def test_a_second_sigterm_ends_a_worker():
 ])  # fmt: skip
 def test_memory_that_was_not_enough(error):
     said = explain(error)
-    assert said.startswith("out of memory: ") and str(error) in said and "batch_size" in said and "estimate=GIB" in said
+    assert (
+        said.startswith("out of memory: ")
+        and str(error) in said
+        and "batch_size" in said
+        and "estimate gpu_memory=GIB" in said
+    )
 
 
 @pytest.mark.parametrize("error, message", [

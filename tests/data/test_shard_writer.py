@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vistok.commands import convert
+from vistok.commands import data_shards
 from vistok.data import shard_writer
 from vistok.data.tars import images_in
 
@@ -55,7 +55,7 @@ def read(folder):
 def test_a_folder(photos, tmp_path):
     (photos / "more" / "03.b.jpg").write_bytes((photos / "01.png").read_bytes())
     (photos / "01.jpeg").write_bytes(b"not an image, but copied")
-    convert.main([str(photos), str(tmp_path / "out"), "--per-shard", "4"])
+    data_shards.main(["--images", str(photos), "--out", str(tmp_path / "out"), "--per-shard", "4"])
     found, index = read(tmp_path / "out")
     assert index["images"] == 14 and [shard["images"] for shard in index["shards"]] == [4, 4, 4, 2]
     keys = {name: data for (_, name), data in found.items()}
@@ -64,7 +64,7 @@ def test_a_folder(photos, tmp_path):
     assert {"01.jpeg", "01-2.png"} <= set(keys) and len(keys) == 14
     names = [name for shard in index["shards"] for name, _ in images_in(str(tmp_path / "out" / shard["name"]))]
     assert len(names) == 14 and names != sorted(names)
-    convert.main([str(photos), str(tmp_path / "sorted"), "--in-order"])
+    data_shards.main(["--images", str(photos), "--out", str(tmp_path / "sorted"), "--in-order"])
     assert [name for name, _ in images_in(str(tmp_path / "sorted" / "shard-000000.tar"))] == convert_order(photos)
 
 
@@ -75,7 +75,7 @@ def convert_order(photos):
 
 def test_arrays(arrays, tmp_path):
     path, files = arrays
-    convert.main([str(path), str(tmp_path / "out"), "--per-shard", "3", "--shuffle-seed", "5"])
+    data_shards.main(["--images", str(path), "--out", str(tmp_path / "out"), "--per-shard", "3", "--seed", "5"])
     found, index = read(tmp_path / "out")
     images = {name: data for (_, name), data in found.items()}
     assert [images[f"{i:08d}.jpg"] for i in range(7)] == files
@@ -87,8 +87,8 @@ def test_arrays(arrays, tmp_path):
 
 @pytest.mark.parametrize("kind, number", [("folder", signal.SIGHUP), ("arrays", signal.SIGTERM)])
 def test_interrupted_it_goes_on_to_the_same_bytes(kind, number, photos, arrays, tmp_path, monkeypatch, capsys):
-    words = [str(photos if kind == "folder" else arrays[0])]
-    convert.main([*words, str(tmp_path / "whole"), "--per-shard", "2"])
+    words = ["--images", str(photos if kind == "folder" else arrays[0])]
+    data_shards.main([*words, "--out", str(tmp_path / "whole"), "--per-shard", "2"])
     written = []
 
     def write(path, *arguments, former=shard_writer.write_shard):
@@ -101,42 +101,42 @@ def test_interrupted_it_goes_on_to_the_same_bytes(kind, number, photos, arrays, 
     with monkeypatch.context() as patched:
         patched.setattr(shard_writer, "write_shard", write)
         with pytest.raises(SystemExit) as ended:
-            convert.main([*words, str(part), "--per-shard", "2"])
+            data_shards.main([*words, "--out", str(part), "--per-shard", "2"])
     assert ended.value.code == 128 + number
     assert capsys.readouterr().err == f"interrupted by {number.name}; the same command goes on\n"
     (part / ".shard-000002.tar.partial").write_bytes(b"half of it, by a process that was killed")
     assert set(contents(part)) == {"index.json.partial", ".shard-000002.tar.partial", *written}
     before = {name: (part / name).stat().st_mtime_ns for name in written}
-    convert.main([*words, str(part), "--per-shard", "2"])
+    data_shards.main([*words, "--out", str(part), "--per-shard", "2"])
     assert contents(part) == contents(tmp_path / "whole")
     assert before == {name: (part / name).stat().st_mtime_ns for name in written}
 
 
 def test_done_already_it_repairs(arrays, tmp_path):
-    words = [str(arrays[0]), str(tmp_path / "out"), "--per-shard", "2"]
-    convert.main(words)
+    words = ["--images", str(arrays[0]), "--out", str(tmp_path / "out"), "--per-shard", "2"]
+    data_shards.main(words)
     before = contents(tmp_path / "out")
     (tmp_path / "out" / "shard-000001.tar").unlink()
     (tmp_path / "out" / "shard-000002.tar").write_bytes(b"damaged")
-    convert.main(words)
+    data_shards.main(words)
     assert contents(tmp_path / "out") == before
 
 
 def test_another_conversion_is_refused(arrays, photos, tmp_path):
     path, _ = arrays
     out = tmp_path / "out"
-    convert.main([str(path), str(out), "--per-shard", "2"])
+    data_shards.main(["--images", str(path), "--out", str(out), "--per-shard", "2"])
     for words, message in (
-        ([str(path), "--per-shard", "3"], "holds another conversion: per_shard=2; here per_shard=3"),
-        ([str(path), "--per-shard", "2", "--shuffle-seed", "1"], "shuffle_seed=0; here shuffle_seed=1"),
-        ([str(photos), "--per-shard", "2"], "source=seven.npz, .*here source=photos"),
+        (["--images", str(path), "--per-shard", "3"], "holds another conversion: per_shard=2; here per_shard=3"),
+        (["--images", str(path), "--per-shard", "2", "--seed", "1"], "shuffle_seed=0; here shuffle_seed=1"),
+        (["--images", str(photos), "--per-shard", "2"], "source=seven.npz, .*here source=photos"),
     ):
         with pytest.raises(SystemExit, match=message):
-            convert.main([*words, str(out)])
+            data_shards.main([*words, "--out", str(out)])
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "shard-000000.tar").write_bytes(b"precious")
     with pytest.raises(SystemExit, match="mine exists already and holds something else"):
-        convert.main([str(path), str(tmp_path / "mine")])
+        data_shards.main(["--images", str(path), "--out", str(tmp_path / "mine")])
 
 
 @pytest.mark.parametrize("change, message", [
@@ -154,7 +154,7 @@ def test_arrays_of_another_layout(arrays, tmp_path, change, message):
     with np.load(path) as former:
         np.savez(tmp_path / "other.npz", **dict(former) | change)
     with pytest.raises(SystemExit, match=message):
-        convert.main([str(tmp_path / "other.npz"), str(tmp_path / "out")])
+        data_shards.main(["--images", str(tmp_path / "other.npz"), "--out", str(tmp_path / "out")])
     assert not (tmp_path / "out").exists()
 
 
@@ -164,7 +164,7 @@ def test_an_index_that_is_none(photos, tmp_path, content):
         (tmp_path / "out").mkdir(exist_ok=True)
         (tmp_path / "out" / name).write_text(content)
         with pytest.raises(SystemExit, match=f"out/{name} is no index of shards"):
-            convert.main([str(photos), str(tmp_path / "out")])
+            data_shards.main(["--images", str(photos), "--out", str(tmp_path / "out")])
         (tmp_path / "out" / name).unlink()
 
 
@@ -178,7 +178,7 @@ def test_an_archive_that_claims_more_than_memory_holds(arrays, tmp_path):
             )
             archive.writestr(f"{name}.npy", file.getvalue() + array.tobytes())
     with pytest.raises(SystemExit, match="other.npz does not hold data, offsets, labels and classes"):
-        convert.main([str(tmp_path / "other.npz"), str(tmp_path / "out")])
+        data_shards.main(["--images", str(tmp_path / "other.npz"), "--out", str(tmp_path / "out")])
 
 
 def test_what_there_is_not(photos, tmp_path):
@@ -190,9 +190,9 @@ def test_what_there_is_not(photos, tmp_path):
         ("empty", "no images found"),
     ):
         with pytest.raises(SystemExit, match=message):
-            convert.main([str(tmp_path / source), str(tmp_path / "out")])
+            data_shards.main(["--images", str(tmp_path / source), "--out", str(tmp_path / "out")])
     with pytest.raises(SystemExit, match="--per-shard: must be at least 1, not 0"):
-        convert.main([str(photos), str(tmp_path / "out"), "--per-shard", "0"])
+        data_shards.main(["--images", str(photos), "--out", str(tmp_path / "out"), "--per-shard", "0"])
 
 
 @pytest.mark.parametrize("save", [np.savez, np.savez_compressed])

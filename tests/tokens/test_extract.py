@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torchvision.transforms.functional import ten_crop
 
-from vistok.commands.convert import main as convert
+from vistok.commands.data_shards import main as shards
 from vistok.commands.tokenize import main
 from vistok.formats.native import save
 from vistok.images.crops import ADMCrop, to_tensor
@@ -115,8 +115,18 @@ def test_interrupted_it_goes_on_to_the_same_bytes(classes, make, tmp_path, monke
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_signal_keeps_what_is_finished(classes, make, tmp_path, monkeypatch, capsys, workers):
     save(make("vq"), tmp_path / "tokenizer")
-    words = [str(tmp_path / "tokenizer"), str(classes), "--image-size", "32", "--per-shard", "2", "--batch-size", "3"]
-    words += ["--workers", str(workers)]
+    words = [
+        str(tmp_path / "tokenizer"),
+        "--images",
+        str(classes),
+        "--image-size",
+        "32",
+        "--per-shard",
+        "2",
+        "--batch-size",
+        "3",
+    ]
+    words += ["--num-workers", str(workers)]
     main([*words, "--out", str(tmp_path / "whole")])
     write, calls = module.write_shard, []
 
@@ -203,8 +213,8 @@ def test_killed_on_two_processes_it_goes_on_on_one_to_the_same_bytes(python, mak
     for i in range(80):
         Image.fromarray(rng.integers(0, 256, (64, 64, 3), dtype=np.uint8)).save(images / f"{i:02d}.png")
     save(make("vq"), tmp_path / "tokenizer")
-    words = ["-m", "vistok", "tokenize", str(tmp_path / "tokenizer"), str(images), "--image-size", "64"]
-    words += ["--batch-size", "2", "--per-shard", "2", "--workers", "1"]
+    words = ["-m", "vistok", "tokenize", str(tmp_path / "tokenizer"), "--images", str(images), "--image-size", "64"]
+    words += ["--batch-size", "2", "--per-shard", "2", "--num-workers", "1"]
     out = tmp_path / "killed"
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -245,7 +255,7 @@ def test_tars_with_labels(classes, make, tmp_path):
         labels=np.array(data["labels"]),
         classes=np.array(["a", "b", "c"]),
     )
-    convert([str(tmp_path / "set.npz"), str(tmp_path / "tars"), "--per-shard", "3", "--in-order"])
+    shards(["--images", str(tmp_path / "set.npz"), "--out", str(tmp_path / "tars"), "--per-shard", "3", "--in-order"])
     source = TarSource([str(tmp_path / "tars" / "*.tar")])
     tokenize(make("vq"), source, tmp_path / "tokens", FEW, num_workers=2)  # workers change no order
     store = TokenStore(tmp_path / "tokens")
@@ -253,7 +263,7 @@ def test_tars_with_labels(classes, make, tmp_path):
     assert store.labels.tolist() == [0, 1, 2, 0, 1, 2, 0] and store.header.classes == ("a", "b", "c")
     expected = make("vq").tokenize(to_float(squares(classes)))
     assert all(np.array_equal(store.codes(i)[0], expected[i]) for i in range(7))
-    with pytest.raises(ValueError, match="python -m vistok convert"):
+    with pytest.raises(ValueError, match="python -m vistok data shards --images"):
         open_source([str(tmp_path / "set.npz")], 5)
 
 
@@ -288,10 +298,10 @@ def test_bfloat16_is_asked_for(classes, make, tmp_path):
         (["--rate", "0.5"], "rate=0.5 must be a share"),
         (["--batch-size", "0"], "^error: --batch-size: must be at least 1, not 0"),
         (["--per-shard", "0"], "^error: --per-shard: must be at least 1, not 0"),
-        (["--workers", "-1"], "^error: --workers: must be at least 0, not -1"),
+        (["--num-workers", "-1"], "^error: --num-workers: must be at least 0, not -1"),
         (["--timeout", "nan"], "^error: --timeout: must be a number above 0, not nan"),
-        (["--config", "[1]"], "^error: --config: must be names and values in braces"),
-        (["--config", "[" * 100_000], "^error: --config: is not JSON"),
+        (["--family-config", "[1]"], "^error: --family-config: must be names and values in braces"),
+        (["--family-config", "[" * 100_000], "^error: --family-config: is not JSON"),
         (["--max-unreadable", "2"], "^error: --max-unreadable: must be a share from 0 to 1"),
         (["--device", "mps"], "^error: device=mps must be cpu or cuda"),
         (["--device", "abc"], "^error: device=abc: "),
@@ -301,7 +311,8 @@ def test_bfloat16_is_asked_for(classes, make, tmp_path):
 )
 def test_wrong_words_end_in_one_line(classes, make, tmp_path, words, message):
     save(make("vq"), tmp_path / "tokenizer")
-    command = [str(tmp_path / "tokenizer"), str(classes), "--out", str(tmp_path / "out"), "--image-size", "32", *words]
+    command = [str(tmp_path / "tokenizer"), "--images", str(classes), "--out", str(tmp_path / "out")]
+    command += ["--image-size", "32", *words]
     with pytest.raises(SystemExit, match=message):
         main(command)
     assert not (tmp_path / "out").exists()

@@ -14,7 +14,7 @@ from vistok.losses.adversarial import adaptive_weight
 from vistok.training.callbacks.codebook_health import CodebookHealth
 from vistok.training.callbacks.finite import FiniteWatch
 from vistok.training.callbacks.progress import ProgressLine
-from vistok.training.estimate import Step
+from vistok.training.cost import Step
 from vistok.training.module import LitTokenizer, weighted_sum
 from vistok.training.schedules import Schedule
 from vistok.training.updates import Decisions, step

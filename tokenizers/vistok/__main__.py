@@ -1,67 +1,115 @@
-"""``python -m vistok COMMAND ...``, or ``vistok COMMAND ...``: all commands of an installed vistok."""
+"""``python -m vistok VERB ...``, or ``vistok VERB ...``: all commands of an installed vistok."""
 
 import sys
 from collections.abc import Sequence
+from difflib import get_close_matches
 from importlib import import_module
+from typing import NoReturn
 
 import vistok
 from vistok.processes import openmp
 
-COMMANDS = {  # name: module and function of the rest of the words (main where none is named), what it does
-    "train": ("vistok.commands.train:train", "train a tokenizer, as train.py of the repository does"),
-    "eval": ("vistok.commands.eval:evaluate", "score tokenizers, as eval.py of the repository does"),
+COMMANDS = {  # the verb: its module, and what it does
+    "train": ("vistok.commands.train", "train a tokenizer"),
+    "eval": ("vistok.commands.eval", "score tokenizers on images"),
+    "estimate": ("vistok.commands.estimate", "print the parameters, FLOPs and memory of a training run"),
     "export": ("vistok.commands.export", "write a tokenizer for diffusers, LlamaGen, transformers, ONNX or torch"),
-    "inspect": ("vistok.commands.inspect", "say what is in a checkpoint: keys, tensors, what was not read"),
-    "convert": ("vistok.commands.convert", "write images as tar shards"),
-    "reduce": ("vistok.commands.reduce", "cluster a tokenizer's codewords: fewer bits from the same networks"),
-    "codec": ("vistok.commands.build_codec", "make a codec of a tokenizer and its reduced codebooks"),
-    "conceal": ("vistok.commands.conceal", "train the model that guesses what a damaged file has lost"),
-    "compress": ("vistok.commands.compress", "write an image as a file of very few bytes"),
-    "decompress": ("vistok.commands.decompress", "write the image in such a file"),
-    "tokenize": ("vistok.commands.tokenize", "write the tokens of images, for a generator"),
-    "tokens": ("vistok.commands.manage_tokens", "check tokens, decode some to look at, write them for others"),
-    "thresholds": ("vistok.commands.thresholds", "measure the entropies an entropy router needs"),
+    "inspect": ("vistok.commands.inspect", "print the contents of a checkpoint without running any of it"),
+    "tokenize": ("vistok.commands.tokenize", "write the tokens of images to disk, for a generator"),
+    "data shards": ("vistok.commands.data_shards", "write images as tar shards, for data=shards"),
+    "data thresholds": ("vistok.commands.data_thresholds", "measure the entropies that an entropy router needs"),
+    "tokens check": ("vistok.commands.tokens_check", "check the files of tokens, and decode some images"),
+    "tokens export": ("vistok.commands.tokens_export", "write tokens in another form"),
+    "codec reduce": ("vistok.commands.codec_reduce", "cluster the codewords of a tokenizer: fewer bits, same networks"),
+    "codec build": ("vistok.commands.codec_build", "build a codec from a tokenizer and its reduced codebooks"),
+    "codec train-concealment": (
+        "vistok.commands.codec_train_concealment",
+        "train the model that guesses the lost codes of a damaged file",
+    ),
+    "codec compress": ("vistok.commands.codec_compress", "compress an image to a file of very few bytes"),
+    "codec decompress": ("vistok.commands.codec_decompress", "decompress such a file to an image"),
 }
-HYDRA = ("train", "eval")  # these read sys.argv themselves
+HYDRA = ("train", "eval", "estimate")  # these read sys.argv themselves
+NOUNS = tuple(dict.fromkeys(name.partition(" ")[0] for name in COMMANDS if " " in name))
+RENAMED = {  # the commands of version 0.1
+    "convert": "data shards",
+    "thresholds": "data thresholds",
+    "reduce": "codec reduce",
+    "conceal": "codec train-concealment",
+    "compress": "codec compress",
+    "decompress": "codec decompress",
+}
 
 
-def usage() -> str:
-    """The help text."""
-    lines = [f"  {name:12}{about}" for name, (_, about) in COMMANDS.items()]
+def usage(noun: str = "") -> str:
+    """The help text, of all verbs or of those of one noun."""
+    width = max(map(len, COMMANDS)) + 2
+    lines = [
+        f"  {name:{width}}{about}" for name, (_, about) in COMMANDS.items() if name.startswith(f"{noun} ".lstrip())
+    ]
     return "\n".join([
         f"vistok {vistok.__version__}: train, evaluate and export discrete visual tokenizers",
         "",
-        "usage: python -m vistok COMMAND ...    (COMMAND --help tells the rest)",
+        f"usage: python -m vistok {noun or 'VERB'} ...    (--help after a verb lists its arguments)",
         "",
         *lines,
+        "",
+        "train, eval and estimate take group=choice and key=value, as configs/train.yaml and configs/eval.yaml have",
+        "them. The other verbs take flags, the same in all of them: --images is a path to images, --out the file or",
+        "folder to write. The one argument without a flag is what the verb works on.",
         "",
         "From Python: tokenizer = vistok.load('sample'); codes = tokenizer.tokenize(images)",
     ])  # fmt: skip
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """Hand the rest of the line to the module of the command, which is imported only then."""
+    """Hand the words after the verb to the verb's module, which is imported only then."""
     words = sys.argv[1:] if words is None else list(words)
-    if words[:1] in (["-h"], ["--help"]):
-        sys.stdout.write(usage() + "\n")
+    first = words[0] if words else ""
+    if first in ("-h", "--help") or (first in NOUNS and words[1:2] in (["-h"], ["--help"])):
+        sys.stdout.write(usage(first if first in NOUNS else "") + "\n")
         return
-    if words[:1] == ["--version"]:
+    if first == "--version":
         sys.stdout.write(f"{vistok.__version__}\n")
         return
-    if not words or words[0] not in COMMANDS:
-        sys.stderr.write((f"unknown command {words[0]!r}\n" if words else "") + usage() + "\n")
+    if not words:
+        sys.stderr.write(usage() + "\n")
         raise SystemExit(2)
+    name = first if first not in NOUNS else " ".join(words[:2])
+    if name not in COMMANDS:
+        _refuse(name)
     openmp.share_cores()
-    module, _, function = COMMANDS[words[0]][0].partition(":")
-    if words[0] not in HYDRA:
-        sys.argv[0] = f"python -m vistok {words[0]}"  # what argparse calls the program
+    module = import_module(COMMANDS[name][0])
+    rest = words[len(name.split(" ")) :]
+    if name not in HYDRA:
+        sys.argv[0] = f"python -m vistok {name}"  # what argparse calls the program
     try:
-        getattr(import_module(module), function or "main")(words[1:])
+        module.main(rest)
     except SystemExit as exit:
         if not isinstance(exit.code, str):
             raise
         sys.stderr.write(exit.code + "\n")
         raise SystemExit(2) from exit
+
+
+def _refuse(name: str) -> NoReturn:
+    """End the process with one line for a command that there is not."""
+    from vistok.terminal import lines
+
+    noun = name.partition(" ")[0]
+    found = get_close_matches(name, COMMANDS, n=1)
+    if name in RENAMED:
+        message = f"{name} is now: python -m vistok {RENAMED[name]}"
+    elif noun in NOUNS:
+        verbs = ", ".join(known.partition(" ")[2] for known in COMMANDS if known.startswith(f"{noun} "))
+        message = f"{noun} takes one of the verbs {verbs}: python -m vistok {noun} --help"
+        if noun == "codec":
+            message += "; making a codec is now: python -m vistok codec build"
+    else:
+        message = f"there is no command {name!r}" + (f"; did you mean {found[0]}?" if found else "")
+        message += "; python -m vistok --help lists all"
+    sys.stderr.write(lines(f"error: {message}") + "\n")
+    raise SystemExit(2)
 
 
 if __name__ == "__main__":

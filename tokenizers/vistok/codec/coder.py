@@ -220,7 +220,9 @@ def load(folder: str | Path) -> Codec:
     folder = Path(folder)
     for name in (CONFIG, TABLES):
         if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder} is not a codec: it has no {name}; python -m vistok codec makes one")
+            raise FileNotFoundError(
+                f"{folder} is not a codec: it has no {name}; python -m vistok codec build writes one"
+            )
     config = read_object(folder / CONFIG)
     try:
         if config.get("format") != FORMAT:

@@ -37,7 +37,7 @@ def code_grids(
     Raises:
         ValueError: There is no such folder or shard, no image in it, or the size does not fit the tokenizer.
     """
-    tokenizer.grid(image_size, image_size, f"image-size={image_size}")
+    tokenizer.grid(image_size, image_size, f"--image-size={image_size}")
     found: list[list[np.ndarray]] = [[] for _ in heads]
     read = in_time(samples(images, image_size), PATIENCE)
     crops = islice((sample.image for sample in read if sample.image is not None), most)
@@ -48,7 +48,7 @@ def code_grids(
             for codes, head in zip(found, heads, strict=True):
                 codes.append(head.encode(latent).codes.numpy().astype(np.int32))
     if not found[0]:
-        raise ValueError(f"images={images} has no image that can be read")
+        raise ValueError(f"--images={images} has no image that can be read")
     return [np.concatenate(codes) for codes in found]
 
 
@@ -56,7 +56,7 @@ def samples(images: str, image_size: int) -> Iterator[Sample]:
     """Every image of a folder or of tar shards, cropped at its centre."""
     transforms, path = [ADMCrop(image_size)], Path(images).expanduser()
     if not path.is_dir():
-        return iter(ShardImages(expand(images, "images"), transforms))
+        return iter(ShardImages(expand(images, "--images"), transforms))
     part = "train" if (path / "train").is_dir() and (path / "val").is_dir() else ""
     files = ImageFiles(path, list_images(path, part), transforms)
     return (files[0, i] for i in range(len(files)))

@@ -48,7 +48,7 @@ def unpack(data: bytes, max_pixels: int = MAX_PIXELS) -> tuple[StreamHeader, lis
     """
     reader = Reader(data)
     if reader.take(len(MAGIC)) != MAGIC:
-        raise ValueError("it is no file of python -m vistok compress: it begins otherwise")
+        raise ValueError("it is no file of python -m vistok codec compress: it begins otherwise")
     version = reader.byte()
     if version != VERSION:
         raise ValueError(f"it is of version {version}; this program reads {VERSION}")

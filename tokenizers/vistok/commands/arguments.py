@@ -1,19 +1,58 @@
-"""The command line of ``python -m vistok COMMAND``: what is wrong with an argument is said in one line."""
+"""The command line of ``python -m vistok VERB``: one vocabulary of flags, and one line for each mistake.
+
+The one argument without a flag is what the verb works on; images, outputs and all settings are flags.
+"""
 
 import argparse
+import inspect
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
+from vistok.processes.patience import PATIENCE
 from vistok.terminal import stop
 
 
 class Parser(argparse.ArgumentParser):
-    """Ends in one line, as all commands do, rather than in its usage."""
+    """The arguments of one verb. What is wrong with them ends the process with one line, not with the usage.
+
+    Args:
+        verb: The words after ``python -m vistok``.
+        about: The docstring of the verb's module.
+        renamed: The flags of former versions, and what to write instead.
+    """
+
+    def __init__(self, verb: str, about: str | None, renamed: Mapping[str, str] | None = None):
+        super().__init__(
+            prog=f"python -m vistok {verb}",
+            description=inspect.cleandoc(about or "").replace("``", ""),
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        self.renamed = {**RENAMED, **(renamed or {})}
+
+    def flag(self, name: str, **settings: Any) -> None:
+        """Add a flag of the vocabulary, or with ``help`` one of the verb's own; a default is named in its help."""
+        settings = {**VOCABULARY.get(name, {}), **settings}
+        default = settings.get("default")
+        if default is not None:
+            shown = " ".join(map(str, default)) if isinstance(default, list) else f"{default}"
+            settings["help"] += f" (default: {shown})"
+        self.add_argument(name, **settings)
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
+        """Name the present flag where a former one is given, before argparse calls it unknown."""
+        for word in args or ():
+            name = word.partition("=")[0]
+            present = self.renamed.get(name)
+            if name not in self._option_string_actions and present in self._option_string_actions:
+                stop(f"{name} is now {present} ({self.prog} --help lists all arguments)")
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
-        stop(f"{message.removeprefix('argument ')} ({self.prog} --help tells the rest)")
+        stop(f"{message.removeprefix('argument ')} ({self.prog} --help lists all arguments)")
 
 
 def at_least(least: int) -> Callable[[str], int]:
@@ -48,6 +87,13 @@ def share(text: str) -> float:
     return value
 
 
+def images(text: str) -> str:
+    """A path to images; a number that is no path was meant for another flag."""
+    if text.isdecimal() and not Path(text).exists():
+        raise argparse.ArgumentTypeError(f"is a path to images, not {text}; --num-images is their number")
+    return text
+
+
 def json_object(text: str) -> dict[str, Any]:
     """JSON in braces."""
     try:
@@ -57,3 +103,60 @@ def json_object(text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise argparse.ArgumentTypeError(f"must be names and values in braces, not {text[:80]}")
     return value
+
+
+TOKENIZER = "run folder, exported folder, published checkpoint, or user/repo on the Hugging Face hub"
+VOCABULARY: dict[str, dict[str, Any]] = {  # the flags that several verbs have, with the same meaning in each
+    "--out": {"required": True, "metavar": "PATH"},
+    "--images": {
+        "type": images,
+        "required": True,
+        "metavar": "PATH",
+        "help": "folder of images (its subfolder train, if it has a split) or tar shards",
+    },
+    "--num-images": {
+        "type": at_least(1),
+        "metavar": "N",
+        "default": 2000,
+        "help": "largest number of images that are read",
+    },
+    "--image-size": {
+        "type": at_least(1),
+        "metavar": "N",
+        "default": 256,
+        "help": "height and width of the centre crops, in pixels",
+    },
+    "--num-workers": {
+        "type": at_least(0),
+        "metavar": "N",
+        "default": 2,
+        "help": "number of processes that decode images; 0 decodes in the main process",
+    },
+    "--batch-size": {"type": at_least(1), "metavar": "N"},
+    "--seed": {"type": at_least(0), "metavar": "N", "default": 0},
+    "--device": {"metavar": "NAME", "help": "cpu, cuda or cuda:N (default: cuda where there is a GPU, else cpu)"},
+    "--max-pixels": {"type": at_least(1), "metavar": "N"},
+    "--timeout": {
+        "type": number(above=0),
+        "metavar": "SECONDS",
+        "default": PATIENCE,
+        "help": "seconds to wait for the storage before the command ends",
+    },
+    "--take-over": {
+        "action": "store_true",
+        "help": "take the output from a process on another machine that has gone silent",
+    },
+    "--family": {"metavar": "NAME", "help": "family of a published checkpoint (default: what its keys tell)"},
+    "--family-config": {
+        "type": json_object,
+        "metavar": "JSON",
+        "help": "settings that the keys of a published checkpoint do not tell, as JSON in braces",
+    },
+}
+RENAMED = {  # flags of version 0.1
+    "--workers": "--num-workers",
+    "--output": "--out",
+    "--config": "--family-config",
+    "--shuffle-seed": "--seed",
+    "--sheet": "--out",
+}

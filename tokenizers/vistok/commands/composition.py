@@ -1,4 +1,4 @@
-"""``python -m vistok train`` and ``eval``: what ``train.py`` and ``eval.py`` do, with the configs in the package.
+"""Hydra's part of ``train``, ``estimate`` and ``eval``: the config from the words of the command line.
 
 An installed wheel has no scripts and no ``configs`` folder beside it; in the repository both ways are the same.
 """

@@ -1,4 +1,4 @@
-"""``python -m vistok eval``, and ``eval.py`` of the repository: score tokenizers."""
+"""Scores tokenizers: ``python -m vistok eval``, and ``eval.py`` of the repository."""
 
 from collections.abc import Sequence
 
@@ -6,12 +6,12 @@ from omegaconf import DictConfig
 
 from vistok.commands import composition
 from vistok.commands.composition import _composed, _run
-from vistok.evaluation.keys import check_config
+from vistok.evaluation.config_check import check_config
 from vistok.processes import openmp
 
 
 def start_evaluation(config: DictConfig) -> None:
-    """Evaluate; ends the process where the config is wrong."""
+    """Evaluate; a wrong config ends the process."""
     _composed()
     openmp.share_cores()
     composition.run(_checked_evaluation, config, again="the same command goes on where this one was")
@@ -24,6 +24,6 @@ def _checked_evaluation(config: DictConfig) -> None:
     evaluate(config)
 
 
-def evaluate(words: Sequence[str]) -> None:
-    """``python -m vistok eval``, with the rest of its words."""
+def main(words: Sequence[str]) -> None:
+    """Run the command with the words that follow its name."""
     _run("eval", start_evaluation, words)

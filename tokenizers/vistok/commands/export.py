@@ -1,7 +1,7 @@
-"""``python -m vistok export SOURCE --to TARGET --out DIR``: a tokenizer for those who load it elsewhere.
+"""Writes a tokenizer in the form of another library: diffusers, LlamaGen, Janus, ONNX or torch.export.
 
-What was written is loaded by the library that it is for and compared with the tokenizer; where they differ, nothing
-is left.
+The library that a form is for loads the result, and its codes and images are compared with those of the tokenizer.
+Where they differ, nothing is written.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from vistok.commands.arguments import Parser, at_least, json_object
+from vistok.commands.arguments import TOKENIZER, Parser
 from vistok.commands.failures import guard
 from vistok.formats import native
 from vistok.formats.exporters import graphs, to_diffusers, to_janus, to_llamagen
@@ -33,7 +33,7 @@ TARGETS: dict[str, Callable[..., Parity]] = {
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """What the command line asks for."""
+    """Run the command with the words that follow its name."""
     guard(run, parser().parse_args(words), again="nothing is left of it, and the same command begins anew")
 
 
@@ -42,12 +42,12 @@ def run(asked: argparse.Namespace) -> None:
     console = Console()
     if asked.half and asked.to != "folder":
         raise ValueError(f"--half is for --to folder, not {asked.to}")
-    about = about_of(shipped(asked.source)) | {
+    about = about_of(shipped(asked.tokenizer)) | {
         name: value for name, value in (("licence", asked.license), ("name", asked.name)) if value
     }
     if asked.evaluation:
         about["evaluation"] = json.loads(Path(asked.evaluation).read_text())
-    tokenizer = load(asked.source, asked.family, asked.config)
+    tokenizer = load(asked.tokenizer, asked.family, asked.family_config)
     save = partial(save_folder, half=True) if asked.half else TARGETS[asked.to]
     parity = save(tokenizer, asked.out, about, asked.image_size)
     say(f"{asked.out}: {parity}", console=console)
@@ -56,26 +56,25 @@ def run(asked: argparse.Namespace) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    words = Parser(prog="python -m vistok export", description=__doc__)
-    words.add_argument(
-        "source", help="a run folder, an exported folder, a published checkpoint, or user/repo on the hub"
+    """The arguments of the command."""
+    words = Parser("export", __doc__)
+    words.add_argument("tokenizer", metavar="TOKENIZER", help=TOKENIZER)
+    words.flag("--to", required=True, choices=TARGETS, help="form to write")
+    words.flag("--out", help="new folder")
+    words.flag(
+        "--image-size",
+        default=None,
+        help="height and width in pixels of the images that a Janus tokenizer decodes, or that a graph is fixed to "
+        "(default: 256 for janus; any size for a graph)",
     )
-    words.add_argument("--to", required=True, choices=TARGETS, help="what to write")
-    words.add_argument("--out", required=True, help="a new folder")
-    words.add_argument(
-        "--image-size", type=at_least(1), help="the one size that janus decodes; or that a graph is fixed to"
+    words.flag("--half", action="store_true", help="store float16, half the size; for --to folder")
+    words.flag("--name", metavar="TEXT", help="name of the model on its card (default: that of its run)")
+    words.flag(
+        "--license", metavar="NAME", help="licence of the weights as the hub calls it, for the card: apache-2.0, mit"
     )
-    words.add_argument("--half", action="store_true", help="of a folder: store float16, half the size")
-    words.add_argument("--name", help="of the model, for its card")
-    words.add_argument("--license", help="of the weights, for the card, as the hub calls it: apache-2.0, mit, other")
-    words.add_argument("--evaluation", help="the JSON file that eval.py wrote, for the card")
-    words.add_argument("--family", help="of a published checkpoint, where its keys do not tell")
-    words.add_argument("--config", type=json_object, help="what else they do not tell, as JSON")
-    words.add_argument("--push-to", metavar="USER/REPO", help="upload the folder to the Hugging Face hub as well")
-    words.add_argument("--private", action="store_true", help="a repository made for that is private")
+    words.flag("--evaluation", metavar="PATH", help="JSON file of an evaluation, for the card")
+    words.flag("--family")
+    words.flag("--family-config")
+    words.flag("--push-to", metavar="USER/REPO", help="repository on the Hugging Face hub to upload the folder to")
+    words.flag("--private", action="store_true", help="make a new repository on the hub private")
     return words
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""``python -m vistok inspect FILE``: what is in a checkpoint, without running any of it."""
+"""Prints the contents of a checkpoint without running any of it."""
 
 import argparse
 from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ SHOWN = 80  # characters of a value or of a list of names
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """What the command line asks for."""
+    """Run the command with the words that follow its name."""
     guard(run, parser().parse_args(words), again="nothing is left of it, and the same command begins anew")
 
 
@@ -31,10 +31,11 @@ def run(asked: argparse.Namespace) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = Parser(description=__doc__)
-    parser.add_argument("file", help=".ckpt, .pt, .pth, .bin or .safetensors")
-    parser.add_argument("--depth", type=at_least(1), default=2, help="parts of a key by which tensors are summed up")
-    return parser
+    """The arguments of the command."""
+    words = Parser("inspect", __doc__)
+    words.add_argument("file", metavar="FILE", help="checkpoint: .ckpt, .pt, .pth, .bin or .safetensors")
+    words.flag("--depth", type=at_least(1), metavar="N", default=2, help="parts of a key by which tensors are grouped")
+    return words
 
 
 def show(file: str, contents: Contents, depth: int) -> None:

@@ -1,4 +1,4 @@
-"""``python -m vistok train``, and ``train.py`` of the repository: train a tokenizer."""
+"""Trains a tokenizer: ``python -m vistok train``, and ``train.py`` of the repository."""
 
 from collections.abc import Sequence
 
@@ -13,18 +13,15 @@ from vistok.training import run
 
 
 def start_training(config: DictConfig) -> None:
-    """Train, or say what training would need where ``estimate`` is set; ends the process where the config is wrong."""
+    """Train; a wrong config ends the process."""
     _composed()
     openmp.share_cores()
     job = HydraConfig.get()
     if job.mode == RunMode.MULTIRUN:
         config = run.job_of_sweep(config, job.runtime.output_dir)
-    if config.estimate is not None:
-        composition.run(run.estimate, config)
-    else:
-        composition.run(run.train, config, list(job.overrides.task))
+    composition.run(run.train, config, list(job.overrides.task))
 
 
-def train(words: Sequence[str]) -> None:
-    """``python -m vistok train``, with the rest of its words."""
+def main(words: Sequence[str]) -> None:
+    """Run the command with the words that follow its name."""
     _run("train", start_training, words)

@@ -12,7 +12,7 @@ from vistok.data.shards import Data
 from vistok.distributed.collectives import rank_and_size
 from vistok.distributed.process_group import processes
 from vistok.evaluation.accumulator import too_small
-from vistok.evaluation.keys import check_config
+from vistok.evaluation.config_check import check_config
 from vistok.evaluation.networks import networks_of
 from vistok.evaluation.references import save_reference
 from vistok.evaluation.report import score_table

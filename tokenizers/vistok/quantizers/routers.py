@@ -77,7 +77,7 @@ class EntropyRouter(nn.Module):
 
     Args:
         thresholds: G - 1 entropies in nats, rising: a region above the first gets the second grain, and so on. They
-            depend on the data, the patch and the bins: ``python -m vistok thresholds`` computes them.
+            depend on the data, the patch and the bins: ``python -m vistok data thresholds`` computes them.
         patch: Pixels along each side of a region.
         low: Pixel value of the first of the 32 bins.
         high: Pixel value of the last one.

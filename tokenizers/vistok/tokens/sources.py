@@ -103,7 +103,7 @@ class TarSource(Source):
     """
 
     def __init__(self, urls: Sequence[str]):
-        self.urls = expand(list(urls), "DATA")
+        self.urls = expand(list(urls), "--images")
         self.about, self.parts, self.count = encodable(", ".join(urls)), len(self.urls), None
         self.classes = None if isinstance(self.urls[0], Url) else _classes(Path(self.urls[0]).parent / CONVERTED)
 
@@ -145,10 +145,12 @@ def open_source(data: Sequence[str], per_shard: int) -> Source:
     """
     folders = [name for name in data if Path(name).expanduser().is_dir()]
     if folders and len(data) > 1:
-        raise ValueError(f"DATA is one folder or several tars, not {' '.join(data)}")
+        raise ValueError(f"--images is one folder or several tars, not {' '.join(data)}")
     if folders:
         return FolderSource(Path(folders[0]).expanduser(), per_shard)
     npz = [name for name in data if name.endswith(".npz")]
     if npz:
-        raise ValueError(f"{npz[0]} is an .npz file: python -m vistok convert {npz[0]} SHARDS makes tars of it")
+        raise ValueError(
+            f"{npz[0]} is an .npz file: python -m vistok data shards --images {npz[0]} --out SHARDS makes tars of it"
+        )
     return TarSource(data)

@@ -42,6 +42,8 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, float]:
         ValueError: The config does not make sense, or does not fit the data or the checkpoint: before any long work.
     """
     _check_config(config)
+    if config.gpu_memory is not None:
+        raise ValueError(f"gpu_memory={config.gpu_memory} is for python -m vistok estimate, which trains nothing")
     import pytorch_lightning as pl
 
     from vistok import speed
@@ -176,15 +178,16 @@ def optimizer_of(config: DictConfig) -> Callable[..., Any]:
 
 
 def estimate(config: DictConfig) -> None:
-    """Print what the run would need, and the batch that fits ``config.estimate`` GiB; needs no data, weights or GPU.
+    """Print the needs of the run, and the batch that fits ``gpu_memory`` GiB; needs no data, weights or GPU.
 
     Raises:
         ValueError: The config does not make sense.
     """
-    if isinstance(config.estimate, bool | str) or not config.estimate > 0:
-        raise ValueError(f"estimate is the memory of a GPU in GiB, above 0, not {config.estimate!r}")
+    memory = config.gpu_memory
+    if memory is not None and (isinstance(memory, bool | str) or not memory > 0):
+        raise ValueError(f"gpu_memory is the memory of a GPU in GiB, above 0, not {memory!r}")
     _check_config(OmegaConf.merge(config, {"data": None}))
-    from vistok.training import estimate as estimator
+    from vistok.training import cost
 
     config = OmegaConf.merge(config, {"weights": "random"})  # shapes are all that matters, so nothing is downloaded
     gpu, precision = config.trainer.accelerator != "cpu", config.trainer.precision
@@ -195,9 +198,9 @@ def estimate(config: DictConfig) -> None:
         check_image_size(config.image_size, lit.tokenizer)
         return lit
 
-    estimated = estimator.estimate(build, config.image_size, config.batch_size, gpu, precision, ddp)
+    estimated = cost.estimate(build, config.image_size, config.batch_size, gpu, precision, ddp)
     about = f"{config.name}: {config.image_size} pixels, {precision} on {'a GPU' if gpu else 'the CPU'}"
-    estimator.show(estimated, config.estimate * estimator.GIB, about)
+    cost.show(estimated, None if memory is None else memory * cost.GIB, about)
 
 
 # What the keys are that are read here, beside those that are handed on to a _target_.

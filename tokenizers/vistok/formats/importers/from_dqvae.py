@@ -108,7 +108,7 @@ def thresholds(config: Mapping[str, Any], grains: int) -> list[float]:
         raise Unknown(
             "its keys do not tell the entropy thresholds: give config={'thresholds': [...]} in nats, and "
             "'router': {'bins': [low, high]} if its histogram does not span -1 to 1. The released table has 1.6778 for "
-            "half of the regions, over bins from 0 to 1; python -m vistok thresholds measures those of your data"
+            "half of the regions, over bins from 0 to 1; python -m vistok data thresholds measures those of your data"
         )
     values = given if isinstance(given, list | tuple) else [given]
     if len(values) != grains - 1 or not all(type(value) in (int, float) for value in values):

@@ -1,4 +1,4 @@
-"""``python -m vistok compress CODEC IMAGE --out FILE``: an image as a file of very few bytes."""
+"""Compresses an image to a file of very few bytes."""
 
 import argparse
 from collections.abc import Sequence
@@ -21,20 +21,30 @@ from vistok.terminal import say
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """What the command line asks for."""
+    """Run the command with the words that follow its name."""
     guard(run, parser().parse_args(words), again="nothing is left of it, and the same command begins anew")
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    words = Parser(prog="python -m vistok compress", description=__doc__)
-    words.add_argument("codec", help="a folder that python -m vistok codec made")
-    words.add_argument("image", help="a JPEG, PNG, WebP, AVIF, GIF, BMP, TIFF, PPM or JPEG 2000 file")
-    words.add_argument("--out", required=True, help="the file to write; one that is there is replaced")
-    words.add_argument("--rate", type=at_least(0), default=0, help="which of the codec's codebooks, 0 the largest")
-    words.add_argument("--coding", choices=("best", *CODINGS), default="best", help="how codes become bits")
-    words.add_argument("--packets", type=at_least(1), default=1, help="parts of the file any of which may be lost")
-    words.add_argument("--max-pixels", type=at_least(1), default=stream.MAX_PIXELS, help="refuse larger images")
+    """The arguments of the command."""
+    words = Parser("codec compress", __doc__, {"--rate": "--codebook", "--packets": "--num-packets"})
+    words.add_argument("image", metavar="IMAGE", help="JPEG, PNG, WebP, AVIF, GIF, BMP, TIFF, PPM or JPEG 2000 file")
+    words.flag("--codec", required=True, metavar="PATH", help="folder that python -m vistok codec build wrote")
+    words.flag("--out", help="compressed file to write; an existing one is replaced")
+    words.flag(
+        "--codebook",
+        type=at_least(0),
+        metavar="N",
+        default=0,
+        help="index of one of the codec's codebooks; 0 is the largest, with the best images",
+    )
+    words.flag(
+        "--coding", choices=("best", *CODINGS), default="best", help="entropy coding of the codes; best tries them all"
+    )
+    words.flag(
+        "--num-packets", type=at_least(1), metavar="N", default=1, help="parts of the file, any of which may be lost"
+    )
+    words.flag("--max-pixels", default=stream.MAX_PIXELS, help="pixels of the largest image that is accepted")
     return words
 
 
@@ -46,11 +56,11 @@ def run(asked: argparse.Namespace) -> None:
         image = within(PATIENCE, read_crop, asked.image, read, [], np.random.default_rng(0))
     except ValueError as error:
         raise ValueError(f"{asked.image} cannot be read: {error}") from error
-    data = codec.compress(image, asked.rate, asked.coding, asked.packets, asked.max_pixels)
-    with locks.held(locks.beside(out), f"out={out}"), atomic_write(out) as file:
+    data = codec.compress(image, asked.codebook, asked.coding, asked.num_packets, asked.max_pixels)
+    with locks.held(locks.beside(out), f"--out={out}"), atomic_write(out) as file:
         file.write(data)
     height, width = image.shape[-2:]
-    sizes = " + ".join(f"{size:,}" for size in codec.rates[asked.rate].sizes)
+    sizes = " + ".join(f"{size:,}" for size in codec.rates[asked.codebook].sizes)
     say(
         f"{asked.out}: {len(data):,} bytes, {8 * len(data) / (width * height):.4f} bits per pixel of "
         f"{width}x{height}, {sizes} codewords"

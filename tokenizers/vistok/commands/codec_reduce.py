@@ -1,7 +1,7 @@
-"""``python -m vistok reduce TOKENIZER --sizes 256 64 --images DIR --out DIR``: the same networks with fewer codewords.
+"""Clusters the codewords of a tokenizer: the same networks with fewer codewords.
 
 Each reduced tokenizer is an exported folder like any other, named by its size: to evaluate, to train further with
-``train.py init=``, or to make a codec of.
+``init=``, or to make a codec of.
 """
 
 import argparse
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from vistok.codec.example_codes import code_grids, counts_of
 from vistok.codec.reduction import reduced, tables_of, with_head, with_tables
-from vistok.commands.arguments import Parser, at_least
+from vistok.commands.arguments import TOKENIZER, Parser
 from vistok.commands.failures import guard
 from vistok.files import atomic_folder
 from vistok.formats import native
@@ -21,20 +21,25 @@ from vistok.terminal import say
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """What the command line asks for."""
+    """Run the command with the words that follow its name."""
     guard(run, parser().parse_args(words), again="nothing is left of it, and the same command begins anew")
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    words = Parser(prog="python -m vistok reduce", description=__doc__)
-    words.add_argument("tokenizer", help="a run folder, an exported folder, or a published checkpoint")
-    words.add_argument("--sizes", type=int, nargs="+", required=True, help="codewords in each codebook")
-    words.add_argument("--images", help="a folder or tar shards: codewords count as often as these images choose them")
-    words.add_argument("--image-size", type=at_least(1), default=256, help="pixels of their centre crops")
-    words.add_argument("--num-images", type=at_least(1), default=2000, help="at most so many of them")
-    words.add_argument("--seed", type=at_least(0), default=0, help="of the start of k-means")
-    words.add_argument("--out", required=True, help="a new folder, for a folder of each size")
+    """The arguments of the command."""
+    words = Parser("codec reduce", __doc__)
+    words.add_argument("tokenizer", metavar="TOKENIZER", help=TOKENIZER)
+    words.flag("--sizes", type=int, nargs="+", metavar="N", required=True, help="numbers of codewords in each codebook")
+    words.flag("--out", help="new folder, with a folder of each size in it")
+    words.flag(
+        "--images",
+        required=False,
+        help="folder of images (its subfolder train, if it has a split) or tar shards: codewords are weighted by how "
+        "often these images choose them (default: all alike)",
+    )
+    words.flag("--image-size")
+    words.flag("--num-images")
+    words.flag("--seed", help="seed of the start of k-means")
     return words
 
 
@@ -46,7 +51,7 @@ def run(asked: argparse.Namespace) -> None:
     smallest = min(map(len, tables))
     for size in asked.sizes:
         if not 2 <= size < smallest:
-            raise ValueError(f"sizes={size} must be from 2 to {smallest - 1}: the codebook has {smallest} codewords")
+            raise ValueError(f"--sizes={size} must be from 2 to {smallest - 1}: the codebook has {smallest} codewords")
     about = about_of(Path(asked.tokenizer))
     for measured in ("metrics", "evaluation"):  # of the whole codebook
         about.pop(measured, None)

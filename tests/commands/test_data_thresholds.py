@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from vistok.commands import thresholds
+from vistok.commands import data_thresholds
 from vistok.data import folder
 from vistok.images.ranges import to_float
 from vistok.quantizers import Context, EntropyRouter
@@ -15,8 +15,8 @@ from vistok.quantizers.routers import patch_entropy
 
 def test_what_it_writes_and_prints(photos, tmp_path, capsys):
     output = tmp_path / "thresholds.json"
-    sizes = ["--image-size", "32", "--patch", "8", "--workers", "0"]
-    thresholds.main([str(photos), *sizes, "--output", str(output), "--rates", "0.3", "0.3", "--low", "0"])
+    sizes = ["--image-size", "32", "--patch", "8", "--num-workers", "0"]
+    data_thresholds.main(["--images", str(photos), *sizes, "--out", str(output), "--rates", "0.3", "0.3", "--low", "0"])
     report = json.loads(output.read_text())
     train = folder(str(photos), image_size=32, batch_size=1, crop="center").train
     images = to_float(torch.stack([train[0, i].image for i in range(len(train))]))
@@ -33,11 +33,12 @@ def test_what_it_writes_and_prints(photos, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("words, message", [
-    (["--patch", "7"], "image-size=32 is not a multiple of patch=7"),
+    (["--patch", "7"], "--image-size=32 is not a multiple of --patch=7"),
     (["--rates", "0.5", "0.5"], "must be shares above 0 whose sum is below 1"),
     (["--rates", "0"], "must be shares above 0"),
-    (["--output", "."], "output=. exists already"),
+    (["--out", "."], "--out=. exists already"),
+    (["--output", "."], "--output is now --out "),
 ])  # fmt: skip
 def test_what_it_refuses(photos, words, message):
     with pytest.raises(SystemExit, match=message):
-        thresholds.main([str(photos), "--image-size", "32", "--patch", "8", *words])
+        data_thresholds.main(["--images", str(photos), "--out", "x.json", "--image-size", "32", "--patch", "8", *words])

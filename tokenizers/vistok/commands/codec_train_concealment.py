@@ -1,4 +1,4 @@
-"""``python -m vistok conceal CODEC --images DIR``: train the model that guesses lost codes, and add it to a codec.
+"""Trains the concealment model of a codec, which guesses codes that were lost, and adds it to the codec.
 
 Random positions of random windows of the images' codes are hidden, at a random rate of the codec; the model learns the
 codes behind them by cross-entropy.
@@ -22,27 +22,38 @@ from vistok.terminal import say
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """What the command line asks for."""
+    """Run the command with the words that follow its name."""
     guard(run, parser().parse_args(words), again="nothing is left of it, and the same command begins anew")
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    words = Parser(prog="python -m vistok conceal", description=__doc__)
-    words.add_argument("codec", help="a folder that python -m vistok codec made")
-    words.add_argument("--images", required=True, help="a folder or tar shards to learn from")
-    words.add_argument("--image-size", type=at_least(1), default=256, help="pixels of their centre crops")
-    words.add_argument("--num-images", type=at_least(1), default=2000, help="at most so many of them")
-    words.add_argument("--updates", type=at_least(1), default=2000, help="of the model")
-    words.add_argument("--batch-size", type=at_least(1), default=16, help="windows in an update")
-    words.add_argument(
-        "--lr", type=number(above=0), default=1e-3, help="learning rate, which falls to 0 along a cosine"
+    """The arguments of the command."""
+    renamed = {"--width": "--channels", "--depth": "--num-blocks"}
+    words = Parser("codec train-concealment", __doc__, renamed)
+    words.add_argument("codec", metavar="CODEC", help="folder that python -m vistok codec build wrote")
+    words.flag("--images")
+    words.flag("--image-size")
+    words.flag("--num-images")
+    words.flag("--updates", type=at_least(1), metavar="N", default=2000, help="training steps of the concealment model")
+    words.flag("--batch-size", default=16, help="windows in a training step")
+    words.flag(
+        "--lr",
+        type=number(above=0),
+        metavar="RATE",
+        default=1e-3,
+        help="learning rate of the first training step; it falls to 0 along a cosine",
     )
-    words.add_argument("--width", type=at_least(1), default=128, help="channels of a token")
-    words.add_argument("--depth", type=at_least(1), default=4, help="blocks")
-    words.add_argument("--window", type=at_least(1), default=16, help="positions along each side that it looks at")
-    words.add_argument("--seed", type=at_least(0), default=0)
-    words.add_argument("--replace", action="store_true", help="replace the model that the codec has")
+    words.flag("--channels", type=at_least(1), metavar="N", default=128, help="channels of the concealment model")
+    words.flag("--num-blocks", type=at_least(1), metavar="N", default=4, help="blocks of the concealment model")
+    words.flag(
+        "--window",
+        type=at_least(1),
+        metavar="N",
+        default=16,
+        help="height and width of the window that the concealment model sees, in positions of the code grid",
+    )
+    words.flag("--seed", help="seed of the weights, the windows and the hidden positions")
+    words.flag("--replace", action="store_true", help="replace the concealment model that the codec has")
     return words
 
 
@@ -55,15 +66,13 @@ def run(asked: argparse.Namespace) -> None:
         codec = load(asked.codec)
         if codec.filler is not None and not asked.replace:
             raise ValueError(f"{asked.codec} has a {FILLER} already; --replace trains another one")
-        if asked.updates < 1 or asked.batch_size < 1 or asked.image_size < asked.window * codec.tokenizer.factor:
-            raise ValueError(
-                f"updates={asked.updates} and batch-size={asked.batch_size} must be at least 1, and "
-                f"image-size={asked.image_size} at least window x factor = {asked.window * codec.tokenizer.factor}"
-            )
+        least = asked.window * codec.tokenizer.factor
+        if asked.image_size < least:
+            raise ValueError(f"--image-size={asked.image_size} must be at least --window x factor = {least}")
         heads = [rate.head for rate in codec.rates]
         grids = code_grids(codec.tokenizer, heads, asked.images, asked.image_size, asked.num_images)
         torch.manual_seed(asked.seed)
-        filler = Filler(codec.tokenizer.quantizer.dim, asked.width, asked.depth, window=asked.window)
+        filler = Filler(codec.tokenizer.quantizer.dim, asked.channels, asked.num_blocks, window=asked.window)
         standardise(filler, codec)
         losses = fit(filler, codec, grids, asked.updates, asked.batch_size, asked.lr, asked.seed)
         save_filler(filler, Path(asked.codec))

@@ -264,12 +264,12 @@ def _parameters(lit: LitTokenizer) -> dict[str, tuple[int, int]]:
     return {name: count for name, count in counts.items() if count[0]}
 
 
-def show(estimated: Estimate, memory: float, about: str) -> None:
+def show(estimated: Estimate, memory: float | None, about: str) -> None:
     """Print an estimate, and the batch that fits.
 
     Args:
         estimated: The estimate.
-        memory: What is to be fitted, in bytes.
+        memory: The memory of a GPU that a batch has to fit, in bytes; None asks for no batch.
         about: The run, in a few words.
     """
     table = Table(title=Text(visible(about), "bold"), title_justify="left", show_header=False)
@@ -286,6 +286,8 @@ def show(estimated: Estimate, memory: float, about: str) -> None:
     table.add_row("activations, their gradients", in_units(estimated.per_image), "for each image")
     table.add_row("peak", in_units(estimated.peak), f"with batch_size={estimated.batch}")
     get_console().print(table)
+    if memory is None:
+        return
     fitting = estimated.fitting(memory)
     say(
         f"{memory / GIB:g} GiB hold batch_size={fitting}, with {SLACK:.0%} and {in_units(CONTEXT)} kept free",

@@ -1,8 +1,8 @@
-"""``python -m vistok codec TOKENIZER [TOKENIZER ...] --images DIR --out CODEC``: what compress and decompress need.
+"""Builds a codec, which compresses images and decompresses them, from tokenizers.
 
-The tokenizers have the same networks and differ in their codebooks: a trained one, what ``python -m vistok reduce``
-made of it, and those further trained with ``trainable=codebook``. Each is a rate. The images, best those it was trained
-on, tell how often codes are chosen.
+The tokenizers have the same networks and differ in their codebooks: a trained one, those that
+``python -m vistok codec reduce`` made of it, and those further trained with ``trainable=codebook``. Each is a rate of
+the codec. The images, best those that it was trained on, tell how often codes are chosen.
 """
 
 import argparse
@@ -16,7 +16,7 @@ from vistok.codec.coder import Codec, Rate
 from vistok.codec.example_codes import code_grids
 from vistok.codec.frequencies import gather
 from vistok.codec.reduction import tables_of
-from vistok.commands.arguments import Parser, at_least
+from vistok.commands.arguments import Parser
 from vistok.commands.failures import guard
 from vistok.files import atomic_folder
 from vistok.formats.exporters.plain import inference_copy
@@ -27,18 +27,18 @@ from vistok.tokenizer import Tokenizer
 
 
 def main(words: Sequence[str] | None = None) -> None:
-    """What the command line asks for."""
+    """Run the command with the words that follow its name."""
     guard(run, parser().parse_args(words), again="nothing is left of it, and the same command begins anew")
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    words = Parser(prog="python -m vistok codec", description=__doc__)
+    """The arguments of the command."""
+    words = Parser("codec build", __doc__)
     words.add_argument("tokenizers", nargs="+", metavar="TOKENIZER", help="run folders or exported folders")
-    words.add_argument("--images", required=True, help="a folder or tar shards")
-    words.add_argument("--image-size", type=at_least(1), default=256, help="pixels of their centre crops")
-    words.add_argument("--num-images", type=at_least(1), default=2000, help="at most so many of them")
-    words.add_argument("--out", required=True, help="a new folder, which is also the first tokenizer's export")
+    words.flag("--images")
+    words.flag("--out", help="new folder of the codec, which is also an export of the first tokenizer")
+    words.flag("--image-size")
+    words.flag("--num-images")
     return words
 
 

@@ -1,4 +1,4 @@
-"""``python -m vistok tokens``: what it says, draws and refuses."""
+"""``python -m vistok tokens``: its messages, pictures and refusals."""
 
 import shutil
 
@@ -18,7 +18,8 @@ def saved(make, tmp_path):
 @pytest.fixture
 def tokens(saved, classes, tmp_path, capsys):
     out = tmp_path / "tokens"
-    words = [str(saved), str(classes), "--out", str(out), "--image-size", "32", "--views", "flip", "--workers", "0"]
+    words = [str(saved), "--images", str(classes), "--out", str(out), "--image-size", "32", "--views", "flip"]
+    words += ["--num-workers", "0"]
     main(["tokenize", *words])
     assert "7 images in 2 views, 1 shard, " in capsys.readouterr().out
     main(["tokenize", *words])  # once more: nothing is left to do
@@ -28,7 +29,7 @@ def tokens(saved, classes, tmp_path, capsys):
 
 def test_check_verifies_and_draws(tokens, saved, tmp_path, capsys):
     picture = tmp_path / "pictures" / "sheet.png"
-    main(["tokens", "check", str(tokens), "--tokenizer", str(saved), "--sheet", str(picture), "--images", "5"])
+    main(["tokens", "check", str(tokens), "--tokenizer", str(saved), "--out", str(picture), "--num-images", "5"])
     assert "7 images in 2 views, 7 with a label; grid 8 x 8, 32 codewords" in capsys.readouterr().out
     with Image.open(picture) as image:
         assert image.width == 8 * (96 + 6) + 6 and image.height == 2 * (28 + 96) + 6  # four images a row, both views
@@ -36,7 +37,7 @@ def test_check_verifies_and_draws(tokens, saved, tmp_path, capsys):
 
 def test_check_refuses_another_tokenizer(stores, saved, tmp_path):
     with pytest.raises(SystemExit) as error:  # made by the same numbers, but saved: folded, so another sha256
-        main(["tokens", "check", str(stores["fq"].folder), "--tokenizer", str(saved), "--sheet", "x.png"])
+        main(["tokens", "check", str(stores["fq"].folder), "--tokenizer", str(saved), "--out", "x.png"])
     assert error.value.code == 2
 
 
@@ -67,9 +68,10 @@ def test_an_export_that_does_not_fit_leaves_nothing(stores, tmp_path, capsys):
 def test_words_that_belong_together(tokens, tmp_path, capsys):
     shutil.rmtree(tmp_path / "tokenizer")
     for words, message in (
-        (["--sheet", "x.png"], "--sheet needs --tokenizer"),
-        (["--images", "0"], "--images: must be at least 1, not 0"),
-        (["--tokenizer", str(tmp_path / "none"), "--sheet", "x.png"], "none"),
+        (["--out", "x.png"], "--out, a picture, needs --tokenizer"),
+        (["--sheet", "x.png"], "--sheet is now --out"),
+        (["--num-images", "0"], "--num-images: must be at least 1, not 0"),
+        (["--tokenizer", str(tmp_path / "none"), "--out", "x.png"], "none"),
     ):
         with pytest.raises(SystemExit):
             main(["tokens", "check", str(tokens), *words])

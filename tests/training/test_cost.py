@@ -13,7 +13,7 @@ from vistok.losses import Adversary, PatchGAN
 from vistok.quantizers import VectorQuantizer
 from vistok.tokenizer import Tokenizer
 from vistok.training import run as training_run
-from vistok.training.estimate import CONTEXT, GIB, LARGE, SLACK, Estimate, Float32AsOnCUDA, LiveMemory, estimate
+from vistok.training.cost import CONTEXT, GIB, LARGE, SLACK, Estimate, Float32AsOnCUDA, LiveMemory, estimate
 from vistok.training.module import LitTokenizer
 from vistok.training.schedules import Schedule
 
@@ -151,7 +151,7 @@ SMALL = ["backbone.encoder.channels=8", "codebook_size=16", "latent_dim=4", "ima
 def test_the_command_prints_and_trains_nothing(compose, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "120")
-    words = ["loss=vqgan", "ema_decay=0.9", "data=folder", "trainer=gpu", "estimate=4"]  # neither data nor a GPU
+    words = ["loss=vqgan", "ema_decay=0.9", "data=folder", "trainer=gpu", "gpu_memory=4"]  # neither data nor a GPU
     training_run.estimate(compose("train", *SMALL, *words))
     printed = capsys.readouterr().out
     assert "4 GiB hold batch_size=" in printed and "averaged weights" in printed
@@ -190,14 +190,14 @@ def test_bfloat16_keeps_less():
 
 @pytest.mark.parametrize("wrong", ["abc", "0", "-3", "true"])
 def test_refuses_a_memory_that_is_none(compose, wrong):
-    with pytest.raises(ValueError, match="estimate is the memory of a GPU in GiB"):
-        training_run.estimate(compose("train", f"estimate={wrong}"))
+    with pytest.raises(ValueError, match="gpu_memory is the memory of a GPU in GiB"):
+        training_run.estimate(compose("train", f"gpu_memory={wrong}"))
 
 
 def test_refuses_what_training_would_refuse(compose):
     with pytest.raises(ValueError, match="image_size=36 is not a multiple"):
-        training_run.estimate(compose("train", "estimate=8", "image_size=36"))
+        training_run.estimate(compose("train", "gpu_memory=8", "image_size=36"))
     with pytest.raises(ValueError, match="batch_size must be at least 1"):
-        training_run.estimate(compose("train", "estimate=8", "batch_size=0"))
+        training_run.estimate(compose("train", "gpu_memory=8", "batch_size=0"))
     with pytest.raises(ValueError, match="precision=64-true cannot be estimated"):
-        training_run.estimate(compose("train", "estimate=8", "trainer.precision=64-true"))
+        training_run.estimate(compose("train", "gpu_memory=8", "trainer.precision=64-true"))

@@ -1,0 +1,41 @@
+"""Decompresses a file that ``python -m vistok codec compress`` wrote to an image."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from vistok.codec import stream
+from vistok.codec.coder import decompress_file, load
+from vistok.commands.arguments import Parser
+from vistok.commands.failures import guard
+from vistok.files import atomic_write
+from vistok.processes import locks
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Run the command with the words that follow its name."""
+    guard(run, parser().parse_args(words), again="nothing is left of it, and the same command begins anew")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of the command."""
+    words = Parser("codec decompress", __doc__)
+    words.add_argument("file", metavar="FILE", help="compressed file")
+    words.flag("--codec", required=True, metavar="PATH", help="folder of the codec that the file was compressed with")
+    words.flag("--out", help="image file to write; .png loses nothing more")
+    words.flag("--conceal", action="store_true", help="guess the codes that were lost with damaged packets")
+    words.flag("--max-pixels", default=stream.MAX_PIXELS, help="pixels of the largest image that is accepted")
+    return words
+
+
+def run(asked: argparse.Namespace) -> None:
+    """Decompress and write."""
+    out = Path(asked.out)
+    Image.init()
+    if out.suffix.lower() not in Image.EXTENSION or Image.EXTENSION[out.suffix.lower()] not in Image.SAVE:
+        raise ValueError(f"--out={out} has the extension of no image format that Pillow writes")
+    image = decompress_file(load(asked.codec), Path(asked.file), asked.conceal, asked.max_pixels)
+    with locks.held(locks.beside(out), f"--out={out}"), atomic_write(out) as file:
+        Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, Image.EXTENSION[out.suffix.lower()])

@@ -1,0 +1,43 @@
+"""Writes images as webdataset tar shards, for ``data=shards``.
+
+The bytes of the images stay as they are. Where the command is interrupted or killed, running it again continues it; the
+shards are the same to the last byte. ``index.json``, written last, lists the shards.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+from vistok.commands.arguments import Parser, at_least
+from vistok.commands.failures import guard
+from vistok.data.shard_writer import ArraySamples, FolderSamples, convert
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Run the command with the words that follow its name."""
+    guard(run, parser().parse_args(words), again="the same command goes on")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of the command."""
+    words = Parser("data shards", __doc__)
+    words.flag("--images", help="folder of images, or an .npz file with data, offsets, labels and classes")
+    words.flag("--out", help="folder of the shards: a new one, or that of an interrupted conversion")
+    words.flag("--per-shard", type=at_least(1), metavar="N", default=1000, help="number of images in a shard")
+    words.flag("--seed", help="seed of the random order of the images over all shards")
+    words.flag("--in-order", action="store_true", help="keep the order of the folder or file")
+    words.flag("--timeout", help="seconds to wait for an image before the command ends")
+    words.flag("--take-over")
+    return words
+
+
+def run(asked: argparse.Namespace) -> None:
+    """Find out what the images are in, and convert them."""
+    path = Path(asked.images)
+    if not path.exists():
+        raise ValueError(f"there is no {path}")
+    source = FolderSamples(path) if path.is_dir() else ArraySamples(path)
+    seed = None if asked.in_order else asked.seed
+    convert(source, Path(asked.out), asked.per_shard, seed, Console(), asked.timeout, asked.take_over)

@@ -1,0 +1,62 @@
+"""Reads tokens again and checks every file: its sha256 and the range of its codes.
+
+With a tokenizer, some images are decoded to a picture to look at.
+"""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from vistok.commands.arguments import Parser
+from vistok.commands.failures import guard
+from vistok.formats.load import load
+from vistok.processes.progress_bar import progress
+from vistok.terminal import say
+from vistok.tokens.sheet import sheet
+from vistok.tokens.store import TokenStore
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Run the command with the words that follow its name."""
+    guard(run, parser().parse_args(words), again="nothing is left of it, and the same command begins anew")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of the command."""
+    words = Parser("tokens check", __doc__)
+    words.add_argument("tokens", metavar="TOKENS", help="folder that python -m vistok tokenize wrote")
+    words.flag("--tokenizer", metavar="PATH", help="tokenizer that made the tokens; its hash must agree")
+    words.flag("--out", required=False, help="picture of decoded images to write, .png or .jpg; needs --tokenizer")
+    words.flag("--num-images", default=32, help="number of images on the picture, spread evenly over all")
+    return words
+
+
+def run(asked: argparse.Namespace) -> None:
+    """Verify, and draw the picture."""
+    if (asked.out is None) != (asked.tokenizer is None):
+        raise ValueError("--out, a picture, needs --tokenizer, which decodes it, and the other way round")
+    console = Console()
+    store = TokenStore(asked.tokens)
+    tokenizer = load(asked.tokenizer) if asked.tokenizer else None
+    if tokenizer:
+        store.header.check_tokenizer(tokenizer)
+    with progress(console, "verified", len(store), 0) as advance:
+        for seen in store.verify():
+            advance(seen)
+    labelled = int((store.labels >= 0).sum())
+    header = store.header
+    codebooks = " + ".join(f"{size:,}" for size in header.codebook_sizes)
+    say(
+        f"{len(store):,} images in {header.num_views} view{'s' * (header.num_views > 1)}, {labelled:,} with a label; "
+        f"grid {header.grid[0]} x {header.grid[1]}, {codebooks} codewords; every file is as it was written",
+        console=console,
+    )
+    if tokenizer:
+        path = Path(asked.out)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        chosen = np.unique(np.linspace(0, len(store) - 1, asked.num_images).round().astype(int))
+        sheet(store, tokenizer, chosen.tolist()).save(path)
+        say(f"decoded to {path}", console=console)
