@@ -5,10 +5,12 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import yaml
 
 from vistok import __main__ as program
 from vistok.commands.arguments import RENAMED, VOCABULARY
 
+ROOT = Path(__file__).parent.parent.parent
 FLAGGED = [name for name in program.COMMANDS if name not in program.HYDRA]
 OWN = {  # flags that the vocabulary does not have: of one verb, or with the same meaning in several
     *("--to", "--half", "--name", "--license", "--evaluation", "--push-to", "--private"),  # export; of tokens too
@@ -62,6 +64,18 @@ def test_help_is_complete(name, capsys):
     with pytest.raises(SystemExit) as ended:
         program.main([*name.split(), "--help"])
     assert ended.value.code == 0 and f"usage: python -m vistok {name} " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", program.HYDRA)
+def test_help_of_a_config_has_its_groups_and_keys(name, capsys):
+    program.main([name, "--help"])
+    said = capsys.readouterr().out
+    config = "eval" if name == "eval" else "train"
+    assert said.startswith(f"usage: python -m vistok {name} [GROUP=CHOICE ...]") and "--cfg job" in said
+    assert ("  data: folder, sample, shards\n" in said) and ("  quantizer: " in said) == (config == "train")
+    assert ("  protocol: " in said) == (config == "eval") and "_target_: hydra" not in said
+    keys = list(yaml.safe_load((ROOT / "configs" / f"{config}.yaml").read_text()))
+    assert all(f"\n  {key}:" in said for key in keys if key not in ("defaults", "hydra"))
 
 
 def test_own_flags_are_used():

@@ -12,14 +12,14 @@ from typing import Any, TextIO
 import hydra
 from omegaconf import DictConfig
 
-from vistok.commands import overrides
+from vistok.commands import config_help, overrides
 from vistok.commands.failures import guard
 from vistok.terminal import stop
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 
 
-def _run(name: str, action: Callable[[DictConfig], None], words: Sequence[str]) -> None:
+def _run(name: str, action: Callable[[DictConfig], None], words: Sequence[str], verb: str = "") -> None:
     asked = sys.argv
 
     @hydra.main(version_base="1.3", config_path=str(CONFIGS.resolve()), config_name=name)
@@ -28,7 +28,7 @@ def _run(name: str, action: Callable[[DictConfig], None], words: Sequence[str]) 
         action(config)
 
     try:
-        start(main, words)
+        start(main, words, name, verb or name)
     finally:
         sys.argv = asked
 
@@ -41,11 +41,21 @@ class _Held(io.StringIO):
         self.real = real
 
 
-def start(main: Callable[[], None], words: Sequence[str]) -> None:
+def start(main: Callable[[], None], words: Sequence[str], name: str, verb: str = "") -> None:
     """Call a function of Hydra's with the words of the command line, in quotes where it needs some.
 
     What is wrong with them ends in one line.
+
+    Args:
+        main: The function.
+        words: The command line.
+        name: Of the config, ``train`` or ``eval``.
+        verb: Of ``python -m vistok``; none for the scripts of the repository.
     """
+    if {"-h", "--help"} & set(words):
+        program = f"python -m vistok {verb}" if verb else f"python {name}.py"
+        sys.stdout.write(config_help.text(program, verb or name, name, CONFIGS) + "\n")
+        return
     try:
         sys.argv = [sys.argv[0], *overrides.readable(words)]
     except ValueError as error:

@@ -19,4 +19,4 @@ def start_estimate(config: DictConfig) -> None:
 
 def main(words: Sequence[str]) -> None:
     """Run the command with the words that follow its name: those of ``train``."""
-    _run("train", start_estimate, words)
+    _run("train", start_estimate, words, "estimate")
