@@ -257,7 +257,7 @@ FAULTS = {
         fill_disk, True, r"error: (the disk is full|the checkpoint \S+ was not written, \d+ MiB are free)",
         prepare=small_disk, mend=lambda run: (run.run / "filler").unlink(missing_ok=True),
     ),
-    "corrupt last checkpoint": Fault(corrupt_checkpoint, True, r"last.ckpt is damaged and passed over"),
+    "corrupt last checkpoint": Fault(corrupt_checkpoint, True, r"last.ckpt is damaged and skipped"),
     "slow storage, 3 s for each shard": Fault(nothing, False, None, urls=SLOW),
     "silent storage": Fault(
         silence_storage, True, r"error: no batch of images came within data.timeout", urls=SILENT,

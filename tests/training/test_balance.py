@@ -34,7 +34,7 @@ def test_the_plain_form(adaptive):
     output = network(images)
     balance = BalancedBackward(output, torch.tanh)
     balance.compare(loss(balance.reconstruction, images), list(loss.parameters()))
-    (gradient,) = torch.autograd.grad(-critic(balance.seen.tanh()).mean(), balance.seen)
+    (gradient,) = torch.autograd.grad(-critic(balance.detached.tanh()).mean(), balance.detached)
     own = balance.ratio(gradient, last, 1e4) if adaptive else 1.0
     torch.testing.assert_close(own, ratio)
     balance.oppose(0.3 * own * gradient)

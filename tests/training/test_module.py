@@ -12,7 +12,7 @@ from torch import nn
 from vistok.data import sample
 from vistok.losses import Adversary, PatchGAN
 from vistok.quantizers import base
-from vistok.training.callbacks.finite import FiniteWatch, NotFinite
+from vistok.training.callbacks.finite import FiniteMonitor, NotFinite
 from vistok.training.module import LitTokenizer, weighted_sum
 from vistok.training.schedules import Schedule
 
@@ -229,8 +229,8 @@ def test_a_step_that_is_not_finite_updates_nothing(make_tokenizer):
     fit(module, callbacks=[Recorder()])
     assert (module.updates, module.batches) == (2, 3)
     assert [outcome.update for outcome in outputs] == [0, 1, 1]
-    assert not outputs[0].left_out and not outputs[2].left_out
-    assert math.isnan(outputs[1].left_out["l1 of batch 0"])
+    assert not outputs[0].skipped and not outputs[2].skipped
+    assert math.isnan(outputs[1].skipped["l1 of batch 0"])
     (before, steps), (after, later), (last, _) = states
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items()) and steps == later == 1
     assert any(not torch.equal(last[name], tensor) for name, tensor in after.items())
@@ -249,8 +249,8 @@ def test_a_gradient_that_is_not_finite_is_seen_too(make_tokenizer):
 def test_a_run_that_stays_not_finite_is_stopped(make_tokenizer, tmp_path, capsys):
     module = poisoned(lit(make_tokenizer, updates=50), when=range(3, 1000))
     with pytest.raises(NotFinite, match=r"4 updates in a row were not finite \(l1 of batch 0, gradient norm"):
-        fit(module, callbacks=[FiniteWatch(tmp_path, patience=4)])
+        fit(module, callbacks=[FiniteMonitor(tmp_path, patience=4)])
     lines = [json.loads(line) for line in (tmp_path / "not_finite.jsonl").read_text().splitlines()]
     assert [line["update"] for line in lines] == [3] * 4 and module.updates == 3
     assert lines[0]["values"]["l1 of batch 0"] == "nan" and len(lines[0]["images"]) == 4
-    assert "update 3 was left out: l1 of batch 0" in capsys.readouterr().out
+    assert "update 3 was skipped: l1 of batch 0" in capsys.readouterr().out

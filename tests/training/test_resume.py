@@ -119,7 +119,7 @@ def test_auto_goes_on_from_the_newest(train, tmp_path, capsys):
     assert [torch.load(older(last, i), weights_only=True)["updates"] for i in range(3)] == [6, 4, 2]
     last.write_bytes(last.read_bytes()[:1000])  # cut short by a crash
     train(run, *words, "updates=8", "ckpt=auto")
-    assert "last.ckpt is damaged and passed over" in capsys.readouterr().out
+    assert "last.ckpt is damaged and skipped" in capsys.readouterr().out
     assert saved(run)["updates"] == 8
 
 

@@ -12,7 +12,7 @@ from vistok.data import sample
 from vistok.losses import R1, Adversary, DiffAug, LeCam, PatchGAN
 from vistok.losses.adversarial import adaptive_weight
 from vistok.training.callbacks.codebook_health import CodebookHealth
-from vistok.training.callbacks.finite import FiniteWatch
+from vistok.training.callbacks.finite import FiniteMonitor
 from vistok.training.callbacks.progress import ProgressLine
 from vistok.training.cost import Step
 from vistok.training.module import LitTokenizer, weighted_sum
@@ -151,9 +151,9 @@ def everything(make_tokenizer, **arguments):
 def test_nothing_is_read_between_logging_intervals(make_tokenizer, tmp_path):
     reads = Reads()
     between = BetweenLogs(reads.__enter__, lambda: reads.__exit__(None, None, None))
-    watches = [CodebookHealth(), ProgressLine(), FiniteWatch(tmp_path), between]
+    callbacks = [CodebookHealth(), ProgressLine(), FiniteMonitor(tmp_path), between]
     module = everything(make_tokenizer)
-    fit(module, watches, log_every=8)
+    fit(module, callbacks, log_every=8)
     assert module.updates == 8 and reads.seen == []
 
 
@@ -168,15 +168,15 @@ def test_an_optimizer_that_is_not_fused_is_read_for(make_tokenizer, tmp_path):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_nothing_waits_for_the_gpu_between_logging_intervals(make_tokenizer, tmp_path):
     between = BetweenLogs(partial(torch.cuda.set_sync_debug_mode, "error"), partial(torch.cuda.set_sync_debug_mode, 0))
-    watches = [CodebookHealth(), ProgressLine(), FiniteWatch(tmp_path), between]
+    callbacks = [CodebookHealth(), ProgressLine(), FiniteMonitor(tmp_path), between]
     try:
-        fit(everything(make_tokenizer), watches, accelerator="gpu", log_every=8)
+        fit(everything(make_tokenizer), callbacks, accelerator="gpu", log_every=8)
     finally:
         torch.cuda.set_sync_debug_mode(0)
 
 
 @pytest.mark.parametrize("optimizer", [ADAM, partial(torch.optim.Adam, lr=1e-3)])
-def test_what_is_left_out_is_known_at_the_next_logging_interval(make_tokenizer, optimizer):
+def test_skipped_updates_are_known_at_the_next_logging_interval(make_tokenizer, optimizer):
     """Nothing has changed by then, not even an optimizer's count of its steps; the update is made up for."""
     module = everything(make_tokenizer, optimizer=optimizer)
     forward = module.image_losses["l1"].forward
@@ -191,7 +191,7 @@ def test_what_is_left_out_is_known_at_the_next_logging_interval(make_tokenizer, 
 
     fit(module, [Recorder()], log_every=5)
     assert counts == [1, 2, 3, 4, 3, 4, 5, 6, 7, 8]
-    assert [outcome.update for outcome in module.take_outcomes() if outcome.left_out] == [2, 2]
+    assert [outcome.update for outcome in module.take_outcomes() if outcome.skipped] == [2, 2]
     for after in bad:
         assert all(torch.equal(states[after][name], tensor) for name, tensor in states[1].items())
     assert all(any(not torch.equal(states[i][n], states[i - 1][n]) for n in states[i]) for i in (1, 4, 5))
@@ -240,6 +240,6 @@ def test_decisions_are_read_in_their_order():
         assert isinstance(made, Tensor) and bool(made) == (value in (1.0, 2.0))
     outcomes = decisions.read(update=7)
     assert [outcome.update for outcome in outcomes] == [7, 8, 8, 9]
-    assert [sorted(outcome.left_out) for outcome in outcomes] == [[], ["a", "b"], [], ["a", "b"]]
-    assert outcomes[3].left_out == {"a": float("-inf"), "b": 0.5}
+    assert [sorted(outcome.skipped) for outcome in outcomes] == [[], ["a", "b"], [], ["a", "b"]]
+    assert outcomes[3].skipped == {"a": float("-inf"), "b": 0.5}
     assert len(decisions) == 0 and decisions.read(update=9) == []

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, whatever happens while they are written; and names that stay in their folder."""
+"""Atomic writes of files and folders, hashes, JSON, and names that must stay in their folder."""
 
 import hashlib
 import json
@@ -12,22 +12,22 @@ from typing import Any, BinaryIO
 
 from vistok.processes import locks
 
-NO_NAME = re.compile("[\0\\\\\ud800-\udc7f\udd00-\udfff]")  # what no file's name has, other than undecodable bytes
+NO_NAME = re.compile("[\0\\\\\ud800-\udc7f\udd00-\udfff]")  # in no file name; undecodable bytes are allowed
 
 
 @contextmanager
 def atomic_write(path: Path, before: Callable[[], None] | None = None) -> Iterator[BinaryIO]:
-    """A file to write. It gets its name, in the place of any former one, when all of it is on disk.
+    """Opens a file to write that replaces ``path`` only once all of it is on disk.
 
     Args:
-        path: Where to; what stands beside it as ``.NAME.partial`` is this function's.
-        before: Called when all is on disk, before the former file loses its name.
+        path: Path of the file. ``.NAME.partial`` beside it is reserved for this function.
+        before: Called when all content is on disk, before an existing file is replaced.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("wb") as file:
             yield file
-        flush(partial)  # by its name: a library may have put a file of its own there
+        flush(partial)  # by name: a library may have replaced the open file
         if before is not None:
             before()
         os.replace(partial, path)
@@ -37,15 +37,15 @@ def atomic_write(path: Path, before: Callable[[], None] | None = None) -> Iterat
 
 
 def below(folder: Path, name: Any, where: Path) -> Path:
-    """The path of a file in a folder, by a name that was found in a file.
+    """Joins a folder and a relative file name that was read from a file.
 
     Args:
         folder: The folder.
-        name: A relative path without ``..``.
-        where: The file that it was found in, for messages.
+        name: Relative path without ``..``.
+        where: The file that holds the name, for messages.
 
     Raises:
-        ValueError: It is anything else.
+        ValueError: The name is not such a path.
     """
     plain = isinstance(name, str) and name and not NO_NAME.search(name)
     if not plain or Path(name).is_absolute() or ".." in Path(name).parts or re.match(r"\w[\w+.-]*:", name):
@@ -54,7 +54,7 @@ def below(folder: Path, name: Any, where: Path) -> Path:
 
 
 def flush(path: Path) -> None:
-    """Have a file's contents on disk, or the names in a folder."""
+    """Forces a file's contents, or a folder's entries, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -64,20 +64,20 @@ def flush(path: Path) -> None:
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """A folder to fill. It gets its name when the block ends well; when the block raises, nothing is left.
+    """Opens a folder to fill that appears at ``path`` only when the block ends without an error; else nothing is left.
 
     Args:
-        path: Where to; what stands beside it as ``.NAME.partial`` is this function's.
+        path: Path of the folder. ``.NAME.partial`` beside it is reserved for this function.
 
     Raises:
-        ValueError: There is something already, another process writes it, or it cannot be written.
+        ValueError: The path exists, another process writes to it, or it is not writable.
     """
     path = Path(path).absolute()
     if path.exists():
         raise ValueError(f"{path} exists already and is not overwritten")
     partial = path.with_name(f".{path.name}.partial")
     with locks.held(locks.beside(path), str(path)):
-        shutil.rmtree(partial, ignore_errors=True)  # of an export that was killed
+        shutil.rmtree(partial, ignore_errors=True)  # left by a killed process
         partial.mkdir()
         try:
             yield partial
@@ -87,7 +87,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file."""
+    """SHA-256 of a file as hexadecimal digits."""
     digest = hashlib.sha256()
     with path.open("rb") as file:
         while part := file.read(2**20):
@@ -96,12 +96,12 @@ def sha256_of(path: Path) -> str:
 
 
 def encodable(text: str) -> str:
-    """Text that any file can hold: bytes of names that are no UTF-8 are spelled out, as in ``caf\\udce9.png``."""
+    """Text with the undecodable bytes of file names escaped, as in ``caf\\udce9.png``, so that any file can hold it."""
     return text.encode(errors="backslashreplace").decode()
 
 
 def write_json(content: dict[str, Any], path: Path) -> None:
-    """Write JSON that any reader accepts: a number that is not finite becomes null."""
+    """Writes JSON atomically; a number that is not finite becomes null, since JSON has no other form for it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(finite(content), indent=2, allow_nan=False) + "\n"
     with atomic_write(path) as file:
@@ -109,7 +109,7 @@ def write_json(content: dict[str, Any], path: Path) -> None:
 
 
 def finite(value: Any) -> Any:
-    """The same content with None for every number that is not finite, which JSON does not have."""
+    """Copy of JSON content with None for every number that is not finite."""
     if isinstance(value, dict):
         return {key: finite(inner) for key, inner in value.items()}
     if isinstance(value, list):

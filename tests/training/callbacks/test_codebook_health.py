@@ -20,10 +20,10 @@ from vistok import Tokenizer
 from vistok.quantizers import BinaryQuantizer, Context, FactorizedQuantizer, SimVQ, VectorQuantizer
 from vistok.training.callbacks.codebook_health import (
     CodebookHealth,
+    CollapseDetector,
     CollapseRule,
-    Watch,
     advice,
-    kept,
+    kept_codes,
     relative_usage,
     tuple_counts,
 )
@@ -224,7 +224,7 @@ def test_validation_is_not_seen():
 def test_tuples_of_codebooks_whose_product_overflows():
     codes = torch.randint(2**18, (3, 9, 4, 4), dtype=torch.int32)
     codes[1] = codes[0]
-    tuples = kept(codes, None)
+    tuples = kept_codes(codes, None)
     assert tuples.shape == (48, 9) and torch.equal(tuples[17], codes[1, :, 0, 1])
     assert sorted(tuple_counts(tuples).tolist()) == [1] * 16 + [2] * 16
 
@@ -260,10 +260,10 @@ def test_relative_usage(counts, share):
 
 def flags(shares, window=20, **rule):
     """After how many updates a codebook with these windows counts as collapsed."""
-    watch, collapsed = Watch(CollapseRule(**rule)), []
+    detector, collapsed = CollapseDetector(CollapseRule(**rule)), []
     for i, share in enumerate(shares):
-        watch.see(i * window, (i + 1) * window, share)
-        collapsed += [(i + 1) * window] if watch.collapsed else []
+        detector.observe(i * window, (i + 1) * window, share)
+        collapsed += [(i + 1) * window] if detector.collapsed else []
     return collapsed
 
 

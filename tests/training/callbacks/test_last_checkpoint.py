@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from vistok.processes.signals import NUMBERS, Interrupted
-from vistok.training.callbacks.finite import FiniteWatch, NotFinite
+from vistok.training.callbacks.finite import FiniteMonitor, NotFinite
 from vistok.training.callbacks.last_checkpoint import LastCheckpoint, leave_closed_terminal
 from vistok.training.checkpoint_io import SafeCheckpointIO, last_one, older
 from vistok.training.module import LitTokenizer
@@ -21,7 +21,7 @@ class Run:
     """A stand-in for training as the callback sees it: ``saved`` has the updates of each checkpoint."""
 
     def __init__(self, path, every=None, val_every=1000, world_size=1, resumed=None):
-        self.last, self.saved, self.left_out, self.wrong = LastCheckpoint(path, every), [], 0, []
+        self.last, self.saved, self.skipped, self.wrong = LastCheckpoint(path, every), [], 0, []
         self.module = SimpleNamespace(
             updates=0, batches=0, accumulate=1, device="cpu", settle=self.settle, not_finite=lambda: self.wrong
         )
@@ -32,14 +32,14 @@ class Run:
         )  # fmt: skip
 
     def settle(self):
-        left_out, self.left_out = self.left_out, 0
-        self.module.updates -= left_out
-        return left_out
+        skipped, self.skipped = self.skipped, 0
+        self.module.updates -= skipped
+        return skipped
 
-    def update(self, left_out=False):
+    def update(self, skipped=False):
         self.module.updates += 1
         self.module.batches += 1
-        self.left_out += left_out
+        self.skipped += skipped
         self.last.on_train_batch_end(self.trainer, self.module)
 
     def start(self):
@@ -110,17 +110,17 @@ def test_nothing_is_saved_without_progress(tmp_path, handlers):
     for _ in range(10):
         run.update()
     for _ in range(30):
-        run.update(left_out=True)
+        run.update(skipped=True)
     run.last.received = signal.SIGTERM
     with pytest.raises(Interrupted):
-        run.update(left_out=True)
+        run.update(skipped=True)
     assert run.saved == [5, 10] and run.module.updates == 10
 
 
 def test_a_count_that_is_ahead_saves_no_other_update(tmp_path):
     run = Run(tmp_path / "last.ckpt", every=5)
     for i in range(11):
-        run.update(left_out=i == 2)
+        run.update(skipped=i == 2)
     assert run.saved == [5, 10]
 
 
@@ -131,10 +131,10 @@ def test_a_signal_before_the_first_update_of_a_resumed_run(tmp_path, handlers, o
     run.module.updates = 8  # one of them ahead of what is known
     run.last.on_load_checkpoint(run.trainer, run.module, {"updates": 7, "ahead": 1})
     run.start()
-    run.left_out = 1
+    run.skipped = 1
     run.last.received = signal.SIGUSR1
     with pytest.raises(Interrupted):
-        run.update(left_out=True)
+        run.update(skipped=True)
     assert run.saved == saved
 
 
@@ -144,10 +144,10 @@ def test_a_signal_keeps_the_count_that_the_run_would_have_had(tmp_path):
         run = Run(tmp_path / "last.ckpt", every=every)
         run.update()
         run.update()
-        run.update(left_out=True)
+        run.update(skipped=True)
         run.last.received = signal.SIGTERM
         with pytest.raises(Interrupted):
-            run.update(left_out=True)
+            run.update(skipped=True)
         checkpoint = {}
         run.last.on_save_checkpoint(run.trainer, run.module, checkpoint)
         assert checkpoint == {"ahead": ahead} and run.saved == [2]
@@ -194,7 +194,7 @@ def test_a_closed_terminal_is_let_go_of(capfd):
         os.close(kept)
 
 
-def test_left_out_updates_rotate_no_good_checkpoint_away(train, tmp_path, monkeypatch):
+def test_skipped_updates_rotate_no_good_checkpoint_away(train, tmp_path, monkeypatch):
     """NaN from update 4 on, and then no more."""
     run, step = tmp_path / "run", LitTokenizer.training_step
     words = ["save_every=2", "val_every=50", "updates=6", "loss=l1", "log_every=3", "ckpt=auto"]
@@ -243,11 +243,11 @@ def test_a_finished_run_is_let_go_of(train, tmp_path, monkeypatch):
 
 
 def test_how_many_in_a_row_is_in_the_checkpoint(tmp_path):
-    watch, checkpoint = FiniteWatch(tmp_path), {}
+    monitor, checkpoint = FiniteMonitor(tmp_path), {}
     module = SimpleNamespace(take_outcomes=list)
-    watch.in_a_row = 7
-    watch.on_save_checkpoint(None, module, checkpoint)
-    again = FiniteWatch(Path("other"))
+    monitor.in_a_row = 7
+    monitor.on_save_checkpoint(None, module, checkpoint)
+    again = FiniteMonitor(Path("other"))
     again.on_load_checkpoint(None, module, checkpoint)
     assert again.in_a_row == 7
     again.on_load_checkpoint(None, module, {})

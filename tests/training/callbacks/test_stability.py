@@ -1,4 +1,4 @@
-"""When the stability watch speaks, what it says, and the script that records its bands."""
+"""When the stability monitor speaks, what it says, and the script that records its bands."""
 
 import csv
 import importlib.util
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from vistok.training.callbacks.stability import Spell, StabilityWatch, read_bands
+from vistok.training.callbacks.stability import StabilityMonitor, Streak, read_bands
 
 ROOT = Path(__file__).parent.parent.parent.parent
 
@@ -34,21 +34,21 @@ def reference(tmp_path):
     return path
 
 
-def test_a_spell_is_told_once_and_begins_anew():
-    spell, told = Spell(), []
-    for update, going_on in enumerate([0, 1, 1, 0, 1, 1, 1, 1, 0, 1, 1, 1]):
-        if spell.see(update, bool(going_on), patience=2):
-            told.append((update, spell.since))
-    assert told == [(6, 4), (11, 9)]
+def test_a_streak_is_reported_once_and_begins_anew():
+    streak, reported = Streak(), []
+    for update, holds in enumerate([0, 1, 1, 0, 1, 1, 1, 1, 0, 1, 1, 1]):
+        if streak.observe(update, bool(holds), patience=2):
+            reported.append((update, streak.since))
+    assert reported == [(6, 4), (11, 9)]
 
 
 def test_the_discriminator_wins():
-    watch = StabilityWatch(patience=100)
+    monitor = StabilityMonitor(patience=100)
     accuracy = {780: 0.9, 800: 1.0, 850: 0.998, 880: 1.0, 900: 1.0, 950: 1.0}
-    said = {u: watch.judge(u, {"train/accuracy_real": a, "train/accuracy_fake": 1.0}) for u, a in accuracy.items()}
-    assert [update for update, lines in said.items() if lines] == [900]
-    assert said[900][0].startswith("discriminator accuracy 100% since update 800: ")
-    assert not watch.judge(1000, {"train/l2": 1.0}) and watch.spells["discriminator"].since is None
+    lines = {u: monitor.check(u, {"train/accuracy_real": a, "train/accuracy_fake": 1.0}) for u, a in accuracy.items()}
+    assert [update for update, found in lines.items() if found] == [900]
+    assert lines[900][0].startswith("discriminator accuracy 100% since update 800: ")
+    assert not monitor.check(1000, {"train/l2": 1.0}) and monitor.streaks["discriminator"].since is None
 
 
 def test_bands_between_their_updates(reference):
@@ -58,21 +58,21 @@ def test_bands_between_their_updates(reference):
 
 
 def test_a_curve_leaves_its_band(reference):
-    watch = StabilityWatch(reference, patience=20)
+    monitor = StabilityMonitor(reference, patience=20)
     values = {40: 0.5, 50: 0.7, 60: float("nan"), 70: 0.1, 80: 0.6, 200: 9.0}
-    said = {update: watch.judge(update, {"train/l2": value}) for update, value in values.items()}
-    assert [update for update, lines in said.items() if lines] == [70]
-    assert said[70] == [
+    lines = {update: monitor.check(update, {"train/l2": value}) for update, value in values.items()}
+    assert [update for update, found in lines.items() if found] == [70]
+    assert lines[70] == [
         f"train/l2 has been outside the reference band since update 50: now 0.1, where {reference} has 0.22 to 0.48"
     ]
 
 
 def test_its_state_survives_a_resume():
-    watch, resumed = StabilityWatch(patience=100), StabilityWatch(patience=100)
+    monitor, resumed = StabilityMonitor(patience=100), StabilityMonitor(patience=100)
     won = {"train/accuracy_real": 1.0, "train/accuracy_fake": 1.0}
-    assert not watch.judge(500, won)
-    resumed.load_state_dict(watch.state_dict())
-    assert "since update 500" in resumed.judge(600, won)[0] and not resumed.judge(700, won)
+    assert not monitor.check(500, won)
+    resumed.load_state_dict(monitor.state_dict())
+    assert "since update 500" in resumed.check(600, won)[0] and not resumed.check(700, won)
 
 
 @pytest.mark.parametrize("text, message", [
@@ -85,7 +85,7 @@ def test_wrong_references(tmp_path, text, message):
     if text is not None:
         path.write_text(text)
     with pytest.raises(ValueError, match=message):
-        StabilityWatch(path)
+        StabilityMonitor(path)
 
 
 @pytest.mark.slow

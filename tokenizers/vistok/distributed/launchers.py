@@ -1,4 +1,4 @@
-"""Processes that something else started: torchrun, SLURM's srun, or submitit, whose jobs come back when preempted."""
+"""Detection of the launcher that started this process: torchrun, SLURM's srun, or submitit with its requeued jobs."""
 
 import os
 import signal
@@ -10,14 +10,14 @@ from pytorch_lightning.utilities import rank_zero_only
 
 
 class Started(NamedTuple):
-    """Who started this process and those beside it."""
+    """The launcher that started this process and its peers."""
 
     by: str
     processes: int
 
 
 def started() -> Started | None:
-    """Who started this process as one of several; None for a plain ``python train.py``."""
+    """Returns the launcher that started this process as one of several; None for a plain ``python train.py``."""
     if "TORCHELASTIC_RUN_ID" in os.environ:
         return Started("torchrun", int(os.environ["WORLD_SIZE"]))
     if "SUBMITIT_EXECUTOR" in os.environ:
@@ -30,14 +30,15 @@ def started() -> Started | None:
 
 
 def environment(devices: Any, num_nodes: int) -> list[ClusterEnvironment]:
-    """For Lightning's ``plugins``: where this process finds the others. What Lightning detects itself needs none.
+    """Returns Lightning's ``plugins`` for launchers that Lightning does not support by itself.
 
     Args:
-        devices: ``trainer.devices``; -1 and the like are all GPUs of the machine.
+        devices: ``trainer.devices``; values such as -1 mean all GPUs of the machine.
         num_nodes: ``trainer.num_nodes``.
 
     Raises:
-        ValueError: So many processes were not asked for: each would train on its own, into the same folder.
+        ValueError: The number of processes differs from the config's: each would train separately, into the same
+            folder.
     """
     found = started()
     if found is None:
@@ -50,12 +51,12 @@ def environment(devices: Any, num_nodes: int) -> list[ClusterEnvironment]:
         )
     if found.by == "submitit":
         return [SubmititEnvironment()]
-    # Lightning's own way to requeue saves and restores files of its own, in the middle of an update.
+    # Lightning's own requeueing saves and restores separate files, in the middle of an update.
     return [SLURMEnvironment(auto_requeue=False)] if found.by == "srun" else []
 
 
 class SubmititEnvironment(ClusterEnvironment):
-    """The tasks of a submitit job, on SLURM or on this machine, are the ranks."""
+    """Ranks of the tasks of a submitit job, on SLURM or on this machine."""
 
     def __init__(self):
         import submitit
@@ -74,7 +75,7 @@ class SubmititEnvironment(ClusterEnvironment):
 
     @property
     def main_port(self) -> int:
-        """The same for all tasks of a job, and hardly ever that of another job."""
+        """Port that is the same for all tasks of a job and unlikely to be that of another job."""
         return int(os.environ.setdefault("MASTER_PORT", str(15000 + zlib.crc32(self.job.job_id.encode()) % 15000)))
 
     @staticmethod
@@ -85,13 +86,13 @@ class SubmititEnvironment(ClusterEnvironment):
         return self.job.num_tasks
 
     def set_world_size(self, size: int) -> None:
-        """The job has it."""
+        """Does nothing: the job sets it."""
 
     def global_rank(self) -> int:
         return self.job.global_rank
 
     def set_global_rank(self, rank: int) -> None:
-        """The job has it."""
+        """Does nothing: the job sets it."""
 
     def local_rank(self) -> int:
         return self.job.local_rank
@@ -101,9 +102,9 @@ class SubmititEnvironment(ClusterEnvironment):
 
 
 def hand_on(number: int) -> None:
-    """Give a signal, once the run is saved, to whoever handled it before the training.
+    """Passes a signal, after the run was saved, to the handler that was installed before training.
 
-    For submitit's that is its function that requeues the job and ends the process.
+    submitit's handler requeues the job and ends the process.
     """
     handler = signal.getsignal(number)
     if callable(handler) and handler is not signal.default_int_handler:

@@ -15,10 +15,10 @@ TOGETHER = timedelta(minutes=30)  # that the first process waits for the last
 
 @contextmanager
 def processes(device: str | None) -> Iterator[torch.device]:
-    """The device of this process; those that ``torchrun`` has started are brought together.
+    """Yields the device of this process, and sets up the process group of the processes that ``torchrun`` started.
 
     Raises:
-        ValueError: torch does not know the device, has none such, or it is neither a CPU nor a GPU of CUDA.
+        ValueError: torch does not know the device or has none of this kind, or it is neither a CPU nor a CUDA GPU.
     """
     ranks, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
     try:

@@ -1,1 +1,1 @@
-"""Processes: locks between them, signals to them, progress they show."""
+"""Operating-system processes: locks between them, signals to them, and their progress display."""

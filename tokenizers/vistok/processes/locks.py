@@ -1,7 +1,8 @@
-"""One process at a time writes to an output: a lock file that names its holder.
+"""Locks that let one process at a time write to an output: a lock file that names its holder.
 
-On one machine the kernel holds the lock, so that nothing is left of a process that was killed. Machines that share the
-storage may not see that. They go by the holder's heartbeat, the time of the lock file by the storage's own clock.
+On one machine the kernel holds the lock, so that a killed process leaves no lock behind. Machines that share the
+storage may not see the kernel's lock. They rely on the holder's heartbeat: the modification time of the lock file by
+the storage's own clock.
 """
 
 import errno
@@ -23,29 +24,29 @@ import filelock
 
 from vistok.terminal import say, visible
 
-NAME = ".lock"  # in a folder that is written to
-BEAT, STALE = 15.0, 120.0  # seconds between heartbeats, and without any until the holder counts as gone
-UNKNOWN = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}  # what a file system without such locks says
-_descriptors: set[int] = set()  # that hold locks
+NAME = ".lock"  # name of the lock file of a folder
+BEAT, STALE = 15.0, 120.0  # seconds between heartbeats; seconds without one after which the holder counts as gone
+UNKNOWN = {errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP}  # errors of file systems without such locks
+_descriptors: set[int] = set()  # file descriptors that hold locks
 
 
 def beside(path: Path) -> Path:
-    """The lock file of a file, or of a folder that gets its name when it is complete."""
+    """Path of the lock file of a file, or of a folder that is renamed when it is complete."""
     return path.with_name(f".{path.name}{NAME}")
 
 
 @contextmanager
 def held(path: Path, what: str, take_over: bool = False, option: str = "") -> Iterator[None]:
-    """Keep other processes off while the block runs. The lock file is removed at its end.
+    """Holds a lock while the block runs; the lock file is removed afterwards.
 
     Args:
-        path: The lock file; its folder is made if need be, and then removed where it is empty in the end.
-        what: What is locked, in the user's words.
-        take_over: Take the lock from a holder on another machine, whatever its heartbeat says.
-        option: How the user would ask for that; empty where nobody can.
+        path: Path of the lock file. Its folder is created if it does not exist, and then removed at the end if empty.
+        what: Description of the locked output, for messages.
+        take_over: True takes the lock from a holder on another machine, regardless of its heartbeat.
+        option: The user's option that sets ``take_over``, for messages; empty if there is none.
 
     Raises:
-        ValueError: Another process holds it, or the folder cannot be written to.
+        ValueError: Another process holds the lock, or the folder is not writable.
     """
     try:
         made = not path.parent.exists()
@@ -65,19 +66,19 @@ def held(path: Path, what: str, take_over: bool = False, option: str = "") -> It
         stop.set()
         if descriptor in _descriptors:  # else this is a forked child
             if heart.ident is not None:
-                heart.join(timeout=1)  # it may wait for storage
+                heart.join(timeout=1)  # the thread may be waiting for storage
             if _is_at(path, descriptor):
                 path.unlink()
             _descriptors.discard(descriptor)
             os.close(descriptor)
             if made:
-                with suppress(OSError):  # it has come to hold something
+                with suppress(OSError):  # the folder is no longer empty
                     path.parent.rmdir()
 
 
 @contextmanager
 def held_for_all_ranks(path: Path, what: str, take_over: bool = False, option: str = "") -> Iterator[None]:
-    """As ``held``, by rank 0 for all ranks; each of them raises where it is refused."""
+    """Holds a lock on rank 0 for all ranks, as ``held`` does; every rank raises if the lock is refused."""
     from vistok.distributed.collectives import gather_objects, rank_and_size
 
     with ExitStack() as stack:
@@ -93,7 +94,7 @@ def held_for_all_ranks(path: Path, what: str, take_over: bool = False, option: s
 
 
 def machine() -> str:
-    """This machine since it was started: also in containers, which share its locks whatever they are called."""
+    """Identifier of this machine since its last boot; containers share it, as they share kernel locks."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -113,21 +114,21 @@ def _about() -> bytes:
 
 
 def _take(path: Path, what: str, take_over: bool, option: str) -> int:
-    """The descriptor that holds the lock."""
+    """Takes the lock; returns the file descriptor that holds it."""
     while True:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
         try:
             free = _lock(descriptor)
             if free is False:
-                time.sleep(0.2)  # its holder has written its name by then
-            if _is_at(path, descriptor):  # else its holder has removed it since
+                time.sleep(0.2)  # time for the holder to write its name
+            if _is_at(path, descriptor):  # else the holder has removed the file meanwhile
                 holder = _read(path)
                 here = holder.get("machine") == machine()
                 if holder and not (free and here) or free is False:
                     _refuse_living(path, holder, here and free is False, what, take_over, option)
                 if free is not False:
                     return descriptor
-                path.unlink()  # its holder is elsewhere, and sees at its next heartbeat that it has lost the lock
+                path.unlink()  # the holder, on another machine, notices the loss at its next heartbeat
         except BaseException:
             os.close(descriptor)
             raise
@@ -135,7 +136,7 @@ def _take(path: Path, what: str, take_over: bool, option: str) -> int:
 
 
 def _lock(descriptor: int) -> bool | None:
-    """True if the kernel gives the lock; None where the file system has none to give."""
+    """Returns True if the kernel grants the lock, False if another process holds it, None without support for locks."""
     try:
         return filelock.lock_descriptor(descriptor, blocking=False)
     except OSError as error:
@@ -145,7 +146,7 @@ def _lock(descriptor: int) -> bool | None:
 
 
 def _refuse_living(path: Path, holder: dict, here: bool, what: str, take_over: bool, option: str) -> None:
-    """Raise ``ValueError``, unless the holder is elsewhere and either silent for long or to be dispossessed."""
+    """Raises ``ValueError``, unless the holder is on another machine and silent for long or to be replaced."""
     with tempfile.TemporaryFile(dir=path.parent) as probe:  # the storage's clock, not this machine's
         silent = max(0.0, os.fstat(probe.fileno()).st_mtime - path.stat().st_mtime)
     who = "pid {pid} on {host} since {since}, which runs {command}".format(**holder) if holder else "another process"
@@ -161,7 +162,7 @@ def _refuse_living(path: Path, holder: dict, here: bool, what: str, take_over: b
 
 
 def _read(path: Path) -> dict:
-    """Who holds a lock; nothing where the file does not tell."""
+    """Reads the holder from a lock file; returns an empty dict if the file does not name one."""
     try:
         holder = json.loads(path.read_bytes()[:10_000])
     except (OSError, ValueError):
@@ -178,7 +179,7 @@ def _is_at(path: Path, descriptor: int) -> bool:
 
 
 def _beat(path: Path, about: bytes, what: str, stop: threading.Event) -> None:
-    """Say now and then that this process is alive; end it where another one has taken its lock."""
+    """Updates the heartbeat at intervals; ends this process if another one has taken its lock."""
     while not stop.wait(BEAT):
         try:
             found = path.read_bytes()
@@ -194,7 +195,7 @@ def _beat(path: Path, about: bytes, what: str, stop: threading.Event) -> None:
 
 
 def _close_in_child() -> None:
-    """A child that outlives this process must not hold its locks: they belong to all copies of a descriptor."""
+    """Closes the locks in a forked child, which may outlive its parent: any copy of a descriptor holds the lock."""
     while _descriptors:
         os.close(_descriptors.pop())
 

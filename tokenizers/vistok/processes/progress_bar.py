@@ -1,4 +1,4 @@
-"""How far an evaluation has come: a bar in a terminal, elsewhere a line now and then."""
+"""Progress of long work: a bar in a terminal, elsewhere a line from time to time."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -15,13 +15,13 @@ EVERY = 10.0  # seconds between two lines
 
 @contextmanager
 def progress(console: Console, title: str, total: int | None, done: int) -> Iterator[Callable[[int], None]]:
-    """What to call with the number of images that are over.
+    """Yields a function to call with the number of images that are done.
 
     Args:
-        console: Where to; a quiet one says nothing.
-        title: What is going on.
-        total: Number of images, None where nobody knows it.
-        done: How many were over before.
+        console: Console to print to; nothing is printed to a quiet one.
+        title: Name of the work.
+        total: Number of images; None if unknown.
+        done: Number of images done before.
     """
     if console.is_terminal:
         columns = (
@@ -50,7 +50,7 @@ def progress(console: Console, title: str, total: int | None, done: int) -> Iter
 
 
 def line(title: str, total: int | None, seen: int, rate: float) -> str:
-    """One line: ``adm crops: 1,200 of 50,000 images, 98.5 images/s, 0:08:16 left``."""
+    """Progress in one line: ``adm crops: 1,200 of 50,000 images, 98.5 images/s, 0:08:16 left``."""
     if total is None:
         return f"{title}: {seen:,} images, {rate:,.1f} images/s"
     minutes, seconds = divmod(round((total - seen) / rate), 60)

@@ -1,4 +1,4 @@
-"""Signals that ask a command to end: it ends in order, and what is finished is kept."""
+"""Signals that ask a command to end: the command ends in order and keeps finished results."""
 
 import signal
 import threading
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-NUMBERS = tuple(  # Ctrl-C; schedulers and torchrun; a terminal that goes away; what schedulers send before they kill
+NUMBERS = tuple(  # Ctrl-C; schedulers and torchrun; a closed terminal; warnings of schedulers before a kill
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2") if hasattr(signal, name)
 )
 
@@ -15,8 +15,8 @@ class Interrupted(BaseException):
     """A signal asks this process to end.
 
     Attributes:
-        number: The signal's.
-        status: The exit status, 128 and the signal's number as shells have it.
+        number: Number of the signal.
+        status: Exit status: 128 plus the number of the signal, as in shells.
     """
 
     def __init__(self, number: int):
@@ -25,7 +25,7 @@ class Interrupted(BaseException):
 
 
 class _Waiting:
-    """The signal that came while it had to wait."""
+    """State of deferred signals: depth of nested blocks, and the number of the signal that arrived."""
 
     depth = 0
     number = 0
@@ -33,9 +33,9 @@ class _Waiting:
 
 @contextmanager
 def caught() -> Iterator[None]:
-    """Within the block these signals raise ``Interrupted``; after the first one a Ctrl-C ends the process at once.
+    """Raises ``Interrupted`` for these signals within the block; after the first one a Ctrl-C ends the process at once.
 
-    A signal that was ignored before stays so: ``nohup`` works.
+    A signal that was ignored before stays ignored, so that ``nohup`` works.
     """
     former: dict[int, Any] = {}
 
@@ -59,7 +59,7 @@ def caught() -> Iterator[None]:
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Signals wait until the end of the block, which leaves something half done if it is left before."""
+    """Defers signals to the end of the block, whose state must not be left half done."""
     _Waiting.depth += 1
     try:
         yield

@@ -1,4 +1,4 @@
-"""The generator's backward pass, in which pixel losses and adversary are balanced at the decoder's output."""
+"""Backward pass of the generator that balances pixel losses and adversarial loss at the decoder's output."""
 
 from collections.abc import Callable, Sequence
 
@@ -9,52 +9,52 @@ from vistok.losses.adversarial import gradient_ratio
 
 
 class BalancedBackward:
-    """Gradients that meet at the decoder's output y, each computed once, and from there go back in one pass.
+    """Computes each gradient at the decoder's output y once, sums them, and backpropagates the sum in one pass.
 
-    The networks get the gradient of ``⟨y, ∂P/∂y + λ ∂A/∂y⟩``, with P the weighted pixel losses and A the adversarial
-    loss. Its weight λ is a constant, or VQGAN's adaptive one (arXiv:2012.09841, Eq. 7),
-    ``λ ∝ |∂P/∂w| / (|∂A/∂w| + 1e-4)`` with w the decoder's last layer, which needs both gradients apart.
+    The networks receive the gradient of ``⟨y, ∂P/∂y + λ ∂A/∂y⟩``, where P is the weighted sum of pixel losses and A the
+    adversarial loss. Its weight λ is a constant or VQGAN's adaptive weight (arXiv:2012.09841, Eq. 7),
+    ``λ ∝ |∂P/∂w| / (|∂A/∂w| + 1e-4)`` with w the decoder's last layer, which needs the two gradients separately.
 
     Args:
         output: y, with its graph.
-        show: From the decoder's output to images.
+        to_images: Function from the decoder's output to images.
 
     Attributes:
-        seen: y in float32, cut off from the networks: what losses compare, and where their gradients end.
-        reconstruction: The images that it shows.
-        gradient: At y, so far.
+        detached: y in float32, detached from the networks: the input of the losses, at which their gradients are taken.
+        reconstruction: Images of ``detached``.
+        gradient: Sum of the gradients at y so far.
     """
 
     gradient: Tensor
 
-    def __init__(self, output: Tensor, show: Callable[[Tensor], Tensor]):
+    def __init__(self, output: Tensor, to_images: Callable[[Tensor], Tensor]):
         self.output = output
-        cut = output.detach().requires_grad_()
-        self.seen = cut.view_as(cut).float()  # a view, since torch's FLOP counter cannot follow gradients to a leaf
-        self.reconstruction = show(self.seen)
-        self._own: Tensor | float = 0.0  # has the gradients of the losses' own parameters
+        leaf = output.detach().requires_grad_()
+        self.detached = leaf.view_as(leaf).float()  # a view: torch's FLOP counter cannot follow gradients to a leaf
+        self.reconstruction = to_images(self.detached)
+        self._parameter_term: Tensor | float = 0.0  # scalar with the gradients of the losses' own parameters
 
     def compare(self, loss: Tensor | float, parameters: Sequence[nn.Parameter]) -> None:
-        """Take the gradients of P.
+        """Computes the gradients of P.
 
         Args:
-            loss: P; a number where no term has a weight.
-            parameters: The losses' own.
+            loss: P; a plain number where no term has a weight.
+            parameters: Parameters of the losses themselves.
         """
         if not isinstance(loss, Tensor):
-            self.gradient = torch.zeros_like(self.seen)
+            self.gradient = torch.zeros_like(self.detached)
             return
-        wanted = [self.seen, *parameters]
+        wanted = [self.detached, *parameters]
         self.gradient, *own = torch.autograd.grad(loss, wanted, allow_unused=True, materialize_grads=True)
-        self._own = sum((p * gradient).sum() for p, gradient in zip(parameters, own, strict=True))
+        self._parameter_term = sum((p * gradient).sum() for p, gradient in zip(parameters, own, strict=True))
 
     def ratio(self, opposing: Tensor, weight: Tensor, maximum: float) -> Tensor:
-        """``|∂P/∂w| / (|∂A/∂w| + 1e-4)``, at most ``maximum``: a float32 scalar.
+        """Returns ``|∂P/∂w| / (|∂A/∂w| + 1e-4)``, clamped to at most ``maximum``, as a float32 scalar.
 
         Args:
             opposing: ∂A/∂y.
-            weight: w; or what else the gradients of both still reach.
-            maximum: The largest.
+            weight: w, or another tensor that both gradients reach.
+            maximum: Upper limit of the ratio.
         """
         at_weight = (
             torch.autograd.grad(self.output, weight, gradient.to(self.output.dtype), retain_graph=True)[0]
@@ -63,9 +63,9 @@ class BalancedBackward:
         return gradient_ratio(*at_weight, maximum)
 
     def oppose(self, gradient: Tensor | float) -> None:
-        """Add λ ∂A/∂y."""
+        """Adds λ ∂A/∂y to the gradient."""
         self.gradient = self.gradient + gradient
 
     def loss(self) -> Tensor:
-        """A scalar whose gradients are those of all that was compared and opposed."""
-        return self._own + (self.output * self.gradient.to(self.output.dtype)).sum()
+        """Returns a scalar whose backward pass gives the networks and losses all gradients added so far."""
+        return self._parameter_term + (self.output * self.gradient.to(self.output.dtype)).sum()

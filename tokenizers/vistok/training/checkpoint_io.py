@@ -17,23 +17,23 @@ from lightning_fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from vistok.files import atomic_write
 
-PARTS = {"updates", "batches", "state_dict"}  # what a checkpoint of train.py has
-# What torch's writer makes of an error of the file system; other RuntimeErrors have nothing to do with the file.
+PARTS = {"updates", "batches", "state_dict"}  # keys of every checkpoint of train.py
+# Messages of torch's writer for errors of the file system; other RuntimeErrors are unrelated to the file.
 WRITER = re.compile(r"PytorchStreamWriter|inline_container|iostream|file write failed|unexpected pos")
 
 
 class CheckpointNotWritten(OSError):
-    """The disk is full or the folder cannot be written to; earlier checkpoints are as they were."""
+    """The disk is full or the folder is not writable; earlier checkpoints are unchanged."""
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside the former one and then, whole and on disk, puts it in its place.
+    """Writes checkpoints atomically: a checkpoint replaces the previous one only once all of it is on disk.
 
-    Former ones are kept as ``last.1.ckpt``, ``last.2.ckpt`` and so on, the newest first. At every moment each of these
-    names is a whole checkpoint or not there.
+    Earlier checkpoints are kept as ``last.1.ckpt``, ``last.2.ckpt`` and so on, newest first. At every moment each of
+    these names is either a complete checkpoint or does not exist.
 
     Args:
-        keep: Checkpoints in all, at least 1.
+        keep: Number of checkpoints to keep, at least 1.
     """
 
     def __init__(self, keep: int = 2):
@@ -58,9 +58,10 @@ class SafeCheckpointIO(TorchCheckpointIO):
 
 @contextmanager
 def signal_deferred(number: int) -> Iterator[None]:
-    """Handle a signal after the block, if it comes within.
+    """Defers the handling of a signal to the end of the block.
 
-    Where a loader process dies, torch's handler of SIGCHLD raises an error at whatever the training process is doing.
+    When a loader process dies, torch's handler of SIGCHLD raises an error in the middle of any statement of the
+    training process.
     """
     former = signal.getsignal(number)
     if not callable(former) or threading.current_thread() is not threading.main_thread():
@@ -77,32 +78,32 @@ def signal_deferred(number: int) -> Iterator[None]:
 
 
 def shift(path: Path, keep: int) -> None:
-    """Make the checkpoint at ``path`` the first of the former ones, and drop those beyond ``keep`` - 1."""
+    """Renames the checkpoint at ``path`` to the first of the earlier ones, and removes those beyond ``keep`` - 1."""
     former = [older(path, i) for i in range(1, keep)]
     if not former or not path.exists() or (former[0].exists() and former[0].samefile(path)):
-        return  # nothing to keep, or a process was killed here and the last is the first of the former ones already
+        return  # nothing to keep, or a process was killed after os.link below and both names are the same file
     for newer, old in reversed(list(zip(former, former[1:], strict=False))):
         if newer.exists():
             os.replace(newer, old)
     second_name = path.with_name(f".{former[0].name}.partial")
     second_name.unlink(missing_ok=True)
     try:
-        os.link(path, second_name)  # path itself is there all the time
+        os.link(path, second_name)  # path itself exists at all times
     except OSError:  # a file system without links
         shutil.copy2(path, second_name)
     os.replace(second_name, former[0])
 
 
 def older(path: Path, i: int) -> Path:
-    """The name of the i-th checkpoint before the one at ``path``."""
+    """Path of the i-th checkpoint before the one at ``path``."""
     return path if i == 0 else path.with_name(f"{path.stem}.{i}{path.suffix}")
 
 
 def read(path: Path) -> dict[str, Any]:
-    """A checkpoint of ``train.py``, its tensors mapped from the file rather than read.
+    """Loads a checkpoint of ``train.py``; its tensors are memory-mapped.
 
     Raises:
-        ValueError: It is not there, or is none.
+        ValueError: The file does not exist, or is not such a checkpoint.
     """
     if not path.is_file():
         raise ValueError(f"ckpt={path} is not a file")
@@ -116,7 +117,7 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def last_one(path: Path) -> str:
-    """Which checkpoint there is to go on from at ``path``, in words."""
+    """Describes, for a message, the checkpoint at ``path`` from which a run can resume."""
     try:
         newest = newest_valid(path, say=lambda text: None)
     except ValueError as error:
@@ -127,7 +128,7 @@ def last_one(path: Path) -> str:
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint, every byte of it checked; None if nothing is."""
+    """Checks every byte of a checkpoint; returns a description of the damage, or None."""
     try:
         read(path)
         with zipfile.ZipFile(path) as archive:
@@ -138,14 +139,14 @@ def damage(path: Path) -> str | None:
 
 
 def newest_valid(path: Path, say: Callable[[str], None]) -> Path | None:
-    """The newest whole checkpoint among ``path`` and those before it, or None if there is no file at all.
+    """Finds the newest undamaged checkpoint among ``path`` and those before it; None if no file exists.
 
     Args:
-        path: The newest one, ``last.ckpt``.
-        say: Told of each damaged one that is passed over.
+        path: Path of the newest checkpoint, ``last.ckpt``.
+        say: Called with a message for each damaged checkpoint that is skipped.
 
     Raises:
-        ValueError: There are some, all damaged.
+        ValueError: All checkpoints are damaged.
     """
     candidates, i = [], 0
     while i == 0 or older(path, i).exists():
@@ -155,7 +156,7 @@ def newest_valid(path: Path, say: Callable[[str], None]) -> Path | None:
         problem = damage(candidate)
         if problem is None:
             return candidate
-        say(f"{candidate} is damaged and passed over: {problem}")
+        say(f"{candidate} is damaged and skipped: {problem}")
     if candidates:
         raise ValueError(f"all {len(candidates)} checkpoints in {path.parent} are damaged")
     return None

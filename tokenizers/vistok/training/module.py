@@ -26,33 +26,34 @@ MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 
 
 class LitTokenizer(pl.LightningModule):
-    """Trains a tokenizer on batches of images (b, c, H, W) in [-1, 1], bare or in a ``Batch`` with a mask.
+    """Trains a tokenizer on batches of images (b, c, H, W) in [-1, 1], given as a tensor or as a ``Batch`` with a mask.
 
-    One update is one step of the generator's optimizer (tokenizer, and losses that have parameters), one of the
-    discriminator's once the adversary has started, and one ``quantizer.update``. It is left out, whole and on all
-    ranks, where a loss term or a gradient is not finite. That is decided on the device, and read at logging intervals,
-    validations and checkpoints: until then ``updates`` counts it as made. With an optimizer that is not one of torch's
-    fused ones the host waits for the device in each update. Lightning's ``global_step`` counts the optimizers' steps;
-    ``updates`` is what schedules, start steps and logs mean.
+    One update is one step of the generator's optimizer (tokenizer and losses with parameters), one step of the
+    discriminator's optimizer once the adversary has started, and one ``quantizer.update``. All of it is skipped, on all
+    ranks, where a loss term or a gradient is not finite. The device decides this, and the host reads the decision at
+    logging intervals, validations and checkpoints; until then ``updates`` counts the update as applied. With an
+    optimizer other than torch's fused ones the host waits for the device in each update. Lightning's ``global_step``
+    counts the steps of both optimizers; schedules, start steps and logs count ``updates``.
 
     Args:
-        tokenizer: What is trained.
-        image_losses: Losses ``loss(reconstruction, images)`` by name. One with an argument ``mask`` gets that of the
-            batch, (b, 1, H, W) bool or None; so do output losses.
-        weights: The weight of every term, by name: the head's, the image and latent losses', and with an
-            adversary ``adversarial``, ``discriminator`` and its regularizers'.
-        optimizer: From parameters to an optimizer; makes the generator's and the discriminator's.
-        schedule: Factor of both learning rates, for each update.
-        adversary: Discriminator and its losses; None trains without.
+        tokenizer: The tokenizer to train.
+        image_losses: Losses ``loss(reconstruction, images)`` by name. A loss with an argument ``mask`` also gets the
+            mask of the batch, (b, 1, H, W) bool or None; the same holds for output losses.
+        weights: Weight of every term by name: terms of the head, of image, output and latent losses, and with an
+            adversary ``adversarial``, ``discriminator`` and its regularizers.
+        optimizer: Function from parameters to an optimizer; it makes those of the generator and the discriminator.
+        schedule: Factor of both learning rates for each update.
+        adversary: Discriminator and its losses; None trains without adversarial loss.
         latent_losses: Losses ``loss(latent, images)`` by name.
         output_losses: Losses ``loss(output, images)`` by name, on the decoder's output before the pixel map, such as
-            ``LogitLaplace``; like the image losses they count in the adaptive adversarial weight.
-        ema_decay: Validate and export an average of the weights with this decay; None uses the weights themselves.
-        clip: Largest gradient norm, for each of the two optimizers; None leaves gradients as they are.
+            ``LogitLaplace``. Like the image losses they enter the adaptive adversarial weight.
+        ema_decay: Decay in [0, 1) of the average of the weights that is validated and exported; None uses the weights
+            themselves.
+        clip: Largest gradient norm of each of the two optimizers; None does not clip.
         accumulate: Batches in one update.
 
     Raises:
-        ValueError: A term without a weight, or a weight without a term.
+        ValueError: A term has no weight, or a weight no term.
     """
 
     def __init__(
@@ -71,7 +72,7 @@ class LitTokenizer(pl.LightningModule):
     ):
         super().__init__()
         self.automatic_optimization = False  # two optimizers
-        self.strict_loading = False  # frozen losses are not saved; cli checks the keys beforehand
+        self.strict_loading = False  # frozen losses are not saved; training/run checks the keys beforehand
         self.tokenizer = tokenizer
         tokenizer.quantizer.expect_updates()
         self.image_losses = nn.ModuleDict(image_losses)
@@ -79,7 +80,9 @@ class LitTokenizer(pl.LightningModule):
         self.output_losses = nn.ModuleDict(output_losses or {})
         self.adversary = adversary
         self.weights = dict(weights)
-        self.masked = [name for losses in (self.image_losses, self.output_losses) for name in takers(losses, "mask")]
+        self.masked = [
+            name for losses in (self.image_losses, self.output_losses) for name in losses_with_argument(losses, "mask")
+        ]
         self.unused = tuple(name for name, weight in self.weights.items() if not weight)
         self.make_optimizer = optimizer
         self.schedule, self.clip, self.accumulate = schedule, clip, accumulate
@@ -87,13 +90,13 @@ class LitTokenizer(pl.LightningModule):
         self.metrics = self._fresh_metrics()
         self.updates = 0
         self.batches = 0
-        self.logged: set[str] = set()  # names of what this batch has logged; Lightning keeps older values too
+        self.logged: set[str] = set()  # names of the values that this batch logged; Lightning keeps older values too
         self._decisions = Decisions()
-        self._outcomes: list[Outcome] = []  # read, and not handed on yet
+        self._outcomes: list[Outcome] = []  # read from the device, not yet taken by a callback
         self._contributions = Contributions()
         self._random_state: dict[str, Tensor] = {}  # of a resumed run, until its first batch
-        self._ahead = 0  # updates in the count that are known to have been left out: see on_load_checkpoint
-        self._folded: list[Tokenizer] = []  # what validation runs; in a list, so that it is no child
+        self._ahead = 0  # updates in the count that are known to be skipped: see on_load_checkpoint
+        self._folded: list[Tokenizer] = []  # the tokenizer that validation runs; in a list, so that it is no submodule
 
         terms = {*tokenizer.quantizer.loss_names, *self.pixel_losses, *self.latent_losses}
         terms |= set(adversary.loss_names) if adversary else set()
@@ -106,17 +109,17 @@ class LitTokenizer(pl.LightningModule):
 
     @property
     def evaluated(self) -> Tokenizer:
-        """The tokenizer that is validated and exported."""
+        """Tokenizer that is validated and exported."""
         return self.tokenizer if self.average is None else self.average.tokenizer
 
     @property
     def pixel_losses(self) -> tuple[str, ...]:
-        """The names of all losses that compare images."""
+        """Names of all losses that compare images."""
         return (*self.image_losses, *self.output_losses)
 
     @property
     def networks(self) -> tuple[nn.Module, ...]:
-        """What has layers to speed up, each called by itself."""
+        """Networks that can be accelerated, each called separately."""
         discriminator = (self.adversary.discriminator,) if self.adversary else ()
         losses = (*self.image_losses.values(), *self.latent_losses.values())
         return self.tokenizer.encoder, self.tokenizer.decoder, *discriminator, *losses
@@ -124,12 +127,19 @@ class LitTokenizer(pl.LightningModule):
     def compare(
         self, output: Tensor, reconstruction: Tensor, images: Tensor, mask: Tensor | None = None
     ) -> dict[str, Tensor]:
-        """The pixel losses of a batch, from the decoder's output, what it shows, the images and their known pixels."""
+        """Computes the pixel losses of a batch by name.
+
+        Args:
+            output: Decoder's output before the pixel map.
+            reconstruction: Images of ``output``, (b, c, H, W).
+            images: (b, c, H, W) in [-1, 1].
+            mask: (b, 1, H, W) bool, True where a pixel is known; None for all pixels.
+        """
         pairs = {name: (loss, reconstruction) for name, loss in self.image_losses.items()}
         pairs |= {name: (loss, output) for name, loss in self.output_losses.items()}
         return {
-            name: loss(shown, images, mask=mask) if name in self.masked else loss(shown, images)
-            for name, (loss, shown) in pairs.items()
+            name: loss(prediction, images, mask=mask) if name in self.masked else loss(prediction, images)
+            for name, (loss, prediction) in pairs.items()
         }
 
     def configure_model(self) -> None:
@@ -150,11 +160,11 @@ class LitTokenizer(pl.LightningModule):
             for group in optimizer.param_groups:
                 group["initial_lr"] = group["lr"]
                 if self.device_mesh is not None and "fused" in group:
-                    group["fused"] = False  # not every fused step takes parameters in parts
+                    group["fused"] = False  # not every fused step supports sharded parameters
         return optimizers
 
     def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
-        if self._random_state:  # only now: making the loaders draws numbers too
+        if self._random_state:  # not earlier: creating the loaders draws random numbers too
             torch.set_rng_state(self._random_state["cpu"])
             if self.device.type == "cuda" and "cuda" in self._random_state:
                 torch.cuda.set_rng_state(self._random_state["cuda"], self.device)
@@ -176,8 +186,8 @@ class LitTokenizer(pl.LightningModule):
         quantized = self.tokenizer.quantize(images, context=context)
         output = self.tokenizer.decoder_output(quantized.latent, images.shape[-2:], quantized.keep, context)
         balance = BalancedBackward(output, self.tokenizer.pixels.out)
-        pixel_terms = self.compare(balance.seen, balance.reconstruction, images, batch.mask)
-        balance.compare(weighted_sum(pixel_terms, self.weights), self._own_parameters())
+        pixel_terms = self.compare(balance.detached, balance.reconstruction, images, batch.mask)
+        balance.compare(weighted_sum(pixel_terms, self.weights), self._loss_parameters())
         latent_terms = {name: loss(quantized.latent, images) for name, loss in self.latent_losses.items()}
         latent_terms = quantized.losses | latent_terms
         terms, scales, verdict = latent_terms | pixel_terms, {}, None
@@ -187,8 +197,8 @@ class LitTokenizer(pl.LightningModule):
         self._backward(balance.loss() + weighted_sum(latent_terms, self.weights))
         if adversarial:
             verdict = self.adversary.judge(balance.reconstruction, images, self.updates, challenge.logits)
-            loss = sum(self.weights[name] * term for name, term in verdict.terms.items())  # of weight 0, gradients of 0
-            self._backward(loss, inputs=self.adversary.trained)  # not the reconstruction's
+            loss = sum(self.weights[name] * term for name, term in verdict.terms.items())
+            self._backward(loss, inputs=self.adversary.trained)  # no gradients of the reconstruction
             terms |= verdict.terms
 
         self._contributions.add(quantized.stats, terms, verdict and verdict.stats())
@@ -200,7 +210,7 @@ class LitTokenizer(pl.LightningModule):
         return {"codes": quantized.codes, "keep": quantized.keep}
 
     def _backward(self, loss: Tensor, **options: Any) -> None:
-        """A batch's share of an update's gradients, which ranks average with the update's last batch."""
+        """Adds a batch's share to the gradients of an update; ranks average them at the last batch of the update."""
         with averaged_when(self.trainer.model, (self.batches + 1) % self.accumulate == 0):
             self.manual_backward(loss / self.accumulate, **options)
 
@@ -212,7 +222,7 @@ class LitTokenizer(pl.LightningModule):
         reconstruction: Tensor,
         images: Tensor,
     ) -> None:
-        """Log a batch; waits for the device."""
+        """Logs a batch. Waits for the device."""
         self.settle()
         logs = {name: term.detach() for name, term in terms.items()}
         logs |= {f"{name}_scale": scale for name, scale in scales.items()}
@@ -223,23 +233,27 @@ class LitTokenizer(pl.LightningModule):
         self.log_dict({"updates": float(self.updates)})
 
     def _optimizers(self) -> list[Optimizer]:
-        """The generator's, and the discriminator's if there is one."""
-        optimizers = self.optimizers()  # bare if it is one
+        """Optimizer of the generator, then that of the discriminator if there is one."""
+        optimizers = self.optimizers()  # Lightning returns a single optimizer without a list
         return optimizers if isinstance(optimizers, list) else [optimizers]
 
-    def _own_parameters(self) -> list[nn.Parameter]:
-        """Those of the pixel losses."""
+    def _loss_parameters(self) -> list[nn.Parameter]:
+        """Trained parameters of the pixel losses."""
         return [p for part in (self.image_losses, self.output_losses) for p in part.parameters() if p.requires_grad]
 
     def _challenge(self, balance: BalancedBackward, latent: Tensor) -> tuple[Challenge, dict[str, Tensor]]:
-        """The adversary's gradient joins the pixel losses', with its factors beside the weight: adaptive, warm-up's."""
+        """Adds the adversarial gradient to that of the pixel losses.
+
+        Returns:
+            The adversary's result, and the factors of its term besides the weight: adaptive weight times warm-up.
+        """
         if not self._contributions.terms:
             self._contributions.norms = [buffer.clone() for buffer in self.adversary.discriminator.buffers()]
-        challenge = self.adversary.challenge(balance.seen, self.tokenizer.pixels.out)
+        challenge = self.adversary.challenge(balance.detached, self.tokenizer.pixels.out)
         scales = {}
         if self.adversary.adaptive:
             last_layer = self.tokenizer.decoder.last_layer
-            # Frozen: the last thing that the gradients of both still reach.
+            # With a frozen last layer, the latent is the last tensor that both gradients reach.
             reached = last_layer if last_layer.requires_grad else latent
             scales["adversarial"] = balance.ratio(challenge.gradient, reached, self.adversary.max_weight)
         if self.adversary.warmup:
@@ -247,30 +261,30 @@ class LitTokenizer(pl.LightningModule):
         balance.oppose(weighted_sum({"adversarial": challenge.gradient}, self.weights, scales))
         return challenge, scales
 
-    def _descend(self, optimizer: Optimizer, norm: Tensor, made: Tensor) -> None:
+    def _descend(self, optimizer: Optimizer, norm: Tensor, applied: Tensor) -> None:
         for group in optimizer.param_groups:
             group["lr"] = group["initial_lr"] * self.schedule(self.updates)
         if self.clip is not None:
             fsdp.clip(parameters_of(optimizer), self.clip, norm)
-        step(optimizer, made)
+        step(optimizer, applied)
 
     def _finish_update(self, adversarial: bool) -> None:
-        """Take one step, unless a term or a gradient on any rank is not finite: then nothing at all is updated.
+        """Applies the update, or skips all of it if a term or a gradient on any rank is not finite.
 
         Args:
-            adversarial: True where the discriminator takes one too.
+            adversarial: True if the discriminator takes a step too.
         """
         optimizers = self._optimizers()[: 1 + adversarial]
         gradients = [[p.grad for p in parameters_of(o) if p.grad is not None] for o in optimizers]
         if self.device_mesh is not None:
-            fsdp.average_whole([gradient for own in gradients for gradient in own])
+            fsdp.average_unsharded([gradient for own in gradients for gradient in own])
         norms = [fsdp.total_norm(own) for own in gradients]
         values = self._contributions.scalars()
         values |= {f"gradient norm of optimizer {i}": norm for i, norm in enumerate(norms)}
-        made = self._decisions.decide(values)
+        applied = self._decisions.decide(values)
         for optimizer, norm in zip(optimizers, norms, strict=True):
-            self._descend(optimizer, norm, made)
-        self._learn(made)
+            self._descend(optimizer, norm, applied)
+        self._learn(applied)
         for optimizer in optimizers:
             optimizer.zero_grad()
         self._contributions = Contributions()
@@ -279,45 +293,47 @@ class LitTokenizer(pl.LightningModule):
             self.settle()
             self.trainer.should_stop = self.updates >= self.schedule.updates
 
-    def _learn(self, made: Tensor) -> None:
-        """Update what follows the optimizers' step: codebooks learned from statistics, averaged weights."""
-        given, moved = self._contributions, {}
-        if given.stats:
-            merged = {name: sum_over_ranks(value) for name, value in given.stats.items()}
-            with undone_unless(made, self.tokenizer.quantizer):
+    def _learn(self, applied: Tensor) -> None:
+        """Updates all state that follows the optimizers' steps: codebooks learned from statistics, averaged weights."""
+        contributions, moved = self._contributions, {}
+        if contributions.stats:
+            merged = {name: sum_over_ranks(value) for name, value in contributions.stats.items()}
+            with undone_unless(applied, self.tokenizer.quantizer):
                 rows_of = self.tokenizer.quantizer.update(merged)
-            moved = {f"quantizer.{name}": rows & (made > 0) for name, rows in rows_of.items()}
-        if given.logits:
-            sums = {name: sum(logits[name] for logits in given.logits) for name in given.logits[0]}
-            with undone_unless(made, self.adversary.regularizers):
+            moved = {f"quantizer.{name}": rows & (applied > 0) for name, rows in rows_of.items()}
+        if contributions.logits:
+            sums = {name: sum(logits[name] for logits in contributions.logits) for name in contributions.logits[0]}
+            with undone_unless(applied, self.adversary.regularizers):
                 self.adversary.update({name: sum_over_ranks(value) for name, value in sums.items()})
-            for buffer, before in zip(self.adversary.discriminator.buffers(), given.norms, strict=True):
-                buffer.copy_(torch.where(made > 0, buffer, before))  # the statistics of norms, which a batch has moved
+            for buffer, before in zip(self.adversary.discriminator.buffers(), contributions.norms, strict=True):
+                buffer.copy_(
+                    torch.where(applied > 0, buffer, before)
+                )  # the statistics of norms, which a batch has moved
         if self.average is not None:
-            self.average.update(self.tokenizer, made)
+            self.average.update(self.tokenizer, applied)
             self.average.copy_rows(self.tokenizer, moved)
 
     def settle(self) -> int:
-        """Learn which of the last updates were left out, so that ``updates`` is exact; waits for the device.
+        """Subtracts the updates that were skipped, so that ``updates`` is exact. Waits for the device.
 
         Returns:
-            How many ``updates`` was ahead by.
+            Number of skipped updates that ``updates`` had counted.
         """
         outcomes = self._decisions.read(self.updates - self._ahead - len(self._decisions))
-        ahead = self._ahead + sum(bool(outcome.left_out) for outcome in outcomes)
+        ahead = self._ahead + sum(bool(outcome.skipped) for outcome in outcomes)
         self.updates -= ahead
         self._ahead = 0
         self._outcomes += outcomes
         return ahead
 
     def not_finite(self) -> list[str]:
-        """The names of weights and statistics that are not finite in this rank's part; waits for the device."""
+        """Names of the weights and statistics that are not finite on this rank. Waits for the device."""
         state = {name: tensor for name, tensor in self.saved(self.state_dict()).items() if tensor.is_floating_point()}
-        flags = torch.stack([fsdp.own_part(tensor).isfinite().all() for tensor in state.values()])
+        flags = torch.stack([fsdp.local_shard(tensor).isfinite().all() for tensor in state.values()])
         return [name for name, finite in zip(state, flags.tolist(), strict=True) if not finite]
 
     def take_outcomes(self) -> list[Outcome]:
-        """What has become of updates, as far as it is known and was not taken before; in their order."""
+        """Returns, in order, the outcomes of updates that are known and were not returned before."""
         outcomes, self._outcomes = self._outcomes, []
         return outcomes
 
@@ -334,7 +350,7 @@ class LitTokenizer(pl.LightningModule):
     def validation_step(self, batch: Batch | Tensor, batch_idx: int) -> dict[str, Tensor] | None:
         batch = Batch.of(batch)
         images, context = batch.images, Context(mask=batch.mask)
-        if not len(images):  # none of them could be read
+        if not len(images):  # none of the images could be read
             return None
         tokenizer = self._folded[0]
         codes, keep = tokenizer.to_codes(images, context)
@@ -357,26 +373,27 @@ class LitTokenizer(pl.LightningModule):
         checkpoint["state_dict"] = self.saved(checkpoint["state_dict"])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        # A signal saves before the run would have learned what was left out: until then it goes on counting as it did.
+        # A checkpoint at a signal is saved before the run would have read which updates were skipped. A resumed run
+        # keeps counting them until then, as an uninterrupted one would.
         self._ahead = checkpoint.get("ahead", 0)
         self.updates, self.batches = checkpoint["updates"] + self._ahead, checkpoint["batches"]
         self._random_state = checkpoint["random_state"]
 
     def saved(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The part of a state dict that checkpoints hold: not the frozen networks of losses."""
+        """Part of a state dict that checkpoints save: all but the frozen networks of losses."""
         losses = {name: getattr(self, name) for name in ("image_losses", "latent_losses", "output_losses")}
-        left_out = [f"{group}.{name}." for group, members in losses.items() for name in frozen(members)]
-        left_out += [f"adversary.{name}." for name in (self.adversary.frozen if self.adversary else ())]
-        return {key: value for key, value in state.items() if not key.startswith(tuple(left_out))}
+        excluded = [f"{group}.{name}." for group, members in losses.items() for name in frozen(members)]
+        excluded += [f"adversary.{name}." for name in (self.adversary.frozen if self.adversary else ())]
+        return {key: value for key, value in state.items() if not key.startswith(tuple(excluded))}
 
 
-def takers(losses: nn.ModuleDict, argument: str) -> list[str]:
-    """The names of losses that have an argument of this name."""
+def losses_with_argument(losses: nn.ModuleDict, argument: str) -> list[str]:
+    """Names of the losses whose forward has an argument of this name."""
     return [name for name, loss in losses.items() if argument in inspect.signature(loss.forward).parameters]
 
 
 def frozen(losses: nn.ModuleDict) -> list[str]:
-    """The names of losses that have nothing to train, and of frozen networks (teachers) within the others."""
+    """Names of the losses without trained parameters, and of frozen networks (teachers) within the others."""
     return [
         name
         for name, part in losses.named_modules()
@@ -386,12 +403,12 @@ def frozen(losses: nn.ModuleDict) -> list[str]:
 
 
 def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
-    """All parameters that an optimizer steps."""
+    """All parameters of an optimizer."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:
-    """The states of the generators that training draws from: the CPU's, and a GPU's own."""
+    """States of the random generators that training draws from: the CPU's, and that of the GPU if there is one."""
     states = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         states["cuda"] = torch.cuda.get_rng_state(device)
@@ -401,12 +418,12 @@ def random_state(device: torch.device) -> dict[str, Tensor]:
 def weighted_sum(
     terms: Mapping[str, Tensor], weights: Mapping[str, float], scales: Mapping[str, Tensor] | None = None
 ) -> Tensor:
-    """The loss. A term without a weight raises KeyError; a weight of 0 logs the term without training on it.
+    """Weighted sum of loss terms. A weight of 0 leaves a term out of the sum; a term without a weight raises KeyError.
 
     Args:
-        terms: Unweighted scalars.
-        weights: A weight for each of them.
-        scales: Further factors, as tensors, for some of them.
+        terms: Unweighted scalars by name.
+        weights: Weight of each term by name.
+        scales: Further factors, as tensors, of some terms by name.
     """
     scales = scales or {}
     return sum(weights[name] * scales.get(name, 1.0) * term for name, term in terms.items() if weights[name])

@@ -287,12 +287,12 @@ def _trainer(
 ) -> "pl.Trainer":
     import pytorch_lightning as pl
 
-    from vistok.training.callbacks.finite import FiniteWatch
+    from vistok.training.callbacks.finite import FiniteMonitor
     from vistok.training.callbacks.last_checkpoint import LastCheckpoint
     from vistok.training.callbacks.metrics_file import MetricsFile, MissedValidation
     from vistok.training.callbacks.pictures import Pictures
     from vistok.training.callbacks.progress import ProgressLine
-    from vistok.training.callbacks.stability import StabilityWatch
+    from vistok.training.callbacks.stability import StabilityMonitor
     from vistok.training.checkpoint_io import SafeCheckpointIO
     from vistok.training.run_folder import LAST
 
@@ -303,8 +303,8 @@ def _trainer(
         logger=instantiate(config.logger) if config.logger else False,
         callbacks=[
             health,
-            FiniteWatch(run),
-            StabilityWatch(config.reference),
+            FiniteMonitor(run),
+            StabilityMonitor(config.reference),
             Pictures(run),
             metrics,
             LastCheckpoint(run / LAST, config.save_every),  # after what belongs to an update, before what only shows it

@@ -1,4 +1,4 @@
-"""Updates that are made or left out on the device, of which the host learns later, when it has to wait anyway."""
+"""Updates that the device applies or skips; the host learns which at points where it has to wait anyway."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,58 +12,58 @@ from vistok.distributed.collectives import sum_over_ranks
 
 
 class Outcome(NamedTuple):
-    """What became of an update."""
+    """Result of an update: applied, or skipped with the values that led to it."""
 
-    update: int  # updates that had been made before it
-    left_out: dict[str, float]  # its loss terms and gradient norms on this rank; nothing if it was made
+    update: int  # number of updates applied before this one
+    skipped: dict[str, float]  # this rank's loss terms and gradient norms; empty if the update was applied
 
 
 class Decisions:
-    """Decides on the device whether an update is left out, since something is not finite, and keeps what it saw."""
+    """Decides on the device which updates are skipped for non-finite values, and records those values."""
 
     def __init__(self):
-        self._names: list[list[str]] = []  # of each update that has not been read
-        self._seen: list[Tensor] = []  # (1 + names,) float32: whether it is made, and the values
+        self._names: list[list[str]] = []  # names of the values of each update that has not been read
+        self._values: list[Tensor] = []  # (1 + names,) float32: 1 if applied, then the values
 
     def __len__(self) -> int:
-        """Updates that have not been read."""
-        return len(self._seen)
+        """Number of updates that have not been read."""
+        return len(self._values)
 
     def decide(self, values: dict[str, Tensor]) -> Tensor:
-        """Whether an update with these scalars is made, on all ranks or on none: 1.0 or 0.0, on their device."""
+        """Returns 1.0 where the update with these scalars is to be applied, else 0.0: on their device, on all ranks."""
         stacked = torch.stack([value.detach().float() for value in values.values()])
-        made = (sum_over_ranks((~stacked.isfinite().all()).float()) == 0).float()
+        applied = (sum_over_ranks((~stacked.isfinite().all()).float()) == 0).float()
         self._names.append(list(values))
-        self._seen.append(torch.cat([made[None], stacked]))
-        return made
+        self._values.append(torch.cat([applied[None], stacked]))
+        return applied
 
     def read(self, update: int) -> list[Outcome]:
-        """What became of all updates since the last time; waits for the device.
+        """Returns the outcomes of all updates since the last call. Waits for the device.
 
         Args:
-            update: Updates that had been made before the first of them.
+            update: Number of updates applied before the first of them.
         """
-        if not self._seen:
+        if not self._values:
             return []
-        numbers = iter(torch.cat(self._seen).tolist())
+        numbers = iter(torch.cat(self._values).tolist())
         outcomes = []
         for names in self._names:
-            made = next(numbers) > 0
+            applied = next(numbers) > 0
             values = {name: next(numbers) for name in names}
-            outcomes.append(Outcome(update, {} if made else values))
-            update += made
-        self._names, self._seen = [], []
+            outcomes.append(Outcome(update, {} if applied else values))
+            update += applied
+        self._names, self._values = [], []
         return outcomes
 
 
 class Contributions:
-    """What the batches of one update have given so far, detached."""
+    """Detached results of the batches that one update accumulates."""
 
     def __init__(self) -> None:
-        self.stats: dict[str, Tensor] = {}  # of the head: sums over the batches, samples of the last one
-        self.terms: list[dict[str, Tensor]] = []  # of each batch: its loss terms
-        self.logits: list[dict[str, Tensor]] = []  # of each batch: the discriminator's, in the mean
-        self.norms: list[Tensor] = []  # buffers of the discriminator, as they were before this update
+        self.stats: dict[str, Tensor] = {}  # the head's statistics: sums over the batches, samples of the last one
+        self.terms: list[dict[str, Tensor]] = []  # loss terms of each batch
+        self.logits: list[dict[str, Tensor]] = []  # mean discriminator logits of each batch
+        self.norms: list[Tensor] = []  # copies of the discriminator's buffers from before this update
 
     def add(
         self,
@@ -71,7 +71,7 @@ class Contributions:
         terms: Mapping[str, Tensor],
         logits: dict[str, Tensor] | None = None,
     ) -> None:
-        """Add a batch's."""
+        """Adds the results of a batch."""
         for name, value in (stats or {}).items():
             add = name in self.stats and not is_sample(name)
             self.stats[name] = self.stats[name] + value if add else value
@@ -79,35 +79,35 @@ class Contributions:
         self.logits += [] if logits is None else [logits]
 
     def scalars(self) -> dict[str, Tensor]:
-        """Every loss term of every batch, by name."""
+        """Every loss term of every batch by name."""
         return {f"{name} of batch {i}": term for i, terms in enumerate(self.terms) for name, term in terms.items()}
 
 
 def is_sample(name: str) -> bool:
-    """True for a statistic of which an update takes the last batch's; parts of a head prefix its name."""
+    """True for a statistic that is not summed: an update uses that of its last batch. Sub-heads prefix the name."""
     return name.rpartition(".")[2] == "samples"
 
 
-def step(optimizer: Optimizer, made: Tensor) -> None:
-    """An optimizer's step, where ``made`` is 1.
+def step(optimizer: Optimizer, applied: Tensor) -> None:
+    """Takes an optimizer's step where ``applied`` is 1.
 
-    torch's fused optimizers leave it out themselves, as they do for gradients that overflow in float16. For any other
-    one the host has to know, and waits for the device.
+    torch's fused optimizers skip the step on the device, as they do for gradients that overflow in float16. For any
+    other optimizer the host has to know ``applied`` and waits for the device.
     """
     own = getattr(optimizer, "optimizer", optimizer)  # behind Lightning's wrapper
     if all(group.get("fused") for group in own.param_groups):
-        own.found_inf = 1 - made
+        own.found_inf = 1 - applied
         optimizer.step()
-    elif made:
+    elif applied:
         optimizer.step()
 
 
 @contextmanager
-def undone_unless(made: Tensor, module: nn.Module) -> Iterator[None]:
-    """Where ``made`` is 0, what is written to the module's parameters and buffers within the block is undone."""
+def undone_unless(applied: Tensor, module: nn.Module) -> Iterator[None]:
+    """Restores the module's parameters and buffers after the block where ``applied`` is 0."""
     tensors = [*module.parameters(), *module.buffers()]
     before = [tensor.detach().clone() for tensor in tensors]
     yield
     with torch.no_grad():
         for tensor, old in zip(tensors, before, strict=True):
-            tensor.copy_(torch.where(made > 0, tensor, old))
+            tensor.copy_(torch.where(applied > 0, tensor, old))

@@ -1,4 +1,4 @@
-"""The health of codebooks in training: what is logged, when one has collapsed, and what is then said and done."""
+"""Codebook statistics during training, and the detection and repair of collapsed codebooks."""
 
 from functools import partial
 from typing import Any, NamedTuple
@@ -19,23 +19,25 @@ ACTIONS = ("restart", "reinitialise")
 
 
 class CollapseRule(NamedTuple):
-    """A codebook has collapsed when its relative usage is below a limit in every window of ``patience`` updates.
+    """Thresholds by which a codebook counts as collapsed: relative usage is too low throughout ``patience`` updates.
 
-    Relative usage is ``usage / usage_ceiling``, so that few tokens are not held against a large codebook; it is 0 where
-    one codeword takes all tokens, which tells nothing however small the codebook. The limit is ``floor``, for codebooks
-    that never come into use, or ``drop`` times the best so far where that is more, for those that fall out of use. The
-    best is what relative usage kept to for ``patience`` updates. So a window of odd images, the brief high after
-    codewords were set from data, and the noise of short windows are not enough for an alarm. A collapse is over once
-    relative usage is not below the limit for ``patience`` updates.
+    Relative usage is ``usage / usage_ceiling``, so that a large codebook is not penalised for a window of few tokens.
+    It is 0 where one codeword takes all tokens, since such codes carry no information. The limit is the larger of two
+    values: ``floor``, for codebooks that never come into use, and ``drop`` times the best relative usage so far, for
+    codebooks that fall out of use. The best is the highest value that relative usage did not fall below for
+    ``patience`` updates. Hence a window of unusual images, the short peak after codewords were set from data, and the
+    noise of short windows raise no alarm. A collapse ends once relative usage has not been below the limit for
+    ``patience`` updates.
 
-    In windows of 20, 50 or 100 updates a codebook that is never used is flagged by update 200, and in any of up to 100
-    updates one that falls out of use is flagged within 200.
+    In windows of 20, 50 or 100 updates a codebook that is never used is flagged by update 200. In windows of up to 100
+    updates a codebook that falls out of use is flagged within 200 updates.
 
     Args:
-        grace: Windows that begin before so many updates are not judged, since most codebooks start badly or too well.
-        patience: Updates.
-        floor: Least relative usage.
-        drop: Least share of the best relative usage so far.
+        grace: Windows that begin before this number of updates are ignored, since most codebooks start badly or too
+            well.
+        patience: Updates for which relative usage must be too low.
+        floor: Lowest relative usage of a healthy codebook, in [0, 1].
+        drop: Lowest share of the best relative usage so far, in [0, 1].
     """
 
     grace: int = 100
@@ -44,13 +46,13 @@ class CollapseRule(NamedTuple):
     drop: float = 0.5
 
 
-class Watch:
-    """A ``CollapseRule`` applied to the windows of one codebook.
+class CollapseDetector:
+    """Applies a ``CollapseRule`` to the windows of one codebook.
 
     Attributes:
-        collapsed: Whether the codebook counts as collapsed.
-        best: The most that relative usage kept to for ``patience`` updates.
-        recent: First update and relative usage of the last windows, as many as make up ``patience`` updates.
+        collapsed: True while the codebook counts as collapsed.
+        best: Highest value that relative usage did not fall below for ``patience`` updates.
+        recent: First update and relative usage of each of the last windows that together cover ``patience`` updates.
     """
 
     def __init__(self, rule: CollapseRule):
@@ -59,19 +61,19 @@ class Watch:
 
     @property
     def limit(self) -> float:
-        """The relative usage that is too low."""
+        """Relative usage below which the codebook is unhealthy."""
         return max(self.rule.floor, self.rule.drop * self.best)
 
-    def see(self, first: int, last: int, share: float) -> bool:
-        """Judge a window.
+    def observe(self, first: int, last: int, share: float) -> bool:
+        """Adds a window.
 
         Args:
-            first: Updates before it.
-            last: Updates after it.
-            share: Its relative usage.
+            first: Number of updates before the window.
+            last: Number of updates at its end.
+            share: Relative usage in the window.
 
         Returns:
-            Whether usage has been too low for ``patience`` updates.
+            True if relative usage has been too low for ``patience`` updates.
         """
         if first < self.rule.grace:
             return False
@@ -94,42 +96,43 @@ class Watch:
 
 
 class CodebookHealth(pl.Callback):
-    """Logs the health of every codebook, says so once when one collapses, and repairs it where asked to.
+    """Logs statistics of every codebook, warns once when a codebook collapses, and optionally repairs it.
 
-    Each logging interval (``trainer.log_every_n_steps`` batches) is a window, counted exactly and over all ranks; a
-    checkpoint in the middle of one has what was counted so far. Nothing waits for the GPU except the end of a window,
-    and a checkpoint. Under ``codebook/`` stand:
+    Each logging interval (``trainer.log_every_n_steps`` batches) is a window. Codes are counted exactly and over all
+    ranks; a checkpoint in the middle of a window saves the counts so far. Only the end of a window and a checkpoint
+    wait for the GPU. The logged values, under ``codebook/``, are:
 
     * ``usage``, ``usage_ceiling``, ``perplexity``, ``entropy_bits``, ``tokens``: see ``CodebookUsage``.
-    * ``dead``: codewords not chosen in the window.
-    * ``dead_age``: updates since each of these was last chosen, the mean, counted from the end of that window, or from
-      the start of the run; 0 if none is dead.
-    * ``norm``, ``norm_spread``: the median length of codewords; their 95th percentile over their 5th. Not of heads
-      without a table, such as binary codes.
-    * ``distance``: the root of the mean squared L2 distance from latents to their codewords, as the head compares them
-      (by cosine, unit vectors) and as a context weighs positions.
+    * ``dead``: number of codewords that were not chosen in the window.
+    * ``dead_age``: mean number of updates since the dead codewords were last chosen, counted from the end of that
+      window, or from the start of the run; 0 if no codeword is dead.
+    * ``norm``, ``norm_spread``: median L2 norm of the codewords; their 95th percentile divided by their 5th. Heads
+      without a table, such as binary codes, have neither.
+    * ``distance``: root of the mean squared L2 distance from latents to their codewords, as the head compares them
+      (unit vectors under cosine similarity), weighted by the context's weights of positions.
     * ``collapsed``: 0 or 1, see ``CollapseRule``.
 
-    With several codebooks all but ``tokens`` end in ``_0``, ``_1`` and so on; so they do of one with more than 2²²
-    codewords, of which groups of bits are counted (``metrics.usage.parts_of``). Of their product there are
+    With several codebooks all names but ``tokens`` end in ``_0``, ``_1`` and so on. So they do for one codebook of more
+    than 2²² codewords, whose codes are counted in groups of bits (``metrics.usage.parts_of``). Their product adds
 
-    * ``distinct_tuples``: how many different tuples of codes were chosen.
-    * ``tuple_entropy_bits``: plug-in entropy of the tuples' frequencies, at most log₂ of the tokens.
+    * ``distinct_tuples``: number of different tuples of codes that were chosen.
+    * ``tuple_entropy_bits``: plug-in entropy of the tuple frequencies in bits, at most log₂ of the number of tokens.
 
     Args:
-        on_collapse: What to do each time that a codebook's usage has been too low for the rule's ``patience``:
-            ``restart`` moves the codewords not chosen in the window onto random latents of the last batch of all ranks,
-            ``reinitialise`` moves all; None leaves them. Heads whose codewords are not free to move stay as they are.
-        rule: When a codebook counts as collapsed.
+        on_collapse: Action each time that relative usage has been too low for the rule's ``patience``: ``restart``
+            moves the codewords that were not chosen in the window onto random latents of the last batch of all ranks,
+            ``reinitialise`` moves all codewords, None does nothing. A head whose codewords cannot be moved is left
+            unchanged.
+        rule: Thresholds by which a codebook counts as collapsed.
     """
 
     def __init__(self, on_collapse: str | None = None, rule: CollapseRule = CollapseRule()):
         if on_collapse is not None and on_collapse not in ACTIONS:
             raise ValueError(f"on_collapse must be {' or '.join(ACTIONS)}, or null for neither, not {on_collapse!r}")
         self.on_collapse, self.rule = on_collapse, rule
-        self.watches: list[Watch] = []
-        self.last_chosen: list[Tensor] = []  # of each part (n,) int64: after how many updates
-        self.resumed: dict[str, Any] | None = None  # the window that a checkpoint was in
+        self.detectors: list[CollapseDetector] = []
+        self.last_chosen: list[Tensor] = []  # (n,) int64 for each part: updates at the end of the last window with it
+        self.resumed: dict[str, Any] | None = None  # the unfinished window of a checkpoint
         self.hooks: list[torch.utils.hooks.RemovableHandle] = []
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -139,15 +142,15 @@ class CodebookHealth(pl.Callback):
         self.usage = CodebookUsage(quantizer.codebook_sizes).to(device)
         self.parts = self.usage.parts
         self.suffixes = [f"_{i}" for i in range(len(self.parts))] if len(self.parts) > 1 else [""]
-        self.errors = torch.zeros(len(self.heads), 2, dtype=torch.float64, device=device)  # sum of squares, of weights
-        self.codes: list[tuple[Tensor, Tensor | None]] = []  # of several codebooks, with what to keep
+        self.errors = torch.zeros(len(self.heads), 2, dtype=torch.float64, device=device)  # sums: squares, weights
+        self.codes: list[tuple[Tensor, Tensor | None]] = []  # codes of several codebooks, with ``keep``
         self.latents: dict[int, Tensor] = {}  # (b, d, h, w) of the last batch, where an action may need them
         self.start = pl_module.updates
-        if not self.watches:  # else resumed
-            self.watches = [Watch(self.rule) for _ in self.parts]
+        if not self.detectors:  # else resumed
+            self.detectors = [CollapseDetector(self.rule) for _ in self.parts]
             self.last_chosen = [torch.full((part.size,), self.start) for part in self.parts]
         if self.resumed:
-            self._go_on(self.resumed)
+            self._resume_window(self.resumed)
             self.resumed = None
         self.hooks = [head.register_forward_hook(partial(self._observe, i)) for i, head in enumerate(self.heads)]
 
@@ -183,39 +186,39 @@ class CodebookHealth(pl.Callback):
             lengths = norms(self.quantizer.table(part.codebook))  # before a repair changes them
             total, weight = errors[self.heads.index(self.owners[part.codebook])]
             if values["tokens"]:
-                self._judge(i, counts, trainer, module)
+                self._check_window(i, counts, trainer, module)
             own = usage_of(counts) | {
                 "dead": len(ages),
                 "dead_age": ages.sum() / max(len(ages), 1),
                 **lengths,
                 "distance": (total / weight).sqrt(),
-                "collapsed": self.watches[i].collapsed,
+                "collapsed": self.detectors[i].collapsed,
             }
             values |= {f"{name}{suffix}": value for name, value in own.items()}
         if len(self.parts) > 1:
-            counts = tuple_counts(torch.cat([kept(codes, keep) for codes, keep in self.codes]))
+            counts = tuple_counts(torch.cat([kept_codes(codes, keep) for codes, keep in self.codes]))
             values |= {"distinct_tuples": len(counts), "tuple_entropy_bits": entropy_bits(counts)}
         module.log_dict({f"codebook/{name}": float(value) for name, value in values.items()})
         self.usage.hits.zero_()
         self.errors.zero_()
         self.codes, self.start = [], module.updates
 
-    def _judge(self, i: int, counts: Tensor, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        """Show the window of a codebook, or a part of one, to its watch, then do and say what is called for."""
-        watch, was_collapsed = self.watches[i], self.watches[i].collapsed
-        low = watch.see(self.start, module.updates, relative_usage(counts))
+    def _check_window(self, i: int, counts: Tensor, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+        """Passes the window of a codebook, or of a part of it, to its detector; then repairs and reports."""
+        detector, was_collapsed = self.detectors[i], self.detectors[i].collapsed
+        low = detector.observe(self.start, module.updates, relative_usage(counts))
         done = self._repair(i, counts, module) if low and self.on_collapse else None
-        if watch.collapsed and not was_collapsed and trainer.is_global_zero:
+        if detector.collapsed and not was_collapsed and trainer.is_global_zero:
             name = self.parts[i].name or "the codebook"
-            lines = [seen(name, counts, watch, self.start, module.updates), done, advice(self.quantizer)]
+            lines = [collapse_message(name, counts, detector, self.start, module.updates), done, advice(self.quantizer)]
             text = "\n  ".join(line for line in lines if line)
             say(text, "yellow")
         if done:
-            watch.recent.clear()  # what was seen before says nothing of the codebook as it is now
+            detector.recent.clear()  # earlier windows do not describe the repaired codebook
 
     def _repair(self, i: int, counts: Tensor, module: pl.LightningModule) -> str:
-        """Move codewords onto latents of the last batch, and say what was done."""
-        codebook = self.parts[i].codebook  # all of it: what is free to move is no more than a table holds
+        """Moves codewords onto latents of the last batch; returns a sentence about it for the user."""
+        codebook = self.parts[i].codebook  # all of its parts: only codebooks with a table can move
         owner, table, moved = self.owners[codebook], self.quantizer.table(codebook), {}
         if table is not None:
             vectors = rearrange(self.latents[self.heads.index(owner)], "b d h w -> (b h w) d").float()
@@ -240,18 +243,21 @@ class CodebookHealth(pl.Callback):
         self.hooks = []
 
     def _window(self) -> dict[str, Any]:
-        """The counts since the last window ended, for a checkpoint: all ranks have to ask for them."""
-        own = [kept(codes, keep) for codes, keep in self.codes]
-        tuples = gather_objects(torch.cat(own).cpu()) if own else []  # all ranks have had as many batches
+        """Counts since the end of the last window, for a checkpoint. A collective: every rank has to call it."""
+        own = [kept_codes(codes, keep) for codes, keep in self.codes]
+        tuples = gather_objects(torch.cat(own).cpu()) if own else []  # every rank has had the same number of batches
         return {
             "start": self.start,
             "hits": sum_over_ranks(self.usage.hits.clone()).cpu(),
-            "errors": cat_over_ranks(self.errors[None].clone()).cpu(),  # of each rank: float sums depend on their order
+            "errors": cat_over_ranks(self.errors[None].clone()).cpu(),  # one per rank: float sums depend on the order
             "tuples": torch.cat(tuples) if tuples else None,
         }
 
-    def _go_on(self, window: dict[str, Any]) -> None:
-        """Count on from there: rank 0 for all, but for sums that each rank goes on with if they are as many."""
+    def _resume_window(self, window: dict[str, Any]) -> None:
+        """Resumes an unfinished window.
+
+        Rank 0 takes all counts; each rank takes its own sums if the world size is equal.
+        """
         (rank, size), errors = rank_and_size(), window["errors"].to(self.errors.device)
         self.start = window["start"]
         if len(errors) == size:
@@ -264,19 +270,19 @@ class CodebookHealth(pl.Callback):
                 self.codes = [(window["tuples"].to(self.errors.device), None)]
 
     def state_dict(self) -> dict[str, Any]:
-        watches = [watch.state_dict() for watch in self.watches]
-        return {"last_chosen": self.last_chosen, "watches": watches, "window": self._window()}
+        detectors = [detector.state_dict() for detector in self.detectors]
+        return {"last_chosen": self.last_chosen, "watches": detectors, "window": self._window()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.resumed = state_dict.get("window")  # earlier checkpoints have none
         self.last_chosen = [last.cpu() for last in state_dict["last_chosen"]]
-        self.watches = [Watch(self.rule) for _ in self.last_chosen]
-        for watch, state in zip(self.watches, state_dict["watches"], strict=True):
-            watch.load_state_dict(state)
+        self.detectors = [CollapseDetector(self.rule) for _ in self.last_chosen]
+        for detector, state in zip(self.detectors, state_dict["watches"], strict=True):
+            detector.load_state_dict(state)
 
 
 def norms(table: Table | None) -> dict[str, Tensor]:
-    """The lengths of a table's codewords: their median, and their 95th percentile over their 5th."""
+    """Median L2 norm of a table's codewords, and their 95th percentile divided by their 5th."""
     if table is None:
         return {}
     low, median, high = table.values.norm(dim=1).cpu().quantile(torch.tensor([0.05, 0.5, 0.95]))
@@ -284,19 +290,19 @@ def norms(table: Table | None) -> dict[str, Tensor]:
 
 
 def relative_usage(counts: Tensor) -> float:
-    """Usage over its ceiling, for codewords chosen ``counts`` (n,) times, not all 0; 0 where only one was."""
+    """Usage divided by its ceiling, from counts (n,) that are not all 0; 0 where only one codeword was chosen."""
     usage = usage_of(counts)
     return float(usage["usage"] / usage["usage_ceiling"]) if (counts > 0).sum() > 1 else 0.0
 
 
-def kept(codes: Tensor, keep: Tensor | None) -> Tensor:
-    """Codes (b, k, *positions) as tuples (m, k): all of them, or where ``keep`` (b, *positions) bool says so."""
+def kept_codes(codes: Tensor, keep: Tensor | None) -> Tensor:
+    """Codes (b, k, *positions) as tuples (m, k): all, or those where ``keep`` (b, *positions) bool is True."""
     tuples = rearrange(codes, "b k ... -> (b ...) k")
     return tuples if keep is None else tuples[keep.flatten()]
 
 
 def tuple_counts(tuples: Tensor) -> Tensor:
-    """How often each distinct one of the tuples (m, k) of all ranks was chosen: int64, on all ranks."""
+    """Count of each distinct tuple among the tuples (m, k) of all ranks: int64, the same on every rank."""
     distinct, counts = tuples.unique(dim=0, return_counts=True)
     parts = gather_objects(torch.cat([distinct, counts[:, None]], dim=1).cpu())
     if len(parts) > 1:
@@ -306,17 +312,17 @@ def tuple_counts(tuples: Tensor) -> Tensor:
     return counts
 
 
-def seen(name: str, counts: Tensor, watch: Watch, first: int, last: int) -> str:
-    """What the window of updates ``first`` to ``last`` shows of a collapsed codebook."""
+def collapse_message(name: str, counts: Tensor, detector: CollapseDetector, first: int, last: int) -> str:
+    """Message about a collapsed codebook, from the counts of the window between updates ``first`` and ``last``."""
     values, tokens = usage_of(counts), int(counts.sum())
     return (
         f"{name} has collapsed: the {tokens:,} tokens of updates {first + 1:,} to {last:,} chose "
         f"{int((counts > 0).sum()):,} of its {len(counts):,} codewords, {values['usage']:.1%} where even choices "
         f"would reach {values['usage_ceiling']:.1%}, with perplexity {values['perplexity']:.1f}; since update "
-        f"{watch.recent[0][0]:,} it has been below {watch.limit:.0%} of what even choices reach"
+        f"{detector.recent[0][0]:,} it has been below {detector.limit:.0%} of what even choices reach"
     )
 
 
 def advice(quantizer: Quantizer) -> str:
-    """What to try for a head of which a codebook has collapsed."""
+    """Advice for a head with a collapsed codebook."""
     return f"what to try: {'; '.join(quantizer.advice())}"

@@ -1,4 +1,4 @@
-"""Says when adversarial training goes wrong: the discriminator wins, or curves leave the band of a reference."""
+"""Warnings of unstable adversarial training: a discriminator that wins, or curves that leave a reference band."""
 
 import csv
 import math
@@ -18,24 +18,24 @@ ADVICE = (
 
 
 class Band(NamedTuple):
-    """Where the curve of one term has been in reference runs."""
+    """Range of the values that one term took in reference runs."""
 
     updates: list[float]  # ascending
     low: list[float]
     high: list[float]
 
     def at(self, update: int) -> tuple[float, float] | None:
-        """The lowest and highest value at an update, between two of the band in proportion; None outside of it."""
+        """Lowest and highest value at an update, interpolated linearly; None before the first and after the last."""
         if not self.updates[0] <= update <= self.updates[-1]:
             return None
         return float(np.interp(update, self.updates, self.low)), float(np.interp(update, self.updates, self.high))
 
 
 def read_bands(path: str | Path) -> dict[str, Band]:
-    """The bands in a CSV with the columns ``update``, ``term`` (as logged, ``train/l2``), ``low``, ``high``.
+    """Reads the bands from a CSV with the columns ``update``, ``term`` (as logged, ``train/l2``), ``low``, ``high``.
 
     Raises:
-        ValueError: It is not there, or not such a file.
+        ValueError: The file does not exist, or lacks these columns.
     """
     if not Path(path).is_file():
         raise ValueError(f"reference={path} is not a file")
@@ -49,62 +49,64 @@ def read_bands(path: str | Path) -> dict[str, Band]:
     return {term: Band(*map(list, zip(*sorted(points), strict=True))) for term, points in rows.items()}
 
 
-class Spell:
-    """For how long something has gone on.
+class Streak:
+    """Number of updates for which a condition has held without a break.
 
     Attributes:
-        since: The update at which it was first seen, of those without a break; None if it does not go on.
-        told: Whether it was found to have gone on for long enough.
+        since: First update at which the condition held; None while it does not hold.
+        reported: True once the streak has reached its patience.
     """
 
-    def __init__(self, since: int | None = None, told: bool = False):
-        self.since, self.told = since, told
+    def __init__(self, since: int | None = None, reported: bool = False):
+        self.since, self.reported = since, reported
 
-    def see(self, update: int, going_on: bool, patience: int) -> bool:
-        """Whether it has now, and not before, gone on for ``patience`` updates."""
-        if not going_on:
-            self.since, self.told = None, False
+    def observe(self, update: int, holds: bool, patience: int) -> bool:
+        """Records the condition at an update; returns True the first time it has held for ``patience`` updates."""
+        if not holds:
+            self.since, self.reported = None, False
             return False
         self.since = update if self.since is None else self.since
-        due = not self.told and update - self.since >= patience
-        self.told |= due
+        due = not self.reported and update - self.since >= patience
+        self.reported |= due
         return due
 
 
-class StabilityWatch(pl.Callback):
-    """Reads what is logged, and prints a line once something has been wrong in every logged value for a while.
+class StabilityMonitor(pl.Callback):
+    """Prints a warning once a problem shows in every logged value for ``patience`` updates.
 
     * The discriminator tells nearly all real images and reconstructions apart: the decoder then learns little from it.
-    * A term is above or below the reference's band, at updates that the reference has.
+    * A term is above or below the band of the reference, at updates that the reference covers.
 
     Args:
-        reference: A CSV as ``read_bands`` reads it, from ``benchmarks/stability.py``; None compares with nothing.
-        patience: Updates.
-        certain: Mean accuracy on real and reconstructed patches from which the discriminator has won.
+        reference: CSV file as ``read_bands`` reads it, made by ``benchmarks/stability.py``; None disables the
+            comparison.
+        patience: Updates for which a problem must last before it is reported.
+        certain: Mean accuracy on real and reconstructed patches, in [0, 1], at which the discriminator counts as
+            winning.
     """
 
     def __init__(self, reference: str | Path | None = None, patience: int = 200, certain: float = 0.995):
         self.reference, self.patience, self.certain = reference, patience, certain
         self.bands = read_bands(reference) if reference else {}
-        self.spells: defaultdict[str, Spell] = defaultdict(Spell)
+        self.streaks: defaultdict[str, Streak] = defaultdict(Streak)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         if pl_module.batches % trainer.log_every_n_steps or not trainer.is_global_zero:
             return
         logged = {name: trainer.callback_metrics[name] for name in pl_module.logged if name.startswith("train/")}
         values = {name: float(value) for name, value in logged.items()}
-        for line in self.judge(pl_module.updates, values):
+        for line in self.check(pl_module.updates, values):
             say(line, "yellow")
 
-    def judge(self, update: int, values: dict[str, float]) -> list[str]:
-        """What is to be said about the values logged at an update."""
+    def check(self, update: int, values: dict[str, float]) -> list[str]:
+        """Returns the warnings for the values logged at an update."""
         lines = []
         sides = [values[name] for name in ("train/accuracy_real", "train/accuracy_fake") if name in values]
         accuracy = sum(sides) / 2 if len(sides) == 2 else math.nan
-        spell = self.spells["discriminator"]
-        if spell.see(update, accuracy >= self.certain, self.patience):
+        streak = self.streaks["discriminator"]
+        if streak.observe(update, accuracy >= self.certain, self.patience):
             lines.append(
-                f"discriminator accuracy {accuracy:.0%} since update {spell.since:,}: it tells every reconstruction "
+                f"discriminator accuracy {accuracy:.0%} since update {streak.since:,}: it tells every reconstruction "
                 f"from an image, and the decoder learns little from it; what to try: {ADVICE}"
             )
         for name, band in self.bands.items():
@@ -113,16 +115,16 @@ class StabilityWatch(pl.Callback):
                 continue
             low, high = limits
             outside = not low <= values[name] <= high  # NaN is outside
-            spell = self.spells[name]
-            if spell.see(update, outside, self.patience):
+            streak = self.streaks[name]
+            if streak.observe(update, outside, self.patience):
                 lines.append(
-                    f"{name} has been outside the reference band since update {spell.since:,}: now {values[name]:.4g}, "
-                    f"where {self.reference} has {low:.4g} to {high:.4g}"
+                    f"{name} has been outside the reference band since update {streak.since:,}: now "
+                    f"{values[name]:.4g}, where {self.reference} has {low:.4g} to {high:.4g}"
                 )
         return lines
 
     def state_dict(self) -> dict[str, Any]:
-        return {name: {"since": spell.since, "told": spell.told} for name, spell in self.spells.items()}
+        return {name: {"since": streak.since, "reported": streak.reported} for name, streak in self.streaks.items()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.spells = defaultdict(Spell, {name: Spell(**state) for name, state in state_dict.items()})
+        self.streaks = defaultdict(Streak, {name: Streak(**state) for name, state in state_dict.items()})
