@@ -196,7 +196,7 @@ def inception(rounds: int) -> Mapping[str, float]:
             theirs = pytorch_fid.InceptionV3().eval()
     rows = {
         f"pytorch-fid, {count} images": lambda: theirs(images / 255)[0].flatten(1),
-        f"ours, {count} images": lambda: ours.look(images, "float").pool,
+        f"ours, {count} images": lambda: ours.features(images, "float").pool,
     }
     with torch.inference_mode():
         seconds, values = rounds_of(rows, rounds)

@@ -149,7 +149,7 @@ def test_codes_of_any_whole_numbers(compose, head):
         assert torch.equal(tokenizer.detokenize(codes.to(dtype)), images)
     assert torch.equal(tokenizer.detokenize(codes.numpy().astype(np.uint16)), images)
     for wrong, called in ((codes.float(), "float32"), (codes.bool(), "bool")):
-        with pytest.raises(ValueError, match=f"codes are {called}, not whole numbers"):
+        with pytest.raises(ValueError, match=f"codes are {called}, not integers"):
             tokenizer.detokenize(wrong)
     with pytest.raises(ValueError, match="images are uint8, not floats in"):
         tokenizer.tokenize(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))

@@ -214,7 +214,7 @@ def test_broken_reconstructions_are_named_and_nothing_is_written(compose, traine
     (["data=sample", "tokenizer=/nowhere"], "FileNotFoundError", "is not an exported tokenizer"),
     (["data=sample", "protocol.canonical.crop=square"], "ValueError", "crop=square must be one of adm, bicubic"),
     (["data=sample", "rate=0.5"], "ValueError", "rate=0.5 needs a dynamic head"),
-    (["data=sample", "+data.resize=0"], "ValueError", "the protocol says how images are cut"),
+    (["data=sample", "+data.resize=0"], "ValueError", "the protocol decides how images are cropped"),
     ([], "ValueError", "missing on the command line: data.root=..."),
 ])  # fmt: skip
 def test_what_makes_no_sense_is_refused(compose, trained, tmp_path, overrides, error, message):

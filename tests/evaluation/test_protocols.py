@@ -77,7 +77,7 @@ def test_unknown_choices(choice):
 
 
 def test_unknown_distances():
-    with pytest.raises(ValueError, match="there are no distances \\['ssim'\\], only \\['l1', "):
+    with pytest.raises(ValueError, match="unknown distances \\['ssim'\\]; known are \\['l1', "):
         Protocol(distances=["psnr", "ssim"])
 
 
@@ -110,7 +110,7 @@ def test_grey_levels(compose, preset):
     lost = int((images != levels)[0, 0].sum())
     assert lost == (63 if preset == "seed" else 0)
     if protocol.file == "png" and protocol.frechet != "float":
-        assert torch.equal(Pairs(levels, to_float(levels)).shown(protocol, Grid())[0], images)
+        assert torch.equal(Pairs(levels, to_float(levels)).network_inputs(protocol, Grid())[0], images)
 
 
 def test_llamagens_formula_rounds_to_the_nearest_level():
@@ -137,7 +137,7 @@ def test_networks_see_floats_only_where_the_protocol_has_them():
     images = torch.full((1, 3, 16, 16), 100, dtype=torch.uint8)
     reconstruction = to_float(images) + 0.3 / 127.5
     for frechet, expected in (("uint8", 100.0), ("clean", 100.0), ("float", 100.3)):
-        shown, original = Pairs(images, reconstruction).shown(Protocol(frechet=frechet), Grid())
+        shown, original = Pairs(images, reconstruction).network_inputs(Protocol(frechet=frechet), Grid())
         assert shown.float().mean().item() == pytest.approx(expected, abs=1e-4)
         assert original.float().mean().item() == pytest.approx(100, abs=1e-4)
 

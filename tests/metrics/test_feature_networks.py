@@ -190,7 +190,7 @@ def test_inception_has_torch_fidelitys_features(inception_weights):
     theirs.Mixed_6d.branch1x1.register_forward_hook(lambda module, inputs, output: spatial.append(output))
     pool, logits = theirs(images)
     network = Inception(inception_weights)
-    actual = network.look(images)
+    actual = network.features(images)
     assert pool.std(0).mean() > 0.01  # not all alike
     torch.testing.assert_close(actual.pool, pool, rtol=1e-4, atol=1e-5)
     assert torch.equal(network(images), actual.pool)
@@ -204,14 +204,14 @@ def test_inception_resizes_as_each_evaluator_does(inception_weights):
     network = Inception(inception_weights)
     fitting = pictures(1, 299, 299)
     for resize in ("clean", "float"):
-        torch.testing.assert_close(network.look(fitting, resize).pool, network(fitting), rtol=2e-2, atol=2e-3)
+        torch.testing.assert_close(network.features(fitting, resize).pool, network(fitting), rtol=2e-2, atol=2e-3)
     (image,) = images = pictures(1)
     by_pillow = (resized_by_pillow(image, (299, 299)).clamp(0, 255) - 128) / 128
     by_torch = nn.functional.interpolate(images / 127.5 - 1, (299, 299), mode="bilinear", align_corners=False)[0]
     for resize, expected in (("clean", by_pillow), ("float", by_torch)):
         first = network.network.Conv2d_1a_3x3
         with mock.patch.object(first, "forward", wraps=first.forward) as forward:
-            network.look(images, resize)
+            network.features(images, resize)
         torch.testing.assert_close(forward.call_args.args[0][0], expected, rtol=0, atol=2e-5)
 
 

@@ -72,7 +72,7 @@ def test_floats_are_as_far_apart_as_pytorch_fid_says(inception_weights, monkeypa
     with torch.inference_mode():
         for pictures in (images, copies):
             sides.append(FeatureStatistics(network.dim))
-            sides[-1].update(network.look(pictures, "float").pool)
+            sides[-1].update(network.features(pictures, "float").pool)
             features.append(theirs(pictures / 255)[0].flatten(1).double().numpy())
     ours = sides[0].distance(sides[1]).item()
     # All features lie in a space of 24 dimensions: in an orthonormal basis of it distances are the same, and the root

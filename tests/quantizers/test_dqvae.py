@@ -16,18 +16,18 @@ from vistok.quantizers import (
     factorized,
 )
 from vistok.quantizers.dqvae import budget_loss
-from vistok.quantizers.routers import grains_by_rank, one_hot, patch_entropy
+from vistok.quantizers.routers import granularities_by_rank, one_hot, patch_entropy
 
 
 class Fixed(torch.nn.Module):
     """A router with its mind made up."""
 
-    def __init__(self, grain, grains=2):
+    def __init__(self, granularity, grains=2):
         super().__init__()
-        self.grain, self.grains = grain, grains
+        self.granularity, self.grains = granularity, grains
 
     def forward(self, maps, context):
-        return one_hot(self.grain, self.grains)
+        return one_hot(self.granularity, self.grains)
 
 
 def test_published_router():
@@ -97,8 +97,8 @@ def test_two_grains_by_hand():
 
 
 def test_three_grains_by_hand():
-    grain = torch.tensor([[[0, 1, 2]]])
-    head = DynamicQuantizer(VectorQuantizer(64, 2), Fixed(grain, 3)).eval()
+    granularity = torch.tensor([[[0, 1, 2]]])
+    head = DynamicQuantizer(VectorQuantizer(64, 2), Fixed(granularity, 3)).eval()
     torch.nn.init.normal_(head.head.codewords)
     quantized = head(torch.randn(1, 2, 4, 12))
     expected = torch.zeros(4, 12, dtype=torch.bool)
@@ -220,8 +220,8 @@ def test_rates_are_met_exactly(router, rate):
 
 def test_ranks_by_hand():
     worth = torch.tensor([[[0.1, 0.9], [0.5, 0.7]]])
-    assert grains_by_rank(worth, torch.tensor([0.5]), 2).tolist() == [[[0, 1], [0, 1]]]
-    assert grains_by_rank(worth, torch.tensor([[0.5, 0.25]]), 3).tolist() == [[[0, 2], [1, 1]]]
+    assert granularities_by_rank(worth, torch.tensor([0.5]), 2).tolist() == [[[0, 1], [0, 1]]]
+    assert granularities_by_rank(worth, torch.tensor([[0.5, 0.25]]), 3).tolist() == [[[0, 2], [1, 1]]]
 
 
 def test_a_target_rate_in_training_is_the_budgets():
@@ -274,18 +274,18 @@ Z = torch.zeros(2, 4, 4, 4)
 @pytest.mark.parametrize("action, message", [
     (lambda: dual()(Z, Context(rate=torch.tensor([0.5, 1.5]))), r"rate=\[0.5, 1.5\] must be shares in \[0, 1\]"),
     (lambda: dual()(Z, Context(rate=torch.tensor([-0.1, 0.5]))), r"must be shares in \[0, 1\]"),
-    (lambda: dual()(Z, Context(rate=torch.full((2, 2), 0.2))), r"rate has the shape \(2, 2\), but 2 grains"),
+    (lambda: dual()(Z, Context(rate=torch.full((2, 2), 0.2))), r"rate has the shape \(2, 2\), but 2 granularities"),
     (lambda: dual(rates=[1.5]), r"must be shares in \[0, 1\]"),
-    (lambda: dual(rates=[0.3, 0.3]), "must be 1 shares for 2 grains"),
+    (lambda: dual(rates=[0.3, 0.3]), "must be 1 shares for 2 granularities"),
     (lambda: dual(budget="triple"), "budget must be one of plain, doubled, not 'triple'"),
     (lambda: dual(projection=torch.nn.Conv2d(8, 8, 1)), "projection makes 8 channels, but head.dim is 4"),
-    (lambda: dual()(Z, Context(maps=(Z,))), r"context.maps are of \[\(4, 4\)\], but 2 grains beside a latent of 4x4"),
+    (lambda: dual()(Z, Context(maps=(Z,))), r"context.maps have the sizes \[\(4, 4\)\], but 2 granularities of a"),
     (lambda: dual()(Z[..., :3]), "a latent of 4x3 has no regions of 2 positions a side"),
     (lambda: dual().with_table(0, dual().table(0)), "a DynamicQuantizer has no codebook that another"),
-    (lambda: FeatureRouter(4, 3, groups=2)([Z, Z], Context()), "maps are 2, but grains=3 need one each"),
+    (lambda: FeatureRouter(4, 3, groups=2)([Z, Z], Context()), "there are 2 maps, but grains=3 need one each"),
     (lambda: FeatureRouter(6, groups=4), "groups=4 does not divide the 6 channels"),
-    (lambda: EntropyRouter([], patch=4), "thresholds must be one or more rising entropies"),
-    (lambda: EntropyRouter([2.0, 1.0], patch=4), "rising entropies, not"),
+    (lambda: EntropyRouter([], patch=4), "thresholds must be one or more ascending entropies"),
+    (lambda: EntropyRouter([2.0, 1.0], patch=4), "ascending entropies, not"),
     (lambda: EntropyRouter([1.0], patch=4)([Z], Context()), "context.images is None"),
     (lambda: EntropyRouter([1.0], patch=4)([Z], Context(images=torch.zeros(2, 3, 8, 8))), "patch=4 does not make"),
 ])  # fmt: skip

@@ -8,7 +8,7 @@ from vistok.quantizers.sequences import Sequences, content_special, pack, positi
 
 
 def dynamic(grain_map, grains=2, codebook_size=10, codes=None):
-    """A dynamic head's result for the grain of every coarse region (b, h, w), with random codes or those given."""
+    """A dynamic head's result for the granularity of every coarse region (b, h, w), with random codes or given ones."""
     b, h, w = grain_map.shape
     side = 2 ** (grains - 1)
     if codes is None:
@@ -26,15 +26,15 @@ def packed_by_loop(quantized, codebook_size, grains, order):
     side = 2 ** (grains - 1)
     b, _, h, w = quantized.codes.shape
     contents, positions = [], []
-    for grain in range(grains):
-        stride = side // 2**grain
+    for granularity in range(grains):
+        stride = side // 2**granularity
         rows = []
         for i in range(b):
             cells = []
             for y in range(0, h, stride):
                 for x in range(0, w, stride):
                     tokens = int(quantized.keep[i, y - y % side :, x - x % side :][:side, :side].sum())
-                    if tokens == 4**grain:
+                    if tokens == 4**granularity:
                         region = (y // side, x // side) if order == "region" else ()
                         cells.append((region, y, x))
             rows.append(
@@ -141,11 +141,11 @@ def test_packs_as_a_loop_does_and_back(grains, shape, order):
 
 @pytest.mark.parametrize("grains", [2, 3])
 def test_one_grain_alone(grains):
-    for grain in range(grains):
-        quantized = dynamic(torch.full((2, 3, 2), grain), grains)
+    for granularity in range(grains):
+        quantized = dynamic(torch.full((2, 3, 2), granularity), grains)
         sequences = pack(quantized, 10, grains)
         for other, special in enumerate(position_special((3 * 2 ** (grains - 1), 2**grains), grains)):
-            if other != grain:  # nothing but EOS
+            if other != granularity:  # nothing but EOS
                 assert sequences.contents[other].tolist() == [[11], [11]]
                 assert sequences.positions[other].tolist() == [[special.eos], [special.eos]]
         codes, keep = unpack(sequences, 10, quantized.codes.shape[2:])
@@ -191,7 +191,7 @@ PACK_REFUSALS = {
     r"keep marks \[\[1, 1\], \[1, 0\]\] in the coarse region \(1, 0\) of row 0": lambda q: pack(
         q._replace(keep=at(q.keep, (0, 3, 1), False)), 10
     ),
-    r"codes\[1, 0, 3, 0\] is 5, but the cell of grain 0 that it belongs to has 2": lambda q: pack(
+    r"codes\[1, 0, 3, 0\] is 5, but the cell of granularity 0 that it belongs to has 2": lambda q: pack(
         q._replace(codes=at(q.codes, (1, 0, 3, 0), 5)), 10
     ),
 }
@@ -207,25 +207,27 @@ def test_pack_refuses_regions_of_two_grains_and_codes_that_vary_in_a_median_cell
     quantized = dynamic(torch.ones(1, 1, 1, dtype=torch.int64), grains=3)
     mixed = quantized.keep.clone()
     mixed[0, :2, :2] = True  # one of four median cells is fine
-    with pytest.raises(ValueError, match=r"keep marks .* \(0, 0\) of row 0: not the cells of any one of 3 grains"):
+    with pytest.raises(
+        ValueError, match=r"keep marks .* \(0, 0\) of row 0: not the cells of any one of 3 granularities"
+    ):
         pack(quantized._replace(keep=mixed), 10, grains=3)
     codes = at(torch.zeros_like(quantized.codes), (0, 0, 3, 1), 7)
-    with pytest.raises(ValueError, match=r"codes\[0, 0, 3, 1\] is 7, but the cell of grain 1"):
+    with pytest.raises(ValueError, match=r"codes\[0, 0, 3, 1\] is 7, but the cell of granularity 1"):
         pack(quantized._replace(codes=codes), 10, grains=3)
 
 
-def changed(sequences, field, grain, index, value):
+def changed(sequences, field, granularity, index, value):
     """The sequences with one element of one tensor changed."""
     tensors = list(getattr(sequences, field))
-    tensors[grain] = at(tensors[grain], index, value)
+    tensors[granularity] = at(tensors[granularity], index, value)
     return sequences._replace(**{field: tuple(tensors)})
 
 
-def ended(sequences, grain, row, place):
+def ended(sequences, granularity, row, place):
     """The sequences with EOS at an earlier place and padding after it, in contents and positions."""
-    for field, pad in (("contents", 10), ("positions", (4, 16)[grain])):
-        sequences = changed(sequences, field, grain, (row, slice(place, None)), pad)
-        sequences = changed(sequences, field, grain, (row, place), pad + 1)
+    for field, pad in (("contents", 10), ("positions", (4, 16)[granularity])):
+        sequences = changed(sequences, field, granularity, (row, slice(place, None)), pad)
+        sequences = changed(sequences, field, granularity, (row, place), pad + 1)
     return sequences
 
 
@@ -255,8 +257,8 @@ UNPACK_REFUSALS = {
     # one, then all but one, of the fine tokens of region (0, 1) is missing
     r"row 1 of positions covers the coarse region \(0, 1\) by \[0, 3\] cells": lambda s: ended(s, 1, 1, 3),
     r"row 1 of positions covers the coarse region \(0, 1\) by \[0, 1\] cells": lambda s: ended(s, 1, 1, 1),
-    "contents have 1 grains and positions 2": lambda s: s._replace(contents=s.contents[:1]),
-    "contents have 1 grains and positions 1": lambda s: Sequences(s.contents[:1], s.positions[:1]),
+    "contents have 1 granularities and positions 2": lambda s: s._replace(contents=s.contents[:1]),
+    "contents have 1 granularities and positions 1": lambda s: Sequences(s.contents[:1], s.positions[:1]),
     r"contents\[1\] is torch.int64 of the shape \(9,\)": lambda s: s._replace(contents=(s[0][0], s[0][1][0])),
     r"contents\[1\] is torch.int64 of the shape \(1, 9\)": lambda s: s._replace(contents=(s[0][0], s[0][1][:1])),
     r"contents\[0\] is torch.float32": lambda s: s._replace(contents=(s[0][0].float(), s[0][1])),
@@ -275,7 +277,7 @@ def test_unpack_refuses(message):
 
 def test_unpack_refuses_another_grid():
     sequences = pack(dynamic(GRAINS, codes=CODES), 10)
-    with pytest.raises(ValueError, match=r"grid \(4, 5\) is not tiled by the 2×2 regions of 2 grains"):
+    with pytest.raises(ValueError, match=r"grid \(4, 5\) is not tiled by the 2×2 regions of 2 granularities"):
         unpack(sequences, 10, (4, 5))
     with pytest.raises(ValueError, match=r"grid \(-4, 4\)"):
         unpack(sequences, 10, (-4, 4))

@@ -1,7 +1,7 @@
-"""What is kept of a tokenizer's reconstructions while they go by, and the numbers that come of it.
+"""Accumulates per-image metrics and feature statistics of one tokenizer's reconstructions.
 
-One ``Scores`` serves all protocols that cut images alike: each image is reconstructed once, and what protocols share
-(8-bit pixels, features, distances) is made once.
+One ``Scores`` serves all protocols with the same crop: each image is reconstructed once, and values that protocols
+share (8-bit pixels, features, distances) are computed once.
 """
 
 import math
@@ -26,34 +26,34 @@ from vistok.metrics.usage import CodebookUsage, DistinctTuples, split, usages_of
 from vistok.quantizers import Codes, Layout, Quantized
 from vistok.tokenizer import Tokenizer
 
-BASELINE = "psnr_block_mean"  # beside every PSNR
+BASELINE = "psnr_block_mean"  # the block-mean baseline, reported beside every PSNR
 PLAIN = Protocol()
 
 
 class Scores(Accumulator):
-    """Everything that one tokenizer gets for one cut of the images.
+    """Scores of one tokenizer for one crop of the images.
 
     Args:
-        protocols: By name; all have the same ``crop``.
-        tokenizer: What is scored.
-        networks: The networks, on ``device``.
-        references: Statistics of the images themselves, by ``reference_name``: where they are known, the networks see
-            reconstructions only.
-        unavailable: Distances that these images do not have; see ``too_small``.
-        device: Where images come from.
-        examples: What keeps the images that a report shows, if it shows any of this cut.
-        granularities: Of the head: how many there are for a region to have.
+        protocols: Protocols by name; all have the same ``crop``.
+        tokenizer: The tokenizer to score.
+        networks: Networks by which images are compared, on ``device``.
+        references: Known statistics of the images by ``reference_name``. For these the networks run on reconstructions
+            only.
+        unavailable: Names of distances that images of this size do not have; see ``too_small``.
+        device: Device of the images.
+        examples: Collects the images that a report shows; None for crops that it does not show.
+        granularities: Number of granularities that a region of the codes can have.
 
     Attributes:
-        names: Of the images.
-        unreadable: Images that could not be read, and why.
-        tokens: Of each image, positions that are tokens.
-        distances: Of each image, by protocol/distance.
-        positions: Of an image.
-        pixels: Of an image.
-        images: Feature statistics of the images, by ``reference_name``, where the references lack them.
-        reconstructions: Those of the reconstructions.
-        inception_scores: By view.
+        names: Names of the images.
+        unreadable: Images that could not be read, with the reason.
+        tokens: Number of positions that are tokens, for each image.
+        distances: Distances of each image, by protocol/distance.
+        positions: Number of positions of an image.
+        pixels: Number of pixels of an image.
+        images: Feature statistics of the images, by ``reference_name``, for those that the references lack.
+        reconstructions: Feature statistics of the reconstructions, by ``reference_name``.
+        inception_scores: Inception scores by view.
     """
 
     names: list[str]
@@ -86,14 +86,14 @@ class Scores(Accumulator):
         self.references = dict(references or {})
         self.declare("names", [], Reduction.CONCATENATION)
         self.declare("unreadable", [], Reduction.UNION)
-        # Arrays that double: a small tensor of each batch would pin the memory of the large ones freed below it.
+        # Growing arrays: one small tensor per batch would keep the allocator from releasing freed large ones.
         self.declare("tokens", array("q"), Reduction.CONCATENATION)
         self.declare(
             "distances",
             {
                 f"{name}/{distance}": array("f")
                 for name, protocol in self.protocols.items()
-                for distance in self._own(protocol)
+                for distance in self._distances_of(protocol)
             },
             Reduction.CONCATENATION,
         )
@@ -117,13 +117,13 @@ class Scores(Accumulator):
         self.declare("inception_scores", inception_scores)
 
     def update(self, names: Sequence[str], images: Tensor, reconstruction: Tensor, emitted: Codes | Quantized) -> None:
-        """Add a batch.
+        """Adds a batch.
 
         Args:
-            names: Of the images.
+            names: Names of the images.
             images: (b, 3, H, W) uint8, at least 11 pixels high and wide.
             reconstruction: The same shape, float in [-1, 1], unclamped.
-            emitted: The codes that it is of.
+            emitted: The codes that were decoded to the reconstruction.
 
         Raises:
             ValueError: A reconstruction is not finite, or images are too small.
@@ -138,7 +138,7 @@ class Scores(Accumulator):
         pairs = Pairs(images, reconstruction)
         with torch.autocast(images.device.type, enabled=False):  # bfloat16 would change the numbers
             self._compare(pairs)
-            self._look(names, pairs)
+            self._extract_features(names, pairs)
             if self.examples:
                 self.examples.update(names, self._example_distances(pairs), *pairs.levels(PLAIN)[::-1])
         codes, keep = emitted.codes, emitted.keep
@@ -152,12 +152,12 @@ class Scores(Accumulator):
 
     def _compare(self, pairs: Pairs) -> None:
         for name, protocol in self.protocols.items():
-            for distance in self._own(protocol):
+            for distance in self._distances_of(protocol):
                 values = self._distance(distance, protocol, pairs)
                 self.distances[f"{name}/{distance}"].extend(values.float().tolist())
 
     def _distance(self, distance: str, protocol: Protocol, pairs: Pairs) -> Tensor:
-        """Of each image, (b,)."""
+        """One distance of each image, (b,)."""
         if distance in self.networks.lpips:
             sides = pairs.floats() if protocol.lpips == "float" else map(to_float, pairs.levels(protocol))
             lpips = self.networks.lpips[distance]
@@ -170,7 +170,7 @@ class Scores(Accumulator):
 
     @property
     def example_distance(self) -> str:
-        """What the best and the worst examples are chosen by: LPIPS where it can be had."""
+        """Name of the distance that selects the best and worst examples: LPIPS where available."""
         return next(iter(self.networks.lpips), "1 - ssim_gauss11")
 
     def _example_distances(self, pairs: Pairs) -> Tensor:
@@ -178,32 +178,32 @@ class Scores(Accumulator):
             return self._distance(self.example_distance, PLAIN, pairs)
         return 1 - self._distance("ssim_gauss11", PLAIN, pairs)
 
-    def _look(self, names: Sequence[str], pairs: Pairs) -> None:
+    def _extract_features(self, names: Sequence[str], pairs: Pairs) -> None:
         for protocol in {protocol.view: protocol for protocol in self.protocols.values()}.values():
             for network in self.networks.feature_networks:
-                reconstruction, images = pairs.shown(protocol, network)
+                reconstruction, images = pairs.network_inputs(protocol, network)
                 own = next(iter(score_names(network)))
                 for statistics, side in ((self.reconstructions, reconstruction), (self.images, images)):
                     if reference_name(protocol.view, own) not in statistics:
                         continue
                     if isinstance(network, Inception):
-                        seen = network.look(side, protocol.frechet)
-                        features = (seen.pool, seen.spatial)
+                        inception = network.features(side, protocol.frechet)
+                        features = (inception.pool, inception.spatial)
                         if statistics is self.reconstructions:
-                            self.inception_scores["/".join(protocol.view)].update(names, seen.logits)
+                            self.inception_scores["/".join(protocol.view)].update(names, inception.logits)
                     else:
                         features = (network(side),)
                     for score, values in zip(score_names(network), features, strict=True):
                         statistics[reference_name(protocol.view, score)].update(values)
 
-    def _own(self, protocol: Protocol) -> list[str]:
-        """The distances of a protocol that can be had."""
-        had = [name for name in protocol.distances if DISTANCES[name] or name in self.networks.lpips]
-        had = [name for name in had if name not in self.unavailable]
-        return had + [BASELINE] * ("psnr" in had)
+    def _distances_of(self, protocol: Protocol) -> list[str]:
+        """Names of the distances of a protocol that are available."""
+        available = [name for name in protocol.distances if DISTANCES[name] or name in self.networks.lpips]
+        available = [name for name in available if name not in self.unavailable]
+        return available + [BASELINE] * ("psnr" in available)
 
     def gather(self) -> "Scores":
-        """Make this the scores of all ranks, on each of them, with images in the order of their names."""
+        """Merges the scores of all ranks, on every rank, with images sorted by name."""
         super().gather()
         order = sorted(range(len(self.names)), key=self.names.__getitem__)
         self.names = [self.names[i] for i in order]
@@ -214,12 +214,12 @@ class Scores(Accumulator):
         return self
 
     def values(self, protocol: str) -> dict[str, Tensor]:
-        """Of each image, by the name of the distance: (n,) float32, in the order of ``names``."""
+        """Values of each image by the name of the distance: (n,) float32, in the order of ``names``."""
         prefix = f"{protocol}/"
         return {k.removeprefix(prefix): to_vector(v) for k, v in self.distances.items() if k.startswith(prefix) and v}
 
     def metrics(self, protocol: str) -> dict[str, float]:
-        """All numbers of a protocol by name, after ``gather``."""
+        """All numbers of a protocol by name. Call it after ``gather``."""
         values = {name: own.double().mean().item() for name, own in self.values(protocol).items()}
         view = self.protocols[protocol].view
         for network in self.networks.feature_networks:
@@ -239,9 +239,9 @@ class Scores(Accumulator):
         k = len(self.head.codebook_sizes)
         fixed = sum(map(math.log2, self.head.codebook_sizes))
         entropy = sum(use[name] for name in use if name.startswith("entropy_bits"))
-        grain = Layout(((1, self.positions),), k, self.granularities).granularity_bits
+        granularity_bits = Layout(((1, self.positions),), k, self.granularities).granularity_bits
         mean = use.pop("tokens") / n
-        bits, by_entropy = mean * fixed + grain, mean * entropy + grain
+        bits, by_entropy = mean * fixed + granularity_bits, mean * entropy + granularity_bits
         if self.tuples:
             use["distinct_tuples"] = float(len(self.tuples.tuples()))
         spread = {}
@@ -264,12 +264,12 @@ class Scores(Accumulator):
 
 
 def reference_name(view: Sequence[str], score: str) -> str:
-    """What statistics of images are called: by all that they depend on besides the images and their cut."""
+    """Key of the statistics of images: everything they depend on besides the images and their crop."""
     return "/".join([*view, score])
 
 
 def too_small(protocol: Protocol, image_size: int) -> dict[str, str]:
-    """The distances of a protocol that images of this size do not have, and why."""
+    """Distances of a protocol that images of this size do not have, with the reason."""
     if "ms_ssim" in protocol.distances and image_size < MS_SSIM_SMALLEST:
         return {"ms_ssim": f"its five scales need images of {MS_SSIM_SMALLEST} pixels, not {image_size}"}
     return {}

@@ -1,4 +1,4 @@
-"""``eval.py``: tokenizers times protocols, from a config to files."""
+"""Evaluation from a config to files: every tokenizer under every protocol."""
 
 from pathlib import Path
 from typing import Any
@@ -28,14 +28,14 @@ WIDTH = 160  # characters of a line in a file or a pipe
 
 
 def evaluate(config: DictConfig) -> dict[str, Any]:
-    """Score tokenizers on a set of images as ``configs/eval.yaml`` says; prints a table and writes JSON and values.
+    """Scores tokenizers on a set of images as ``configs/eval.yaml`` says; prints a table and writes JSON and values.
 
     Returns:
-        What the JSON holds; on ranks other than 0 an empty dict.
+        Content of the JSON; an empty dict on ranks other than 0.
 
     Raises:
-        ValueError: The config does not make sense, or does not fit a tokenizer or the reference.
-        FileNotFoundError: There is no tokenizer.
+        ValueError: The config is inconsistent, or does not fit a tokenizer or the reference.
+        FileNotFoundError: A tokenizer does not exist.
     """
     check_config(config)
     output = Path(config.output)
@@ -91,8 +91,8 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
 
 
 def check(tokenizer: Tokenizer, data: Data, rate: float | None) -> None:
-    """Refuse a tokenizer that does not fit the data or the rate."""
+    """Refuses a tokenizer that does not fit the data or the rate."""
     if rate is not None and granularities_of(tokenizer) != 2:
         name = type(tokenizer.quantizer).__name__
-        raise ValueError(f"rate={rate} needs a dynamic head of two grains, not a {name}")
+        raise ValueError(f"rate={rate} needs a dynamic head of two granularities, not a {name}")
     configuration.check_image_size(data.image_size, tokenizer)

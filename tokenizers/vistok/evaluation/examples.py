@@ -1,4 +1,4 @@
-"""The few images that a report shows, found while all images go by once."""
+"""Selection of the few images that a report shows, in one pass over all images."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -14,9 +14,9 @@ WORST, BEST, DRAWN = "worst", "best", "drawn"
 
 
 class Example(NamedTuple):
-    """An image and what became of it."""
+    """An image with its reconstruction."""
 
-    key: tuple[float | str, str]  # that it is chosen by, the smallest first; the name settles ties
+    key: tuple[float | str, str]  # sort key of the selection, smallest first; the name breaks ties
     distance: float
     image: Tensor  # (3, H, W) uint8
     reconstruction: Tensor  # the same
@@ -27,13 +27,13 @@ class Example(NamedTuple):
 
 
 class Examples(Accumulator):
-    """The images at the greatest distance and at the smallest, and some that a hash of their names draws.
+    """Selects the images at the greatest and the smallest distance, and some by a hash of their names.
 
-    Which they are depends on no order, so that any number of ranks, and an evaluation that was interrupted, show the
-    same; memory does not grow with the number of images.
+    The selection does not depend on the order of images, so that any number of ranks, and a resumed evaluation, select
+    the same; memory does not grow with the number of images.
 
     Args:
-        count: Of each kind.
+        count: Number of images of each kind.
     """
 
     def __init__(self, count: int = 6):
@@ -42,11 +42,11 @@ class Examples(Accumulator):
         self.chosen: dict[str, list[Example]] = {WORST: [], BEST: [], DRAWN: []}
 
     def update(self, names: Sequence[str], distances: Tensor, images: Tensor, reconstruction: Tensor) -> None:
-        """Look at a batch.
+        """Adds a batch.
 
         Args:
-            names: Of the images.
-            distances: (b,) of each reconstruction from its image.
+            names: Names of the images.
+            distances: (b,) distance of each reconstruction from its image.
             images: (b, 3, H, W) uint8.
             reconstruction: The same.
         """
@@ -60,13 +60,13 @@ class Examples(Accumulator):
 
     @classmethod
     def merged(cls, parts: Sequence["Examples"]) -> "Examples":
-        """The examples that would have been chosen from the images of all ranks."""
-        whole = cls(parts[0].count)
+        """Examples that would have been selected from the images of all ranks."""
+        merged = cls(parts[0].count)
         for part in parts:
             for kind, examples in part.chosen.items():
                 for example in examples:
-                    whole._add(kind, example)
-        return whole
+                    merged._add(kind, example)
+        return merged
 
     def gather(self) -> "Examples":
         self.chosen = self.merged(gather_objects(self)).chosen

@@ -1,4 +1,4 @@
-"""Which images and which tokenizer a number is of, as hashes."""
+"""Hashes that identify the images and the tokenizer of a number."""
 
 import hashlib
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from vistok.tokenizer import Tokenizer
 
 
 def fingerprint(tokenizer: Tokenizer) -> str:
-    """SHA-256 of the tokenizer's structure and weights."""
+    """SHA-256 of a tokenizer's structure and weights."""
     sha = hashlib.sha256(repr(tokenizer).encode())
     sha.update(repr(tokenizer.pixels).encode())
     for name, tensor in sorted(tokenizer.state_dict().items()):
@@ -20,7 +20,7 @@ def fingerprint(tokenizer: Tokenizer) -> str:
 
 
 def names_hash(names: Sequence[str]) -> str:
-    """SHA-256 of the sorted list of images."""
+    """SHA-256 of the sorted list of image names."""
     return hashlib.sha256("\n".join(sorted(names)).encode()).hexdigest()
 
 

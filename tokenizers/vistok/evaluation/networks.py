@@ -1,4 +1,4 @@
-"""The networks that images are compared by, as far as their weights can be had."""
+"""Networks by which images are compared: feature networks of Fréchet distances, and LPIPS."""
 
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
@@ -16,10 +16,10 @@ from vistok.pretrained import WeightsUnavailable
 
 
 class ScoringNetworks(NamedTuple):
-    """The networks that images are compared by, as far as their weights can be had."""
+    """Networks by which images are compared, as far as their weights are available."""
 
     feature_networks: tuple[FeatureNetwork, ...] = ()
-    lpips: Mapping[str, nn.Module] = {}  # by the names lpips_alex and lpips_vgg; with ``distance`` of (b, 3, H, W)
+    lpips: Mapping[str, nn.Module] = {}  # by name, lpips_alex and lpips_vgg; each has ``distance`` of (b, 3, H, W)
 
     def to(self, device: torch.device | str) -> "ScoringNetworks":
         for network in (*self.feature_networks, *self.lpips.values()):
@@ -28,9 +28,9 @@ class ScoringNetworks(NamedTuple):
 
 
 def score_names(network: FeatureNetwork) -> dict[str, int]:
-    """The Fréchet distances that a network's features make, and how many features each has.
+    """Names of the Fréchet distances from a network's features, with the number of features of each.
 
-    Only the official Inception's are called ``rfid`` and ``sfid``.
+    Only those of the official Inception are called ``rfid`` and ``sfid``.
     """
     if not isinstance(network, Inception):
         return {f"frechet_{network.name}": network.dim}
@@ -39,7 +39,11 @@ def score_names(network: FeatureNetwork) -> dict[str, int]:
 
 
 def networks_of(config: DictConfig, protocols: Sequence[Protocol]) -> tuple[ScoringNetworks, dict[str, str]]:
-    """The networks of a config that can be had and that a protocol asks for, and why the others cannot."""
+    """Builds the networks that a config names and a protocol needs.
+
+    Returns:
+        The networks, and for each unavailable score the reason.
+    """
     features, lpips, unavailable = [], {}, {}
     wanted = {name for protocol in protocols for name in protocol.distances}
     for net, weights in (config.lpips or {}).items():

@@ -16,7 +16,7 @@ from vistok.metrics.feature_networks import FeatureNetwork
 
 
 class Pairs:
-    """A batch's reconstructions and images in the forms that protocols compare, each made once.
+    """Images and reconstructions of a batch in the forms that protocols compare; each form is computed once.
 
     Args:
         images: (b, 3, H, W) uint8.
@@ -25,28 +25,28 @@ class Pairs:
 
     def __init__(self, images: Tensor, reconstruction: Tensor):
         self.images, self.reconstruction = images, reconstruction
-        self.made: dict = {}
+        self.cache: dict = {}
 
     def once(self, key: tuple, make: Callable):
-        """What ``make`` returns, made at the first call with this key."""
-        if key not in self.made:
-            self.made[key] = make()
-        return self.made[key]
+        """Returns ``make()``, computed at the first call with this key and cached."""
+        if key not in self.cache:
+            self.cache[key] = make()
+        return self.cache[key]
 
     def floats(self) -> tuple[Tensor, Tensor]:
-        """Reconstructions, clamped, and images, in [-1, 1]."""
+        """Reconstructions, clamped, and images, both in [-1, 1]."""
         return self.once(("floats",), lambda: (self.reconstruction.float().clamp(-1, 1), to_float(self.images)))
 
     def levels(self, protocol: Protocol) -> tuple[Tensor, Tensor]:
-        """Reconstructions and images in 8 bits."""
+        """Reconstructions and images as 8-bit values, rounded as the protocol says."""
         if protocol.rounding == "truncate":
             return self.once(("truncate",), lambda: tuple(truncated(side) for side in self.floats()))
         return self.once(("nearest",), lambda: (to_uint8(self.reconstruction), self.images))
 
-    def shown(self, protocol: Protocol, network: FeatureNetwork) -> tuple[Tensor, Tensor]:
-        """What a network is shown: 8-bit images, as they come out of their file, or floats from 0 to 255."""
+    def network_inputs(self, protocol: Protocol, network: FeatureNetwork) -> tuple[Tensor, Tensor]:
+        """Inputs of a feature network: 8-bit images after the protocol's file format, or floats from 0 to 255."""
         if protocol.frechet == "float" and not network.only_uint8:
-            return self.once(("shown",), lambda: tuple((side + 1) * 127.5 for side in self.floats()))
+            return self.once(("float255",), lambda: tuple((side + 1) * 127.5 for side in self.floats()))
         sides = self.levels(protocol)
         if protocol.file == "png":
             return sides
@@ -54,12 +54,12 @@ class Pairs:
 
 
 def truncated(images: Tensor) -> Tensor:
-    """[-1, 1] to 8 bits as ``255 (x + 1) / 2`` without its fraction, in float32."""
+    """[-1, 1] to 8 bits: ``255 (x + 1) / 2`` truncated, in float32."""
     return ((images + 1) / 2 * 255).to(torch.uint8)
 
 
 def through_jpeg(images: Tensor) -> Tensor:
-    """(b, 3, H, W) uint8 as they are after Pillow has written and read them as JPEG of its default quality, 75."""
+    """Images (b, 3, H, W) uint8 after Pillow has written and read them as JPEG at its default quality, 75."""
     decoded = []
     for image in images.permute(0, 2, 3, 1).cpu().numpy():
         file = io.BytesIO()

@@ -1,4 +1,4 @@
-"""What a score depends on besides the tokenizer and the images, as a value with a name and a hash."""
+"""Protocols: everything that a score depends on besides tokenizer and images, as a value with a name and a hash."""
 
 import hashlib
 import json
@@ -19,22 +19,24 @@ CHOICES = {
 
 @dataclass(frozen=True)
 class Protocol:
-    """How an evaluator of the field cuts, rounds and compares images.
+    """The way in which a published evaluator crops, rounds and compares images.
 
     Args:
-        crop: From an image file to the square that a tokenizer sees; see ``evaluation_crops.CROPS``.
-        rounding: From [-1, 1] to 8 bits. ``nearest`` level: ``127.5 x + 128`` truncated is the same function.
-            ``truncate`` is ``255 (x + 1) / 2`` truncated, on the images too, some of whose levels it moves.
-        file: What images and reconstructions go through before the Fréchet distance: ``png`` (which loses nothing) or
-            ``jpeg75``, Pillow's JPEG at its default quality.
-        frechet: What its network sees: ``uint8`` images, resized as TensorFlow 1 did (torch-fidelity); ``float`` ones,
-            never rounded, resized by ``F.interpolate`` (pytorch-fid); ``clean``, 8-bit ones resized by Pillow's bicubic
-            filter in float (clean-fid). The resize is Inception's: other networks have their own.
-        lpips: Whether LPIPS sees the 8-bit images or the unrounded ones.
-        distances: Names of the distances of each image; see ``metrics.distances.DISTANCES``.
+        crop: Way from an image file to the square that a tokenizer reconstructs; see ``evaluation_crops.CROPS``.
+        rounding: Conversion from [-1, 1] to 8 bits. ``nearest`` rounds to the nearest level; ``127.5 x + 128``
+            truncated is the same function. ``truncate`` is ``255 (x + 1) / 2`` truncated, applied to the images too,
+            some of whose levels it changes.
+        file: File format through which images and reconstructions pass before the Fréchet distance: ``png`` (lossless)
+            or ``jpeg75``, Pillow's JPEG at its default quality.
+        frechet: Input of the Fréchet distance's network: ``uint8`` images, resized as TensorFlow 1 did
+            (torch-fidelity); ``float`` images, never rounded, resized by ``F.interpolate`` (pytorch-fid); ``clean``,
+            8-bit images resized by Pillow's bicubic filter in float (clean-fid). The resize applies to Inception; other
+            networks have their own.
+        lpips: Input of LPIPS: ``uint8`` for the 8-bit images, ``float`` for unrounded ones.
+        distances: Names of the per-image distances; see ``metrics.distances.DISTANCES``.
 
     Raises:
-        ValueError: A choice that there is not.
+        ValueError: A choice is unknown.
     """
 
     crop: str = "adm"
@@ -51,25 +53,25 @@ class Protocol:
                 raise ValueError(f"protocol: {name}={getattr(self, name)} must be one of {', '.join(known)}")
         unknown = set(self.distances) - DISTANCES.keys()
         if unknown:
-            raise ValueError(f"protocol: there are no distances {sorted(unknown)}, only {sorted(DISTANCES)}")
+            raise ValueError(f"protocol: unknown distances {sorted(unknown)}; known are {sorted(DISTANCES)}")
 
     @property
     def hash(self) -> str:
-        """Eight digits of the SHA-256 of all its choices: equal for equal protocols of whatever name."""
+        """First eight digits of the SHA-256 of all choices: equal for equal protocols of any name."""
         return digest(asdict(self))
 
     @property
     def view(self) -> tuple[str, str, str]:
-        """What the Fréchet distance's network is shown, on top of the crop: rounding, file and input."""
+        """Everything but the crop that determines the input of the feature networks: rounding, file and input."""
         return (self.rounding, self.file, self.frechet)
 
 
 def digest(content: dict) -> str:
-    """Eight hexadecimal digits of the SHA-256 of plain content as canonical JSON."""
+    """First eight hexadecimal digits of the SHA-256 of plain content as canonical JSON."""
     text = json.dumps(content, sort_keys=True, separators=(",", ":"), default=list)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
 def differences(one: dict, other: dict) -> str:
-    """Where two descriptions differ, for a message."""
+    """Differences between two descriptions, for a message."""
     return ", ".join(f"{k} is {one.get(k)!r}, not {other.get(k)!r}" for k in other if one.get(k) != other.get(k))

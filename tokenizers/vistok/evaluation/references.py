@@ -1,4 +1,4 @@
-"""Statistics of the images themselves, kept for the next evaluation under a hash of all that they depend on."""
+"""Feature statistics of the images themselves, saved under a hash of everything they depend on."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,13 +13,13 @@ from vistok.evaluation.networks import ScoringNetworks, score_names
 from vistok.evaluation.protocols import Protocol, differences, digest
 from vistok.metrics.frechet import FeatureStatistics
 
-STATISTICS = 2  # what FeatureStatistics keeps: files of its earlier sums are refused
+STATISTICS = 2  # version of FeatureStatistics' sums; files of an earlier one are refused
 
 
 def known_statistics(
     reference: str | None, data: Data, crops: Mapping[str, Mapping[str, Protocol]], networks: ScoringNetworks
 ) -> dict[str, dict[str, FeatureStatistics]]:
-    """Of each crop what the file ``reference`` has, refused where it is of another protocol, network or set."""
+    """Reads the statistics of each crop from the file ``reference``; refuses another protocol, network or image set."""
     if not reference:
         return {crop: {} for crop in crops}
     known = {}
@@ -32,14 +32,14 @@ def known_statistics(
         }
         if isinstance(data, ImageDataModule) and not data.unreadable:
             counts = {own.count for own in load_references(Path(reference), wanted).values()}
-            if counts == {data.num_test}:  # else some may be unreadable: seen at the end
+            if counts == {data.num_test}:  # else some may be unreadable, which is checked at the end
                 wanted = {name: about | identity(data.test.names()) for name, about in wanted.items()}
         known[crop] = load_references(Path(reference), wanted)
     return known
 
 
 def check_reference(reference: str, data: Data, crop: str, own: Mapping[str, Protocol], scores: Scores) -> None:
-    """Refuse a reference that turns out to be of other images."""
+    """Refuses a reference whose images differ from the scored ones."""
     for protocol in own.values():
         wanted = {
             name: description(data, crop, protocol.view, name.rpartition("/")[2]) | identity(scores.names)
@@ -50,7 +50,7 @@ def check_reference(reference: str, data: Data, crop: str, own: Mapping[str, Pro
 
 
 def save_reference(path: Path, data: Data, protocols: Mapping[str, Protocol], scores: Mapping[str, Scores]) -> None:
-    """Write the statistics of the images under all protocols; ``scores`` are by crop, after ``gather``."""
+    """Writes the statistics of the images under all protocols. ``scores`` are by crop, after ``gather``."""
     statistics, descriptions = {}, {}
     for protocol in protocols.values():
         held = scores[protocol.crop].references | scores[protocol.crop].images
@@ -65,7 +65,7 @@ def save_reference(path: Path, data: Data, protocols: Mapping[str, Protocol], sc
 
 
 def description(data: Data, crop: str, view: Sequence[str], score_name: str) -> dict[str, Any]:
-    """What statistics of images depend on besides which images they are."""
+    """Everything that statistics depend on besides the images."""
     return {
         "crop": crop,
         "image_size": data.image_size,
@@ -76,12 +76,12 @@ def description(data: Data, crop: str, view: Sequence[str], score_name: str) -> 
 
 
 def save_references(path: Path, statistics: Mapping[str, FeatureStatistics], descriptions: Mapping[str, dict]) -> None:
-    """Write statistics of images, each under the hash of its description.
+    """Writes statistics of images, each under the hash of its description.
 
     Args:
-        path: The file; one that is there is replaced.
-        statistics: By any names.
-        descriptions: Of each of them: all that it depends on.
+        path: Path of the file; an existing one is replaced.
+        statistics: Statistics by any names.
+        descriptions: Everything that each of them depends on, by the same names.
     """
     tensors, about = {}, {}
     for name, own in statistics.items():
@@ -92,14 +92,15 @@ def save_references(path: Path, statistics: Mapping[str, FeatureStatistics], des
 
 
 def load_references(path: Path, descriptions: Mapping[str, dict]) -> dict[str, FeatureStatistics]:
-    """Statistics from a file, by the names that their descriptions have here.
+    """Reads statistics from a file, by the names of their descriptions.
 
     Args:
-        path: That ``save_references`` wrote.
-        descriptions: What is needed. A description without ``images`` and ``images_sha256`` fits any images.
+        path: File that ``save_references`` wrote.
+        descriptions: Descriptions of the statistics to read. One without ``images`` and ``images_sha256`` fits any
+            images.
 
     Raises:
-        ValueError: The file is none, or lacks one of them; the message says what differs.
+        ValueError: The file is not such a file, or lacks a description; the message names the difference.
     """
     if not path.is_file():
         raise ValueError(f"reference={path} is not a file")

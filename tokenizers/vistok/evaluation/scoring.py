@@ -1,4 +1,4 @@
-"""All images past all tokenizers, once for each cut, on one process or several."""
+"""Runs every tokenizer on every image, once per crop, on one process or several."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -29,15 +29,15 @@ from vistok.terminal import say
 from vistok.tokenizer import Tokenizer
 
 FORMAT = 5
-TOO_FEW = "a Fréchet distance needs at least 2 images; network=none leaves it out"
+TOO_FEW = "a Fréchet distance needs at least 2 images; network=none omits it"
 
 
 class Result:
-    """The scores of one tokenizer under all protocols.
+    """Scores of one tokenizer under all protocols.
 
     Attributes:
-        scores: By crop, of all ranks.
-        fingerprint: See the function.
+        scores: Scores of all ranks, by crop.
+        fingerprint: Hash of the tokenizer; see ``identity.fingerprint``.
     """
 
     def __init__(self, fingerprint: str):
@@ -57,7 +57,7 @@ class Result:
         return {name: self.scores[protocol.crop].metrics(name) for name, protocol in protocols.items()}
 
     def forget(self) -> None:
-        """Delete what would have been needed to go on: of all ranks."""
+        """Deletes the saved states of an interrupted evaluation, of all ranks."""
         for path in self.partials:
             path.unlink(missing_ok=True)
 
@@ -75,25 +75,25 @@ def score(
     console: Console | None = None,
     take_over: bool = False,
 ) -> list[Result]:
-    """Reconstruct all images with all tokenizers, once for each cut, and keep what the protocols' numbers need.
+    """Runs every tokenizer on every image, once per crop, and accumulates what the protocols measure.
 
     Under ``torch.distributed`` each process takes every n-th image, and all return the scores of all images.
 
     Args:
-        tokenizers: What is scored.
-        data: Its ``scored_batches`` are.
-        protocols: By name.
-        networks: The networks to compare images by.
-        rate: Of a dynamic head: the share of regions that get fine codes.
-        device: Where the networks run.
-        reference: File with statistics of the images, made by ``save_reference``.
-        partial_folder: Where the state is kept, so that the same call goes on after a kill; None keeps none.
-        partial_every: Seconds between two such writes.
-        console: For progress; None is silent.
-        take_over: Go on with the state of a process on another machine that has gone silent.
+        tokenizers: The tokenizers to score.
+        data: Data whose ``scored_batches`` are reconstructed.
+        protocols: Protocols by name.
+        networks: Networks by which images are compared.
+        rate: Share of regions that get fine codes, in [0, 1], for dynamic heads; None lets the head decide.
+        device: Device on which all networks run.
+        reference: File with statistics of the images, written by ``save_reference``.
+        partial_folder: Folder of the saved state, from which the same call resumes after a kill; None saves no state.
+        partial_every: Seconds between two writes of the state.
+        console: Console for progress; None prints nothing.
+        take_over: True takes over the state of a process on another machine that no longer responds.
 
     Raises:
-        ValueError: A reconstruction is not finite, no image can be read, or the reference is of something else.
+        ValueError: A reconstruction is not finite, no image is readable, or the reference does not match.
     """
     rank, world_size = rank_and_size()
     console = console or Console(quiet=True)
@@ -108,9 +108,9 @@ def score(
         tokenizer = tokenizer.to(device).eval()
         result = Result(fingerprint(tokenizer))
         for crop, own in crops.items():
-            references = {name: held.to(device) for name, held in known[crop].items()}
-            shown = crop == next(iter(crops))  # a report's pictures are of the first protocol's cut
-            examples = Examples() if shown else None
+            references = {name: value.to(device) for name, value in known[crop].items()}
+            in_report = crop == next(iter(crops))  # a report shows images of the first protocol's crop
+            examples = Examples() if in_report else None
             scores = Scores(
                 own, tokenizer, networks, references, unavailable, device, examples, granularities_of(tokenizer)
             )
@@ -119,7 +119,7 @@ def score(
                     "format": FORMAT,
                     "tokenizer": result.fingerprint,
                     "rate": rate,
-                    "shown": shown,
+                    "in_report": in_report,
                     "protocols": {name: asdict(protocol) for name, protocol in own.items()},
                     "networks": [*(network.name for network in networks.feature_networks), *sorted(networks.lpips)],
                     "references": sorted(references),
@@ -153,7 +153,7 @@ def score(
 
 
 def granularities_of(tokenizer: Tokenizer) -> int:
-    """The number of granularities that a region of a tokenizer's codes can have; 1 for all but dynamic heads."""
+    """Number of granularities that a region of a tokenizer's codes can have; 1 for all but dynamic heads."""
     side = tokenizer.quantizer.grid_multiple
     return tokenizer.quantizer.layout(side, side).granularities
 
@@ -170,29 +170,29 @@ def run(
     console: Console,
     title: str,
 ) -> None:
-    """Bring this rank's share of the images past ``scores``, from where ``partial`` has come to."""
+    """Accumulates this rank's share of the images in ``scores``, resuming from ``partial`` if it exists."""
     rank, world_size = rank_and_size()
     done = 0
     if partial and partial.is_file():
         tensors, about = statistics.read(partial)
         scores.restore(tensors, about["scores"])
         done = about["batches"]
-        say(f"goes on after {len(scores.names) * world_size:,} images, from {partial}", console=console)
+        say(f"resumes after {len(scores.names) * world_size:,} images, from {partial}", console=console)
     total = data.num_test
     data.skipped.reasons |= set(scores.unreadable)
     written, before = time.monotonic(), len(scores.names)
     try:
         with progress(console, title, total, before * world_size) as advance, torch.inference_mode():
             for batch in data.scored_batches(CROPS[crop](data.image_size), rank, world_size, done):
-                with signals.deferred():  # all of a batch is in the state, or nothing of it
+                with signals.deferred():  # a saved state has all of a batch or none of it
                     data.note(batch, total)
                     if batch.names:
                         images = batch.images.to(device)
                         scores.update(batch.names, images, *reconstruct(tokenizer, images, rate, data.batch_size))
                     scores.unreadable += batch.skipped
                     done += 1
-                seen = (len(scores.names) + len(scores.unreadable)) * world_size
-                advance(seen if total is None else min(seen, total))
+                done_images = (len(scores.names) + len(scores.unreadable)) * world_size
+                advance(done_images if total is None else min(done_images, total))
                 if partial and time.monotonic() - written >= partial_every:
                     keep(scores, done, partial)
                     written = time.monotonic()
@@ -205,10 +205,10 @@ def run(
 
 
 def reconstruct(tokenizer: Tokenizer, images: Tensor, rate: float | None, batch_size: int) -> tuple[Tensor, Codes]:
-    """What a tokenizer makes of uint8 images (b, 3, H, W), always on batches of one size.
+    """Reconstructs uint8 images (b, 3, H, W), always in batches of the same size.
 
-    A convolution's last digits depend on the size of its batch. A short batch is filled up, so that an image's pixels
-    are the same on any number of ranks.
+    The last digits of a convolution depend on the batch size. A short batch is padded, so that an image's pixels are
+    the same on any number of ranks.
     """
     b = len(images)
     filled = torch.cat([images, images[-1:].expand(batch_size - b, -1, -1, -1)])

@@ -1,6 +1,6 @@
-"""What an evaluation keeps on disk: its state while it runs, and statistics of the images for the next one.
+"""Files of an evaluation: its state while it runs, and statistics of the images for later evaluations.
 
-Both are safetensors files whose header tells what they are of.
+Both are safetensors files whose header describes their content.
 """
 
 import json
@@ -16,18 +16,18 @@ from vistok.untrusted.tensor_files import read_safetensors
 
 
 def write(tensors: Mapping[str, Tensor], about: Mapping, path: Path) -> None:
-    """Write tensors and plain content as one file."""
+    """Writes tensors and plain content as one file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with atomic_write(path) as file:  # by its name: as bytes it would be in memory once more
-        safetensors.torch.save_file(held, file.name, metadata={"about": json.dumps(about)})
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic_write(path) as file:  # by name: as bytes it would be in memory twice
+        safetensors.torch.save_file(contiguous, file.name, metadata={"about": json.dumps(about)})
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict]:
-    """What ``write`` has written.
+    """Reads a file of ``write``.
 
     Raises:
-        ValueError: The file is no such file.
+        ValueError: The file is not such a file.
     """
     try:
         tensors, metadata = read_safetensors(path)

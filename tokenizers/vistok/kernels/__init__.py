@@ -1,4 +1,4 @@
-"""What quantizers spend their time in."""
+"""Kernels of the quantizers' most expensive operations."""
 
 from vistok.kernels.nearest import nearest_code
 from vistok.kernels.soft_assignment import soft_assignment

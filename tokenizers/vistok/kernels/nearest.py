@@ -1,4 +1,4 @@
-"""Nearest-codeword search: one operation, and the choice of how it is computed."""
+"""Nearest-codeword search as one operation, and the choice of its implementation."""
 
 import importlib.util
 
@@ -8,29 +8,30 @@ from torch.utils.flop_counter import register_flop_formula
 
 from vistok.kernels import nearest_cpu
 
-SCORES_AT_ONCE = 2**22  # floats of scratch of the plain search: 16 MiB
-is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # torch 2.6 has the latter alone
+SCORES_AT_ONCE = 2**22  # floats of scratch memory of the plain search: 16 MiB
+is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # torch 2.6 has only the latter
 
 
 @torch.no_grad()
 def nearest_code(z: Tensor, codebook: Tensor) -> Tensor:
-    """The codeword nearest in L2 to each vector, in float32 whatever the inputs.
+    """Nearest codeword in L2 of each vector, computed in float32 for any input dtype.
 
-    The largest ``z·c - |c|²/2`` is the smallest distance. ``|z|²`` is left out, and the codebook's mean taken off
-    both, because the squares that cancel in ``|z|² - 2z·c + |c|²`` swamp the differences between codewords: for z of
-    unit variance and VQGAN's initial codebook that form misses the nearest codeword of 2.5 % of vectors. Codewords
-    whose scores float32 cannot tell apart are compared by their distances in float64.
+    The largest ``z·c - |c|²/2`` is the smallest distance. ``|z|²`` is omitted, and the codebook's mean is subtracted
+    from both, because the squares that cancel in ``|z|² - 2z·c + |c|²`` swamp the differences between codewords: for z
+    of unit variance and VQGAN's initial codebook that form misses the nearest codeword of 2.5 % of vectors. Codewords
+    whose scores float32 cannot distinguish are compared by their distances in float64.
 
-    No n × k matrix is made: scratch memory is bounded, but for 1 / 512 of such a matrix. ``torch.compile`` sees one
-    operation, ``vistok::nearest_code``; an exported graph, which must not depend on n, has one product and one argmax.
+    No n × k matrix is allocated: scratch memory is bounded, except for 1 / 512 of such a matrix. ``torch.compile`` sees
+    one operation, ``vistok::nearest_code``; an exported graph, which must not depend on n, has one product and one
+    argmax.
 
     Args:
         z: Vectors (n, d); n may be 0.
         codebook: Codewords (k, d), at least one, on the same device.
 
     Returns:
-        Codes (n,) int64; of equally near codewords the first. A vector that is not finite gets code 0. A codeword with
-        a NaN is the nearest of all, as in ``torch.argmin``, so that the loss shows it.
+        Codes (n,) int64; the first of equally near codewords. A vector that is not finite gets code 0. A codeword with
+        a NaN is the nearest of all, as in ``torch.argmin``, so that the loss becomes NaN too.
 
     Raises:
         ValueError: The shapes do not fit.
@@ -46,7 +47,7 @@ def nearest_code(z: Tensor, codebook: Tensor) -> Tensor:
 
 @torch.library.custom_op("vistok::nearest_code", mutates_args=())
 def search(z: Tensor, codebook: Tensor) -> Tensor:
-    """What ``nearest_code`` does, as one operation of torch."""
+    """Implementation of ``nearest_code`` as one operation of torch."""
     if not len(z):
         return torch.empty(0, dtype=torch.int64, device=z.device)
     with torch.no_grad(), torch.autocast(z.device.type, enabled=False):
@@ -70,17 +71,19 @@ def _(z_shape: tuple[int, int], codebook_shape: tuple[int, int], *_, **__) -> in
 
 
 def triton_runs() -> bool:
-    """Whether Triton is installed, and the GPU one that it makes code for."""
+    """True if Triton is installed and supports the GPU."""
     return importlib.util.find_spec("triton") is not None and torch.cuda.get_device_capability() >= (8, 0)
 
 
 def plain_search(z: Tensor, codebook: Tensor, parts: bool = True) -> Tensor:
-    """The same by ``argmax`` over all scores, near ties left to rounding: for exports, and devices without a kernel.
+    """The result by ``argmax`` over all scores, with near ties left to rounding.
+
+    For exports, and devices without a kernel.
 
     Args:
         z: Vectors (n, d).
         codebook: Codewords (k, d).
-        parts: Whether to take a few vectors at a time; else the n × k matrix is made.
+        parts: True processes a few vectors at a time; False allocates the n × k matrix.
     """
     with torch.autocast(z.device.type, enabled=False):
         codebook = codebook.float()

@@ -1,9 +1,9 @@
-"""The nearest codeword on a CPU: matrix products that stay in the cache, and exact distances where they nearly tie.
+"""Nearest codeword on a CPU: matrix products that stay in the cache, and exact distances for near ties.
 
-Three facts shape it. A fresh n × k matrix costs more than the product that fills it, so one small buffer is used again
-and again. ``argmax`` is ten times slower than ``amax``, so a first pass keeps the largest score of each block of
-codewords alone, and a second finds the codeword in the blocks that may hold it. And a score in float32 is only known
-to a bound, so codewords whose scores lie within it are compared by their distances in float64.
+Three facts shape it. A new n × k matrix costs more than the product that fills it, so one small buffer is reused.
+``argmax`` is ten times slower than ``amax``, so a first pass keeps only the largest score of each block of codewords,
+and a second pass finds the codeword in the blocks that may contain it. A score in float32 is known only up to a bound,
+so codewords whose scores differ by less are compared by their distances in float64.
 """
 
 import math
@@ -34,19 +34,19 @@ def search(z: Tensor, codebook: Tensor) -> Tensor:
 
 
 def reference(z: Tensor, codebook: Tensor) -> Tensor:
-    """The slow search that defines the result: the least of all distances in float64, by differences."""
+    """Slow search that defines the result: the smallest of all distances in float64, from differences."""
     rows = max(1, 2**20 // len(codebook))
     codes = torch.cat([distances(part, codebook).argmin(1) for part in z.split(rows)])
     return codes.where(z.isfinite().all(1), 0)
 
 
 class Frame:
-    """The shift and the scale in which scores are computed: the codebook's mean, and a power of two.
+    """Shift and scale in which scores are computed: the codebook's mean, and a power of two.
 
     Attributes:
-        finite: Whether all numbers are; the others mean nothing if not.
-        one_point: Whether all numbers of the codebook are equal.
-        scale: 1 unless squares would leave float32's range.
+        finite: True if all numbers are finite; the other attributes are undefined otherwise.
+        one_point: True if all numbers of the codebook are equal.
+        scale: 1 unless squares would exceed float32's range.
     """
 
     def __init__(self, z: Tensor, codebook: Tensor):
@@ -133,14 +133,14 @@ def block_maxima(z: Tensor, codebook: Tensor, frame: Frame, scratch: Tensor) -> 
 
 
 class Bounds:
-    """How far a score in float32 may be from z·c - |c|²/2, for vectors (n,) and blocks of codewords.
+    """Error bounds of float32 scores z·c - |c|²/2, for vectors (n,) and blocks of codewords.
 
-    Of d products and their sum, at most d + 4 roundings of |z||c| + |c|²/2, in whichever order they are added.
+    A score is d products and their sum: at most d + 4 roundings of |z||c| + |c|²/2, in any order of summation.
 
     Args:
         norms: |z| of each vector (n,).
-        reach: The largest |c| of each block (blocks,).
-        d: Their dimension.
+        reach: Largest |c| of each block (blocks,).
+        d: Dimension of vectors and codewords.
     """
 
     def __init__(self, norms: Tensor, reach: Tensor, d: int):
@@ -150,17 +150,17 @@ class Bounds:
         self.lines = list(zip(self.slopes.tolist(), self.offsets.tolist(), strict=True))
 
     def of(self, rows: slice) -> Tensor:
-        """For some vectors and all blocks: (blocks, m)."""
+        """Bounds for some vectors and all blocks: (blocks, m)."""
         return torch.addcmul(self.offsets[:, None], self.slopes[:, None], self.norms[rows])
 
     def below(self, scores: Tensor, block: int) -> Tensor:
-        """Scores (n,) less the bound of a block."""
+        """Scores (n,) minus the bound of a block."""
         slope, offset = self.lines[block]
         return torch.sub(scores, self.norms, alpha=slope).sub_(offset)
 
 
 def candidates(maxima: Tensor, bounds: Bounds) -> tuple[Tensor, Tensor]:
-    """Which blocks may hold the nearest codeword of each vector (blocks, n) bool, and its least true score (n,)."""
+    """Blocks that may contain the nearest codeword of each vector, (blocks, n) bool, and its lowest possible score, (n,)."""
     maybe, least = torch.empty(maxima.shape, dtype=torch.bool), torch.empty(maxima.shape[1])
     for start in range(0, len(least), ROWS):
         own = slice(start, start + ROWS)
@@ -171,7 +171,7 @@ def candidates(maxima: Tensor, bounds: Bounds) -> tuple[Tensor, Tensor]:
 
 
 class Choice:
-    """The nearest codewords so far: the one with the best score, or by distances in float64 where scores cannot tell.
+    """Nearest codewords so far: by the best score, or by distances in float64 where scores cannot decide.
 
     Args:
         z: Vectors (n, d).
@@ -188,13 +188,15 @@ class Choice:
         self.compared = torch.zeros(len(z), dtype=torch.int64)
 
     def codes(self) -> Tensor:
-        """(n,), when all blocks have been taken in."""
+        """Codes (n,), after all blocks were processed."""
         return torch.where(self.nearest.isfinite(), self.compared, self.sums.long() % 2**15 + self.starts)
 
     def among(self, rows: Tensor, near: Tensor, start: int) -> None:
-        """Take in codewords ``start`` and following for vectors ``rows`` (m,), where ``near`` (m, size) is 1 and not 0.
+        """Processes codewords from ``start`` on for vectors ``rows`` (m,).
 
-        Blocks must come in their order, so that of equally near codewords the first is kept.
+        ``near`` (m, size) is 1 for candidates, else 0.
+
+        Blocks must be processed in order, so that the first of equally near codewords is kept.
         """
         sums = torch.mv(near, self.weights[: near.shape[1]])
         self.sums[rows], self.starts[rows] = sums, start
@@ -205,7 +207,7 @@ class Choice:
             self.compare(rows[doubtful], near[doubtful], start)
 
     def compare(self, rows: Tensor, near: Tensor, start: int) -> None:
-        """The same by distances."""
+        """Same as ``among``, by distances."""
         if near.count_nonzero() * 8 > near.numel():
             block = self.codebook[start : start + near.shape[1]]
             self._keep(rows, *distances(self.z[rows], block).min(1), start)
@@ -225,5 +227,5 @@ class Choice:
 
 
 def distances(z: Tensor, codebook: Tensor) -> Tensor:
-    """All distances (n, k) in float64, from differences, so that equal codewords are equally far."""
+    """All distances (n, k) in float64, from differences, so that equal codewords have equal distances."""
     return torch.cdist(z.double(), codebook.double(), compute_mode="donot_use_mm_for_euclid_dist")

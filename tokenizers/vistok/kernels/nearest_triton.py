@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-TILE = 128  # codewords that ``resolve`` looks at, and the most in a tile of ``tile_maxima``
+TILE = 128  # codewords that ``resolve`` examines, and the largest tile of ``tile_maxima``
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"  # kernels run on the CPU, in NumPy, to be tested
 FACTOR = tl.float32 if INTERPRETED else tl.bfloat16  # the interpreter multiplies no bfloat16; the values are the same
 

@@ -1,4 +1,4 @@
-"""Soft assignments to codewords, summed without keeping them: what the entropy loss of a large codebook needs."""
+"""Soft assignments to codewords, summed without storing them: the entropy loss of large codebooks needs them."""
 
 from collections.abc import Iterator
 
@@ -6,24 +6,24 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-LEAST, MOST = 2**20, 2**24  # floats of each of the two buffers
-PARTS = 40  # into which the vectors are split between these bounds: the buffers are then a twentieth of n × k
+LEAST, MOST = 2**20, 2**24  # smallest and largest size of each of the two buffers, in floats
+PARTS = 40  # number of slices between these bounds, with buffers of a twentieth of n × k
 
 
 def soft_assignment(z: Tensor, codebook: Tensor, weight: Tensor, scale: float) -> tuple[Tensor, Tensor]:
     """Entropies and sum of the assignments ``p = softmax(scale · (z·c - |c|²/2))``.
 
-    They are computed for a few vectors at a time, and again in the backward pass: nothing of n × k is kept. There are
-    gradients of the first order to all three tensors.
+    They are computed for a few vectors at a time, and again in the backward pass, so that no n × k matrix is stored.
+    All three tensors get first-order gradients.
 
     Args:
         z: Vectors (n, d).
         codebook: Codewords (k, d).
-        weight: (n,).
+        weight: Weights of the vectors, (n,).
         scale: 2 / T for ``softmax(-|z - c|² / T)``, where the |z|² of each vector cancels.
 
     Returns:
-        The entropy of each vector's assignment (n,), and the sum of assignments, weighted, (k,).
+        The entropy of each vector's assignment (n,), and the weighted sum of assignments (k,).
     """
     entropies, sums, *_ = assign(z, codebook, weight, scale)
     return entropies, sums
@@ -31,7 +31,7 @@ def soft_assignment(z: Tensor, codebook: Tensor, weight: Tensor, scale: float) -
 
 @torch.library.custom_op("vistok::soft_assignment", mutates_args=())
 def assign(z: Tensor, codebook: Tensor, weight: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """What ``soft_assignment`` returns, and each softmax's largest score and logarithm of the sum beside it, (n,)."""
+    """Results of ``soft_assignment``, then each softmax's largest score and logarithm of its sum, both (n,)."""
     entropies, sums, tops, logs = (
         z.new_empty(len(z)),
         z.new_zeros(len(codebook)),
@@ -68,8 +68,8 @@ def assign_backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients to vectors, codebook (empty unless ``to_codebook``) and weights, from those of the first two outputs.
 
-    With g the gradient of the sums, h that of an entropy H and w a weight, a score's is
-    ``p · (w · (g - p·g) - h · (log p + H))``.
+    With g the gradient of the sums, h that of an entropy H, and w a weight, the gradient of a score is ``p · (w · (g -
+    p·g) - h · (log p + H))``.
     """
     to_z, to_weight = torch.empty_like(z), torch.empty_like(weight)
     to_c = torch.zeros_like(codebook) if to_codebook else z.new_empty(0)
@@ -113,7 +113,7 @@ assign.register_autograd(_backward, setup_context=_setup)
 
 
 def _scores(z: Tensor, codebook: Tensor, scale: float) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Which vectors, their scores and a buffer like them, a few vectors at a time, in the same memory each time."""
+    """Slices of vectors with their scores and a buffer of the same size, both reused in each step."""
     n, k = len(z), len(codebook)
     rows = max(1, LEAST // k, min(MOST // k, n // PARTS))
     buffers = z.new_empty(2, min(rows, n), k)
@@ -125,7 +125,10 @@ def _scores(z: Tensor, codebook: Tensor, scale: float) -> Iterator[tuple[slice, 
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """The inner product of each row (m, k) with another: (m,). ``(a * b).sum(1)`` would make a matrix."""
+    """Inner product of each row (m, k) with the same row of another matrix.
+
+    (m,). ``(a * b).sum(1)`` would allocate a matrix.
+    """
     return torch.bmm(a[:, None], b[:, :, None])[:, 0, 0]
 
 

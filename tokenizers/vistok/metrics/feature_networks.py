@@ -1,4 +1,4 @@
-"""Frozen networks that a Fréchet distance compares images by: uint8 (b, 3, H, W) to float32 features (b, d)."""
+"""Frozen feature networks for Fréchet distances: uint8 images (b, 3, H, W) to float32 features (b, d)."""
 
 import hashlib
 import io
@@ -13,16 +13,16 @@ from torch.nn.utils import fuse_conv_bn_eval
 
 from vistok.pretrained import FrozenNetwork, downloading, fixed_seed, read_state, timm_network, torchvision_features
 
-INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # its release's file
+INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # torch-fidelity's release
 
 
 class FeatureNetwork(FrozenNetwork):
-    """Images to features.
+    """Maps images to features.
 
     Attributes:
-        name: What a number made with these features is called after.
-        dim: Features d of an image.
-        only_uint8: Whether images that are not 8-bit are refused.
+        name: Name of the network, which its scores carry.
+        dim: Number of features d of an image.
+        only_uint8: True if images that are not 8-bit are refused.
     """
 
     name: str
@@ -30,8 +30,8 @@ class FeatureNetwork(FrozenNetwork):
     only_uint8 = False
 
 
-class Seen(NamedTuple):
-    """What Inception makes of images."""
+class InceptionFeatures(NamedTuple):
+    """Outputs of Inception for a batch."""
 
     pool: Tensor  # (b, 2048), for FID
     spatial: Tensor  # (b, 2023), for sFID: 7 channels at 17×17 places
@@ -39,17 +39,17 @@ class Seen(NamedTuple):
 
 
 class Inception(FeatureNetwork):
-    """The Inception of FID (TensorFlow, 2015-12-05) as torch-fidelity ports it: "inception-v3-compat", pool features.
+    """Inception network of FID (TensorFlow, 2015-12-05), torch-fidelity's port "inception-v3-compat", pooled features.
 
-    It resizes images to 299 pixels itself. Norms are part of the convolutions before them and channels come last, which
-    is faster than the network as it is published and changes features in their last digits alone; always in float32.
+    It resizes images to 299 pixels itself. Norms are fused into the preceding convolutions and channels come last: this
+    is faster than the published network and changes only the last digits of features. It always computes in float32.
 
     Args:
-        weights: A file with its state dict; None downloads torch-fidelity's. A file other than theirs is a different
-            network: it takes its hash into ``name``, and no number made with it is called FID.
+        weights: File with its state dict; None downloads torch-fidelity's. Any other file is a different network: its
+            hash becomes part of ``name``, and no score made with it is called FID.
 
     Attributes:
-        official: Whether these are the weights that define FID.
+        official: True for the weights that define FID.
 
     Raises:
         WeightsUnavailable: The download failed.
@@ -72,7 +72,7 @@ class Inception(FeatureNetwork):
         else:
             state = read_state(weights)
             digest = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
-        file = io.BytesIO()  # torch-fidelity unpickles the file it is given, so it is given one of plain tensors
+        file = io.BytesIO()  # torch-fidelity unpickles its file, so it gets one of plain tensors
         torch.save(state, file)
         file.seek(0)
         try:
@@ -83,23 +83,23 @@ class Inception(FeatureNetwork):
         for layer in cast(Any, self.network).modules():
             if isinstance(layer, fidelity.BasicConv2d):
                 layer.conv = fuse_conv_bn_eval(layer.conv, layer.bn)
-                setattr(layer, "bn", nn.Identity())  # noqa: B010 a plain assignment is none for a type checker
+                setattr(layer, "bn", nn.Identity())  # noqa: B010 type checkers reject a plain assignment
         self.network.to(memory_format=torch.channels_last)
         self.official = digest == INCEPTION_SHA256
         self.name = "inception" if self.official else f"inception_{digest[:8]}"
         self.freeze()
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.look(images).pool
+        return self.features(images).pool
 
-    def look(self, images: Tensor, resize: str = "uint8") -> Seen:
-        """All that is made of images in one pass.
+    def features(self, images: Tensor, resize: str = "uint8") -> InceptionFeatures:
+        """Computes all outputs in one pass.
 
-        sFID's features are ADM's (``mixed_6/conv`` of TensorFlow's graph, the first 7 channels): the block's branch of
-        one 1×1 convolution, after its ReLU.
+        sFID's features are ADM's (``mixed_6/conv`` of TensorFlow's graph, the first 7 channels): the branch of one 1×1
+        convolution of that block, after its ReLU.
 
         Args:
-            images: (b, 3, H, W) uint8, or of the ``float`` resize float from 0 to 255.
+            images: (b, 3, H, W) uint8; float from 0 to 255 with the ``float`` resize.
             resize: ``uint8``, ``clean`` or ``float``, as a protocol's ``frechet``.
         """
         x = (_resized(images, resize) - 128) / 128 if resize != "float" else _resized(images, resize) / 127.5 - 1
@@ -111,7 +111,7 @@ class Inception(FeatureNetwork):
                 break
             x = layer(x)
         pool = x.flatten(1)
-        return Seen(pool, spatial, pool @ self.network.fc.weight.T)
+        return InceptionFeatures(pool, spatial, pool @ self.network.fc.weight.T)
 
 
 def _resized(images: Tensor, resize: str) -> Tensor:
@@ -126,7 +126,7 @@ def _resized(images: Tensor, resize: str) -> Tensor:
 
 
 class DINOv2(FeatureNetwork):
-    """DINOv2's class token (arXiv:2304.07193), as torch-fidelity extracts it: images resized to 224 pixels.
+    """Class token of DINOv2 (arXiv:2304.07193), as torch-fidelity extracts it: images resized to 224 pixels.
 
     Args:
         model: ``vit-s-14``, ``vit-b-14``, ``vit-l-14`` or ``vit-g-14``. torch.hub downloads its code and weights, or
@@ -134,7 +134,7 @@ class DINOv2(FeatureNetwork):
 
     Raises:
         WeightsUnavailable: The download failed.
-        ValueError: There is no such model.
+        ValueError: The model is unknown.
     """
 
     only_uint8 = True
@@ -156,16 +156,18 @@ class DINOv2(FeatureNetwork):
 
 
 class TimmFeatures(FeatureNetwork):
-    """A timm model without its classifier, on images resized to its input (bicubic, antialiased, not cropped).
+    """Features of a timm model without its classifier; images are resized to its input (bicubic, antialiased).
+
+    Images are not cropped.
 
     Args:
-        model: Its name in timm.
-        weights: ``pretrained`` downloads timm's, ``random`` takes the same random ones every time, anything else is
-            the path of a state dict in timm's layout.
+        model: Name of the model in timm.
+        weights: ``pretrained`` downloads timm's weights, ``random`` draws the same random weights every time; any other
+            value is the path of a state dict in timm's layout.
 
     Raises:
-        WeightsUnavailable: The download failed. Without a network huggingface_hub first retries for most of a minute;
-            ``HF_HUB_OFFLINE=1`` spares that.
+        WeightsUnavailable: The download failed. Without a network huggingface_hub first retries for up to a minute;
+            ``HF_HUB_OFFLINE=1`` avoids that.
         ValueError: timm has no such model or weights, or the file does not fit.
     """
 
@@ -182,16 +184,16 @@ class TimmFeatures(FeatureNetwork):
 
 
 class TorchvisionFeatures(FeatureNetwork):
-    """The ``features`` of a torchvision convnet, averaged over positions.
+    """Output of a torchvision convnet's ``features``, averaged over positions.
 
-    Images are resized to the size of its ImageNet evaluation (bicubic, antialiased, not cropped).
+    Images are resized to the size of the model's ImageNet evaluation (bicubic, antialiased, not cropped).
 
     Args:
-        model: Its name in torchvision: AlexNet, VGG, SqueezeNet, DenseNet, MobileNet, EfficientNet and ConvNeXt have
-            ``features``.
-        weights: ``pretrained`` downloads torchvision's, ``random`` takes the same random ones every time, anything
-            else is the path of a state dict in torchvision's layout, of which ``features.*`` is read; MobileNetV2 also
-            in the older layout with flat blocks.
+        model: Name of the model in torchvision: AlexNet, VGG, SqueezeNet, DenseNet, MobileNet, EfficientNet and
+            ConvNeXt have ``features``.
+        weights: ``pretrained`` downloads torchvision's weights, ``random`` draws the same random weights every time;
+            any other value is the path of a state dict in torchvision's layout, of which ``features.*`` is read. For
+            MobileNetV2 the older layout with flat blocks is read too.
 
     Raises:
         WeightsUnavailable: The download failed.
@@ -211,12 +213,12 @@ class TorchvisionFeatures(FeatureNetwork):
 
 
 class Preprocess(nn.Module):
-    """uint8 (b, 3, H, W) to what ImageNet networks expect, with the resize in float so that nothing is rounded.
+    """Converts uint8 images (b, 3, H, W) to the input of ImageNet networks; the resize is in float, without rounding.
 
     Args:
-        size: Height and width to resize to.
-        mean: Of each channel, on a scale of 0 to 1.
-        std: Of each channel.
+        size: Height and width of the input in pixels.
+        mean: Mean of each channel, on a scale of 0 to 1.
+        std: Standard deviation of each channel, on the same scale.
     """
 
     mean: Tensor  # (3, 1, 1)

@@ -1,4 +1,4 @@
-"""What quantizers share: the results, the interface, and the VQ-VAE step as functions."""
+"""Interface of quantization heads, their results as values, and the VQ-VAE step as functions."""
 
 import copy
 import functools
@@ -16,57 +16,57 @@ from vistok.distributed.collectives import broadcast_from_rank_zero, mean_with_g
 from vistok.kernels import nearest_code, soft_assignment
 from vistok.quantizers.estimators import Estimator, StraightThrough
 
-TIE = 1e-5  # of the squared lengths of vector and codeword: what float32 may lose of their distance
+TIE = 1e-5  # float32 error of a squared distance, as a share of the squared lengths of vector and codeword
 
 
 class Quantized(NamedTuple):
-    """What a head returns in training: k codes at each position."""
+    """Result of a head in training: k codes at each position."""
 
     latent: Tensor  # (b, d, h, w) codewords; gradients reach z as the estimator says
     codes: Tensor  # (b, k, *positions) int64
     losses: dict[str, Tensor]  # unweighted scalars, named as they are weighted and logged
     keep: Tensor | None = None  # (b, *positions) bool, positions that become tokens; None keeps all
     stats: dict[str, Tensor] | None = None  # what update() needs: counts, sums, samples; detached
-    codewords: Tensor | None = None  # latent before the estimator, differentiable to the table: a head that adds up
-    #   those of others applies one estimator to the sum (else D residual steps pass the gradient D times)
+    codewords: Tensor | None = None  # latent before the estimator, differentiable to the table: a head that sums
+    #   the codewords of others applies one estimator to the sum (else D residual steps pass the gradient D times)
 
     def total(self, weights: Mapping[str, float] | None = None) -> Tensor:
-        """The losses as one number, each times its weight.
+        """Weighted sum of the losses.
 
         Args:
-            weights: By the names of terms; one that is left out has the weight 1.
+            weights: Weights by the names of terms; a missing one is 1.
 
         Raises:
-            ValueError: A weight without a term.
+            ValueError: A weight has no term.
         """
         weights = weights or {}
         if unknown := set(weights) - set(self.losses):
-            raise ValueError(f"weights {sorted(unknown)} are of no loss term: there are {sorted(self.losses)}")
+            raise ValueError(f"weights {sorted(unknown)} belong to no loss term; the terms are {sorted(self.losses)}")
         terms = [weights.get(name, 1.0) * term for name, term in self.losses.items()]
         return torch.stack(terms).sum() if terms else self.latent.new_zeros(())
 
 
 class Codes(NamedTuple):
-    """The codes alone: all that inference needs."""
+    """Codes alone: all that inference needs."""
 
     codes: Tensor  # (b, k, *positions) int64
     keep: Tensor | None = None  # (b, *positions) bool, positions that become tokens; None keeps all
 
 
 class Context(NamedTuple):
-    """What a head may look at beside the latent; most need none of it."""
+    """Optional inputs of a head besides the latent; most heads need none."""
 
     images: Tensor | None = None  # (b, c, H, W) in [-1, 1], for a router that reads the image
     maps: tuple[Tensor, ...] | None = None  # coarser maps of a hierarchical encoder
     weight: Tensor | None = None  # (b, h, w) weights for losses and statistics
     rate: Tensor | None = None  # (b,) target share of fine positions; a tokenizer also takes one number for all images
     mask: Tensor | None = None  # (b, 1, H, W) bool, True where a pixel is known
-    progress: int | None = None  # updates made so far, which a schedule of the head's own reads
-    unused: tuple[str, ...] = ()  # loss terms that nobody wants: costly ones are left out
+    progress: int | None = None  # updates applied so far, which a schedule inside the head reads
+    unused: tuple[str, ...] = ()  # loss terms that are not needed, so that costly ones are not computed
 
 
 class Layout(NamedTuple):
-    """How the codes (b, k, *positions) of one image are arranged."""
+    """Arrangement of the codes (b, k, *positions) of one image."""
 
     grids: tuple[tuple[int, int], ...]  # (h, w) of each scale, in order; ((1, n),) for 1-D tokens
     codebooks: int = 1  # k: side by side (product) or summed (residual)
@@ -74,26 +74,26 @@ class Layout(NamedTuple):
 
     @property
     def positions(self) -> tuple[int, int]:
-        """The last two axes of codes: the grid, or (1, n) for several scales one after the other."""
+        """Last two axes of codes: the grid, or (1, n) for several scales one after the other."""
         return self.grids[0] if len(self.grids) == 1 else (1, sum(h * w for h, w in self.grids))
 
     @property
     def granularity_bits(self) -> float:
-        """Bits that say which granularity each region has, at log2 of their number each; 0 where there is but one."""
+        """Bits that encode the granularities of all regions, log2 of their number each; 0 if there is only one."""
         h, w = self.positions
         return h * w / 4 ** (self.granularities - 1) * math.log2(self.granularities)
 
     def split(self, codes: Tensor) -> tuple[Tensor, ...]:
-        """Codes (b, k, *positions), or their first scales, to maps (b, k, h, w), one for each scale.
+        """Splits codes (b, k, *positions), or those of the first scales, into maps (b, k, h, w), one for each scale.
 
         Raises:
-            ValueError: They end within a scale.
+            ValueError: The codes end within a scale.
         """
         flat, ends = codes.flatten(2), [0]
         for h, w in self.grids:
             ends.append(ends[-1] + h * w)
         if flat.shape[2] not in ends[1:]:
-            raise ValueError(f"codes of {flat.shape[2]} positions are no whole scales of the grids {self.grids}")
+            raise ValueError(f"codes of {flat.shape[2]} positions end within a scale of the grids {self.grids}")
         return tuple(
             flat[:, :, start:end].unflatten(2, grid)
             for start, end, grid in zip(ends, ends[1:], self.grids, strict=False)
@@ -101,34 +101,34 @@ class Layout(NamedTuple):
         )
 
     def join(self, maps: Sequence[Tensor]) -> Tensor:
-        """Maps (b, k, h, w), one for each scale, to codes (b, k, *positions)."""
+        """Joins maps (b, k, h, w), one for each scale, to codes (b, k, *positions)."""
         return torch.cat([m.flatten(2) for m in maps], dim=2).unflatten(2, self.positions)
 
 
 class Table(NamedTuple):
-    """One codebook as exporters, codec and health see it."""
+    """One codebook as exporters, codec and health statistics read it."""
 
-    search: Tensor  # (n, d) what a latent is compared with
+    search: Tensor  # (n, d) rows that a latent is compared with
     metric: str  # l2, cosine (then latent and search are of unit length) or dot
-    values: Tensor  # (n, d) what lookup gives: other rows than search in Janus
+    values: Tensor  # (n, d) rows that lookup returns; they differ from search in Janus
     bias: Tensor | None = None  # (n,) added to the scores
 
 
 class Quantizer(nn.Module, ABC):
     """A quantization head: latent (b, d, h, w) to codes and codewords.
 
-    A head of one's own needs ``forward``, ``lookup``, ``dim`` and ``codebook_sizes``; all else has a default. Called
-    with a sequence (b, n, d) it gives a latent (b, n, d), and codes (b, k, 1, n).
+    A new head needs ``forward``, ``lookup``, ``dim`` and ``codebook_sizes``; everything else has a default. Called with
+    a sequence (b, n, d), a head returns a latent (b, n, d) and codes (b, k, 1, n).
 
     Attributes:
-        dim: Channels d of the latent that comes out.
-        input_dim: Channels of the latent that goes in, for a head that changes them; None for ``dim``.
-        codebook_sizes: Codewords in each of the k codebooks.
-        loss_names: The terms that ``forward`` returns in ``losses``; may be empty.
-        context_fields: Fields of the context that codes depend on: what cannot give them refuses the head.
-        grid_multiple: Sides h and w of the latent are multiples of it.
-        estimator: How gradients pass the choice of a codeword, in heads that leave it open.
-        stored_names: Names in files of parameters and buffers that have others as attributes.
+        dim: Channels d of the quantized latent.
+        input_dim: Channels of the input latent, for a head that changes them; None for ``dim``.
+        codebook_sizes: Number of codewords in each of the k codebooks.
+        loss_names: Names of the terms that ``forward`` returns in ``losses``; may be empty.
+        context_fields: Fields of the context that codes depend on. Callers that cannot provide them refuse the head.
+        grid_multiple: Number that divides both sides h and w of the latent.
+        estimator: Gradient estimator of the codeword choice, in heads that let the user choose it.
+        stored_names: Names in files of the parameters and buffers whose attributes have other names.
     """
 
     dim: int
@@ -139,48 +139,48 @@ class Quantizer(nn.Module, ABC):
     grid_multiple: int = 1
     estimator: Estimator = StraightThrough()
     stored_names: Mapping[str, str] = {}
-    forwards: int | None = None  # in training without an update so far, of a head that warns of that
+    forwards: int | None = None  # training forwards since the last update, for heads that warn about it
 
     @abstractmethod
     def forward(self, z: Tensor, context: Context = Context()) -> Quantized:
-        """Quantize an encoder latent (b, d, h, w) for training. Pure: changes no buffer."""
+        """Quantizes an encoder latent (b, d, h, w) for training. Pure: changes no buffer."""
 
     @abstractmethod
     def lookup(self, codes: Tensor, layout: Layout | None = None, keep: Tensor | None = None) -> Tensor:
-        """Codes (b, k, *positions) to the latent (b, d, h, w) that ``forward`` gave with them in evaluation, float32.
+        """Maps codes (b, k, *positions) to the float32 latent (b, d, h, w) of ``forward`` in evaluation.
 
         Args:
-            codes: The codes, of any whole numbers; a head of several depths or scales takes the first ones alone.
-            layout: Needed where positions do not tell the grid.
-            keep: (b, *positions) bool; positions that were not emitted.
+            codes: Codes of any integer type. A head of several depths or scales also accepts only the first ones.
+            layout: Layout of the codes; needed where positions do not determine the grid.
+            keep: (b, *positions) bool, False at positions that were not emitted.
 
         Raises:
             ValueError: A code is not in its codebook.
         """
 
     def encode(self, z: Tensor, context: Context = Context()) -> Codes:
-        """The codes alone, those of ``forward``: no loss, no statistics, exportable."""
+        """Returns the codes of ``forward`` alone: no loss, no statistics, exportable."""
         quantized = self.forward(z, context._replace(unused=self.loss_names))
         return Codes(quantized.codes, quantized.keep)
 
     def partial(self, codes: Tensor, layout: Layout) -> tuple[Tensor, ...]:
-        """The latent after each depth or scale: ``lookup`` alone for heads that have but one."""
+        """Latents after each depth or scale; only that of ``lookup`` for heads with one depth and scale."""
         return (self.lookup(codes, layout),)
 
     def update(self, stats: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Learn from the statistics of one optimizer update, summed over ranks; nothing by default.
+        """Learns from the statistics of one optimizer update, summed over ranks; does nothing by default.
 
         Returns:
-            Which rows (n,) bool were written to, by the parameter's name: averages of weights copy these.
+            Rows (n,) bool that were written to, by the parameter's name; averages of weights copy these rows.
         """
         return {}
 
     def for_inference(self) -> "Quantizer":
-        """A head with the same codes and latents in evaluation, every learned map folded; by default a copy of this."""
+        """Head with the same codes and latents in evaluation and every learned map folded; by default a copy."""
         return copy.deepcopy(self).eval().requires_grad_(False)
 
     def layout(self, h: int, w: int) -> Layout:
-        """How codes of a latent of (h, w) are arranged."""
+        """Layout of the codes of a latent with grid (h, w)."""
         return Layout(((h, w),), len(self.codebook_sizes))
 
     def table(self, i: int) -> Table | None:
@@ -188,7 +188,7 @@ class Quantizer(nn.Module, ABC):
         return None
 
     def with_table(self, i: int, table: Table) -> "Quantizer":
-        """A head for inference with another i-th codebook, of any size.
+        """Head for inference whose i-th codebook is replaced by another one, of any size.
 
         Raises:
             ValueError: Its codewords cannot be replaced.
@@ -196,16 +196,16 @@ class Quantizer(nn.Module, ABC):
         raise ValueError(f"a {type(self).__name__} has no codebook that another one could replace")
 
     def compared(self, z: Tensor) -> Tensor:
-        """The latent as it is compared with codewords: of unit length for heads by cosine."""
+        """The latent in the form that is compared with codewords: unit length for heads that compare by cosine."""
         return z
 
     def near_ties(self, z: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        """Where both of two codes may be called the nearest, as far as float32 can tell.
+        """Positions where both of two codes count as nearest within the precision of float32.
 
         Args:
             z: Latent (b, d, h, w).
             a: Codes (b, k, h, w).
-            b: Other codes; those out of range are no ties.
+            b: Other codes; a code out of range is never a tie.
 
         Returns:
             (b, k, h, w) bool.
@@ -214,27 +214,27 @@ class Quantizer(nn.Module, ABC):
         return torch.zeros_like(a, dtype=torch.bool) if table is None else near_ties(self.compared(z), a, b, table)
 
     def revive(self, i: int, rows: Tensor, vectors: Tensor) -> dict[str, Tensor]:
-        """Move codewords of the i-th codebook onto latents; by default none can be moved.
+        """Moves codewords of the i-th codebook onto latents; by default none can be moved.
 
         Args:
-            i: Which codebook.
-            rows: Which of its codewords (n,) bool.
-            vectors: Latents (n, d) of that codebook, one for each; other rows are not read.
+            i: Index of the codebook.
+            rows: Codewords to move, (n,) bool.
+            vectors: Latents (n, d) of that codebook, one for each codeword; only ``rows`` are read.
 
         Returns:
-            Which rows were written to, as ``update`` does; nothing where codewords are not free to move.
+            Rows that were written to, as in ``update``; empty where codewords cannot be moved.
         """
         return {}
 
     def advice(self) -> list[str]:
-        """What to try when a codebook has collapsed."""
+        """Changes to try when a codebook has collapsed."""
         ideas = ["a larger quantizer.loss_weights.entropy"] if "entropy" in self.loss_names else []
         return [*ideas, "a lower optimizer.lr", "a longer schedule.warmup", "a smaller codebook_size"]
 
     def learn_alone(self) -> "Quantizer":
-        """Have ``update`` called for every training forward, before the next one: for a loop that does not call it.
+        """Calls ``update`` for every training forward, before the next one: for loops that do not call it.
 
-        Under ``torch.distributed`` every rank has to call the head equally often.
+        Under ``torch.distributed`` every rank has to call the head the same number of times.
         """
         self.expect_updates()
         self.pending: list[dict[str, Tensor]] = []
@@ -243,7 +243,7 @@ class Quantizer(nn.Module, ABC):
         return self
 
     def expect_updates(self) -> None:
-        """Say that ``update`` will be called, after however many batches: no head in this one has to warn."""
+        """Declares that ``update`` will be called: neither this head nor its sub-heads warn about missing updates."""
         for head in self.modules():
             if isinstance(head, Quantizer):
                 head.forwards = None
@@ -276,33 +276,33 @@ class Quantizer(nn.Module, ABC):
 
 
 def single_heads(quantizer: Quantizer) -> list[Quantizer]:
-    """The heads that ``quantizer`` is or is composed of and that have no others in them, in their order."""
+    """Heads in ``quantizer``, itself included, that contain no other heads, in order."""
     heads = [module for module in quantizer.modules() if isinstance(module, Quantizer)]
     return [head for head in heads if not any(part in heads for part in head.modules() if part is not head)]
 
 
 def owners(quantizer: Quantizer) -> list[Quantizer]:
-    """For each codebook the head that searches it: one of ``single_heads``, or the whole where those do not add up."""
+    """Head that searches each codebook: one of ``single_heads``, or ``quantizer`` if their codebooks differ."""
     found = [head for head in single_heads(quantizer) for _ in head.codebook_sizes]
     sizes = [size for head in single_heads(quantizer) for size in head.codebook_sizes]
     return found if sizes == list(quantizer.codebook_sizes) else [quantizer] * len(quantizer.codebook_sizes)
 
 
 def _learn(head: Quantizer, inputs: tuple[Any, ...]) -> None:
-    """A hook before ``forward``: what the forward before this one has left to learn."""
+    """Hook before ``forward``: updates the head with the statistics of the previous forward."""
     waiting, head.pending = head.pending, []
     for stats in waiting:
         head.update({name: sum_over_ranks(value) for name, value in stats.items()})
 
 
 def _remember(head: Quantizer, inputs: tuple[Any, ...], quantized: Quantized) -> None:
-    """A hook after ``forward``."""
+    """Hook after ``forward``: stores the statistics."""
     if quantized.stats:
         head.pending.append(quantized.stats)
 
 
 def check_size(codebook_size: int) -> None:
-    """Refuse a codebook without a choice."""
+    """Refuses a codebook of fewer than two codewords."""
     if codebook_size < 2:
         raise ValueError(f"codebook_size must be at least 2, not {codebook_size}")
 
@@ -314,14 +314,14 @@ def quantize(
     weight: Tensor | None = None,
     source: Tensor | None = None,
 ) -> Quantized:
-    """Nearest codeword (VQ-VAE, arXiv:1711.00937, Eq. 1-3).
+    """Quantizes a latent to the nearest codewords (VQ-VAE, arXiv:1711.00937, Eq. 1-3).
 
     Args:
         z: Latent (b, d, h, w).
         codebook: Codewords (n, d).
-        estimator: How gradients pass to ``source``.
-        weight: (b, h, w) weights of the squared errors in both losses, whose means stay over all positions.
-        source: What the estimator takes for the latent, (b, d, h, w); None for ``z``.
+        estimator: Gradient estimator, which passes gradients to ``source``.
+        weight: (b, h, w) weights of the squared errors in both losses; the means still divide by all positions.
+        source: Latent that the estimator reads, (b, d, h, w); None for ``z``.
     """
     codes = nearest(z, codebook)
     z_q = lookup(codes, codebook)
@@ -333,14 +333,16 @@ def quantize(
 
 
 def nearest(z: Tensor, codebook: Tensor) -> Tensor:
-    """Of a latent (b, d, h, w) the codes (b, 1, h, w) of the nearest codewords (n, d) by L2."""
+    """Codes (b, 1, h, w) of the codewords (n, d) nearest in L2 to a latent (b, d, h, w)."""
     b, _, h, w = z.shape
     codes = nearest_code(rearrange(z, "b d h w -> (b h w) d"), codebook)
     return rearrange(codes, "(b h w) -> b 1 h w", b=b, h=h, w=w)
 
 
 def near_ties(z: Tensor, a: Tensor, b: Tensor, table: Table) -> Tensor:
-    """Where a latent (b, d, h, w) is as near to the codewords of two codes (b, 1, h, w) as float32 can tell: bool.
+    """Positions where the codewords of two codes (b, 1, h, w) are equally near to a latent (b, d, h, w) in float32.
+
+    Bool.
 
     Distances, or scores where ``table.metric`` is ``dot``, are computed in float64.
     """
@@ -357,7 +359,7 @@ def near_ties(z: Tensor, a: Tensor, b: Tensor, table: Table) -> Tensor:
 
 
 def squared_error(a: Tensor, b: Tensor, weight: Tensor | None) -> Tensor:
-    """The mean over all elements of (b, d, h, w), each position's error times its weight (b, h, w)."""
+    """Mean squared error over all elements of (b, d, h, w), with each position weighted by (b, h, w)."""
     return F.mse_loss(a, b) if weight is None else ((a - b).square() * weight[:, None]).mean()
 
 
@@ -367,18 +369,18 @@ def lookup(codes: Tensor, codebook: Tensor) -> Tensor:
 
 
 def check_codes(codes: Tensor, codebook_sizes: tuple[int, ...]) -> Tensor:
-    """Refuse codes (b, k, *positions) that are not in their codebooks: on a GPU an index out of range ends the process.
+    """Refuses codes (b, k, *positions) outside their codebooks; on a GPU an index out of range would end the process.
 
-    It waits for the GPU, so it belongs in ``lookup``, never in ``forward``; a compiler leaves it out.
+    The check waits for the GPU, so it belongs in ``lookup``, never in ``forward``; compilers skip it.
 
     Returns:
-        The codes as int64, of whatever whole numbers they are: token files have uint16.
+        The codes as int64. Any integer type is accepted, since token files hold uint16.
 
     Raises:
-        ValueError: They are no whole numbers, of another number of codebooks, or out of range.
+        ValueError: The codes are not integers, have another number of codebooks, or are out of range.
     """
     if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
-        raise ValueError(f"codes are {str(codes.dtype).removeprefix('torch.')}, not whole numbers")
+        raise ValueError(f"codes are {str(codes.dtype).removeprefix('torch.')}, not integers")
     codes = codes.long()
     if codes.ndim < 2 or codes.shape[1] != len(codebook_sizes):
         raise ValueError(f"codes have the shape {tuple(codes.shape)}, not (b, {len(codebook_sizes)}, h, w)")
@@ -393,7 +395,7 @@ def check_codes(codes: Tensor, codebook_sizes: tuple[int, ...]) -> Tensor:
 
 
 def count(codes: Tensor, codebook_size: int, weight: Tensor | None = None) -> Tensor:
-    """How often each codeword was chosen, or the sum of its positions' weights: (n,) float32.
+    """Number of times that each codeword was chosen, or the sum of its positions' weights: (n,) float32.
 
     Unlike ``torch.bincount`` it never waits for a GPU.
     """
@@ -404,18 +406,18 @@ def count(codes: Tensor, codebook_size: int, weight: Tensor | None = None) -> Te
 
 
 def sample(vectors: Tensor, number: int) -> Tensor:
-    """Random vectors of the batch of all ranks, none twice; this rank's part of them, to be summed over ranks.
+    """Draws random vectors from the batch of all ranks without replacement.
 
-    Rank 0 draws for all, so that together they have what one process with the whole batch would: on each rank the rows
-    of other ranks' vectors are zero. Where the batch has too few, all are repeated and a little noise sets the copies
-    apart (RQ-VAE's code, arXiv:2203.01941: uniform in [0, 0.01 / √d]).
+    Rank 0 draws for all ranks. On each rank the rows of other ranks' vectors are zero, so that the sum over ranks
+    equals a draw of one process from the whole batch. If the batch has too few vectors, all are repeated, and a little
+    noise makes the copies differ (RQ-VAE's code, arXiv:2203.01941: uniform in [0, 0.01 / √d]).
 
     Args:
-        vectors: This rank's (m, d), as many as on the others.
-        number: How many to draw.
+        vectors: This rank's vectors (m, d); every rank has the same number.
+        number: Number of vectors to draw.
 
     Returns:
-        (number, d).
+        (number, d), to be summed over ranks.
     """
     rank, size = rank_and_size()
     m, dim = vectors.shape
@@ -429,15 +431,17 @@ def sample(vectors: Tensor, number: int) -> Tensor:
 
 
 def entropy(z: Tensor, codebook: Tensor, temperature: float, weight: Tensor | None = None) -> Tensor:
-    """Mean entropy of soft assignments less the entropy of their mean: low when each choice is sure and all are used.
+    """Mean entropy of soft assignments minus the entropy of their mean.
+
+    Low if choices are certain and usage is uniform.
 
     Assignments are ``softmax(-|z - c|² / temperature)`` (MaskGIT's VQGAN; LlamaGen arXiv:2406.06525, code).
 
     Args:
         z: Latent (b, d, h, w).
         codebook: Codewords (n, d).
-        temperature: Divides the negative squared distances.
-        weight: (b, h, w) weights of positions in both means; None counts all alike.
+        temperature: Divisor of the negative squared distances.
+        weight: (b, h, w) weights of positions in both means; None weights all equally.
     """
     vectors = rearrange(z, "b d h w -> (b h w) d")
     weight = vectors.new_ones(len(vectors)) if weight is None else weight.flatten().to(vectors)
@@ -448,7 +452,7 @@ def entropy(z: Tensor, codebook: Tensor, temperature: float, weight: Tensor | No
 
 
 def called_in_float32(module: nn.Module, *arguments: Tensor) -> Tensor:
-    """What a module makes of its arguments with its weights in float32, also where it was moved to another dtype."""
+    """Calls a module with its weights in float32, even if the module was moved to another dtype."""
     if all(weight.dtype == torch.float32 for weight in module.parameters()):
         return module(*arguments)
     weights = {name: weight.float() for name, weight in module.named_parameters()}
@@ -456,7 +460,7 @@ def called_in_float32(module: nn.Module, *arguments: Tensor) -> Tensor:
 
 
 def in_float32(method):
-    """Run a head's method with autocast off: a bf16 table would differ from the one that ``lookup`` reads."""
+    """Runs a head's method with autocast off: a bf16 table would differ from the one that ``lookup`` reads."""
 
     @functools.wraps(method)
     def run(self, *args, **kwargs):

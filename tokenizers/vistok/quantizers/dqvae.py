@@ -1,4 +1,4 @@
-"""Dynamic quantization: one code for a plain region, many for a busy one (DQ-VAE, arXiv:2305.11718)."""
+"""Dynamic quantization: one code for a plain region, many for a detailed one (DQ-VAE, arXiv:2305.11718)."""
 
 import copy
 from collections.abc import Sequence
@@ -16,27 +16,28 @@ BUDGETS = ("plain", "doubled")
 
 
 class DynamicQuantizer(Quantizer):
-    """Each region of the coarsest of G grids gets codes of one grain, from 1 for the coarsest to 4^(G-1).
+    """Quantizes each region of the coarsest of G grids at one of G granularities: with 1 code, 4, and so on.
 
-    Codes and latent are on the finest grid, with a coarse cell's code repeated over it; ``keep`` marks the first
-    position of each cell, whose code is the token (``vistok.quantizers.sequences`` packs them). A cell of n positions
-    weighs 1 / n at each in the losses and statistics, so that every token counts alike.
+    Codes and latent are on the finest grid, where a coarse cell's code is repeated; ``keep`` marks the first position
+    of each cell, whose code is the token (``vistok.quantizers.sequences`` packs them). The finest granularity has
+    4^(G-1) codes for a region. In a cell of n positions each has the weight 1 / n in losses and statistics, so that all
+    tokens count equally.
 
-    The coarser maps come from a hierarchical encoder through ``context.maps``, coarsest first; those that it lacks are
-    means of the coarsest it has, or of the latent, and those beyond G are left out. ``context.rate`` asks for a share
-    of regions for the finer grains: (b,), or (b, G - 1) with more than two.
+    The coarser maps come from a hierarchical encoder through ``context.maps``, coarsest first. Missing maps are means
+    of the coarsest one given, or of the latent; maps beyond G are ignored. ``context.rate`` sets the share of regions
+    with finer granularities: (b,), or (b, G - 1) for more than two.
 
     Args:
-        head: Quantizes the assembled latent; any head.
-        router: Decides which grain a region gets (``vistok.quantizers.routers``); has ``grains``.
-        rates: Adds the ``budget`` loss with these target shares of regions for grain 1, 2 and so on; None leaves it
-            out, as for an entropy router.
-        budget: ``plain``, or ``doubled`` as in the released code for two grains, which adds the same term twice.
-        projection: From the channels of the maps to ``head.dim``, after the maps are assembled (the published model's
-            quant_conv, which its router does not see); None where they agree.
+        head: Head that quantizes the assembled latent.
+        router: Router that chooses the granularity of each region (``vistok.quantizers.routers``); its ``grains`` is G.
+        rates: Target shares of regions with granularity 1, 2 and so on, for the ``budget`` loss; None has no such loss,
+            as for an entropy router.
+        budget: ``plain``, or ``doubled`` as in the released code for two granularities, which adds the same term twice.
+        projection: Convolution from the channels of the maps to ``head.dim``, applied after the maps are assembled (the
+            published model's quant_conv, which its router does not read); None where the channels agree.
 
     Raises:
-        ValueError: Of ``forward``: the maps are not each half as large as the next, or a rate is not in [0, 1].
+        ValueError: In ``forward``: a map is not half as large as the next one, or a rate is not in [0, 1].
     """
 
     targets: Tensor  # (grains - 1,)
@@ -54,7 +55,9 @@ class DynamicQuantizer(Quantizer):
             raise ValueError(f"budget must be one of {', '.join(BUDGETS)}, not {budget!r}")
         if rates is not None:
             if len(rates) != router.grains - 1:
-                raise ValueError(f"rates={list(rates)} must be {router.grains - 1} shares for {router.grains} grains")
+                raise ValueError(
+                    f"rates={list(rates)} must be {router.grains - 1} shares for {router.grains} granularities"
+                )
             check_rate(torch.tensor([list(rates)], device="cpu"), router.grains)
         if projection is not None and projection.out_channels != head.dim:
             raise ValueError(f"projection makes {projection.out_channels} channels, but head.dim is {head.dim}")
@@ -71,7 +74,7 @@ class DynamicQuantizer(Quantizer):
 
     @property
     def grains(self) -> int:
-        """G."""
+        """Number of granularities G."""
         return self.router.grains
 
     @base.in_float32
@@ -87,7 +90,7 @@ class DynamicQuantizer(Quantizer):
             losses["budget"] = budget_loss(gate, target) * (2 if self.budget == "doubled" else 1)
         first = first_of_cell(cell)
         return quantized._replace(
-            # Equal vectors may score differently in the last bit at other places of a matrix product.
+            # Scores of equal vectors may differ in the last bit between rows of a matrix product.
             latent=pick(quantized.latent, first),
             codes=pick(quantized.codes, first),
             losses=losses,
@@ -102,20 +105,20 @@ class DynamicQuantizer(Quantizer):
         return Codes(pick(self.head.encode(latent, context).codes, first), is_first(first))
 
     def _assemble(self, z: Tensor, context: Context) -> tuple[Tensor, Tensor, Tensor]:
-        """The latent to quantize, the router's gate, and the side of the cell that each position is in, (b, h, w)."""
-        if context.rate is not None and not (self.training and context.rate.is_cuda):  # a check waits for the GPU
+        """Assembled latent, the router's gate, and the side of the cell of each position, (b, h, w)."""
+        if context.rate is not None and not (self.training and context.rate.is_cuda):  # it would wait for the GPU
             check_rate(context.rate, self.grains)
         maps = self._maps(z, context.maps)
         gate = self.router(maps, context)
-        grain = gate.argmax(1, keepdim=True)
+        granularity = gate.argmax(1, keepdim=True)
         coarsest = 2 ** (self.grains - 1)
-        cell = spread(coarsest >> grain, coarsest)
+        cell = spread(coarsest >> granularity, coarsest)
         latent = maps[-1]
         for g, coarser in enumerate(maps[:-1]):
             side = coarsest >> g
             latent = torch.where(cell == side, spread(coarser, side), latent)
-        if self.training:  # multiplies by 1, with the gradient that tells the router what its choice was worth
-            latent = latent * spread(gate.gather(1, grain), coarsest)
+        if self.training:  # multiplies by 1, with the gradient that trains the router
+            latent = latent * spread(gate.gather(1, granularity), coarsest)
         if self.projection is not None:
             latent = base.called_in_float32(self.projection, latent)
         return latent, gate, cell[:, 0]
@@ -135,7 +138,8 @@ class DynamicQuantizer(Quantizer):
         expected = [(h >> step, w >> step) for step in steps]
         if shapes != expected:
             raise ValueError(
-                f"context.maps are of {shapes}, but {self.grains} grains beside a latent of {h}x{w} need {expected}"
+                f"context.maps have the sizes {shapes}, but {self.grains} granularities of a latent of {h}x{w} need "
+                f"{expected}"
             )
         return (*maps, z)
 
@@ -152,7 +156,7 @@ class DynamicQuantizer(Quantizer):
         return self.head.table(i)
 
     def near_ties(self, z: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        return torch.zeros_like(a, dtype=torch.bool)  # what is quantized is not z
+        return torch.zeros_like(a, dtype=torch.bool)  # the head quantizes the assembled latent, not z
 
     def revive(self, i: int, rows: Tensor, vectors: Tensor) -> dict[str, Tensor]:
         return self._named(self.head.revive(i, rows, vectors))
@@ -169,24 +173,24 @@ class DynamicQuantizer(Quantizer):
 
 
 def budget_loss(gate: Tensor, rates: Tensor) -> Tensor:
-    """The squared differences between the shares of regions that each finer grain has and should have, summed.
+    """Sum over finer granularities of the squared difference between their share of regions and its target.
 
-    The share of grain g is ``(β - P) / ((4^g - 1) P)`` with P regions, and β the codes of an image if those of grain g
-    counted 4^g and all others 1 (DQ-VAE's code: equal to the mean of the gate, but its gradient also reaches the other
-    grains' gates).
+    The share of granularity g is ``(β - P) / ((4^g - 1) P)`` with P regions, where β would be the number of codes if
+    regions of granularity g had 4^g codes and all others 1. As in DQ-VAE's code it equals the mean of the gate, but its
+    gradient also reaches the gates of other granularities.
 
     Args:
-        gate: (b, G, h, w), grains coarsest first, adding up to 1.
-        rates: Target shares of grains 1 to G - 1: (G - 1,) for the mean over the batch of all ranks, (b, G - 1) for
-            each image.
+        gate: (b, G, h, w), granularities coarsest first, with a sum of 1.
+        rates: Target shares of granularities 1 to G - 1: (G - 1,) for the mean over the batch of all ranks, (b, G - 1)
+            for each image.
     """
     _, grains, h, w = gate.shape
     regions = h * w
-    all_grains = gate.sum((1, 2, 3))
+    all_granularities = gate.sum((1, 2, 3))
     shares = []
     for g in range(1, grains):
         extra = 4**g - 1
-        shares.append((all_grains + extra * gate[:, g].sum((1, 2)) - regions) / (extra * regions))
+        shares.append((all_granularities + extra * gate[:, g].sum((1, 2)) - regions) / (extra * regions))
     share = torch.stack(shares, dim=1)  # (b, G - 1)
     if rates.ndim == 1:
         share = mean_with_gradient(share.mean(0, keepdim=True))
@@ -194,16 +198,16 @@ def budget_loss(gate: Tensor, rates: Tensor) -> Tensor:
 
 
 def check_rate(rate: Tensor, grains: int) -> None:
-    """Refuse target shares (b,) or (b, G - 1) that are not shares."""
+    """Refuses target shares (b,) or (b, G - 1) outside [0, 1], or with a sum above 1."""
     shares = rate.reshape(len(rate), -1)
     if shares.shape[1] != grains - 1:
-        raise ValueError(f"rate has the shape {tuple(rate.shape)}, but {grains} grains need (b, {grains - 1})")
+        raise ValueError(f"rate has the shape {tuple(rate.shape)}, but {grains} granularities need (b, {grains - 1})")
     if not bool(((shares >= 0) & (shares <= 1)).all()) or bool((shares.sum(1) > 1).any()):
-        raise ValueError(f"rate={rate.tolist()} must be shares in [0, 1], of a sum of at most 1 for each image")
+        raise ValueError(f"rate={rate.tolist()} must be shares in [0, 1] with a sum of at most 1 for each image")
 
 
 def first_of_cell(cell: Tensor) -> Tensor:
-    """For positions in square cells of side (b, h, w): the raster index of each cell's first position, same shape."""
+    """Raster index of the first position in each position's cell, from the cells' sides (b, h, w): same shape."""
     _, h, w = cell.shape
     y = torch.arange(h, device=cell.device)[:, None]
     x = torch.arange(w, device=cell.device)
@@ -211,7 +215,7 @@ def first_of_cell(cell: Tensor) -> Tensor:
 
 
 def is_first(first: Tensor) -> Tensor:
-    """Which positions are their own cell's first one, of the indices (b, h, w) of first positions: bool."""
+    """Positions that are the first of their cell, from the indices (b, h, w) of first positions: bool."""
     return first == torch.arange(first[0].numel(), device=first.device).view_as(first[0])
 
 

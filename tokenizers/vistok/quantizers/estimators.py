@@ -1,7 +1,7 @@
-"""How gradients pass the choice of a codeword, which has none of its own.
+"""Gradient estimators for the non-differentiable codeword choice.
 
-An estimator takes the latent that was quantized and the codewords chosen for it, both (b, d, h, w), and returns what
-the decoder reads in training. In evaluation that is always the codeword.
+An estimator takes the latent that was quantized and the codewords chosen for it, both (b, d, h, w), and returns the
+decoder's input in training. In evaluation that input is always the codeword.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ Estimator = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class StraightThrough:
-    """The codeword, with the decoder's gradient handed on to the latent (VQ-VAE, arXiv:1711.00937, section 3.2)."""
+    """Returns the codeword and passes the decoder's gradient to the latent (VQ-VAE, arXiv:1711.00937, section 3.2)."""
 
     def __call__(self, z: Tensor, z_q: Tensor) -> Tensor:
         return with_gradient_of(z_q, z)
@@ -23,13 +23,13 @@ class StraightThrough:
 
 @dataclass(frozen=True)
 class RotationTrick:
-    """The codeword, with the gradient turned by the angle from codeword to latent (arXiv:2410.06424, section 4.2).
+    """Returns the codeword; rotates the gradient by the angle from it to the latent (arXiv:2410.06424, section 4.2).
 
-    The codeword is written as ``scale · R z``, with ``R`` the rotation from z's direction to the codeword's, and both
-    ``R`` and ``scale`` held constant.
+    The codeword is written as ``scale · R z``, where ``R`` rotates z's direction to the codeword's; ``R`` and ``scale``
+    are constants for the gradient.
 
     Attributes:
-        least_norm: Smallest norm that is divided by, so that vectors near zero have finite gradients.
+        least_norm: Smallest norm used as a divisor, so that vectors near zero have finite gradients.
     """
 
     least_norm: float = 1e-6
@@ -48,10 +48,10 @@ class RotationTrick:
 
 @dataclass(frozen=True)
 class DiVeQ:
-    """The latent moved by its distance to the codeword, in about the codeword's direction (DiVeQ, ICLR 2026; its code).
+    """Moves the latent by its distance to the codeword, nearly in its direction (DiVeQ, ICLR 2026; its code).
 
-    The distance has gradients to latent and codeword, so the decoder teaches both and no other loss is needed: weigh
-    ``commitment`` and ``codebook`` with 0. The direction is constant.
+    The distance has gradients to latent and codeword, so the decoder trains both and no other loss is needed: set the
+    weights of ``commitment`` and ``codebook`` to 0. The direction is constant for the gradient.
 
     Attributes:
         std: Standard deviation of the normal noise on the direction: 1e-3 in the authors' code, which calls it a
@@ -72,9 +72,9 @@ class DiVeQ:
 
 @dataclass(frozen=True)
 class CodewordGradient:
-    """The codeword, with the decoder's gradient: it teaches the codebook and, unlike straight-through, no encoder.
+    """Returns the codeword with its gradient: the decoder trains the codebook and, unlike straight-through, no encoder.
 
-    For codebooks around frozen networks (``trainable=codebook``), where a gradient to the latent would be lost.
+    For codebooks with frozen networks (``trainable=codebook``), where a gradient to the latent would have no effect.
     """
 
     def __call__(self, z: Tensor, z_q: Tensor) -> Tensor:
@@ -82,5 +82,5 @@ class CodewordGradient:
 
 
 def with_gradient_of(value: Tensor, source: Tensor) -> Tensor:
-    """``value`` to the last bit, with the gradient of ``source``: ``source + (value - source)`` would round."""
+    """``value``, bit-equal, with the gradient of ``source``: ``source + (value - source)`` would round."""
     return value.detach() + (source - source.detach())

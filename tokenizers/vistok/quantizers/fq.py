@@ -14,14 +14,14 @@ from vistok.quantizers.base import Codes, Context, Layout, Quantized, Quantizer,
 
 
 class FactorizedQuantizer(Quantizer):
-    """Each head quantizes its own slice of the channels, independently of the others.
+    """Quantizes each slice of the channels with its own head, independently of the others.
 
     A loss term is the sum of the heads' terms of that name. ``disentanglement`` (section 3.3) is low where the
     sub-latents of a position are orthogonal: the mean over positions and pairs of heads of the squared cosine.
 
     Args:
-        heads: The sub-quantizers, each of any kind, over their own ``dim`` channels in this order.
-        disentangle: Whether to add the ``disentanglement`` term; the heads must then agree in ``dim``.
+        heads: Sub-quantizers of any kind, in order; each quantizes its own ``dim`` channels.
+        disentangle: True adds the ``disentanglement`` term; the heads must then have equal ``dim``.
     """
 
     def __init__(self, heads: Sequence[Quantizer], disentangle: bool = True):
@@ -41,7 +41,7 @@ class FactorizedQuantizer(Quantizer):
         self.grid_multiple = math.lcm(*(head.grid_multiple for head in heads))
 
     def split(self, latent: Tensor) -> tuple[Tensor, ...]:
-        """A latent (b, d, h, w), quantized or not, to the part of each head (b, head.dim, h, w)."""
+        """Splits a latent (b, d, h, w), quantized or not, into the parts of the heads (b, head.dim, h, w)."""
         return latent.split([head.dim for head in self.heads], dim=1)
 
     def forward(self, z: Tensor, context: Context = Context()) -> Quantized:
@@ -83,11 +83,11 @@ class FactorizedQuantizer(Quantizer):
         return torch.cat([head.near_ties(*own) for head, *own in parts], dim=1)
 
     def _codes(self, codes: Tensor) -> tuple[Tensor, ...]:
-        """Codes (b, k, h, w) to those of each head."""
+        """Splits codes (b, k, h, w) into those of the heads."""
         return codes.split([len(head.codebook_sizes) for head in self._heads], dim=1)
 
     def _owner(self, i: int) -> tuple[int, int]:
-        """Which head has the i-th codebook, and its number there."""
+        """Index of the head that has the i-th codebook, and the codebook's index in it."""
         return [(n, own) for n, head in enumerate(self._heads) for own in range(len(head.codebook_sizes))][i]
 
     def table(self, i: int) -> Table | None:
@@ -122,13 +122,13 @@ class FactorizedQuantizer(Quantizer):
 def factorized(
     head: Callable[..., Quantizer], num_codebooks: int, dim: int, disentangle: bool = True
 ) -> FactorizedQuantizer:
-    """A factorized quantizer of equal heads.
+    """Makes a factorized quantizer of equal heads.
 
     Args:
         head: Makes a sub-quantizer when called with its ``dim``.
-        num_codebooks: How many, k.
+        num_codebooks: Number of heads k.
         dim: Channels d of the whole latent; each head gets d / k.
-        disentangle: Whether to add the ``disentanglement`` term.
+        disentangle: True adds the ``disentanglement`` term.
     """
     if num_codebooks < 1 or dim % num_codebooks:
         raise ValueError(f"num_codebooks={num_codebooks} does not divide the latent's {dim} channels")
@@ -136,10 +136,10 @@ def factorized(
 
 
 def disentanglement(latents: Sequence[Tensor]) -> Tensor:
-    """The mean over positions and pairs of the squared cosine between sub-latents (arXiv:2411.16681, section 3.3).
+    """Mean over positions and pairs of the squared cosine between sub-latents (arXiv:2411.16681, section 3.3).
 
     Args:
-        latents: At least two of (b, d, h, w).
+        latents: At least two latents (b, d, h, w).
     """
     unit = [F.normalize(latent.float(), dim=1) for latent in latents]
     pairs = [(a * b).sum(1).square().mean() for a, b in combinations(unit, 2)]

@@ -1,4 +1,4 @@
-"""The head of transformers' Janus, which chooses codes in one table and decodes another."""
+"""Head of transformers' Janus, which selects codes in one table and decodes another."""
 
 import torch
 import torch.nn.functional as F
@@ -10,11 +10,11 @@ from vistok.quantizers.estimators import with_gradient_of
 
 
 class JanusQuantizer(Quantizer):
-    """Codes are those of the nearest codewords by L2; what is decoded are the same codewords at unit length.
+    """Selects the nearest codewords by L2, and decodes the same codewords at unit length.
 
-    transformers' port of LlamaGen's head normalises when it decodes but not when it encodes. This one gives the
-    codes and images of that library for its files. To train a tokenizer take ``VectorQuantizer(cosine=True)``, the head
-    that the port is of; weights fit from one to the other.
+    transformers' port of LlamaGen's head normalises codewords when it decodes but not when it encodes. This head gives
+    the same codes and images as that library for its files. To train a tokenizer use ``VectorQuantizer(cosine=True)``,
+    the head that was ported; the weights are interchangeable.
 
     Args:
         codebook_size: Number of codewords n, at least 2.

@@ -1,4 +1,4 @@
-"""Heads whose codebook is a function of what is learned: SimVQ, VQBridge, and those of one's own like them."""
+"""Base of heads whose codebook is a function of learned parameters, such as SimVQ and VQBridge."""
 
 from abc import abstractmethod
 from functools import cached_property
@@ -12,16 +12,17 @@ from vistok.quantizers.vq import VectorQuantizer, plain
 
 
 class MappedCodebook(Quantizer):
-    """The nearest codeword by L2 in a codebook that ``codebook()`` computes: a subclass needs nothing else.
+    """Nearest codeword by L2 in a codebook that ``codebook()`` computes; a subclass needs to define nothing else.
 
-    Gradients reach whatever it is computed from. For inference it is folded into the plain table that it amounts to.
+    Gradients reach the parameters from which the codebook is computed. For inference the head is folded into the
+    resulting plain table.
     """
 
     loss_names = ("commitment", "codebook")
 
     @abstractmethod
     def codebook(self) -> Tensor:
-        """The codewords (n, d), with gradients; called with autocast off."""
+        """Codewords (n, d), with gradients; called with autocast off."""
 
     @cached_property
     def dim(self) -> int:

@@ -1,8 +1,8 @@
-"""Which regions of an image get few codes and which get many: the routers of DQ-VAE (arXiv:2305.11718).
+"""Routers of DQ-VAE: they choose which regions of an image get few codes and which many (arXiv:2305.11718).
 
-A router takes maps of the same image at G resolutions, the coarsest first and each twice as fine as the one before,
-and the head's context. It returns a gate (b, G, h, w) on the coarsest grid, 1 for the grain that a region gets and 0
-for the others. In training the gate of a learned router carries gradients. It has ``grains``, and may have
+A router takes maps of the same image at G resolutions, coarsest first, each twice as fine as the one before, and the
+head's context. It returns a gate (b, G, h, w) on the coarsest grid: 1 for the granularity of a region and 0 for the
+others. In training the gate of a learned router carries gradients. A router has ``grains``, the number G, and may have
 ``context_fields``, as a head has them.
 """
 
@@ -17,22 +17,23 @@ from torch import Tensor, nn
 from vistok.quantizers.base import Context, called_in_float32
 from vistok.quantizers.estimators import with_gradient_of
 
-GREY = (0.2989, 0.5870, 0.1140)  # of red, green, blue
+GREY = (0.2989, 0.5870, 0.1140)  # weights of red, green, blue
 BINS = 32
-BANDWIDTH = 0.01  # deviation of the Gaussian that each pixel spreads over the bins
-ROWS_AT_ONCE = 2**22  # floats of scratch
+BANDWIDTH = 0.01  # standard deviation of the Gaussian with which a pixel adds to the bins
+ROWS_AT_ONCE = 2**22  # floats of scratch memory
 
 
 class FeatureRouter(nn.Module):
-    """A small network over the maps' features decides (section 3.2 and code, ``2layer-fc-SiLu``, ``group-32``).
+    """Chooses by a small network over the maps' features (section 3.2 and code, ``2layer-fc-SiLu``, ``group-32``).
 
-    In training it draws from its logits by Gumbel-softmax at temperature 1, straight-through; in evaluation it takes
-    the largest. With ``context.rate`` evaluation gives the finer grains that share of regions, those worth most to it.
+    In training it samples from its logits by straight-through Gumbel-softmax at temperature 1; in evaluation it takes
+    the largest logit. With ``context.rate``, evaluation gives finer granularities to that share of regions with the
+    highest expected granularity.
 
     Args:
         dim: Channels of every map.
-        grains: G.
-        groups: Groups of the norms, which must divide ``dim``.
+        grains: Number of granularities G.
+        groups: Groups of the norms; must divide ``dim``.
     """
 
     context_fields = frozenset()
@@ -50,10 +51,10 @@ class FeatureRouter(nn.Module):
         """Maps (b, dim, 2^g h, 2^g w), coarsest first, to logits (b, G, h, w).
 
         Raises:
-            ValueError: They are not one for each grain.
+            ValueError: There is not one map for each granularity.
         """
         if len(maps) != self.grains:
-            raise ValueError(f"maps are {len(maps)}, but grains={self.grains} need one each")
+            raise ValueError(f"there are {len(maps)} maps, but grains={self.grains} need one each")
         normed = [called_in_float32(norm, m) for norm, m in zip(self.norms, maps, strict=True)]
         pooled = torch.cat([F.avg_pool2d(m, 2**g) for g, m in enumerate(normed)], dim=1)
         return rearrange(called_in_float32(self.gate, rearrange(pooled, "b d h w -> b h w d")), "b h w g -> b g h w")
@@ -66,21 +67,21 @@ class FeatureRouter(nn.Module):
         if context.rate is None:
             return one_hot(logits.argmax(1), self.grains)
         worth = (logits.softmax(1) * torch.arange(self.grains, device=logits.device)[:, None, None]).sum(1)
-        return one_hot(grains_by_rank(worth, context.rate, self.grains), self.grains)
+        return one_hot(granularities_by_rank(worth, context.rate, self.grains), self.grains)
 
 
 class EntropyRouter(nn.Module):
-    """Regions with more entropy get more codes; nothing is learned (the authors' "better version", code and README).
+    """Gives more codes to regions of higher entropy; nothing is learned (the authors' "better version", code, README).
 
-    With ``context.rate`` each image gives that share of its regions, those with most entropy, to the finer grains;
-    otherwise the thresholds decide, and an image gets as many codes as it needs.
+    With ``context.rate`` the regions of each image with the highest entropy get finer granularities, that share of
+    them. Otherwise the thresholds decide, and the number of codes differs between images.
 
     Args:
-        thresholds: G - 1 entropies in nats, rising: a region above the first gets the second grain, and so on. They
-            depend on the data, the patch and the bins: ``python -m vistok data thresholds`` computes them.
-        patch: Pixels along each side of a region.
+        thresholds: G - 1 ascending entropies in nats: a region above the first gets the second granularity, and so on.
+            They depend on the data, the patch and the bins: ``python -m vistok data thresholds`` computes them.
+        patch: Side of a region in pixels.
         low: Pixel value of the first of the 32 bins.
-        high: Pixel value of the last one.
+        high: Pixel value of the last bin.
     """
 
     context_fields = frozenset({"images"})
@@ -89,7 +90,7 @@ class EntropyRouter(nn.Module):
         super().__init__()
         thresholds = list(thresholds)
         if not thresholds or sorted(set(thresholds)) != thresholds:
-            raise ValueError(f"thresholds must be one or more rising entropies, not {thresholds}")
+            raise ValueError(f"thresholds must be one or more ascending entropies, not {thresholds}")
         self.thresholds, self.patch, self.low, self.high = thresholds, patch, low, high
         self.grains = len(thresholds) + 1
 
@@ -102,22 +103,22 @@ class EntropyRouter(nn.Module):
             raise ValueError(f"patch={self.patch} does not make regions of {grid} from images of {height}x{width}")
         entropies = patch_entropy(context.images, self.patch, self.low, self.high)
         if context.rate is not None:
-            return one_hot(grains_by_rank(entropies, context.rate, self.grains), self.grains)
+            return one_hot(granularities_by_rank(entropies, context.rate, self.grains), self.grains)
         above = [(entropies > threshold).long() for threshold in self.thresholds]
         return one_hot(cast(Tensor, sum(above)), self.grains)
 
 
-def one_hot(grain: Tensor, grains: int) -> Tensor:
-    """Grains (b, h, w) int64 to a gate (b, grains, h, w) float32."""
-    return rearrange(F.one_hot(grain, grains), "b h w g -> b g h w").float()
+def one_hot(granularity: Tensor, grains: int) -> Tensor:
+    """Granularities (b, h, w) int64 to a gate (b, grains, h, w) float32."""
+    return rearrange(F.one_hot(granularity, grains), "b h w g -> b g h w").float()
 
 
-def grains_by_rank(worth: Tensor, rate: Tensor, grains: int) -> Tensor:
-    """Give each image's most worthy regions the finest grain, the next ones the next.
+def granularities_by_rank(worth: Tensor, rate: Tensor, grains: int) -> Tensor:
+    """Give each image's most worthy regions the finest granularity, the next ones the next.
 
     Args:
         worth: (b, h, w).
-        rate: Shares of the regions for grain 1 and, with more grains, 2 and so on: (b,) for two grains, else
+        rate: Shares of the regions for granularity 1 and, with more grains, 2 and so on: (b,) for two grains, else
             (b, grains - 1), each row with a sum of at most 1.
         grains: G.
 
@@ -136,14 +137,14 @@ def patch_entropy(images: Tensor, patch: int, low: float = -1.0, high: float = 1
     """Entropy in nats of the grey values of each patch, from a soft histogram of 32 bins (DQ-VAE's code).
 
     Args:
-        images: (b, 3, H, W) or grey (b, 1, H, W), in the range that ``low`` and ``high`` bound; H and W multiples of
+        images: (b, 3, H, W) or grey (b, 1, H, W), with values from ``low`` to ``high``; H and W are multiples of
             ``patch``.
-        patch: Pixels along each side.
+        patch: Side of a patch in pixels.
         low: Pixel value of the first bin.
-        high: Pixel value of the last one.
+        high: Pixel value of the last bin.
 
     Returns:
-        (b, H / patch, W / patch) float32, from 0 to ln 32. A patch with all values far from any bin counts 0.
+        (b, H / patch, W / patch) float32, from 0 to ln 32; 0 for a patch whose values are all far from any bin.
     """
     with torch.autocast(images.device.type, enabled=False):
         grey = _grey(images.float())
@@ -167,10 +168,10 @@ def _grey(images: Tensor) -> Tensor:
     if len(channels) == 1:
         return channels[0]
     if len(channels) != 3:
-        raise ValueError(f"images have {len(channels)} channels; the entropy of regions is of grey or colour images")
+        raise ValueError(f"images have {len(channels)} channels; the entropy of regions needs grey or colour images")
     return cast(Tensor, sum(share * channel for share, channel in zip(GREY, channels, strict=True)))
 
 
 def spread(cells: Tensor, size: int) -> Tensor:
-    """Repeat each cell of (b, c, h, w) over size × size positions."""
+    """Repeats each cell of (b, c, h, w) over size × size positions."""
     return repeat(cells, "b c h w -> b c (h p) (w q)", p=size, q=size)

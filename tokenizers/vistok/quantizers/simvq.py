@@ -1,4 +1,4 @@
-"""SimVQ: a frozen codebook seen through one learned linear map (arXiv:2411.02038)."""
+"""SimVQ: a frozen codebook reparameterised by one learned linear map (arXiv:2411.02038)."""
 
 import torch
 from torch import Tensor, nn
@@ -9,13 +9,13 @@ from vistok.quantizers.mapped import MappedCodebook
 
 
 class SimVQ(MappedCodebook):
-    """Every step moves every codeword, since all pass through the same map; none can die alone.
+    """Frozen basis times a learned linear map: every step moves every codeword, so that no codeword can die alone.
 
     Args:
         codebook_size: Number of codewords n, at least 2.
         dim: Codeword dimension d, the channels of the latent.
-        trainable_basis: Learn the basis as well: the paper's ablation.
-        estimator: How gradients pass the choice of a codeword.
+        trainable_basis: True learns the basis as well: the paper's ablation.
+        estimator: Gradient estimator of the codeword choice.
     """
 
     def __init__(

@@ -12,45 +12,46 @@ from vistok.quantizers import base
 from vistok.quantizers.base import Codes, Context, Layout, Quantized, Quantizer, Table
 from vistok.quantizers.estimators import CodewordGradient, DiVeQ, Estimator, StraightThrough
 
-PATIENCE = 3  # training forwards without an update, after which it is said
-COUNT_DECAY = 0.99  # of the moving counts, where the codebook itself is learned by gradient
+PATIENCE = 3  # training forwards without an update before the warning
+COUNT_DECAY = 0.99  # decay of the moving counts of a codebook that is learned by gradient
 
 
 class VectorQuantizer(Quantizer):
-    """The nearest codeword by L2, or by cosine on unit vectors (ViT-VQGAN, arXiv:2110.04627, section 3.2).
+    """Nearest codeword by L2, or by cosine on unit vectors (ViT-VQGAN, arXiv:2110.04627, section 3.2).
 
-    The codebook is learned by gradient, or as moving averages of the vectors that chose each codeword. Either may start
-    from k-means and have its dead codewords restarted; both happen in ``update``.
+    The codebook is learned by gradient, or as moving averages of the vectors assigned to each codeword. Both kinds can
+    start from k-means and restart dead codewords; these happen in ``update``.
 
     Args:
         codebook_size: Number of codewords n, at least 2.
         dim: Codeword dimension d, the channels of the latent.
-        cosine: Normalise latent and codewords to unit length.
-        raw_gradient: With ``cosine``, hand the decoder's gradient to the latent as it came (enhancing-transformers'
-            ViT-VQGAN); else to the unit latent, so that what would only change its length is lost (LlamaGen).
-        ema_decay: Learn the codebook as moving averages with this decay (VQ-VAE, appendix A.1) instead of by gradient;
-            there is then no ``codebook`` loss.
-        restart: A codeword is dead when its moving count is below this many times ``restart_unit``; it then moves onto
-            a random vector of the batch, and its count becomes one unit. None leaves dead codewords alone.
-        restart_unit: ``even``, the count that each codeword would have if all were used alike; or ``vector``, one
-            vector of an update, as released by RQ-VAE (arXiv:2203.01941) and DQ-VAE, which depends on the batch size.
-        kmeans_updates: Begin with so many updates of sequential k-means: the codebook starts as vectors of the first
-            batch, and each codeword is the mean of all that chose it so far. 0 leaves it out.
-        weighted_counts: Whether a context's weights count in the statistics as they do in the losses. False counts
-            every position once, as DQ-VAE's code does.
-        entropy_temperature: Adds the ``entropy`` loss at this temperature; None leaves it out, and so does a context in
-            whose ``unused`` it is.
-        estimator: How gradients pass the choice of a codeword.
-        unit_table: With ``cosine``, codewords are of unit length already, as in a head for inference, and read as they
-            are.
+        cosine: True normalises latent and codewords to unit length.
+        raw_gradient: With ``cosine``, True passes the decoder's gradient unchanged to the latent
+            (enhancing-transformers' ViT-VQGAN). False passes it to the unit latent, so that the part that would only
+            change the latent's length is lost (LlamaGen).
+        ema_decay: Decay of the moving averages that the codebook is learned as (VQ-VAE, appendix A.1), in [0, 1); there
+            is then no ``codebook`` loss. None learns it by gradient.
+        restart: A codeword is dead when its moving count is below this number of ``restart_unit``; it then moves onto a
+            random vector of the batch, and its count becomes one unit. None never restarts codewords.
+        restart_unit: ``even``, the count of each codeword under uniform usage; or ``vector``, one vector of an update,
+            as released by RQ-VAE (arXiv:2203.01941) and DQ-VAE, which depends on the batch size.
+        kmeans_updates: Number of updates of sequential k-means at the start: the codebook starts as vectors of the
+            first batch, and each codeword is the mean of all vectors assigned to it so far. 0 skips k-means.
+        weighted_counts: True applies a context's weights to the statistics as well as to the losses. False counts every
+            position once, as DQ-VAE's code does.
+        entropy_temperature: Temperature of the ``entropy`` loss; None has no such loss. A context whose ``unused``
+            contains the term skips it too.
+        estimator: Gradient estimator of the codeword choice.
+        unit_table: With ``cosine``, True declares that codewords already have unit length, as in a head for inference,
+            so that they are not normalised again.
     """
 
     stored_names = {"codewords": "table"}
 
-    codewords: Tensor  # (n, d), as they are learned
+    codewords: Tensor  # (n, d) before normalisation
     ema_counts: Tensor  # (n,)
     ema_sums: Tensor  # (n, d)
-    updates: Tensor  # of k-means
+    updates: Tensor  # updates of k-means so far
 
     def __init__(
         self,
@@ -94,13 +95,13 @@ class VectorQuantizer(Quantizer):
             self.register_buffer("codewords", table)
         self.averages_vectors = ema_decay is not None or kmeans_updates > 0
         if self.averages_vectors or restart is not None:
-            from_data = restart is not None or kmeans_updates > 0  # then all codewords are dead at first
+            from_data = restart is not None or kmeans_updates > 0  # then all codewords start as dead
             self.register_buffer("ema_counts", torch.full((codebook_size,), 0.0 if from_data else 1.0))
         if self.averages_vectors:
             self.register_buffer("ema_sums", table.clone())
         if kmeans_updates:
             self.register_buffer("updates", torch.zeros((), dtype=torch.int64))
-        self.even: Tensor | float = 1.0  # what each codeword of the last update had counted, were all used alike
+        self.even: Tensor | float = 1.0  # count of each codeword in the last update under uniform usage
         self.forwards = 0 if ema_decay is not None else None
 
     @base.in_float32
@@ -149,19 +150,19 @@ class VectorQuantizer(Quantizer):
         return stats
 
     def _warn_if_never_updated(self, forwards: int) -> None:
-        """Say once that an update is due: of gradients this codebook has none."""
+        """Warns once that updates are missing: this codebook gets no gradients."""
         self.forwards = forwards if forwards < PATIENCE else None
         if forwards == PATIENCE:
             warnings.warn(
                 f"this codebook is learned by moving averages (ema_decay={self.ema_decay}), but {PATIENCE} training "
-                "batches went by without an update: call head.update(quantized.stats) after each step of the "
+                "batches had no update: call head.update(quantized.stats) after each step of the "
                 "optimizer, or head.learn_alone() once",
                 stacklevel=2,
             )
 
     @torch.no_grad()
     def update(self, stats: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Moving averages of counts and sums, counts smoothed after Laplace (arXiv:1711.00937, Eq. 6-8)."""
+        """Updates moving averages of counts and sums; counts are Laplace-smoothed (arXiv:1711.00937, Eq. 6-8)."""
         self.forwards = None
         if not stats:
             return {}
@@ -169,7 +170,7 @@ class VectorQuantizer(Quantizer):
         starting = None
         if self.kmeans_updates:
             starting = self.updates < self.kmeans_updates
-            share = torch.where(starting, 1 / (self.updates + 1), share)  # 1, 1/2, 1/3: the mean of all so far
+            share = torch.where(starting, 1 / (self.updates + 1), share)  # 1, 1/2, 1/3: the running mean
             self.updates += 1
         self.ema_counts.lerp_(stats["counts"], share)
         self.even = stats["counts"].mean()
@@ -188,7 +189,7 @@ class VectorQuantizer(Quantizer):
         return {"codewords": moved}
 
     def _restart(self, samples: Tensor | None, starting: Tensor | None) -> Tensor:
-        """Move dead codewords onto samples (n, d), if there are any; which they were, (n,) bool."""
+        """Moves dead codewords onto samples (n, d), if given; returns the dead ones, (n,) bool."""
         unit = self.ema_counts.mean() if self.restart_unit == "even" else 1.0
         dead = self.ema_counts < (self.restart or 0.0) * unit
         if starting is not None:
@@ -198,13 +199,13 @@ class VectorQuantizer(Quantizer):
         return dead
 
     def _put(self, rows: Tensor, vectors: Tensor, count: Tensor | float) -> None:
-        """Set chosen codewords (n,) bool to rows of (n, d), and the averages that they are learned from."""
+        """Sets codewords ``rows`` (n,) bool to rows of ``vectors`` (n, d), together with their moving averages."""
         rows_of_vectors = rows[:, None]
         self.codewords.copy_(torch.where(rows_of_vectors, vectors, self.codewords))
         if self.averages_vectors:
             self.ema_sums.copy_(torch.where(rows_of_vectors, count * vectors, self.ema_sums))
         if self.averages_vectors or self.restart is not None:
-            counts = torch.where(rows, cast(Tensor, count), self.ema_counts)  # or a number, which torch takes too
+            counts = torch.where(rows, cast(Tensor, count), self.ema_counts)  # torch also accepts a number
             self.ema_counts.copy_(counts)
 
     @torch.no_grad()
@@ -241,21 +242,21 @@ class VectorQuantizer(Quantizer):
 
 @torch.no_grad()
 def plain(codebook: Tensor, cosine: bool = False) -> VectorQuantizer:
-    """A head for inference with the codewords (n, d), nothing learned.
+    """Head for inference with fixed codewords (n, d).
 
     Args:
-        codebook: The codewords; of unit length for a head by cosine.
-        cosine: Compare them with the latent at unit length. By L2 alone a latent near zero would often get another
-            code than by cosine: all unit codewords are then about equally far.
+        codebook: The codewords; of unit length for a head that compares by cosine.
+        cosine: True compares codewords with the latent at unit length. By L2 alone a latent near zero would often get
+            another code than by cosine, because all unit codewords are then at nearly the same distance.
     """
     size, dim = codebook.shape
-    with torch.random.fork_rng(devices=[]):  # validating often must not change what training draws
+    with torch.random.fork_rng(devices=[]):  # validation must not change the random numbers of training
         head = VectorQuantizer(size, dim, cosine=cosine, unit_table=cosine).to(codebook.device).eval()
     head.codewords.requires_grad_(False).copy_(codebook)
     return head
 
 
 def smoothed(counts: Tensor, epsilon: float = 1e-5) -> Tensor:
-    """Counts (n,) after Laplace: none is zero, and their sum stays."""
+    """Counts (n,) with Laplace smoothing: none is zero, and their sum is unchanged."""
     total = counts.sum()
     return (counts + epsilon) / (total + len(counts) * epsilon) * total

@@ -1,4 +1,4 @@
-"""VQBridge: a codebook seen through a small transformer over all of it (FVQ, arXiv:2509.10140)."""
+"""VQBridge: a codebook mapped by a small transformer over all codewords (FVQ, arXiv:2509.10140)."""
 
 import math
 from typing import cast
@@ -18,17 +18,17 @@ VARIANTS = ("vit", "dit")
 
 
 class VQBridge(MappedCodebook):
-    """Every step moves every codeword through the bridge, which ``for_inference`` leaves out.
+    """Codebook that passes through a transformer, so that every step moves every codeword; inference omits the bridge.
 
     Args:
         codebook_size: Number of codewords n, at least 2.
         dim: Codeword dimension d, the channels of the latent.
         size: Width of the bridge by name: ``XS``, ``S``, ``B``, ``L`` or ``XL``.
-        patch: p: one token of the bridge is p × p codewords.
-        depth: Transformer blocks.
+        patch: p; each token of the bridge represents p × p codewords.
+        depth: Number of transformer blocks.
         variant: ``vit``, plain blocks as in the paper; or ``dit``, the blocks of the published training scripts, with
             fixed positions and an unconditional modulation.
-        estimator: How gradients pass the choice of a codeword.
+        estimator: Gradient estimator of the codeword choice.
     """
 
     stored_names = {"basis": "table"}
@@ -62,11 +62,11 @@ class VQBridge(MappedCodebook):
 
 
 def grid_of(codebook_size: int, patch: int) -> tuple[int, int]:
-    """Rows and columns, multiples of ``patch``, that a codebook is laid out in.
+    """Rows and columns, multiples of ``patch``, in which a codebook is arranged.
 
     A square where ``patch`` divides the root of a square size, as published. Other sizes take the grid with the fewest
-    places left over (zeros, dropped behind the bridge), and of these the one nearest to a square: 8,192 codewords in
-    patches of 4 make 64 × 128 with none left over.
+    unused places (zeros, dropped after the bridge), and of these the one nearest to a square: 8,192 codewords in
+    patches of 4 make 64 × 128 without unused places.
 
     Raises:
         ValueError: A patch is larger than the side of the codebook.
@@ -82,17 +82,18 @@ def grid_of(codebook_size: int, patch: int) -> tuple[int, int]:
 
 
 class Bridge(nn.Module):
-    """A codebook (rows · columns, d) to another of that shape: compress p × p codewords to a token, process, recover.
+    """Maps a codebook (rows · columns, d) to one of the same shape: p × p codewords to a token, transformer, and back.
 
-    There is no residual, and the last layer begins at zero: at first all codewords are zero (as released).
+    There is no residual connection, and the last layer starts at zero, so that all codewords are zero at first (as
+    released).
 
     Args:
         grid: Rows and columns of the codebook.
         dim: Codeword dimension d.
         width: Width of the transformer.
         patch: p.
-        depth: Transformer blocks.
-        modulated: Blocks of DiT (arXiv:2212.09748) with one learned condition, and fixed positions.
+        depth: Number of transformer blocks.
+        modulated: True uses blocks of DiT (arXiv:2212.09748) with one learned condition, and fixed positions.
     """
 
     def __init__(self, grid: tuple[int, int], dim: int, width: int, patch: int, depth: int, modulated: bool):
@@ -134,11 +135,11 @@ class Bridge(nn.Module):
 
 
 class BridgeBlock(nn.Module):
-    """A pre-norm transformer block over tokens (t, width), 4 heads and an MLP of twice the width.
+    """Pre-norm transformer block over tokens (t, width) with 4 heads and an MLP of twice the width.
 
     Args:
-        width: Channels.
-        modulated: Shift and scale what each part reads, and gate what it adds, by a condition (adaLN-Zero).
+        width: Number of channels.
+        modulated: True shifts and scales the input of each part, and gates its output, by a condition (adaLN-Zero).
     """
 
     def __init__(self, width: int, modulated: bool):
@@ -166,7 +167,7 @@ def normalized(tokens: Tensor) -> Tensor:
 
 
 def zero(layer: nn.Linear) -> None:
-    """Make a layer's output zero until it has learned."""
+    """Initialises a layer so that its output is zero."""
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
 

@@ -1,1 +1,1 @@
-"""The report of an evaluation: JSON, values of each image, an HTML page, a table."""
+"""Reports of an evaluation: JSON, values of each image, an HTML page, a table."""

@@ -1,6 +1,6 @@
-"""Charts as inline SVG, and pixels as data URIs: what a page needs that asks no other file or host for anything.
+"""Charts as inline SVG and pixels as data URIs, for a page without links to other files or hosts.
 
-Colours are classes, ``s0`` to ``s7``, that the page's style sheet sets for light and dark.
+Colours are classes, ``s0`` to ``s7``, that the page's style sheet defines for light and dark mode.
 """
 
 import base64
@@ -21,16 +21,16 @@ SMALL = 96  # pixels; up to here a PNG, above it a JPEG
 
 
 class Axis(NamedTuple):
-    """From values to places along one side of a chart."""
+    """Mapping from values to positions along one side of a chart."""
 
     low: float
     high: float
     log: bool = False
-    whole: bool = False  # whether its values are counts
+    integer: bool = False  # True if the values are counts
 
     @classmethod
     def over(cls, values: Sequence[float], log: bool = False) -> "Axis":
-        """That all values fit on, with some room."""
+        """Axis that covers all values, with a margin."""
         low, high = min(values), max(values)
         if log:
             return cls(low, max(1.1 * high, 2 * low), True)
@@ -38,19 +38,19 @@ class Axis(NamedTuple):
         return cls(low - room, high + room)
 
     def at(self, value: float) -> float:
-        """From 0 to 1."""
+        """Position of a value, from 0 to 1."""
         if self.log:
             return math.log(value / self.low) / math.log(self.high / self.low)
         return (value - self.low) / (self.high - self.low)
 
     def ticks(self) -> list[float]:
-        """Round values, two to six of them on a linear axis."""
+        """Round values for ticks, two to six of them on a linear axis."""
         if self.log:
             first, last = math.ceil(math.log10(self.low)), math.floor(math.log10(self.high))
             return [10.0**power for power in range(first, last + 1)]
         step = 10.0 ** math.floor(math.log10((self.high - self.low) / 3))
         step *= next(m for m in (1, 2, 5, 10) if (self.high - self.low) / (m * step) <= 5)
-        step = max(step, 1.0) if self.whole else step
+        step = max(step, 1.0) if self.integer else step
         first, last = math.ceil(self.low / step - 1e-9), math.floor(self.high / step + 1e-9)
         return [step * i for i in range(first, last + 1)]
 
@@ -64,15 +64,15 @@ def y_at(axis: Axis, value: float) -> float:
 
 
 def chart(x: Axis, y: Axis, x_name: str, y_name: str, content: str, label: str) -> str:
-    """An SVG with axes around ``content``.
+    """SVG with axes around ``content``.
 
     Args:
-        x: The horizontal axis.
-        y: The vertical one.
-        x_name: What is on it.
-        y_name: The same.
+        x: Horizontal axis.
+        y: Vertical axis.
+        x_name: Label of the horizontal axis.
+        y_name: Label of the vertical axis.
         content: SVG, already escaped.
-        label: For those who do not see it.
+        label: Description for screen readers.
     """
     lines = []
     for tick in x.ticks():
@@ -94,12 +94,12 @@ def chart(x: Axis, y: Axis, x_name: str, y_name: str, content: str, label: str) 
 
 
 def number(value: float) -> str:
-    """A tick's label."""
+    """Label of a tick."""
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:.6g}"
 
 
 def rank_chart(series: Sequence[tuple[str, np.ndarray]]) -> str:
-    """How often each codeword was chosen, most frequent first, both axes logarithmic; dead codewords are not on it.
+    """Counts of codewords, most frequent first, on logarithmic axes; dead codewords are omitted.
 
     Args:
         series: Names with counts (n,), at least one above 0.
@@ -119,11 +119,11 @@ def rank_chart(series: Sequence[tuple[str, np.ndarray]]) -> str:
 
 
 def histogram(series: Sequence[tuple[str, np.ndarray]], name: str) -> str:
-    """Distributions over images, on common bins, twice the root of their number but thirty at most.
+    """Distributions over images on common bins: twice the root of the number of images, at most thirty.
 
     Args:
         series: Names with values (n,).
-        name: Of the values.
+        name: Name of the values.
     """
     bins = min(30, math.ceil(2 * len(series[0][1]) ** 0.5))
     everything = np.concatenate([values for _, values in series])
@@ -133,7 +133,7 @@ def histogram(series: Sequence[tuple[str, np.ndarray]], name: str) -> str:
         else everything[0] + (np.linspace(-0.5, 0.5, bins + 1))
     )
     counted = [(own, np.histogram(values, edges)[0]) for own, values in series]
-    x, y = Axis(edges[0], edges[-1]), Axis(0, 1.05 * max(counts.max() for _, counts in counted), whole=True)
+    x, y = Axis(edges[0], edges[-1]), Axis(0, 1.05 * max(counts.max() for _, counts in counted), integer=True)
     content = []
     for i, (own, counts) in enumerate(counted):
         path = f"M{x_at(x, edges[0]):.1f} {y_at(y, 0):.1f}"
@@ -145,7 +145,7 @@ def histogram(series: Sequence[tuple[str, np.ndarray]], name: str) -> str:
 
 
 class Point(NamedTuple):
-    """One mark of a scatter plot."""
+    """Mark of a scatter plot."""
 
     x: float
     y: float
@@ -166,7 +166,7 @@ def scatter(points: Sequence[Point], x_name: str, y_name: str) -> str:
 
 
 def marker(shape: int, colour: int, hollow: bool = False) -> str:
-    """SVG around the origin, about 12 units wide."""
+    """SVG of a marker around the origin, about 12 units wide."""
     shapes = {
         "circle": '<circle r="5.5"/>',
         "square": '<rect x="-5" y="-5" width="10" height="10"/>',
@@ -180,7 +180,7 @@ def marker(shape: int, colour: int, hollow: bool = False) -> str:
 
 
 def legend(entries: Sequence[tuple[str, int, int]]) -> str:
-    """A list of names, each with its colour and marker."""
+    """List of names, each with its colour and marker."""
     items = "".join(
         f'<li><svg viewBox="-8 -8 16 16" aria-hidden="true">{marker(shape, colour)}</svg>{escape(name)}</li>'
         for name, colour, shape in entries

@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: the JSON, the values of each image, and the page."""
+"""Output files of an evaluation: the JSON, the values of each image, and the HTML page."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -30,7 +30,7 @@ def report_of(
     unavailable: Mapping[str, str],
     device: torch.device,
 ) -> dict[str, Any]:
-    """All that is known about the scores, for JSON."""
+    """Content of the JSON: the scores and everything known about them."""
     return {
         "format": FORMAT,
         "scores": [
@@ -71,13 +71,13 @@ def report_of(
 
 
 def write(report: Mapping[str, Any], results: Sequence[Result], output: Path) -> None:
-    """Write values and pictures beside the JSON, which comes last and so means success.
+    """Writes the values and the page beside the JSON. The JSON is written last, so that its existence means success.
 
-    ``OUTPUT.html`` is the page to look at.
+    ``OUTPUT.html`` is the page.
 
-    ``OUTPUT.npz`` holds ``names`` (n,); for the i-th tokenizer ``i/PROTOCOL/DISTANCE`` (n,) float32, and for each crop
-    ``i/CROP/tokens`` (n,) int64, the positions that are tokens, and ``i/CROP/counts/j`` (size,) int64, how often each
-    codeword of the j-th codebook was chosen.
+    ``OUTPUT.npz`` holds ``names`` (n,). For the i-th tokenizer it holds ``i/PROTOCOL/DISTANCE`` (n,) float32, and for
+    each crop ``i/CROP/tokens`` (n,) int64, the number of positions that are tokens, and ``i/CROP/counts/j`` (size,)
+    int64, the count of each codeword of the j-th codebook.
     """
     arrays = {"names": np.array(results[0].names)}
     for i, result in enumerate(results):

@@ -1,6 +1,6 @@
-"""``OUTPUT.html``: an evaluation to look at, in one file that asks no other file or host for anything.
+"""``OUTPUT.html``: the HTML page of an evaluation, one file without links to other files or hosts.
 
-All that is text goes through ``html.escape``; the page's content policy refuses scripts and whatever is not in it.
+All text passes through ``html.escape``. The page's content policy refuses scripts and external content.
 """
 
 import json
@@ -28,7 +28,7 @@ ERROR_RANGE = 64  # levels: the error map's brightest colour
 ERRORS = (colormaps["magma"](np.linspace(0, 1, 256))[:, :3] * 255).round().astype(np.uint8)
 DEAD = (228, 87, 46)
 COUNTS = np.vstack([[DEAD], (colormaps["Blues"](np.linspace(0.25, 1, 255))[:, :3] * 255).round()]).astype(np.uint8)
-MOST_CODEBOOKS = 8  # that are drawn; their numbers are all in the table
+MOST_CODEBOOKS = 8  # drawn codebooks; the table has the numbers of all
 GROUPS = ("Each image, mean", "All images", "Codes", "Rate")
 
 
@@ -36,18 +36,18 @@ def page(report: Mapping[str, Any], results: Sequence[Mapping[str, Scores]]) -> 
     """The report as HTML.
 
     Args:
-        report: The JSON's content.
-        results: Of each tokenizer, by crop, after ``gather``.
+        report: Content of the JSON.
+        results: Scores of each tokenizer by crop, after ``gather``.
     """
     labels = [own["tokenizer"] for own in report["tokenizers"]]
     first = next(iter(report["protocols"].values()))
-    shown = [scores[first["crop"]] for scores in results]  # pictures and codes are of the first protocol's cut
+    selected = [scores[first["crop"]] for scores in results]  # images and codes of the first protocol's crop
     title = f"{', '.join(labels)} on {report['data']['source']}"
     sections = [
         summary(report),
         rate_distortion(report) if len(report["scores"]) > 1 else "",
-        examples(labels, shown, first["crop"]),
-        codes(labels, shown),
+        examples(labels, selected, first["crop"]),
+        codes(labels, selected),
         distributions(labels, report, results),
         provenance(report),
     ]
@@ -62,7 +62,7 @@ def page(report: Mapping[str, Any], results: Sequence[Mapping[str, Scores]]) -> 
 
 
 def summary(report: Mapping[str, Any]) -> str:
-    """The table, below all that its numbers are of."""
+    """Table of scores, below the facts about data and versions."""
     data, versions = report["data"], report["versions"]
     several = len(report["tokenizers"]) > 1
     facts = {
@@ -87,9 +87,10 @@ def summary(report: Mapping[str, Any]) -> str:
 
 
 def table(report: Mapping[str, Any]) -> str:
-    """A column for each protocol and a section for each tokenizer; under a single protocol a column for each tokenizer.
+    """HTML table of the scores, with the hash of each protocol.
 
-    Each protocol stands with its hash.
+    With several protocols it has a column for each protocol and a section for each tokenizer; with a single protocol it
+    has a column for each tokenizer.
     """
     scores, tokenizers = report["scores"], [own["tokenizer"] for own in report["tokenizers"]]
     heads = {name: f"{escape(name)}<small>{escape(own['hash'])}</small>" for name, own in report["protocols"].items()}
@@ -111,9 +112,9 @@ def table(report: Mapping[str, Any]) -> str:
         for heading, names in sorted(groups.items(), key=lambda own: GROUPS.index(own[0])):
             rows.append(f'<tr class="group"><th>{heading}</th><td colspan="{span}"></td></tr>')
             for name in names:
-                shown = [score_table.cell(report, own, name) for own in section]
-                cells = [f"<td>{escape(text)}</td>" if text else '<td class="none">–</td>' for text, _ in shown]
-                unit = max((unit for _, unit in shown), key=len)
+                entries = [score_table.cell(report, own, name) for own in section]
+                cells = [f"<td>{escape(text)}</td>" if text else '<td class="none">–</td>' for text, _ in entries]
+                unit = max((unit for _, unit in entries), key=len)
                 unit = f" <small>{escape(unit)}</small>" if unit else ""
                 rows.append(f"<tr><th>{escape(name.replace('_', ' '))}{unit}</th>{''.join(cells)}</tr>")
     head = "".join(f"<th>{column}</th>" for column in columns)
@@ -124,7 +125,7 @@ def table(report: Mapping[str, Any]) -> str:
 
 
 def group(name: str) -> str:
-    """The part of the table that a metric is in."""
+    """Group of the table that a metric belongs to."""
     if name in DISTANCES or name == BASELINE:
         return GROUPS[0]
     if name.startswith(("usage", "perplexity", "entropy", "distinct")):
@@ -133,13 +134,13 @@ def group(name: str) -> str:
 
 
 def short(path: str) -> str:
-    """The end of a path: of a run's own export the run's folder."""
+    """Last part of a path; for the export of a run, the name of the run's folder."""
     parts = [part for part in path.rstrip("/").split("/") if part]
     return (parts[-2] if len(parts) > 1 and parts[-1] == "tokenizer" else parts[-1]) if parts else path
 
 
 def distinct(paths: Sequence[str]) -> list[str]:
-    """Short names that tell paths apart: numbered where their ends do not."""
+    """Short names that distinguish the paths; numbered if their last parts are equal."""
     names = [short(path) for path in paths]
     if len(set(names)) == len(names):
         return names
@@ -147,7 +148,7 @@ def distinct(paths: Sequence[str]) -> list[str]:
 
 
 def rate_distortion(report: Mapping[str, Any]) -> str:
-    """A scatter plot for each metric that several scores have."""
+    """Scatter plot of each metric that at least two scores have."""
     scores, protocols = report["scores"], list(report["protocols"])
     paths = [own["tokenizer"] for own in report["tokenizers"]]
     names = distinct(paths)
@@ -169,9 +170,9 @@ def rate_distortion(report: Mapping[str, Any]) -> str:
                         rate, own["metrics"][metric], tokenizer, protocol, f"{name} at {rate:.4g} bpp", hollow
                     )
                 )
-        shown = metric.replace("_", " ")
-        drawn = report_charts.scatter(points, "bits per pixel", shown)
-        charts.append(f"<figure><figcaption><b>{escape(shown)}</b></figcaption>{drawn}</figure>")
+        title = metric.replace("_", " ")
+        drawn = report_charts.scatter(points, "bits per pixel", title)
+        charts.append(f"<figure><figcaption><b>{escape(title)}</b></figcaption>{drawn}</figure>")
     if not charts:
         return ""
     key = report_charts.legend([(name, i, 0) for i, name in enumerate(names)]) if len(names) > 1 else ""
@@ -182,14 +183,14 @@ def rate_distortion(report: Mapping[str, Any]) -> str:
     )
 
 
-def examples(labels: Sequence[str], shown: Sequence[Scores], crop: str) -> str:
-    """Images drawn by their names with all tokenizers side by side, then the worst and the best of each."""
-    distance = shown[0].example_distance
+def examples(labels: Sequence[str], selected: Sequence[Scores], crop: str) -> str:
+    """Images selected by a hash of their names with all tokenizers side by side, then the worst and best of each."""
+    distance = selected[0].example_distance
     names = distinct(labels)
-    by_name = [{own.name: own for own in scores.examples.chosen[DRAWN]} for scores in shown]
+    by_name = [{own.name: own for own in scores.examples.chosen[DRAWN]} for scores in selected]
     drawn = [
         figure(f"e{i}", name, [(label, own[name]) for label, own in zip(names, by_name, strict=True)], distance)
-        for i, name in enumerate(own.name for own in shown[0].examples.chosen[DRAWN])
+        for i, name in enumerate(own.name for own in selected[0].examples.chosen[DRAWN])
     ]
     layout = "figures" if len(names) == 1 else "comparisons"
     parts = [
@@ -200,7 +201,7 @@ def examples(labels: Sequence[str], shown: Sequence[Scores], crop: str) -> str:
     ]
     for kind, heading in ((WORST, "Worst images"), (BEST, "Best images")):
         parts.append(f"<h2>{heading}</h2><p>By {escape(distance)} of 8-bit images.</p>")
-        for i, (label, scores) in enumerate(zip(labels, shown, strict=True)):
+        for i, (label, scores) in enumerate(zip(labels, selected, strict=True)):
             figures = [
                 figure(f"{kind}{i}-{j}", own.name, [("reconstruction", own)], distance)
                 for j, own in enumerate(scores.examples.chosen[kind])
@@ -219,36 +220,39 @@ def error_ramp() -> str:
     )
 
 
-def figure(key: str, name: str, made: Sequence[tuple[str, Example]], distance: str) -> str:
+def figure(key: str, name: str, reconstructions: Sequence[tuple[str, Example]], distance: str) -> str:
     """An image, its reconstructions and their errors, each with an enlarged square.
 
     Args:
-        key: Of the page's ids.
-        name: The image.
-        made: By label.
-        distance: What the examples' distances are.
+        key: Prefix of the ids in the page.
+        name: Name of the image.
+        reconstructions: Labels and examples, one for each tokenizer.
+        distance: Name of the examples' distance.
     """
-    image = made[0][1].image
-    errors = [(own.reconstruction.float() - own.image.float()).abs().mean(0) for _, own in made]  # (H, W)
+    image = reconstructions[0][1].image
+    errors = [(own.reconstruction.float() - own.image.float()).abs().mean(0) for _, own in reconstructions]  # (H, W)
     window = worst_window(sum(errors))
     panels = [("image", report_charts.picture(pixels_of(image)))]
-    for (label, own), error in zip(made, errors, strict=True):
+    for (label, own), error in zip(reconstructions, errors, strict=True):
         indices = (error * (255 / ERROR_RANGE)).clamp(max=255).round().byte().numpy()
         panels.append(
-            (label if len(made) > 1 else "reconstruction", report_charts.picture(pixels_of(own.reconstruction)))
+            (
+                label if len(reconstructions) > 1 else "reconstruction",
+                report_charts.picture(pixels_of(own.reconstruction)),
+            )
         )
         panels.append(("error", report_charts.palette_picture(indices, ERRORS)))
     height, width = image.shape[1:]
-    shown = "".join(
+    rendered = "".join(
         panel(f"{key}-{i}", label, uri, width, height, window, name) for i, (label, uri) in enumerate(panels)
     )
-    values = ", ".join(f"{own.distance:.3f}" for _, own in made)
+    values = ", ".join(f"{own.distance:.3f}" for _, own in reconstructions)
     caption = f"<figcaption><b>{escape(name)}</b> · {escape(distance)} {values}</figcaption>"
-    return f'<figure>{caption}<div class="panels" style="--columns:{len(panels)}">{shown}</div></figure>'
+    return f'<figure>{caption}<div class="panels" style="--columns:{len(panels)}">{rendered}</div></figure>'
 
 
 def panel(key: str, label: str, uri: str, width: int, height: int, window: tuple[int, int, int], name: str) -> str:
-    """A picture with the framed square, and that square alone. The pixels are in the page once."""
+    """A picture with the framed square, and the square enlarged. The page contains the pixels once."""
     top, left, side = window
     square = f'x="{left}" y="{top}" width="{side}" height="{side}"'
     return (
@@ -269,7 +273,7 @@ def pixels_of(image: Tensor) -> np.ndarray:
 
 
 def worst_window(error: Tensor) -> tuple[int, int, int]:
-    """The square of a quarter of the shorter side that has the greatest error (H, W): its top, left and side."""
+    """Square with the greatest error (H, W), a quarter of the shorter side: its top, left and side."""
     side = max(min(error.shape) // 4, min(12, *error.shape))
     stride = max(side // 4, 1)
     means = F.avg_pool2d(error[None, None], side, stride)[0, 0]
@@ -277,10 +281,10 @@ def worst_window(error: Tensor) -> tuple[int, int, int]:
     return at // means.shape[1] * stride, at % means.shape[1] * stride, side
 
 
-def codes(labels: Sequence[str], shown: Sequence[Scores]) -> str:
-    """How often codewords were chosen: by rank, and which ones never."""
+def codes(labels: Sequence[str], selected: Sequence[Scores]) -> str:
+    """Frequencies of codewords: by rank, and a map of those never chosen."""
     series = []
-    for label, scores in zip(distinct(labels), shown, strict=True):
+    for label, scores in zip(distinct(labels), selected, strict=True):
         counts = [own.cpu().numpy() for own in scores.usage.counts]
         for part, own in list(zip(scores.usage.parts, counts, strict=True))[:MOST_CODEBOOKS]:
             series.append((", ".join(name for name in (label if len(labels) > 1 else "", part.name) if name), own))
@@ -302,7 +306,7 @@ def codes(labels: Sequence[str], shown: Sequence[Scores]) -> str:
 
 
 def dead_map(name: str, counts: np.ndarray) -> str:
-    """A square for each codeword (n,), those never chosen in a colour of their own."""
+    """Map with a square for each codeword (n,); dead codewords have their own colour."""
     columns = int(np.ceil(np.sqrt(len(counts))))
     rows = -(-len(counts) // columns)
     logs = np.log(np.maximum(counts, 1))
@@ -325,7 +329,7 @@ def dead_map(name: str, counts: np.ndarray) -> str:
 
 
 def distributions(labels: Sequence[str], report: Mapping[str, Any], results: Sequence[Mapping[str, Scores]]) -> str:
-    """A histogram of each distance under each protocol, and of the number of tokens where it varies."""
+    """Histogram of each distance under each protocol, and of the number of tokens where it varies."""
     names, charts = distinct(labels), []
 
     def add(name: str, series: Sequence[tuple[str, np.ndarray]], about: str) -> None:
@@ -338,7 +342,7 @@ def distributions(labels: Sequence[str], report: Mapping[str, Any], results: Seq
         values = [scores[own["crop"]].values(protocol) for scores in results]
         for distance in values[0]:
             if distance != BASELINE:
-                series = [(name, held[distance].numpy()) for name, held in zip(names, values, strict=True)]
+                series = [(name, of_image[distance].numpy()) for name, of_image in zip(names, values, strict=True)]
                 add(distance.replace("_", " "), series, f"{protocol} {own['hash']}")
     for crop in results[0]:
         series = [(name, np.array(scores[crop].tokens)) for name, scores in zip(names, results, strict=True)]
@@ -354,7 +358,7 @@ def distributions(labels: Sequence[str], report: Mapping[str, Any], results: Seq
 
 
 def provenance(report: Mapping[str, Any]) -> str:
-    """All that is known, folded."""
+    """All details of the report, folded."""
     parts = {
         "Protocols": report["protocols"],
         "Tokenizers": report["tokenizers"],

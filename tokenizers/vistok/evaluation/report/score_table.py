@@ -1,4 +1,4 @@
-"""The scores of an evaluation as a table for a terminal."""
+"""Table of an evaluation's scores for a terminal."""
 
 from typing import Any
 
@@ -10,9 +10,10 @@ from vistok.terminal import visible
 
 
 def scores_table(report: dict[str, Any]) -> Table:
-    """The scores of an evaluation, and below them what they are of.
+    """Table of scores, with the images and versions below it.
 
-    A column for each protocol and a section for each tokenizer; under a single protocol a column for each tokenizer.
+    With several protocols it has a column for each protocol and a section for each tokenizer; with a single protocol it
+    has a column for each tokenizer.
     """
     data, versions, scores = report["data"], report["versions"], report["scores"]
     caption = (
@@ -38,15 +39,15 @@ def scores_table(report: dict[str, Any]) -> Table:
             table.add_row(Text(visible(path), "bold"))
         names = {name: None for score in section for name in score["metrics"]}  # in order, each once
         for name in [*names, *(own for own in report["unavailable"] if own not in names)]:
-            shown = [cell(report, score, name) for score in section]
+            cells = [cell(report, score, name) for score in section]
             table.add_row(
-                name.replace("_", " "), *(text for text, _ in shown), max((unit for _, unit in shown), key=len)
+                name.replace("_", " "), *(text for text, _ in cells), max((unit for _, unit in cells), key=len)
             )
     return table
 
 
 def cell(report: dict[str, Any], score: dict[str, Any], name: str) -> tuple[str, str]:
-    """A score with its unit; nothing where the protocol does not have it."""
+    """A score as text with its unit; empty where the protocol does not have it."""
     if name in score["metrics"]:
         return _with_unit(name, score["metrics"][name])
     distances = {own for protocol in report["protocols"].values() for own in protocol["distances"]}
