@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["PixelMap", "Quantized", "Tokenizer", "load", "read_image", "register", "write_image"]
 __version__ = "0.1.0"
 
-_HOMES = {  # imported when they are first used: a command sets OpenMP's variables before torch is loaded
+_HOMES = {  # imported at their first use: a command sets OpenMP's variables before torch is loaded
     "PixelMap": "vistok.images.ranges",
     "Quantized": "vistok.quantizers.base",
     "Tokenizer": "vistok.tokenizer",

@@ -1,4 +1,4 @@
-"""The pictures a run draws: reconstructions under their originals, and how often each codeword is chosen."""
+"""Pictures of a run: reconstructions below their originals, and the usage of codewords."""
 
 from collections.abc import Sequence
 
@@ -14,14 +14,14 @@ CELL, GAP, CAPTION = 160, 6, 28  # pixels: least width of an image, space betwee
 def reconstruction_grid(
     images: Tensor, reconstructions: Tensor, caption: str, keep: Sequence[Tensor] = ()
 ) -> Image.Image:
-    """Originals over reconstructions, each row under its caption; small images are enlarged by a whole factor.
+    """Originals above reconstructions, each row below its caption; small images are enlarged by an integer factor.
 
     Args:
         images: (n, 3, H, W) uint8.
         reconstructions: The same shape.
-        caption: What to say of the reconstructions.
-        keep: For each image the positions that are tokens (h, w) bool, where a dynamic head chose them: adds a row that
-            shows what each token stands for. Empty leaves it out.
+        caption: Caption of the reconstructions.
+        keep: For each image the positions that are tokens, (h, w) bool, chosen by a dynamic head. They add a row that
+            outlines the region of each token. Empty adds no row.
     """
     n, _, height, width = images.shape
     factor = max(1, CELL // width)
@@ -30,7 +30,7 @@ def reconstruction_grid(
     if keep:
         numbers = ", ".join(str(int(k.sum())) for k in keep)
         outlined = [outline(tile, k.cpu().numpy()) for tile, k in zip(rows[0][1], keep, strict=True)]
-        rows.append((f"what each token stands for: {numbers} tokens", outlined))
+        rows.append((f"region of each token: {numbers} tokens", outlined))
     canvas = Image.new("RGB", (n * (size[0] + GAP) + GAP, len(rows) * (CAPTION + size[1] + GAP)), color=(255, 255, 255))
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=16)
     for row, (text, pictures) in enumerate(rows):
@@ -42,13 +42,13 @@ def reconstruction_grid(
 
 
 def tiles(images: Tensor, size: tuple[int, int]) -> list[Image.Image]:
-    """Images (n, 3, H, W) uint8 enlarged to (width, height) without smoothing."""
+    """Images (n, 3, H, W) uint8, enlarged to (width, height) without smoothing."""
     pictures = [Image.fromarray(image.permute(1, 2, 0).cpu().numpy()) for image in images]
     return [picture.resize(size, Image.Resampling.NEAREST) for picture in pictures]
 
 
 def outline(picture: Image.Image, keep: np.ndarray) -> Image.Image:
-    """A paler picture with a square around the region of each token.
+    """Paler picture with a square around the region of each token.
 
     Args:
         picture: The picture.
@@ -70,11 +70,11 @@ def outline(picture: Image.Image, keep: np.ndarray) -> Image.Image:
 
 
 def codebook_plot(counts: Sequence[Tensor], names: Sequence[str] = ()) -> Image.Image:
-    """Share of positions that chose each codeword, most frequent first, beside an even use of all.
+    """Share of positions that chose each codeword, most frequent first, compared with uniform usage.
 
     Args:
-        counts: For each codebook, how often each codeword was chosen (n,).
-        names: What to call them; empty numbers several codebooks.
+        counts: For each codebook, the count of each codeword, (n,).
+        names: Names of the codebooks; empty numbers several codebooks.
     """
     names = names or [f"codebook {i}" if len(counts) > 1 else "" for i in range(len(counts))]
     figure = Figure(figsize=(8, 4), dpi=120, layout="constrained")
@@ -92,11 +92,11 @@ def codebook_plot(counts: Sequence[Tensor], names: Sequence[str] = ()) -> Image.
         axes.axvline(used, color=color, linestyle="--", linewidth=0.8)
     axes.set_yscale("log")
     largest = max(len(c) for c in counts)
-    if largest > 20 * max(int((c > 0).sum()) for c in counts):  # those in use would be a line at the left
+    if largest > 20 * max(int((c > 0).sum()) for c in counts):  # used codewords would be a line at the left
         axes.set_xscale("log")
     axes.set_xlim(1, largest)
     axes.set_xlabel("codewords, most frequent first")
-    axes.set_ylabel("% of tokens (dotted: even use)")
+    axes.set_ylabel("% of tokens (dotted: uniform usage)")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1))  # above the axes, clear of every line
     figure.canvas.draw()

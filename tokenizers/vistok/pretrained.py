@@ -1,4 +1,4 @@
-"""Pretrained networks of others (LPIPS trunks, Inception, teachers): downloaded by the libraries that know them."""
+"""Pretrained networks of others (LPIPS trunks, Inception, teachers), downloaded by the libraries that publish them."""
 
 import socket
 from collections.abc import Iterator
@@ -12,38 +12,38 @@ from typing_extensions import Self
 
 from vistok.untrusted.torch_files import read_tensors
 
-SILENCE = 60.0  # seconds that a server may be silent
+SILENCE = 60.0  # timeout in seconds for a silent server
 
 
 class WeightsUnavailable(RuntimeError):
-    """Pretrained weights that are neither on disk nor to be downloaded; the message says what to do."""
+    """Pretrained weights are neither on disk nor downloadable; the message names a remedy."""
 
 
 class FrozenNetwork(nn.Module):
-    """Never trained, and in evaluation mode whatever its parent does."""
+    """Network that is never trained and stays in evaluation mode whatever the mode of its parent."""
 
     def train(self, mode: bool = True) -> Self:
         return super().train(False)
 
     def freeze(self) -> None:
-        """For the end of a constructor."""
+        """Freezes all parameters; called at the end of a constructor."""
         self.eval().requires_grad_(False)
 
 
 def timm_network(
     model: str, weights: str | Path = "pretrained", classifier: bool = False
 ) -> tuple[Any, dict[str, Any]]:
-    """A timm model, and how timm prepares its images: ``input_size``, ``mean``, ``std``.
+    """Builds a timm model; returns it with timm's settings for its images: ``input_size``, ``mean``, ``std``.
 
     Args:
-        model: Its name in timm.
-        weights: ``pretrained`` downloads timm's, ``random`` takes the same random ones every time, anything else is
-            the path of a state dict in timm's layout.
-        classifier: Whether to keep the model's classifier: its output is then logits.
+        model: Name of the model in timm.
+        weights: ``pretrained`` downloads timm's weights, ``random`` draws the same random weights every time; any other
+            value is the path of a state dict in timm's layout.
+        classifier: True keeps the model's classifier, so that its output is logits.
 
     Raises:
-        WeightsUnavailable: The download failed. Without a network huggingface_hub first retries for most of a minute;
-            ``HF_HUB_OFFLINE=1`` spares that.
+        WeightsUnavailable: The download failed. Without a network huggingface_hub first retries for up to a minute;
+            ``HF_HUB_OFFLINE=1`` avoids that.
         ValueError: timm has no such model or weights, or the file does not fit.
     """
     try:
@@ -67,14 +67,14 @@ def timm_network(
 
 
 def torchvision_features(model: str, weights: str | Path = "pretrained") -> tuple[nn.Sequential, Any]:
-    """The ``features`` of a torchvision convnet, layer by layer, and how torchvision prepares its images.
+    """Builds the ``features`` of a torchvision convnet, layer by layer.
 
     Args:
-        model: Its name in torchvision: AlexNet, VGG, SqueezeNet, DenseNet, MobileNet, EfficientNet and ConvNeXt have
-            ``features``.
-        weights: ``pretrained`` downloads torchvision's, ``random`` takes the same random ones every time, anything
-            else is the path of a state dict in torchvision's layout, of which ``features.*`` is read; MobileNetV2 also
-            in the older layout with flat blocks.
+        model: Name of the model in torchvision: AlexNet, VGG, SqueezeNet, DenseNet, MobileNet, EfficientNet and
+            ConvNeXt have ``features``.
+        weights: ``pretrained`` downloads torchvision's weights, ``random`` draws the same random weights every time;
+            any other value is the path of a state dict in torchvision's layout, of which ``features.*`` is read. For
+            MobileNetV2 the older layout with flat blocks is read too.
 
     Returns:
         The network, and torchvision's transforms with ``crop_size``, ``mean`` and ``std``.
@@ -101,9 +101,9 @@ def torchvision_features(model: str, weights: str | Path = "pretrained") -> tupl
 
 
 def _nest(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """MobileNetV2 whose blocks are flat (``1.conv.3.weight``) to torchvision's layout, where conv and norm are nested.
+    """Converts MobileNetV2's layout with flat blocks (``1.conv.3.weight``) to torchvision's, where conv and norm are nested.
 
-    The layers are the same; a state dict in torchvision's layout is returned as it is.
+    The layers are the same; a state dict in torchvision's layout is returned unchanged.
     """
     without_expansion = {"0": "0.0", "1": "0.1", "3": "1", "4": "2"}
     with_expansion = {"0": "0.0", "1": "0.1", "3": "1.0", "4": "1.1", "6": "2", "7": "3"}
@@ -122,11 +122,11 @@ def _nest(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 @contextmanager
 def downloading(what: str, instead: str) -> Iterator[None]:
-    """Turn a failed download within the block into a ``WeightsUnavailable`` that names what is missing.
+    """Raises ``WeightsUnavailable`` with the name of the weights if a download within the block fails.
 
     Args:
-        what: The weights, as a person would call them.
-        instead: What to do without a network.
+        what: Name of the weights, for the message.
+        instead: Remedy without a network, for the message.
     """
     former = socket.getdefaulttimeout()
     socket.setdefaulttimeout(SILENCE)  # torch.hub sets none of its own
@@ -140,17 +140,17 @@ def downloading(what: str, instead: str) -> Iterator[None]:
 
 @contextmanager
 def fixed_seed() -> Iterator[None]:
-    """Random weights are the same every time, and the caller's random numbers go on as if none had been drawn."""
+    """Seeds random weights with a constant; the caller's random numbers are unaffected."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         yield
 
 
 def read_state(path: str | Path) -> dict[str, Tensor]:
-    """The state dict in a ``.safetensors`` file, or in one of torch's, of which nothing is run.
+    """Reads a state dict from a ``.safetensors`` or torch file without executing any of its code.
 
     Raises:
-        ValueError: It holds something else, or is damaged.
+        ValueError: The file has other content, or is damaged.
     """
     try:
         state, others = read_tensors(path)
@@ -164,7 +164,7 @@ def read_state(path: str | Path) -> dict[str, Tensor]:
 
 
 def load_state(network: nn.Module, state: dict[str, Tensor], path: str | Path) -> None:
-    """Load weights stored in any precision; ``ValueError`` names the keys that are missing or too many."""
+    """Loads weights stored in any precision; ``ValueError`` names missing and unexpected keys."""
     try:
         missing, unexpected = network.load_state_dict(state, strict=False)
     except RuntimeError as error:  # shapes
@@ -174,5 +174,5 @@ def load_state(network: nn.Module, state: dict[str, Tensor], path: str | Path) -
 
 
 def few(names: list[str], most: int = 4) -> str:
-    """A list of names to read: the first ones, and how many more there are."""
+    """First names of a list, and the number of further ones, for messages."""
     return f"{names[:most]}" + f" and {len(names) - most} more" * (len(names) > most)

@@ -1,4 +1,4 @@
-"""What makes networks faster and their numbers slightly other ones; how much of both is in ``docs/performance.md``."""
+"""Options that make networks faster and change their results slightly; ``docs/performance.md`` has both effects."""
 
 import ctypes
 from collections.abc import Iterator
@@ -9,19 +9,19 @@ from torch import nn
 
 # glibc's mallopt, malloc.h
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
-ONLY_CUDA = "the metrics are sums in float64, which Apple's GPUs do not have, and no others were tried"
+ONLY_CUDA = "the metrics need float64, which Apple's GPUs lack; other devices are untested"
 MODES = ("default", "reduce-overhead", "max-autotune")
 
 
 @contextmanager
 def fast(tokenizer: nn.Module) -> Iterator[None]:
-    """Encode and decode fast within the block: networks in bfloat16, on a CPU channels last and with kept pages too.
+    """Encodes and decodes faster within the block: networks in bfloat16; on a CPU also channels last and kept pages.
 
-    The head compares in float32 as always, but what it compares comes from bfloat16 networks: some codes are others.
-    Whoever stores codes should do without. Memory format and kept pages stay after the block; they change no value.
+    The head still compares in float32, but its inputs come from bfloat16 networks, so that some codes differ. Do not
+    use it to produce codes that are stored. Memory format and kept pages remain after the block; they change no value.
 
     Args:
-        tokenizer: On its device.
+        tokenizer: The tokenizer, on its device.
     """
     device = next(tokenizer.parameters()).device.type
     prepare(tokenizer, channels_last=device == "cpu", keep_pages=device == "cpu")
@@ -30,16 +30,17 @@ def fast(tokenizer: nn.Module) -> Iterator[None]:
 
 
 def prepare(*networks: nn.Module, channels_last: bool = False, keep_pages: bool = False, compile: str | None = None):
-    """Make networks faster in place; names and values of their weights stay.
+    """Makes networks faster in place; names and values of their weights are unchanged.
 
     Args:
-        networks: Each is compiled by itself.
-        channels_last: Hold the weights of convolutions channels last, so that all they compute is, too.
-        keep_pages: Keep freed memory in this process, see ``keep_freed_pages``.
-        compile: torch.compile's mode, ``reduce-overhead`` for CUDA graphs; None leaves it out.
+        networks: Networks; each is compiled separately.
+        channels_last: True stores the weights of convolutions channels last, so that their outputs are channels last
+            too.
+        keep_pages: True keeps freed memory in this process, see ``keep_freed_pages``.
+        compile: Mode of torch.compile, ``reduce-overhead`` for CUDA graphs; None does not compile.
 
     Raises:
-        ValueError: There is no such mode.
+        ValueError: The mode is unknown.
     """
     if compile is not None and compile not in MODES:
         raise ValueError(f"speed.compile must be null or one of {', '.join(MODES)}, not {compile!r}")
@@ -53,13 +54,13 @@ def prepare(*networks: nn.Module, channels_last: bool = False, keep_pages: bool 
 
 
 def keep_freed_pages() -> bool:
-    """Let the allocator of this process keep what is freed, so that the next activations need no fresh, zeroed pages.
+    """Makes this process's allocator keep freed memory, so that later activations need no fresh, zeroed pages.
 
-    Without it glibc hands every large block back to the kernel, and each layer pays for page faults. Costs some
-    resident memory: fragments between blocks in use.
+    Otherwise glibc returns every large block to the kernel, and each layer pays for page faults. The cost is some
+    resident memory: fragments between used blocks.
 
     Returns:
-        Whether there is such an allocator: glibc's, on Linux.
+        True if the allocator supports it: glibc's, on Linux.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt
@@ -70,5 +71,5 @@ def keep_freed_pages() -> bool:
 
 
 def emulates_bfloat16() -> bool:
-    """Whether this is an x86 CPU without AVX-512, where bfloat16 is converted to float32 and back by each operation."""
+    """True on an x86 CPU without AVX-512, where each operation converts bfloat16 to float32 and back."""
     return torch.backends.cpu.get_cpu_capability() == "AVX2"

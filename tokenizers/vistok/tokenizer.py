@@ -1,4 +1,4 @@
-"""The tokenizer: encoder, quantization head and decoder, with the maps between them."""
+"""Tokenizer: encoder, quantization head and decoder, with the maps between them."""
 
 from functools import partial
 from typing import NamedTuple
@@ -12,26 +12,29 @@ from vistok.quantizers.base import Codes, Context, Quantized, Quantizer
 
 
 class Autoencoded(NamedTuple):
-    """What a tokenizer's forward returns."""
+    """Result of a tokenizer's forward pass."""
 
     reconstruction: Tensor  # (b, c, H, W), unclamped
     quantized: Quantized
 
 
 class Tokenizer(nn.Module):
-    """Images to codes and back.
+    """Maps images to codes and back.
 
     Args:
-        encoder: Images (b, c, H, W) to (b, encoder.dim, h, w); has ``factor`` (pixels of a latent's side) and ``dim``.
-            A hierarchical one gives a tuple of such maps, the coarsest first: the last one is quantized, and the head
-            gets the others in ``context.maps``.
+        encoder: Encoder of images (b, c, H, W) to (b, encoder.dim, h, w); has ``factor`` (pixels along each side of a
+            latent position) and ``dim``. A hierarchical encoder returns a tuple of such maps, coarsest first: the last
+            one is quantized, and the head gets the others in ``context.maps``.
         quantizer: The quantization head.
-        decoder: (b, decoder.dim, h, w) to images; has ``dim`` and ``last_layer``.
-        to_latent: From ``encoder.dim`` to ``quantizer.dim`` channels (VQGAN's quant_conv); None where they agree.
-        from_latent: From ``quantizer.dim`` to ``decoder.dim`` channels (post_quant_conv); None where they agree.
-        pixels: The pixel range of encoder and decoder; images are in [-1, 1] everywhere else.
+        decoder: Decoder of (b, decoder.dim, h, w) to images; has ``dim`` and ``last_layer``.
+        to_latent: Convolution from ``encoder.dim`` to ``quantizer.dim`` channels (VQGAN's quant_conv); None where they
+            are equal.
+        from_latent: Convolution from ``quantizer.dim`` to ``decoder.dim`` channels (post_quant_conv); None where they
+            are equal.
+        pixels: Pixel range of encoder and decoder; images are in [-1, 1] everywhere else.
 
-    ``to(torch.bfloat16)`` gives networks in bfloat16, whose images are too. The head computes in float32 as always.
+    ``to(torch.bfloat16)`` converts the networks to bfloat16, and their images are then bfloat16 too. The head always
+    computes in float32.
     """
 
     def __init__(
@@ -62,19 +65,19 @@ class Tokenizer(nn.Module):
         return self.encoder.factor
 
     def grid(self, height: int, width: int, name: str | None = None) -> tuple[int, int]:
-        """Positions (h, w) of the latent of images of so many pixels.
+        """Grid (h, w) of the latent of images of a given size.
 
         Args:
-            height: Of the images.
-            width: Of the images.
-            name: How the user gave the size, for the message.
+            height: Height of the images in pixels.
+            width: Width of the images in pixels.
+            name: The user's option for the size, for the message.
 
         Raises:
-            ValueError: Encoder or head take no such images.
+            ValueError: Encoder or head do not accept images of this size.
         """
         own = f"image size {height}x{width}"
         try:
-            # An encoder of one's own may have a factor alone.
+            # A user's encoder may have only ``factor``.
             h, w = getattr(self.encoder, "grid", partial(Encoder.grid, self.encoder))(height, width)
             multiple = self.quantizer.grid_multiple
             if h % multiple or w % multiple:
@@ -91,27 +94,28 @@ class Tokenizer(nn.Module):
         return h, w
 
     def forward(self, images: Tensor, rate: float | Tensor | None = None, context: Context = Context()) -> Autoencoded:
-        """Images (b, c, H, W) in [-1, 1] to their reconstruction and codes, with gradients."""
+        """Maps images (b, c, H, W) in [-1, 1] to their reconstruction and codes, with gradients."""
         quantized = self.quantize(images, rate, context)
         height, width = images.shape[-2:]
         return Autoencoded(self.decode(quantized.latent, (height, width), quantized.keep, context), quantized)
 
     def quantize(self, images: Tensor, rate: float | Tensor | None = None, context: Context = Context()) -> Quantized:
-        """Images (b, c, H, W) in [-1, 1] to all that the head returns.
+        """Maps images (b, c, H, W) in [-1, 1] to the full result of the head.
 
         Args:
             images: The images.
-            rate: For a dynamic head, the share of regions in [0, 1] that get fine codes: one number, or (b,) for each.
-            context: What else the head may look at; images, the encoder's maps and the rate are filled in.
+            rate: Share of regions in [0, 1] that get fine codes, for a dynamic head: one number, or (b,) for each
+                image.
+            context: Further inputs of the head; images, the encoder's maps and the rate are filled in.
         """
-        return self.quantizer(*self._seen(images, context if rate is None else context._replace(rate=rate)))
+        return self.quantizer(*self._head_inputs(images, context if rate is None else context._replace(rate=rate)))
 
     def encode(self, images: Tensor) -> Tensor:
-        """Images (b, c, H, W) in [-1, 1] to the latent (b, d, h, w) before quantization, the finest of several."""
+        """Maps images (b, c, H, W) in [-1, 1] to the latent (b, d, h, w) before quantization, the finest of several."""
         return self._maps(images)[-1]
 
-    def _seen(self, images: Tensor, context: Context) -> tuple[Tensor, Context]:
-        """The inputs of the head: the latent, and the context with the images and the encoder's coarser maps."""
+    def _head_inputs(self, images: Tensor, context: Context) -> tuple[Tensor, Context]:
+        """Inputs of the head: the latent, and the context with the images and the encoder's coarser maps."""
         if isinstance(context.rate, float | int):
             context = context._replace(rate=torch.full((len(images),), float(context.rate)))
         *coarser, latent = self._maps(images)
@@ -133,7 +137,7 @@ class Tokenizer(nn.Module):
         keep: Tensor | None = None,
         context: Context = Context(),
     ) -> Tensor:
-        """A quantized latent (b, d, h, w) to images (b, c, H, W), unclamped; the rest is as for ``decoder_output``."""
+        """Maps a quantized latent (b, d, h, w) to unclamped images (b, c, H, W). Arguments: see ``decoder_output``."""
         return self.pixels.out(self.decoder_output(latent, size, keep, context))
 
     def decoder_output(
@@ -143,38 +147,39 @@ class Tokenizer(nn.Module):
         keep: Tensor | None = None,
         context: Context = Context(),
     ) -> Tensor:
-        """The decoder's output for a quantized latent (b, d, h, w), which ``pixels.out`` turns into images.
+        """Output of the decoder for a quantized latent (b, d, h, w), which ``pixels.out`` maps to images.
 
         Args:
             latent: The latent.
-            size: Of the images, (H, W); left out where the latent tells it.
+            size: Size (H, W) of the images in pixels; None where the latent determines it.
             keep: (b, h, w) bool, positions that were emitted.
-            context: What else the decoder may look at: a mask.
+            context: Further inputs of the decoder, such as a mask.
         """
         return decode(self.decoder, self.from_latent(latent.to(_dtype(self.decoder, latent))), size, keep, context)
 
     @torch.no_grad()
     def to_codes(self, images: Tensor, context: Context = Context()) -> Codes:
-        """Images (b, c, H, W) in [-1, 1] to codes and, of a dynamic head, which of them to keep; no loss is computed.
+        """Maps images (b, c, H, W) in [-1, 1] to codes and, for a dynamic head, ``keep``; computes no loss.
 
         Args:
             images: The images.
-            context: What else the head may look at; images and the encoder's maps are filled in.
+            context: Further inputs of the head; images and the encoder's maps are filled in.
         """
-        return self.quantizer.encode(*self._seen(images, context))
+        return self.quantizer.encode(*self._head_inputs(images, context))
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor, context: Context = Context()) -> tuple[Tensor, Codes]:
-        """Images (b, c, H, W) in [-1, 1] to what is left of them, unclamped, by way of their codes alone."""
+        """Maps images (b, c, H, W) in [-1, 1] to unclamped reconstructions from their codes alone, and these codes."""
         emitted = self.to_codes(images, context)
         size = (images.shape[-2], images.shape[-1])
         return self.decode(self.lookup(emitted.codes, size, emitted.keep), size, emitted.keep, context), emitted
 
     @torch.no_grad()
     def tokenize(self, images: Tensor, context: Context = Context()) -> Tensor:
-        """Images (b, c, H, W) in [-1, 1] to codes (b, k, h, w) int64.
+        """Maps images (b, c, H, W) in [-1, 1] to codes (b, k, h, w) int64.
 
-        Of a dynamic head the codes say nothing of the grain: ``to_codes`` returns ``keep`` beside them.
+        Codes of a dynamic head do not determine the granularity of regions; ``to_codes`` also returns ``keep``, which
+        does.
         """
         return self.to_codes(images, context).codes
 
@@ -186,24 +191,24 @@ class Tokenizer(nn.Module):
         keep: Tensor | None = None,
         context: Context = Context(),
     ) -> Tensor:
-        """Codes (b, k, *positions) to images (b, c, H, W), clamped to [-1, 1].
+        """Maps codes (b, k, *positions) to images (b, c, H, W), clamped to [-1, 1].
 
         Args:
-            codes: Of any whole numbers; of a head of several depths or scales the first ones may stand alone.
-            size: Of the images, (H, W); needed where positions do not tell the grid.
+            codes: Codes of any integer type. For a head of several depths or scales the first ones suffice.
+            size: Size (H, W) of the images in pixels; needed where positions do not determine the grid.
             keep: (b, *positions) bool, positions that were emitted.
-            context: What else the decoder may look at.
+            context: Further inputs of the decoder.
         """
         return self.decode(self.lookup(codes, size, keep), size, keep, context).clamp(-1, 1)
 
     def lookup(self, codes: Tensor, size: tuple[int, int] | None = None, keep: Tensor | None = None) -> Tensor:
-        """Codes (b, k, *positions) to the quantized latent (b, d, h, w); the arguments are those of ``detokenize``."""
+        """Maps codes (b, k, *positions) to the quantized latent (b, d, h, w). Arguments as for ``detokenize``."""
         layout = None if size is None else self.quantizer.layout(*self.grid(*size))
         return self.quantizer.lookup(torch.as_tensor(codes), layout, keep)
 
     @torch.no_grad()
     def fold(self) -> "Tokenizer":
-        """For inference: shares the networks, with the head folded into a plain table."""
+        """Tokenizer for inference: it shares the networks, and its head is folded into a plain table."""
         return Tokenizer(
             self.encoder,
             self.quantizer.for_inference(),
@@ -214,9 +219,9 @@ class Tokenizer(nn.Module):
         ).train(self.training)
 
 
-def _dtype(network: nn.Module, like: Tensor) -> torch.dtype:
-    """Of a network's weights, which is what it takes; of a tensor where it has none."""
-    return next((weight.dtype for weight in network.parameters() if weight.is_floating_point()), like.dtype)
+def _dtype(network: nn.Module, fallback: Tensor) -> torch.dtype:
+    """Dtype of a network's weights, which is that of its inputs; that of ``fallback`` for a network without weights."""
+    return next((weight.dtype for weight in network.parameters() if weight.is_floating_point()), fallback.dtype)
 
 
 def _check_widths(name: str, conv: nn.Conv2d | None, before: str, d_before: int, after: str, d_after: int) -> None:

@@ -8,5 +8,5 @@ from vistok import __version__
 
 
 def versions() -> dict[str, str]:
-    """What a number depends on besides data and weights."""
+    """Versions of all software that numbers depend on besides data and weights."""
     return {"vistok": __version__, "torch": torch.__version__, "python": platform.python_version()}

@@ -1,7 +1,7 @@
-"""FQGAN's encoder: VQGAN's path down, then a transformer for each sub-codebook (arXiv:2411.16681 and its code).
+"""FQGAN's encoder: VQGAN's downsampling path, then a transformer for each sub-codebook (arXiv:2411.16681, code).
 
 With the defaults (two branches, f16) it has 68,573,952 parameters, as published; with ``multipliers=(1, 2, 2, 4)``,
-``attention=(3,)`` and ``grid=32`` it is the published f8 one, 68,621,440. The decoder is ``CNNDecoder``.
+``attention=(3,)`` and ``grid=32`` it is the published f8 encoder with 68,621,440. The decoder is ``CNNDecoder``.
 """
 
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ from vistok.backbones.vit import Block, LearnedPositions, Transformer
 
 
 class BranchedEncoder(Encoder):
-    """Images (b, in_channels, H, W) in [-1, 1] to the latents of all branches, (b, dim, H / factor, W / factor).
+    """Maps images (b, in_channels, H, W) in [-1, 1] to the latents of all branches, (b, dim, H / factor, W / factor).
 
-    The branches' latents lie side by side on the channels, in the order of the sub-codebooks; a 1x1 convolution with
-    ``groups=branches`` as the tokenizer's ``to_latent`` keeps them apart.
+    The branches' latents are concatenated on the channels, in the order of the sub-codebooks. A 1x1 convolution with
+    ``groups=branches`` as the tokenizer's ``to_latent`` keeps them separate.
 
     Args:
         channels: Channels at full resolution.
@@ -27,11 +27,11 @@ class BranchedEncoder(Encoder):
         num_blocks: Residual blocks in each level.
         attention: Levels (0 is full resolution) whose blocks are followed by self-attention.
         dim: Channels of the latent, of all branches together.
-        in_channels: Channels of the image.
-        branches: How many, k.
-        grid: Side of the latent grid that the learned positions are for; they are interpolated to any other.
+        in_channels: Channels of the images.
+        branches: Number of branches k.
+        grid: Side of the latent grid of the learned positions, which are interpolated to other grids.
         depth: Transformer blocks of a branch.
-        heads: Attention heads of a block; they divide the channels of the last level.
+        heads: Attention heads of a block; must divide the channels of the last level.
     """
 
     sizes: CNNSizes
@@ -64,7 +64,7 @@ class BranchedEncoder(Encoder):
 
     @property
     def branches(self) -> int:
-        """How many branches there are."""
+        """Number of branches."""
         return len(self.tails)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -76,7 +76,7 @@ class BranchedEncoder(Encoder):
 
 
 class Branch(nn.Module):
-    """What one sub-codebook alone sees: an adapter, and VQGAN's output layers."""
+    """Layers of one sub-codebook: an adapter and VQGAN's output layers."""
 
     def __init__(self, width: int, dim: int, grid: int, depth: int, heads: int):
         super().__init__()
@@ -89,7 +89,7 @@ class Branch(nn.Module):
 
 
 def clip_blocks(width: int, depth: int, heads: int) -> list[Block]:
-    """CLIP's residual attention blocks, with the exact GELU; they begin as those of torch's own attention do."""
+    """CLIP's residual attention blocks with the exact GELU; initialised like torch's own attention."""
     if width % heads:
         raise ValueError(f"heads={heads} does not divide the {width} channels of a transformer")
     blocks = [Block(width, heads, width // heads, 4, "gelu", qkv_bias=True) for _ in range(depth)]
@@ -101,7 +101,7 @@ def clip_blocks(width: int, depth: int, heads: int) -> list[Block]:
 
 
 def learned_positions(width: int, grid: int) -> LearnedPositions:
-    """Positions of a square grid, as large at the start as CLIP's."""
+    """Learned positions of a square grid, initialised at CLIP's scale."""
     positions = LearnedPositions(width, grid)
     nn.init.normal_(positions.table, std=width**-0.5)
     return positions

@@ -1,7 +1,7 @@
-"""The convolutional encoder and decoder of VQGAN (Esser et al., arXiv:2012.09841, appendix table 8).
+"""Convolutional encoder and decoder of VQGAN (Esser et al., arXiv:2012.09841, appendix table 8).
 
-LlamaGen's VQ-16 (arXiv:2406.06525) is the same network under other names, its VQ-8 and the first stages of latent
-diffusion (arXiv:2112.10752) are other arguments. With the defaults the encoder has 29,298,176 parameters and the
+LlamaGen's VQ-16 (arXiv:2406.06525) is the same network under other names; its VQ-8 and the first stages of latent
+diffusion (arXiv:2112.10752) have other arguments. With the defaults the encoder has 29,298,176 parameters and the
 decoder 42,449,795, as published.
 """
 
@@ -49,7 +49,7 @@ class CNNSizes(Sizes):
         return [self.channels * multiplier for multiplier in self.multipliers]
 
     def levels_down(self) -> "nn.ModuleList":
-        """The encoder's levels: each but the last halves the grid."""
+        """Levels of the encoder; each but the last halves the grid."""
         last = len(self.widths) - 1
         return nn.ModuleList(
             Level(
@@ -65,23 +65,23 @@ class CNNSizes(Sizes):
 
 
 class CNNEncoder(Encoder):
-    """Images (b, in_channels, H, W) in [-1, 1] to a latent (b, dim, H / factor, W / factor).
+    """Maps images (b, in_channels, H, W) in [-1, 1] to a latent (b, dim, H / factor, W / factor).
 
     Args:
         channels: Channels at full resolution.
         multipliers: Channels of each level, as multiples of ``channels``; every level but the last halves the grid.
         num_blocks: Residual blocks in each level.
-        attention: Levels (0 is full resolution) whose blocks are followed by self-attention. The published
-            f16 model puts it where a 256-pixel image is 16 wide: level 4.
+        attention: Levels (0 is full resolution) whose blocks are followed by self-attention. The published f16 model
+            has it in level 4, where the grid of a 256-pixel image is 16 wide.
         dim: Channels of the latent.
-        in_channels: Channels of the image.
-        patch: Side of the square of pixels that the first convolution sees as one position. 1 is VQGAN; more skips
-            the levels of high resolution, where most of the time goes.
-        mid_attention: Whether there is self-attention between the blocks on the smallest grid; latent diffusion's
-            f4 model without attention has none.
-        norm_groups: Groups of the norms; a width that it does not divide has the most that divide both. With as many
-            groups as channels each norm takes a channel's mean away, and with it the brightness of an image, which
-            the network then knows by its borders alone: it is off at sizes that it was not trained at.
+        in_channels: Channels of the images.
+        patch: Side in pixels of the square that the first convolution maps to one position. 1 is VQGAN; larger values
+            skip the levels of high resolution, which take most of the time.
+        mid_attention: True for self-attention between the blocks on the smallest grid; latent diffusion's f4 model
+            without attention has none.
+        norm_groups: Groups of the norms; for a width that it does not divide, the greatest common divisor. With as
+            many groups as channels each norm removes a channel's mean, and with it the brightness of an image. The
+            network then infers it from the image's borders, and is wrong at sizes that it was not trained at.
     """
 
     sizes: CNNSizes
@@ -118,10 +118,10 @@ class CNNEncoder(Encoder):
 
 
 class CNNDecoder(Decoder):
-    """A latent (b, dim, h, w) to images (b, out_channels, h * factor, w * factor), unbounded.
+    """Maps a latent (b, dim, h, w) to unbounded images (b, out_channels, h * factor, w * factor).
 
-    The arguments are the encoder's. ``levels`` runs from the smallest grid to full resolution, so ``levels[0]``
-    mirrors the encoder's last; each level has one block more than the encoder's.
+    The arguments are the encoder's. ``levels`` runs from the smallest grid to full resolution, so ``levels[0]`` mirrors
+    the encoder's last level; each level has one block more than the encoder's.
     """
 
     sizes: CNNSizes
@@ -175,12 +175,12 @@ class CNNDecoder(Decoder):
 
     @property
     def last_layer(self) -> nn.Parameter:
-        """The weight on which the adaptive adversarial weight compares gradients."""
+        """Weight at which the adaptive adversarial weight compares gradients."""
         return self.conv_out.weight
 
 
 class Level(nn.Module):
-    """Residual blocks at one resolution, attention after each where asked for, then the change of resolution."""
+    """Residual blocks at one resolution, each optionally followed by attention, then the change of resolution."""
 
     def __init__(
         self,
@@ -202,7 +202,7 @@ class Level(nn.Module):
         self.resample = resample
 
     def features(self, h: Tensor) -> Tensor:
-        """What the level makes of its input at its own resolution."""
+        """Features of the level at its own resolution, before the resampling."""
         for block, attention in zip(self.blocks, self.attentions, strict=True):
             h = attention(block(h))
         return h
@@ -212,7 +212,7 @@ class Level(nn.Module):
 
 
 class ResnetBlock(nn.Module):
-    """Two convolutions, each behind a norm and SiLU, beside a shortcut; ``bias`` is the convolutions'."""
+    """Two convolutions, each after a norm and SiLU, with a shortcut; ``bias`` applies to the convolutions."""
 
     def __init__(self, before: int, width: int, bias: bool = True, groups: int = 32):
         super().__init__()
@@ -247,7 +247,7 @@ class AttentionBlock(nn.Module):
 
 
 class Downsample(nn.Module):
-    """Stride-2 convolution over a grid padded at the right and bottom only, as in every released VQGAN."""
+    """Stride-2 convolution over a grid padded only at the right and bottom, as in every released VQGAN."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -258,7 +258,7 @@ class Downsample(nn.Module):
 
 
 class Upsample(nn.Module):
-    """Nearest-neighbour doubling and a convolution."""
+    """Nearest-neighbour upsampling by 2 and a convolution."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -269,11 +269,11 @@ class Upsample(nn.Module):
 
 
 def middle(width: int, attention: bool = True, groups: int = 32) -> nn.Sequential:
-    """What both networks do on the smallest grid: residual, attention where asked for, residual."""
+    """Middle part of both networks, on the smallest grid: residual block, optional attention, residual block."""
     between = AttentionBlock(width, groups) if attention else nn.Identity()
     return nn.Sequential(ResnetBlock(width, width, groups=groups), between, ResnetBlock(width, width, groups=groups))
 
 
 def group_norm(width: int, groups: int = 32) -> nn.GroupNorm:
-    """``groups`` groups (the most that divide both where ``width`` is no multiple), eps 1e-6."""
+    """Group norm with eps 1e-6 and ``groups`` groups, or the greatest common divisor of ``groups`` and ``width``."""
     return nn.GroupNorm(math.gcd(groups, width), width, eps=1e-6)

@@ -1,7 +1,8 @@
-"""The encoder of DQ-VAE, which gives maps at several resolutions (arXiv:2305.11718, section 3.2 and code).
+"""DQ-VAE's encoder with maps at several resolutions (arXiv:2305.11718, section 3.2 and code).
 
 With the defaults (two maps, f16 and f8) it has 33,042,176 parameters, as published without the router; with
-``multipliers=(1, 1, 2, 2, 4, 4)``, ``attention=(3, 4, 5)`` and ``num_maps=3`` it is the published f32, f16 and f8 one.
+``multipliers=(1, 1, 2, 2, 4, 4)``, ``attention=(3, 4, 5)`` and ``num_maps=3`` it is the published encoder of f32, f16
+and f8.
 """
 
 from collections.abc import Sequence
@@ -14,12 +15,12 @@ from vistok.backbones.interface import Encoder
 
 
 class HierarchicalEncoder(Encoder):
-    """Images (b, in_channels, H, W) in [-1, 1] to ``num_maps`` maps of ``dim`` channels, the coarsest first.
+    """Maps images (b, in_channels, H, W) in [-1, 1] to ``num_maps`` maps of ``dim`` channels, coarsest first.
 
-    The path down is VQGAN's; each of its last levels ends in a map of its own. The finest is (b, dim, H / factor,
-    W / factor) and each coarser one half as large. A tokenizer quantizes the finest and shows the others to the head.
-    A head that does not look at them (any but ``DynamicQuantizer``) leaves the parameters behind the finest map
-    without gradient: one process trains all the same, several need ``find_unused_parameters``, as in ``trainer=ddp``.
+    The downsampling path is VQGAN's; each of its last levels ends in its own map. The finest map is (b, dim, H /
+    factor, W / factor) and each coarser one half as large. A tokenizer quantizes the finest map and passes the others
+    to the head. If the head does not read them (any but ``DynamicQuantizer``), the parameters behind the coarser maps
+    get no gradient: one process trains nevertheless, several need ``find_unused_parameters``, as in ``trainer=ddp``.
 
     Args:
         channels: Channels at full resolution.
@@ -27,8 +28,8 @@ class HierarchicalEncoder(Encoder):
         num_blocks: Residual blocks in each level.
         attention: Levels (0 is full resolution) whose blocks are followed by self-attention.
         dim: Channels of each map.
-        in_channels: Channels of the image.
-        num_maps: How many of the last levels give a map, at least 2.
+        in_channels: Channels of the images.
+        num_maps: Number of last levels that end in a map, at least 2.
     """
 
     sizes: CNNSizes
@@ -67,7 +68,7 @@ class HierarchicalEncoder(Encoder):
 
 
 class Tail(nn.Module):
-    """From the features of a level to a map."""
+    """Output layers from the features of a level to a map."""
 
     def __init__(self, width: int, dim: int):
         super().__init__()

@@ -1,4 +1,4 @@
-"""What a tokenizer needs of an encoder and a decoder."""
+"""Interfaces of encoders and decoders."""
 
 from abc import abstractmethod
 from dataclasses import dataclass, fields
@@ -11,15 +11,15 @@ from vistok.quantizers.base import Context
 
 @dataclass(frozen=True)
 class Sizes:
-    """The sizes that an encoder and its decoder share: the arguments that both constructors take."""
+    """Sizes that an encoder and its decoder share: the arguments of both constructors."""
 
     @property
     @abstractmethod
     def factor(self) -> int:
-        """Pixels along each side of a position of the latent."""
+        """Pixels along each side of a latent position."""
 
     def describe(self, network: nn.Module) -> None:
-        """Make the sizes, each of them, and the factor attributes of a network: exported folders read them there."""
+        """Sets the sizes and the factor as attributes of a network, where exported folders read them."""
         network.sizes = self
         for field in fields(self):
             setattr(network, field.name, getattr(self, field.name))
@@ -27,11 +27,11 @@ class Sizes:
 
 
 class Encoder(nn.Module):
-    """Images (b, in_channels, H, W) to a latent (b, dim, h, w), or to several, the coarsest first.
+    """Maps images (b, in_channels, H, W) to a latent (b, dim, h, w), or to several, coarsest first.
 
     Attributes:
         factor: Pixels along each side of a position of the finest latent.
-        dim: Channels of the latent, of each of several.
+        dim: Channels of each latent.
         in_channels: Channels of images.
     """
 
@@ -40,10 +40,10 @@ class Encoder(nn.Module):
     in_channels: int
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """Positions (h, w) of the latent of an image of so many pixels; (1, n) for 1-D tokens.
+        """Grid (h, w) of the latent of an image with this height and width in pixels; (1, n) for 1-D tokens.
 
         Raises:
-            ValueError: It takes no images of this size.
+            ValueError: The encoder does not accept images of this size.
         """
         if height % self.factor or width % self.factor:
             raise ValueError(f"image size {height}x{width} is not a multiple of the tokenizer's factor {self.factor}")
@@ -51,9 +51,9 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A latent (b, dim, h, w) to images (b, out_channels, H, W), unbounded.
+    """Maps a latent (b, dim, h, w) to unbounded images (b, out_channels, H, W).
 
-    Beside these a decoder has ``last_layer``, the weight on which the adaptive adversarial weight compares gradients.
+    A decoder also has ``last_layer``, the weight at which the adaptive adversarial weight compares gradients.
 
     Attributes:
         factor: Pixels along each side of a position.
@@ -71,13 +71,14 @@ class Decoder(nn.Module):
         keep: Tensor | None = None,
         context: Context = Context(),
     ) -> Tensor:
-        """Decode. Most decoders read the latent alone.
+        """Decodes a latent. Most decoders read no other argument.
 
         Args:
             latent: (b, dim, h, w).
-            size: Of the images, (H, W), where the latent does not tell it; else h and w times the factor.
+            size: Size (H, W) of the images in pixels, where the latent does not determine it; else h and w times the
+                factor.
             keep: (b, h, w) bool, positions that were emitted; None for all.
-            context: What else it may look at, such as a mask of known pixels.
+            context: Further inputs, such as a mask of known pixels.
         """
 
 
@@ -88,15 +89,15 @@ def decode(
     keep: Tensor | None = None,
     context: Context = Context(),
 ) -> Tensor:
-    """What a decoder makes of a latent, told what it has to know: one of one's own may take the latent alone.
+    """Calls a decoder with only the arguments it needs, so that a user's decoder may accept the latent alone.
 
-    The size is left out where the latent tells it, and the context where it has no mask.
+    The size is omitted where the latent determines it, and the context where it has no mask.
     """
-    told: dict[str, Any] = {}
+    keywords: dict[str, Any] = {}
     if size is not None and tuple(size) != tuple(side * decoder.factor for side in latent.shape[-2:]):
-        told["size"] = tuple(size)
+        keywords["size"] = tuple(size)
     if keep is not None:
-        told["keep"] = keep
+        keywords["keep"] = keep
     if context.mask is not None:
-        told["context"] = context
-    return decoder(latent, **told)
+        keywords["context"] = context
+    return decoder(latent, **keywords)

@@ -1,8 +1,8 @@
-"""The convolutional encoder and decoder without attention that SimVQ trained (arXiv:2411.02038, code).
+"""Convolutional encoder and decoder without attention, as trained with SimVQ (arXiv:2411.02038, code).
 
-It is Open-MAGVIT2's (arXiv:2409.04410) without that decoder's adaptive norms. Beside VQGAN's (``cnn.py``) the residual
-blocks have no biases, downsampling pads on all sides, and upsampling makes four channels of each and folds them into
-space. With the defaults the encoder has 24,282,496 parameters and the decoder 39,851,907, as published.
+They are Open-MAGVIT2's (arXiv:2409.04410) without its decoder's adaptive norms. Unlike in VQGAN's (``cnn.py``), the
+residual blocks have no biases, downsampling pads on all sides, and upsampling makes four channels of each and folds
+them into space. With the defaults the encoder has 24,282,496 parameters and the decoder 39,851,907, as published.
 """
 
 from collections.abc import Sequence
@@ -40,14 +40,14 @@ class MagvitSizes(Sizes):
 
 
 class MagvitEncoder(Encoder):
-    """Images (b, in_channels, H, W) in [-1, 1] to a latent (b, dim, H / factor, W / factor).
+    """Maps images (b, in_channels, H, W) in [-1, 1] to a latent (b, dim, H / factor, W / factor).
 
     Args:
         channels: Channels at full resolution.
         multipliers: Channels of each level, as multiples of ``channels``; every level but the last halves the grid.
-        num_blocks: Residual blocks in each level, and on the smallest grid behind them.
+        num_blocks: Residual blocks in each level, and of the middle part on the smallest grid.
         dim: Channels of the latent.
-        in_channels: Channels of the image.
+        in_channels: Channels of the images.
     """
 
     sizes: MagvitSizes
@@ -91,10 +91,10 @@ class MagvitEncoder(Encoder):
 
 
 class MagvitDecoder(Decoder):
-    """A latent (b, dim, h, w) to images (b, out_channels, h * factor, w * factor), unbounded.
+    """Maps a latent (b, dim, h, w) to unbounded images (b, out_channels, h * factor, w * factor).
 
-    The arguments are the encoder's. ``levels`` runs from the smallest grid to full resolution, so ``levels[0]``
-    mirrors the encoder's last; each has as many blocks as the encoder's.
+    The arguments are the encoder's. ``levels`` runs from the smallest grid to full resolution, so ``levels[0]`` mirrors
+    the encoder's last level; each has as many blocks as the encoder's.
     """
 
     sizes: MagvitSizes
@@ -144,14 +144,14 @@ class MagvitDecoder(Decoder):
 
     @property
     def last_layer(self) -> nn.Parameter:
-        """The weight on which the adaptive adversarial weight compares gradients."""
+        """Weight at which the adaptive adversarial weight compares gradients."""
         return self.conv_out.weight
 
 
 class DepthToSpace(nn.Module):
-    """A convolution to four times the channels, whose quarters are the four places of each doubled position.
+    """Convolution to four times the channels, whose quarters become the four places of each doubled position.
 
-    The place comes before the channel (ONNX's DCR); ``F.pixel_shuffle`` has it after (CRD).
+    The place comes before the channel (ONNX's DCR); in ``F.pixel_shuffle`` it comes after (CRD).
     """
 
     def __init__(self, width: int):
@@ -163,5 +163,5 @@ class DepthToSpace(nn.Module):
 
 
 def middle(width: int, num_blocks: int) -> nn.Sequential:
-    """What both networks do on the smallest grid."""
+    """Middle part of both networks, on the smallest grid."""
     return nn.Sequential(*(ResnetBlock(width, width, bias=False) for _ in range(num_blocks)))

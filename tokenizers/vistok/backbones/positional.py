@@ -1,4 +1,4 @@
-"""A decoder that is told where each position is (DQ-VAE, arXiv:2305.11718, code: ``fourier+learned``)."""
+"""DQ-VAE's decoder, which adds position embeddings to the latent (arXiv:2305.11718, code: ``fourier+learned``)."""
 
 from typing import cast
 
@@ -13,15 +13,15 @@ from vistok.quantizers.base import Context
 class PositionalDecoder(Decoder):
     """Adds positions to the latent (b, dim, h, w), then decodes it.
 
-    Positions are learned sines of the coordinates (arXiv:2011.13775, section 3.2), and a learned vector for each row
+    Positions are learned sines of the coordinates (arXiv:2011.13775, section 3.2) plus a learned vector for each row
     and each column. Around VQGAN's decoder of levels (1, 1, 2, 2) with attention in the last, it has the published
-    14,397,571 parameters. On a grid of another size coordinates run from -1 to 1 all the same, and the vectors of rows
-    and columns are interpolated.
+    14,397,571 parameters. On a grid of another size coordinates also run from -1 to 1, and the vectors of rows and
+    columns are interpolated.
 
     Args:
-        decoder: What decodes; any decoder.
-        dim: Channels of the latent, the decoder's.
-        grid: Side of the latent for which rows and columns are learned.
+        decoder: Any decoder.
+        dim: Channels of the latent, equal to the decoder's.
+        grid: Side of the latent grid for which rows and columns are learned.
     """
 
     def __init__(self, decoder: Decoder, dim: int = 256, grid: int = 32):
@@ -48,12 +48,12 @@ class PositionalDecoder(Decoder):
 
     @property
     def last_layer(self) -> nn.Parameter:
-        """The weight on which the adaptive adversarial weight compares gradients."""
+        """Weight at which the adaptive adversarial weight compares gradients."""
         return cast(nn.Parameter, self.decoder.last_layer)
 
 
 def interpolate(vectors: Tensor, number: int) -> Tensor:
-    """Vectors (n, d) of places on a line to (d, number) of as many places on the same line."""
+    """Interpolates vectors (n, d) of points on a line to (d, number) of equally spaced points on the same line."""
     vectors = vectors.T
     if vectors.shape[1] == number:
         return vectors

@@ -1,14 +1,14 @@
-"""The transformer encoder and decoder of ViT-VQGAN (Yu et al., arXiv:2110.04627, section 3.1), and two relatives.
+"""Transformer encoder and decoder of ViT-VQGAN (Yu et al., arXiv:2110.04627, section 3.1), and two relatives.
 
 Three published forms differ in a few arguments; all have a final norm and attention heads of 64 channels.
 
-* The paper's, the defaults here: GELU in the blocks, and after them, on either side, a two-layer network with tanh.
-  Learned positions and biases everywhere are our choice, since the paper does not say. Parameters of encoder and
-  decoder (published: 32 M Small, 91 M Base, 599 M Large, of either): Small 27,942,912 and 27,188,416, Base 90,713,088
-  and 88,794,816, Large 602,384,384 and 596,565,696.
+* The paper's, the defaults here: GELU in the blocks, and after them, in encoder and decoder, a two-layer network with
+  tanh. Learned positions and biases everywhere are our choice, since the paper does not specify them. Parameters of
+  encoder and decoder (published: 32 M Small, 91 M Base, 599 M Large, each): Small 27,942,912 and 27,188,416, Base
+  90,713,088 and 88,794,816, Large 602,384,384 and 596,565,696.
 * enhancing-transformers', whose weights are public: tanh in every block instead of after them, sin-cos positions, no
-  biases in qkv: ``positions="sincos", activation="tanh", qkv_bias=False, output_mlp_ratio=None``, pixels in [0, 1].
-  The published counts include the fixed positions, which are computed here and not stored.
+  biases in qkv: ``positions="sincos", activation="tanh", qkv_bias=False, output_mlp_ratio=None``, pixels in [0, 1]. The
+  published counts include the fixed positions, which are computed here and not stored.
 * BSQ-ViT's (arXiv:2406.07548), after CLIP: a norm before the blocks and no bias of the patches, ``pre_norm=True``; the
   encoder ends without the two-layer network, ``output_mlp_ratio=None``, the decoder with it.
 """
@@ -51,7 +51,7 @@ class ViTSizes(Sizes):
         return self.patch
 
     def transformer(self) -> "Transformer":
-        """The transformer of either network."""
+        """Transformer of the encoder or the decoder."""
         block = (self.dim, self.num_heads, self.head_dim, self.mlp_ratio, self.activation, self.qkv_bias)
         return Transformer(
             self.dim,
@@ -63,7 +63,7 @@ class ViTSizes(Sizes):
 
 
 class ViTEncoder(Encoder):
-    """Images (b, in_channels, H, W) to a latent (b, dim, H / patch, W / patch).
+    """Maps images (b, in_channels, H, W) to a latent (b, dim, H / patch, W / patch).
 
     Args:
         dim: Channels of a token, and of the latent.
@@ -71,19 +71,19 @@ class ViTEncoder(Encoder):
         num_heads: Attention heads of each block.
         head_dim: Channels of an attention head; ``num_heads * head_dim`` need not be ``dim``.
         mlp_ratio: Hidden channels of a block's MLP, as a multiple of ``dim``.
-        patch: Side of the square of pixels that becomes one token.
-        image_size: Side of the images whose tokens have the whole-numbered positions; others' are interpolated.
+        patch: Side in pixels of the square that becomes one token.
+        image_size: Side in pixels of images whose positions are not interpolated.
         positions: ``learned``, or ``sincos``: fixed, half of the channels for each axis.
-        activation: Of the blocks' MLPs, ``gelu`` or ``tanh``.
-        qkv_bias: Whether queries, keys and values have biases.
-        pre_norm: Normalise tokens before the first block, as CLIP does; the patches then have no bias.
+        activation: Activation of the blocks' MLPs, ``gelu`` or ``tanh``.
+        qkv_bias: True for biases of queries, keys and values.
+        pre_norm: True normalises tokens before the first block, as CLIP does; the patches then have no bias.
         output_mlp_ratio: Hidden channels of the two-layer tanh network after the blocks, as a multiple of ``dim``; None
-            leaves it out.
-        in_channels: Channels of the image.
-        checkpoint: Keep only each block's input for the backward pass, and compute the rest again there.
+            for no such network.
+        in_channels: Channels of the images.
+        checkpoint: True stores only each block's input for the backward pass, which recomputes the rest.
 
     Raises:
-        ValueError: An unknown ``positions`` or ``activation``, or sizes that do not divide.
+        ValueError: ``positions`` or ``activation`` is unknown, or sizes do not divide.
     """
 
     sizes: ViTSizes
@@ -126,7 +126,7 @@ class ViTEncoder(Encoder):
 
 
 class ViTDecoder(Decoder):
-    """A latent (b, dim, h, w) to images (b, out_channels, h * patch, w * patch), unbounded.
+    """Maps a latent (b, dim, h, w) to unbounded images (b, out_channels, h * patch, w * patch).
 
     The arguments are the encoder's. ``out_channels`` is 6 for the maps of ``vistok.losses.LogitLaplace``.
     """
@@ -179,12 +179,15 @@ class ViTDecoder(Decoder):
 
     @property
     def last_layer(self) -> nn.Parameter:
-        """The weight on which the adaptive adversarial weight compares gradients."""
+        """Weight at which the adaptive adversarial weight compares gradients."""
         return self.conv_out.weight
 
 
 class Transformer(nn.Module):
-    """A grid (b, dim, h, w) to one of the same shape: positions, blocks over all tokens, and a norm."""
+    """Adds positions to a grid (b, dim, h, w), applies the blocks to all tokens, then a norm.
+
+    The shape is unchanged.
+    """
 
     def __init__(self, dim: int, blocks: list["Block"], positions: nn.Module, pre_norm: bool, checkpoint: bool):
         super().__init__()
@@ -199,14 +202,16 @@ class Transformer(nn.Module):
         x = self.norm_in(rearrange(grid + positions, "b d h w -> b (h w) d"))
         for block in self.blocks:
             if self.checkpoint and torch.is_grad_enabled():
-                x = recompute(block, x, use_reentrant=False, preserve_rng_state=False)  # a block draws no numbers
+                x = recompute(
+                    block, x, use_reentrant=False, preserve_rng_state=False
+                )  # a block draws no random numbers
             else:
                 x = block(x)
         return rearrange(self.norm_out(x), "b (h w) d -> b d h w", h=grid.shape[2])
 
 
 class Block(nn.Module):
-    """Self-attention and an MLP on tokens (b, n, dim), each on a norm of its input and added to it."""
+    """Pre-norm residual block of self-attention and an MLP on tokens (b, n, dim)."""
 
     def __init__(self, dim: int, num_heads: int, head_dim: int, mlp_ratio: float, activation: str, qkv_bias: bool):
         super().__init__()
@@ -237,7 +242,7 @@ class Attention(nn.Module):
 
 
 def make_positions(kind: str, dim: int, image_size: int, patch: int) -> nn.Module:
-    """The module that gives a grid (b, dim, h, w) its position embeddings (dim, h, w): ``learned`` or ``sincos``."""
+    """Module that returns the position embeddings (dim, h, w) of a grid (b, dim, h, w): ``learned`` or ``sincos``."""
     if kind not in POSITIONS:
         raise ValueError(f"positions must be one of {', '.join(POSITIONS)}, not {kind!r}")
     if image_size % patch:
@@ -247,7 +252,7 @@ def make_positions(kind: str, dim: int, image_size: int, patch: int) -> nn.Modul
 
 
 class LearnedPositions(nn.Module):
-    """A learned embedding for each position of a grid; bicubic interpolation gives those of other grids."""
+    """Learned embedding for each position of a grid; bicubic interpolation gives those of other grids."""
 
     def __init__(self, dim: int, side: int):
         super().__init__()
@@ -262,7 +267,7 @@ class LearnedPositions(nn.Module):
 class SinCosPositions(nn.Module):
     """Sines, then cosines of the column, then of the row, at wavelengths from 2π up (arXiv:1706.03762, section 3.5).
 
-    Any grid is laid over one of ``side`` by ``side``; of another size, its coordinates are fractions.
+    Grids of another size are scaled to one of ``side`` by ``side``, which gives fractional coordinates.
     """
 
     def __init__(self, dim: int, side: int):
@@ -287,7 +292,7 @@ class SinCosPositions(nn.Module):
 
 
 def _initialise(module: nn.Module) -> None:
-    """The truncated normal initialisation of ViT, for every linear map."""
+    """Initialises every linear map by ViT's truncated normal distribution."""
     if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:

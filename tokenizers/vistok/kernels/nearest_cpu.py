@@ -160,7 +160,11 @@ class Bounds:
 
 
 def candidates(maxima: Tensor, bounds: Bounds) -> tuple[Tensor, Tensor]:
-    """Blocks that may contain the nearest codeword of each vector, (blocks, n) bool, and its lowest possible score, (n,)."""
+    """Blocks that may contain the nearest codeword of each vector, and its lowest possible score.
+
+    Returns:
+        (blocks, n) bool and (n,).
+    """
     maybe, least = torch.empty(maxima.shape, dtype=torch.bool), torch.empty(maxima.shape[1])
     for start in range(0, len(least), ROWS):
         own = slice(start, start + ROWS)
@@ -192,9 +196,7 @@ class Choice:
         return torch.where(self.nearest.isfinite(), self.compared, self.sums.long() % 2**15 + self.starts)
 
     def among(self, rows: Tensor, near: Tensor, start: int) -> None:
-        """Processes codewords from ``start`` on for vectors ``rows`` (m,).
-
-        ``near`` (m, size) is 1 for candidates, else 0.
+        """Processes codewords from ``start`` on for vectors ``rows`` (m,); ``near`` (m, size) is 1 for candidates.
 
         Blocks must be processed in order, so that the first of equally near codewords is kept.
         """

@@ -1,10 +1,11 @@
-"""The nearest codeword on a GPU: scores and their running maximum stay on chip (Triton).
+"""Nearest codeword on a GPU: scores and their running maximum stay on chip (Triton).
 
-Three kernels, and nothing waits for the GPU. ``tile_maxima`` multiplies tiles on the tensor cores and keeps, for each
-vector, the tile with the largest score and the largest score that any other tile may have. Scores come from float32
-split into two bfloat16 parts (three products), so they are known to a bound. ``resolve`` takes distances in float64 to
-the codewords of the winning tile, and lists the vectors for which another tile may win; ``rescan`` takes all distances
-of those. A result packs distance and code into one integer: its minimum is the nearest, of ties the first.
+There are three kernels, and nothing waits for the GPU. ``tile_maxima`` multiplies tiles on the tensor cores and keeps,
+for each vector, the tile with the largest score and an upper bound of the scores in all other tiles. Scores are
+computed from float32 values split into two bfloat16 parts (three products), so they are known up to a bound.
+``resolve`` computes distances in float64 to the codewords of the winning tile, and lists the vectors for which another
+tile may win; ``rescan`` computes all distances of those vectors. A result packs distance and code into one integer,
+whose minimum is the nearest codeword, and of ties the first.
 """
 
 import os
