@@ -258,7 +258,7 @@ def adaptive_plainly(lit: LitTokenizer, images: Tensor) -> None:
     scale = adaptive_weight(image_loss, adversarial, lit.tokenizer.decoder.last_layer)
     (image_loss + scale * adversarial + weighted_sum(quantized.losses, lit.weights)).backward()
     lit.adversary.learns(True)
-    lit.adversary.judge(reconstruction, images, 0).terms["discriminator"].backward()
+    lit.adversary.discriminator_step(reconstruction, images, 0).terms["discriminator"].backward()
     for optimizer in lit.optimizers():
         nn.utils.clip_grad_norm_(parameters_of(optimizer), 1.0)
         optimizer.step()

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from vistok.losses import Adversary, PatchGAN
 from vistok.losses.adversarial import (
-    Verdict,
+    DiscriminatorResult,
     adaptive_weight,
     fooling_squares,
     hinge,
@@ -114,7 +114,7 @@ def test_the_warmup_is_linear_from_the_start():
 
 
 def test_accuracy_counts_logits_on_the_right_side():
-    verdict = Verdict({}, torch.tensor([1.0, 2.0, -1.0, 3.0]), torch.tensor([-1.0, 1.0]))
+    verdict = DiscriminatorResult({}, torch.tensor([1.0, 2.0, -1.0, 3.0]), torch.tensor([-1.0, 1.0]))
     assert {name: value.item() for name, value in verdict.accuracy().items()} == {
         "accuracy_real": 0.75,
         "accuracy_fake": 0.5,
@@ -149,7 +149,7 @@ def test_generator_and_discriminator_pull_apart():
     torch.manual_seed(0)
     adversary = Adversary(PatchGAN(channels=4, num_layers=1))
     reconstruction, images = torch.randn(2, 3, 16, 16, requires_grad=True), torch.randn(2, 3, 16, 16)
-    adversary.judge(reconstruction, images, 0).terms["discriminator"].backward()
+    adversary.discriminator_step(reconstruction, images, 0).terms["discriminator"].backward()
     assert reconstruction.grad is None
     assert all(parameter.grad is not None for parameter in adversary.parameters())
     adversary.learns(False)

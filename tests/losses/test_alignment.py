@@ -185,7 +185,7 @@ def test_patch_alignment():
 
 @pytest.mark.parametrize("arguments, message", [
     ({"num_parts": 4}, "num_parts=4 does not divide the latent's 6 channels"),
-    ({"num_parts": 2, "part": 2}, "part=2 is none of the parts 0 to 1"),
+    ({"num_parts": 2, "part": 2}, "part=2 must be one of 0 to 1"),
     ({"heads": 5}, "heads=5 does not divide the 64 channels"),
 ])  # fmt: skip
 def test_wrong_arguments(teacher, arguments, message):

@@ -40,7 +40,7 @@ def test_only_the_heads_learn(discriminator):
     adversary.train()
     assert not discriminator.features.network.training
     images, reconstruction = torch.rand(2, 2, 3, 32, 32) * 2 - 1
-    adversary.judge(reconstruction, images, 0).terms["discriminator"].backward()
+    adversary.discriminator_step(reconstruction, images, 0).terms["discriminator"].backward()
     assert all(p.grad is not None for p in discriminator.heads.parameters())
     assert all(p.grad is None for p in discriminator.features.parameters())
     adversary.learns(False)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from vistok.losses import R1, Adversary, DiffAug, DINODiscriminator, LeCam, PatchGAN, StyleGAN
-from vistok.losses.diffaug import change_colour, cut_out, translate
+from vistok.losses.diffaug import change_colour, mask_square, translate
 
 DISCRIMINATORS = {
     "patchgan": lambda: PatchGAN(channels=4, num_layers=2),
@@ -37,7 +37,7 @@ def test_r1_trains_every_discriminator(name):
     torch.manual_seed(0)
     adversary = Adversary(DISCRIMINATORS[name](), augmentation=DiffAug(), regularizers={"r1": R1()})
     images, reconstruction = torch.rand(2, 4, 3, 16, 16) * 2 - 1
-    penalty = adversary.judge(reconstruction, images, 0).terms["r1"]
+    penalty = adversary.discriminator_step(reconstruction, images, 0).terms["r1"]
     gradients = torch.autograd.grad(penalty, adversary.trained, allow_unused=True)
     moved = sum(gradient is not None and bool(gradient.any()) for gradient in gradients)
     assert penalty > 0 and moved >= len(gradients) // 2  # biases behind the last nonlinearity get none
@@ -46,7 +46,7 @@ def test_r1_trains_every_discriminator(name):
 def test_r1_is_taken_every_so_many_updates():
     adversary = Adversary(PatchGAN(channels=4, num_layers=1), regularizers={"r1": R1(every=3)})
     images, reconstruction = torch.rand(2, 2, 3, 16, 16)
-    taken = [update for update in range(7) if "r1" in adversary.judge(reconstruction, images, update).terms]
+    taken = [i for i in range(7) if "r1" in adversary.discriminator_step(reconstruction, images, i).terms]
     assert taken == [0, 3, 6] and adversary.loss_names == ("adversarial", "discriminator", "r1")
     with pytest.raises(ValueError, match="every must be at least 1 update, not 0"):
         R1(every=0)
@@ -71,8 +71,8 @@ def test_lecam(golden, close):
 
 def test_the_adversary_hands_on_the_mean_of_batches():
     adversary = Adversary(nn.Identity(), regularizers={"lecam": LeCam(decay=0.5)})
-    first = adversary.judge(torch.full((2, 1, 1, 1), -1.0), torch.full((2, 1, 1, 1), 2.0), 0).stats()
-    second = adversary.judge(torch.full((2, 1, 1, 1), -3.0), torch.full((2, 1, 1, 1), 4.0), 0).stats()
+    first = adversary.discriminator_step(torch.full((2, 1, 1, 1), -1.0), torch.full((2, 1, 1, 1), 2.0), 0).stats()
+    second = adversary.discriminator_step(torch.full((2, 1, 1, 1), -3.0), torch.full((2, 1, 1, 1), 4.0), 0).stats()
     adversary.update({name: first[name] + second[name] for name in first})
     lecam = adversary.regularizers["lecam"]
     assert (lecam.real.item(), lecam.fake.item()) == (1.5, -1.0)
@@ -100,7 +100,7 @@ def test_translation_by_hand():
 
 def test_cutout_by_hand():
     torch.manual_seed(0)
-    cut = cut_out(torch.ones(256, 3, 8, 8), 0.5) == 0
+    cut = mask_square(torch.ones(256, 3, 8, 8), 0.5) == 0
     assert torch.equal(cut[:, 0], cut[:, 2])
     heights, widths = cut[:, 0].any(2).sum(1), cut[:, 0].any(1).sum(1)
     assert torch.equal(cut[:, 0].sum((1, 2)), heights * widths)  # rectangles
@@ -130,7 +130,7 @@ def test_augmentation_of_both_and_only_in_training():
     adversary = Adversary(Recorder(), augmentation=DiffAug())
     images = torch.rand(2, 3, 16, 16)
     reconstruction = images.clone().requires_grad_()
-    adversary.judge(reconstruction, images, 0)
+    adversary.discriminator_step(reconstruction, images, 0)
     adversary.generator_loss(reconstruction).backward()
     real, fake, again = adversary.discriminator.seen
     assert not any(torch.equal(seen, images) for seen in (real, fake, again))

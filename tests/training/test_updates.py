@@ -77,7 +77,7 @@ def test_the_step_has_the_gradients_of_the_plain_form(make_tokenizer):
     scale = adaptive_weight(pixel_loss, adversarial, module.tokenizer.decoder.last_layer, 1e6)
     (pixel_loss + 0.3 * scale * adversarial + weighted_sum(quantized.losses, WEIGHTS)).backward()
     module.adversary.learns(True)
-    discriminator = module.adversary.judge(reconstruction, images, 0).terms["discriminator"]
+    discriminator = module.adversary.discriminator_step(reconstruction, images, 0).terms["discriminator"]
     (0.7 * discriminator).backward()
     plain = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
     assert set(ours) == set(plain) and 0 < scale < 1e6

@@ -101,7 +101,7 @@ def torchvision_features(model: str, weights: str | Path = "pretrained") -> tupl
 
 
 def _nest(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Converts MobileNetV2's layout with flat blocks (``1.conv.3.weight``) to torchvision's, where conv and norm are nested.
+    """Converts MobileNetV2's flat layout (``1.conv.3.weight``) to torchvision's, where conv and norm are nested.
 
     The layers are the same; a state dict in torchvision's layout is returned unchanged.
     """

@@ -73,7 +73,7 @@ def assign_backward(
     """
     to_z, to_weight = torch.empty_like(z), torch.empty_like(weight)
     to_c = torch.zeros_like(codebook) if to_codebook else z.new_empty(0)
-    pulls = z.new_zeros(len(codebook))
+    row_sums = z.new_zeros(len(codebook))
     for own, s, p in _scores(z, codebook, scale):
         torch.exp(s.sub_(tops[own, None]).sub_(logs[own, None]), out=p)
         to_weight[own] = mean = torch.mv(p, of_sums)
@@ -82,9 +82,9 @@ def assign_backward(
         torch.mm(s, codebook, out=to_z[own])
         if to_codebook:
             to_c.addmm_(s.T, z[own])
-            pulls += s.sum(0)
+            row_sums += s.sum(0)
     if to_codebook:
-        to_c.addcmul_(pulls[:, None], codebook, value=-1).mul_(scale)
+        to_c.addcmul_(row_sums[:, None], codebook, value=-1).mul_(scale)
     return to_z.mul_(scale), to_c, to_weight
 
 

@@ -27,7 +27,7 @@ def least_squares(real: Tensor, fake: Tensor) -> Tensor:
 
 
 def linear(fake: Tensor) -> Tensor:
-    """``-mean fake``: the generator's side of the hinge loss, and VQGAN's of either."""
+    """``-mean fake``: the generator's side of the hinge loss, which VQGAN uses with both losses."""
     return -fake.mean()
 
 
@@ -46,72 +46,72 @@ GENERATOR_LOSSES = {"linear": linear, "non_saturating": non_saturating, "least_s
 
 
 class Regularizer(nn.Module, ABC):
-    """A further term of the discriminator's loss.
+    """Further term of the discriminator's loss.
 
     Attributes:
-        every: It takes part in every so manieth update.
+        every: Applied every ``every`` updates.
     """
 
     every: int
 
     @abstractmethod
     def forward(self, discriminate: Callable[[Tensor], Tensor], images: Tensor, real: Tensor, fake: Tensor) -> Tensor:
-        """The unweighted scalar. Pure: changes no buffer of its own.
+        """Computes the unweighted scalar. Pure: changes no buffer.
 
         Args:
-            discriminate: Images to float32 logits, as the discriminator's loss sees them (augmented).
+            discriminate: Function from images to float32 logits, with the augmentation of the discriminator's loss.
             images: Real images (b, c, H, W) in [-1, 1].
-            real: Their logits (b, ...), float32.
-            fake: Those of the reconstructions.
+            real: Logits of the real images (b, ...), float32.
+            fake: Logits of the reconstructions.
         """
 
     @abstractmethod
     def update(self, real: Tensor, fake: Tensor) -> None:
-        """Learn from the mean logits of an update's real images and reconstructions, over all ranks."""
+        """Updates its state with the mean logits of an update's real images and reconstructions, over all ranks."""
 
 
-class Verdict(NamedTuple):
-    """The discriminator's losses on a batch, and the logits they come from."""
+class DiscriminatorResult(NamedTuple):
+    """Losses of the discriminator on a batch, with the logits."""
 
     terms: dict[str, Tensor]  # unweighted scalars, named as they are weighted and logged
     real: Tensor  # (b, ...) float32, detached
     fake: Tensor
 
     def stats(self) -> dict[str, Tensor]:
-        """What ``Adversary.update`` needs; sums over batches and ranks."""
+        """Sums over batches and ranks that ``Adversary.update`` needs."""
         return {"real": self.real.mean(), "fake": self.fake.mean(), "batches": torch.ones_like(self.real.mean())}
 
     def accuracy(self) -> dict[str, Tensor]:
-        """The shares of logits on the right side of 0."""
+        """Shares of logits with the right sign."""
         return {
             "accuracy_real": (self.real > 0).float().mean(),
             "accuracy_fake": (self.fake < 0).float().mean(),
         }
 
 
-class Challenge(NamedTuple):
-    """The decoder's side of an update."""
+class GeneratorResult(NamedTuple):
+    """Adversarial loss of the decoder on a batch, with its gradient."""
 
     term: Tensor  # the adversarial loss, a scalar
-    gradient: Tensor  # of it, at what the decoder made
-    logits: Tensor | None  # of the reconstruction, with the discriminator's graph, where ``judge`` may take them
+    gradient: Tensor  # its gradient at the decoder's output
+    logits: Tensor | None  # logits of the reconstruction with their graph, where ``discriminator_step`` may use them
 
 
 class Adversary(nn.Module):
-    """A discriminator, its losses, and when and how strongly the decoder feels them.
+    """Discriminator with its losses, and the schedule and weight of the decoder's adversarial loss.
 
     Args:
-        discriminator: Images to logits of any shape, high for real ones. Parameters that it has frozen stay so.
-        loss: The discriminator's loss: ``hinge``, ``vanilla`` or ``least_squares``.
-        generator_loss: The decoder's: ``linear``, ``non_saturating`` or ``least_squares``.
-        start: Update from which both take part.
-        warmup: Updates after the start over which the weight of the decoder's loss rises linearly to its full value,
-            while the discriminator learns at its full rate.
-        adaptive: Scale the decoder's loss by the gradient ratio of ``adaptive_weight``.
-        max_weight: Clamp of that ratio: 1e4 in VQGAN, 0.75 in DQ-VAE.
-        augmentation: What real images and reconstructions alike pass through on their way to the discriminator, such
-            as ``DiffAug``.
-        regularizers: Further terms of the discriminator by name, such as ``R1`` and ``LeCam``.
+        discriminator: Network from images to logits of any shape, high for real ones. Its frozen parameters stay
+            frozen.
+        loss: Loss of the discriminator: ``hinge``, ``vanilla`` or ``least_squares``.
+        generator_loss: Loss of the decoder: ``linear``, ``non_saturating`` or ``least_squares``.
+        start: Update from which both losses apply.
+        warmup: Updates after the start over which the weight of the decoder's loss rises linearly to its full value;
+            the discriminator's weight is full from the start.
+        adaptive: True scales the decoder's loss by the gradient ratio of ``adaptive_weight``.
+        max_weight: Upper limit of that ratio: 1e4 in VQGAN, 0.75 in DQ-VAE.
+        augmentation: Augmentation of real images and reconstructions before the discriminator, such as ``DiffAug``.
+        regularizers: Further terms of the discriminator's loss by name, such as ``R1`` and ``LeCam``.
     """
 
     def __init__(
@@ -142,65 +142,69 @@ class Adversary(nn.Module):
 
     @property
     def loss_names(self) -> tuple[str, ...]:
-        """Every term that needs a weight."""
+        """Names of all terms that need a weight."""
         return ("adversarial", "discriminator", *self.regularizers)
 
     @property
     def frozen(self) -> list[str]:
-        """The names of parts that have parameters, none of them trained; checkpoints leave them out."""
+        """Names of parts whose parameters are all frozen; checkpoints omit them."""
         trained = {id(parameter) for parameter in self.trained}
         owned = {name: {id(p) for p in part.parameters()} for name, part in self.named_modules() if name}
         return [name for name, parameters in owned.items() if parameters and not parameters & trained]
 
     @property
     def repeatable(self) -> bool:
-        """Whether the same images get the same logits again, so that both sides' losses may share them.
+        """True if the same images always get the same logits, so that both sides' losses may share them.
 
-        A discriminator says so with an attribute ``repeatable``: nothing in it is random, or moves at each call. (What
-        batch norms keep for evaluation moves, but nothing in training reads it: shared logits count there once.)
+        A discriminator declares this by an attribute ``repeatable``: nothing in it is random or changes at each call.
+        (The statistics that batch norms keep for evaluation do change, but training does not read them; shared logits
+        count there once.)
         """
         return isinstance(self.augmentation, nn.Identity) and getattr(self.discriminator, "repeatable", False)
 
     def learns(self, on: bool) -> None:
-        """Whether the discriminator's own gradients are wanted: not for the decoder's loss."""
+        """Switches the gradients of the discriminator's parameters on or off; the decoder's loss does not need them."""
         for parameter in self.trained:
             parameter.requires_grad_(on)
 
     def strength(self, update: int) -> float:
-        """The warm-up's factor of the decoder's loss, in (0, 1]."""
+        """Warm-up factor of the decoder's loss, in (0, 1]."""
         return min(1.0, (update - self.start + 1) / self.warmup) if self.warmup else 1.0
 
     def discriminate(self, images: Tensor) -> Tensor:
-        """Augmented images to logits in float32."""
+        """Logits of augmented images in float32."""
         return self.discriminator(self.augmentation(images)).float()
 
-    def challenge(self, seen: Tensor, show: Callable[[Tensor], Tensor]) -> Challenge:
-        """The decoder's side of an update, first of the two calls: gradients stop at ``seen``.
+    def generator_step(self, output: Tensor, to_images: Callable[[Tensor], Tensor]) -> GeneratorResult:
+        """Computes the adversarial loss of the decoder and its gradient at ``output``, before ``discriminator_step``.
 
         Args:
-            seen: What the decoder made, a tensor that gradients reach.
-            show: From that to images, called anew, since the graph of other losses may be gone.
+            output: The decoder's output, at which gradients stop.
+            to_images: Function from the output to images, evaluated again because the graph of other losses may be
+                freed.
         """
         shared = self.repeatable
         self.learns(shared)
-        logits = self.discriminate(show(seen))
+        logits = self.discriminate(to_images(output))
         term = self.generator(logits)
-        (gradient,) = torch.autograd.grad(term, seen, retain_graph=shared)
-        return Challenge(term, gradient, logits if shared else None)
+        (gradient,) = torch.autograd.grad(term, output, retain_graph=shared)
+        return GeneratorResult(term, gradient, logits if shared else None)
 
     def generator_loss(self, reconstruction: Tensor) -> Tensor:
-        """What the decoder minimises. The discriminator's own gradients are not wanted here: ``learns(False)``."""
+        """Adversarial loss of the decoder. The discriminator's parameters need no gradients here: ``learns(False)``."""
         return self.generator(self.discriminate(reconstruction))
 
-    def judge(self, reconstruction: Tensor, images: Tensor, update: int, fake: Tensor | None = None) -> Verdict:
-        """What the discriminator minimises in an update, the second of the two calls.
+    def discriminator_step(
+        self, reconstruction: Tensor, images: Tensor, update: int, fake: Tensor | None = None
+    ) -> DiscriminatorResult:
+        """Computes the losses of the discriminator in an update. Call it after ``generator_step``.
 
         Args:
-            reconstruction: Of the images; gradients stop here.
+            reconstruction: Reconstruction of the images; gradients stop here.
             images: (b, c, H, W) in [-1, 1].
-            update: For regularizers that do not take part in every one.
-            fake: The reconstruction's logits with their graph, where they are known and the adversary is
-                ``repeatable``: the discriminator then does not run on it again.
+            update: Number of the update, for regularizers that are not applied in each one.
+            fake: Logits of the reconstruction with their graph, if known and the adversary is ``repeatable``; the
+                discriminator then does not process the reconstruction again.
         """
         self.learns(True)
         real = self.discriminate(images)
@@ -209,10 +213,10 @@ class Adversary(nn.Module):
         for name, regularizer in self.regularizers.items():
             if update % regularizer.every == 0:
                 terms[name] = regularizer(self.discriminate, images, real, fake)
-        return Verdict(terms, real.detach(), fake.detach())
+        return DiscriminatorResult(terms, real.detach(), fake.detach())
 
     def update(self, stats: Mapping[str, Tensor]) -> None:
-        """Hand an update's mean logits to the regularizers; ``stats`` are sums over its batches and all ranks."""
+        """Passes an update's mean logits to the regularizers; ``stats`` are sums over its batches and all ranks."""
         for regularizer in self.regularizers.values():
             regularizer.update(stats["real"] / stats["batches"], stats["fake"] / stats["batches"])
 
@@ -220,12 +224,12 @@ class Adversary(nn.Module):
 def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Tensor, maximum: float = 1e4) -> Tensor:
     """``|∂reconstruction/∂w| / (|∂adversarial/∂w| + 1e-4)``, w the decoder's last layer (arXiv:2012.09841, Eq. 7).
 
-    The plain form, two backward passes through all that follows w. The training step has these gradients at the
-    decoder's output already, and needs ``gradient_ratio`` alone.
+    This is the plain form, with two backward passes through all layers after w. The training step already has these
+    gradients at the decoder's output and needs only ``gradient_ratio``.
 
     Args:
-        reconstruction: The weighted sum of the image losses, a scalar.
-        adversarial: The generator's loss, a scalar.
+        reconstruction: Weighted sum of the image losses, a scalar.
+        adversarial: Loss of the generator, a scalar.
         last_layer: The weight w.
         maximum: The ratio is clamped to [0, maximum].
     """
@@ -237,7 +241,7 @@ def adaptive_weight(reconstruction: Tensor, adversarial: Tensor, last_layer: Ten
 def gradient_ratio(image_gradient: Tensor, gan_gradient: Tensor, maximum: float = 1e4) -> Tensor:
     """``|image_gradient| / (|gan_gradient| + 1e-4)``, clamped to [0, maximum]: the adaptive weight, a float32 scalar.
 
-    Gradients, not norms, are averaged over ranks first, so that N processes get the weight of one.
+    Gradients rather than norms are averaged over ranks, so that N processes get the same weight as one.
     """
     image_gradient, gan_gradient = (mean_over_ranks(gradient.float()) for gradient in (image_gradient, gan_gradient))
     return (image_gradient.norm() / (gan_gradient.norm() + 1e-4)).clamp(0, maximum).detach()

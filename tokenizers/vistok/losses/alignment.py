@@ -1,7 +1,7 @@
-"""Representation learning: features made from codes are drawn to those of a frozen teacher (FQGAN, arXiv:2411.16681).
+"""Representation learning: alignment of latents with the features of a frozen teacher (FQGAN, arXiv:2411.16681).
 
-A latent loss is ``loss(latent, images)``. These have parameters, the predictor's, which the generator's optimizer
-trains; the tokenizer is exported without them.
+A latent loss is ``loss(latent, images)``. These losses have parameters, those of the predictor, which the generator's
+optimizer trains; the tokenizer is exported without them.
 """
 
 import math
@@ -17,17 +17,17 @@ from vistok.losses.teachers import Teacher
 
 
 class ContrastiveAlignment(nn.Module):
-    """From the quantized latent of one sub-codebook, predict which of the batch's images it is of (section 3.4).
+    """Predicts from the quantized latent of one sub-codebook which image of the batch it belongs to (section 3.4).
 
     Args:
-        teacher: Images to features (b, teacher.dim), of which the predictor has the width.
+        teacher: Teacher of features (b, teacher.dim) of images; the predictor has its width.
         dim: Channels of the whole latent.
-        num_parts: Sub-codebooks, which share the channels equally.
-        part: The one that learns from the teacher, from 0.
-        grid: Side of the latent grid that the predictor's learned positions are for; interpolated to any other.
+        num_parts: Number of sub-codebooks, which share the channels equally.
+        part: Index of the sub-codebook that learns from the teacher, from 0.
+        grid: Side of the latent grid of the predictor's learned positions, which are interpolated to other grids.
         depth: Transformer blocks of the predictor.
-        heads: Attention heads of a block; they divide ``teacher.dim``.
-        gather: Whether the negatives are the images of all processes; the authors take those of one.
+        heads: Attention heads of a block; must divide ``teacher.dim``.
+        gather: True takes negatives from all processes; the authors take those of one process.
     """
 
     def __init__(
@@ -54,15 +54,15 @@ class ContrastiveAlignment(nn.Module):
 
 
 class PatchAlignment(nn.Module):
-    """One minus the cosine between the teacher's patch features and what a small network makes of the latent there.
+    """One minus the cosine between the teacher's patch features and a small network's prediction from the latent.
 
     As in REPA (arXiv:2410.06940), with two layers; the prediction is resized to the teacher's grid.
 
     Args:
-        teacher: Images to features of patches (b, n, teacher.dim) on a square grid.
+        teacher: Teacher of features of patches (b, n, teacher.dim) on a square grid.
         dim: Channels of the whole latent.
-        num_parts: Sub-codebooks, which share the channels equally.
-        part: The one that learns from the teacher, from 0.
+        num_parts: Number of sub-codebooks, which share the channels equally.
+        part: Index of the sub-codebook that learns from the teacher, from 0.
         hidden: Channels of the hidden layer.
     """
 
@@ -89,21 +89,21 @@ def width_of(dim: int, num_parts: int, part: int) -> int:
     if num_parts < 1 or dim % num_parts:
         raise ValueError(f"num_parts={num_parts} does not divide the latent's {dim} channels")
     if not 0 <= part < num_parts:
-        raise ValueError(f"part={part} is none of the parts 0 to {num_parts - 1}")
+        raise ValueError(f"part={part} must be one of 0 to {num_parts - 1}")
     return dim // num_parts
 
 
 class FeaturePrediction(nn.Module):
-    """A quantized latent (b, dim, h, w) to one feature of the image (b, width): a small ViT's class token.
+    """Predicts one feature of the image (b, width) from a quantized latent (b, dim, h, w) by a small ViT's class token.
 
     With ``dim=8``, ``width=1024`` and ``grid=16`` it has 39,115,776 parameters, as published.
 
     Args:
         dim: Channels of the latent.
-        width: Channels of the feature, and of the transformer.
-        grid: Side of the latent grid that the learned positions are for; they are interpolated to any other.
-        depth: Transformer blocks.
-        heads: Attention heads of a block; they divide ``width``.
+        width: Channels of the feature and of the transformer.
+        grid: Side of the latent grid of the learned positions, which are interpolated to other grids.
+        depth: Number of transformer blocks.
+        heads: Attention heads of a block; must divide ``width``.
     """
 
     def __init__(self, dim: int, width: int, grid: int = 16, depth: int = 3, heads: int = 8):
@@ -125,19 +125,19 @@ class FeaturePrediction(nn.Module):
 
 
 def info_nce(predicted: Tensor, teacher: Tensor, gather: bool = True) -> Tensor:
-    """How badly each prediction tells its own image's teacher feature from those of the batch (section 3.4 and code).
+    """Cross-entropy of identifying each prediction's teacher feature within the batch (section 3.4 and code).
 
     ``-mean_b log softmax_j cos(p_b, t_j)`` at ``j = b``, without a temperature. Only teacher features are negatives, so
-    they alone are gathered: the mean over ranks of value and gradient is then what one process with all the images has.
+    only they are gathered: the mean over ranks of value and gradient then equals that of one process with all images.
 
     Args:
         predicted: (b, d), one vector for each image of this process.
         teacher: The same shape; gets no gradient.
-        gather: Whether the negatives are the images of all processes, each of which must have b; else this one's alone,
-            as in the authors' code.
+        gather: True takes negatives from all processes, each of which must have b images; False from this process
+            alone, as in the authors' code.
 
     Returns:
-        A scalar; for features that tell nothing the logarithm of the number of images.
+        A scalar; the logarithm of the number of images for uninformative features.
     """
     with torch.autocast(predicted.device.type, enabled=False):  # bf16 would round the cosines to two or three digits
         own = torch.arange(len(predicted), device=predicted.device)

@@ -1,4 +1,4 @@
-"""DiffAug: the discriminator sees real and reconstructed images through random changes (arXiv:2006.10738)."""
+"""DiffAug: differentiable random augmentation of the discriminator's inputs (arXiv:2006.10738)."""
 
 import torch
 import torch.nn.functional as F
@@ -6,15 +6,16 @@ from torch import Tensor, nn
 
 
 class DiffAug(nn.Module):
-    """Images (b, c, H, W) in [-1, 1] to changed ones of that shape; differentiable, drawn for each image.
+    """Augments images (b, c, H, W) in [-1, 1]; differentiable, with separate random values for each image.
 
-    In evaluation mode nothing is changed. The draws come from torch's generator, whose state checkpoints hold.
+    In evaluation mode nothing is changed. Random values come from torch's generator, whose state is part of
+    checkpoints.
 
     Args:
-        colour: Whether to change brightness (by up to ±0.5), saturation (0 to 2 times) and contrast (0.5 to 1.5 times);
+        colour: True changes brightness (by up to ±0.5), saturation (0 to 2 times) and contrast (0.5 to 1.5 times);
             values may leave [-1, 1].
-        translation: Largest shift as a share of each side; zeros (grey) come in from outside. 0 for none.
-        cutout: Side of a square set to grey, as a share of each side. 0 for none.
+        translation: Largest shift as a share of each side, in [0, 1]; new pixels are zero (grey). 0 for none.
+        cutout: Side of a square set to grey, as a share of each side, in [0, 1]. 0 for none.
     """
 
     def __init__(self, colour: bool = True, translation: float = 1 / 8, cutout: float = 1 / 2):
@@ -32,12 +33,12 @@ class DiffAug(nn.Module):
         if self.translation:
             images = translate(images, self.translation)
         if self.cutout:
-            images = cut_out(images, self.cutout)
+            images = mask_square(images, self.cutout)
         return images
 
 
 def change_colour(images: Tensor) -> Tensor:
-    """Brightness, then saturation around each pixel's grey, then contrast around each image's mean."""
+    """Changes brightness, then saturation around each pixel's grey, then contrast around each image's mean."""
     draw = torch.rand(3, len(images), 1, 1, 1, device=images.device, dtype=images.dtype)
     images = images + (draw[0] - 0.5)
     grey = images.mean(1, keepdim=True)
@@ -47,11 +48,11 @@ def change_colour(images: Tensor) -> Tensor:
 
 
 def translate(images: Tensor, share: float) -> Tensor:
-    """Shift each image by up to ``share`` of its height and width, each way, in whole pixels."""
+    """Shifts each image by an integer number of pixels, up to ``share`` of its height and width in each direction."""
     b, c, height, width = images.shape
     most = [round(share * side) for side in (height, width)]
     down, right = (torch.randint(-m, m + 1, (b, 1), device=images.device) for m in most)
-    # Padded by the largest shift, every source position lies within the padded image.
+    # With padding by the largest shift, every source position lies within the padded image.
     padded = F.pad(images, (most[1], most[1], most[0], most[0]))
     rows = torch.arange(height, device=images.device) + most[0] - down  # (b, H)
     columns = torch.arange(width, device=images.device) + most[1] - right
@@ -60,8 +61,11 @@ def translate(images: Tensor, share: float) -> Tensor:
     return padded[image, channel, rows[:, None, :, None], columns[:, None, None, :]]
 
 
-def cut_out(images: Tensor, share: float) -> Tensor:
-    """Grey a square of ``share`` of the sides of each image; its centre is anywhere, so that part may lie outside."""
+def mask_square(images: Tensor, share: float) -> Tensor:
+    """Sets a square of ``share`` of each image's sides to grey.
+
+    Its centre is anywhere, so it may lie partly outside.
+    """
     b, _, height, width = images.shape
     inside = []
     for side in (height, width):

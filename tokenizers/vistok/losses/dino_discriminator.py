@@ -1,4 +1,4 @@
-"""A discriminator on the features of a frozen vision transformer (StyleGAN-T, arXiv:2301.09515, section 3.2)."""
+"""Discriminator on the features of a frozen vision transformer (StyleGAN-T, arXiv:2301.09515, section 3.2)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,22 +13,23 @@ from vistok.pretrained import FrozenNetwork, timm_network
 
 
 class DINODiscriminator(nn.Module):
-    """Images (b, 3, H, W) in [-1, 1] to a logit for each patch of each block looked at (b, blocks · n).
+    """Maps images (b, 3, H, W) in [-1, 1] to a logit for each patch of each selected block, (b, blocks · n).
 
-    Only the heads learn. Two things differ from the paper: images are resized to the transformer's size, not cropped,
-    and the heads have group norms in place of batch norms over parts of a batch, so that no image's logit depends on
-    others. Use it with ``DiffAug``, as the paper does.
+    Only the heads are trained. There are two differences from the paper: images are resized to the transformer's size,
+    not cropped; and the heads have group norms instead of batch norms over parts of a batch, so that no image's logit
+    depends on other images. Use it with ``DiffAug``, as the paper does.
 
     Args:
-        model: A ViT's name in timm.
-        weights: ``pretrained`` downloads timm's, ``random`` takes random ones (for debugging), anything else is the
-            path of a state dict in timm's layout.
+        model: Name of a ViT in timm.
+        weights: ``pretrained`` downloads timm's weights, ``random`` draws random weights (for debugging); any other
+            value is the path of a state dict in timm's layout.
         blocks: Transformer blocks, counted from 0, whose outputs get a head each.
-        size: Side of the square that images are resized to (bilinear, antialiased), a multiple of the patch size.
+        size: Side in pixels of the square that images are resized to (bilinear, antialiased), a multiple of the patch
+            size.
 
     Raises:
         WeightsUnavailable: The download failed.
-        ValueError: timm has no such ViT or weights, the file does not fit, or there is no such block.
+        ValueError: timm has no such ViT or weights, the file does not fit, or a block does not exist.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class DINODiscriminator(nn.Module):
 
 
 class ViTFeatures(FrozenNetwork):
-    """Images to the patches (b, d, n) that come out of several blocks; gradients pass to the images."""
+    """Patch features (b, d, n) of several blocks of a frozen ViT; gradients pass to the images."""
 
     mean: Tensor  # (3, 1, 1)
     std: Tensor
@@ -79,7 +80,7 @@ class ViTFeatures(FrozenNetwork):
 
 
 class Head(nn.Module):
-    """Features (b, d, n) to logits (b, n): a pointwise layer, a residual one over nine patches, a projection."""
+    """Maps features (b, d, n) to logits (b, n): a pointwise layer, a residual layer over nine patches, a projection."""
 
     def __init__(self, dim: int):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Feature losses: images compared through a frozen classifier (after arXiv:1603.08155, Eq. 2)."""
+"""Feature losses: comparison of images by the features of a frozen classifier (after arXiv:1603.08155, Eq. 2)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,24 +14,24 @@ LIBRARIES = ("timm", "torchvision")
 
 
 class FeatureLoss(FrozenNetwork):
-    """How far the features of reconstructions (b, 3, H, W) in [-1, 1] are from those of the images; a scalar.
+    """Distance between the features of reconstructions (b, 3, H, W) in [-1, 1] and those of the images; a scalar.
 
-    With ``stages``, the mean over them of ``mean_positions |u - v|²``, u and v the maps with channels made a unit
-    vector at each position (as LPIPS compares them, without its learned weights): 0 to 4. Without, the mean squared
-    difference of the classifier's logits, as the perceptual loss of MaskGIT's tokenizer and later ones.
+    With ``stages`` it is the mean over them of ``mean_positions |u - v|²``, where u and v are maps with unit length
+    over the channels at each position (as LPIPS compares them, without its learned weights): 0 to 4. Without, it is the
+    mean squared difference of the classifier's logits, as in the perceptual loss of MaskGIT's tokenizer and later ones.
 
     Args:
-        model: Its name in ``library``, such as ``convnext_small`` or ``resnet50``.
-        weights: ``pretrained`` downloads timm's, ``random`` takes the same random ones every time (for debugging),
-            anything else is the path of a state dict in the library's layout.
-        stages: Stages of the network, counted from 0, whose maps are compared; None compares logits. Of torchvision's
-            networks they are the layers of ``features``, and logits are not to be had.
-        size: Side of the square that images are resized to (bilinear, antialiased); None leaves them as they are.
+        model: Name of the model in ``library``, such as ``convnext_small`` or ``resnet50``.
+        weights: ``pretrained`` downloads the library's weights, ``random`` draws the same random weights every time
+            (for debugging); any other value is the path of a state dict in the library's layout.
+        stages: Stages of the network, counted from 0, whose maps are compared; None compares logits. For torchvision's
+            networks these are the layers of ``features``, and logits are not available.
+        size: Side in pixels of the square that images are resized to (bilinear, antialiased); None does not resize.
         library: ``timm``, or ``torchvision`` for its convnets that have ``features``.
 
     Raises:
         WeightsUnavailable: The download failed.
-        ValueError: The library has no such model or weights, the file does not fit, or there is no such stage.
+        ValueError: The library has no such model or weights, the file does not fit, or a stage does not exist.
     """
 
     network: Any  # timm's, or torchvision's
@@ -60,7 +60,7 @@ class FeatureLoss(FrozenNetwork):
                 raise ValueError(f"stages=null compares logits, which {library}'s networks are not read for")
             for layer in self.network.modules():
                 if isinstance(layer, nn.ReLU | nn.ReLU6):
-                    layer.inplace = False  # it would overwrite the map of the layer before
+                    layer.inplace = False  # it would overwrite the map of the preceding layer
         if stages is not None and (not stages or not all(0 <= stage < count for stage in stages)):
             raise ValueError(f"stages must be in 0, ..., {count - 1} for {model}, not {self.stages}")
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
@@ -68,7 +68,7 @@ class FeatureLoss(FrozenNetwork):
         self.freeze()
 
     def features(self, images: Tensor) -> list[Tensor]:
-        """The maps (b, c, h, w) of the stages, or the logits (b, classes) alone."""
+        """Maps (b, c, h, w) of the stages, or only the logits (b, classes)."""
         if self.size is not None:
             images = F.interpolate(images, (self.size, self.size), mode="bilinear", antialias=True)
         prepared = ((images + 1) / 2 - self.mean) / self.std
@@ -92,5 +92,5 @@ class FeatureLoss(FrozenNetwork):
 
 
 def distance(u: Tensor, v: Tensor) -> Tensor:
-    """Squared distances (b, h, w) of feature maps (b, c, h, w) with channels made unit vectors, in float32."""
+    """Squared distances (b, h, w) of feature maps (b, c, h, w) that are normalised over channels, in float32."""
     return (F.normalize(u.float(), dim=1) - F.normalize(v.float(), dim=1)).square().sum(1)

@@ -1,4 +1,4 @@
-"""LeCam regularisation: logits held back by moving averages of the other side's (arXiv:2104.03310)."""
+"""LeCam regularisation: logits stay near moving averages of the other side's logits (arXiv:2104.03310)."""
 
 from collections.abc import Callable
 
@@ -13,11 +13,12 @@ from vistok.losses.adversarial import Regularizer
 class LeCam(Regularizer):
     """``mean relu(D(x) - a_fake)² + mean relu(a_real - D(x̂))²``, the form of the authors' and Open-MAGVIT2's code.
 
-    The paper's Eq. 3 has no relu: the code lets a logit go free on the wrong side of the average. As in the code, the
-    averages take in the batch's own logits first. They are buffers, saved with the run and equal on all ranks.
+    The paper's Eq. 3 has no relu: in the code a logit on the wrong side of the average is not penalised. As in the
+    code, the averages first include the batch's own logits. They are buffers, saved with the run and equal on all
+    ranks.
 
     Args:
-        decay: Of the averages, for each update.
+        decay: Decay of the averages for each update, in [0, 1).
     """
 
     every = 1

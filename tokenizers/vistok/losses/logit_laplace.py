@@ -1,4 +1,4 @@
-"""The logit-Laplace likelihood of pixels (DALL-E, arXiv:2102.12092, appendix A.3), a loss of ViT-VQGAN."""
+"""Logit-Laplace likelihood of pixels (DALL-E, arXiv:2102.12092, appendix A.3), a loss of ViT-VQGAN."""
 
 import torch
 from torch import Tensor, nn
@@ -10,12 +10,12 @@ from vistok.losses.masks import masked_mean
 class LogitLaplace(nn.Module):
     """Mean ``|logit y - μ| / b + ln b + ln(y (1 - y))`` over pixels y of (ε, 1 - ε).
 
-    This is the negative logarithm of ``exp(-|logit y - μ| / b) / (2 b y (1 - y))``, less the constant ln 2, as in
-    BSQ-ViT's code: negative where the likelihood is high. The tokenizer's ``pixels`` must be a ``LogitLaplaceMap``
-    of the same ε.
+    This is the negative logarithm of ``exp(-|logit y - μ| / b) / (2 b y (1 - y))`` without the constant ln 2, as in
+    BSQ-ViT's code: it is negative where the likelihood is high. The tokenizer's ``pixels`` must be a
+    ``LogitLaplaceMap`` of the same ε.
 
     Args:
-        epsilon: How far pixels stay from 0 and 1, where the logit is infinite.
+        epsilon: Smallest distance of pixels from 0 and 1, where the logit is infinite.
     """
 
     def __init__(self, epsilon: float = EPSILON):
@@ -23,12 +23,12 @@ class LogitLaplace(nn.Module):
         self.pixels = LogitLaplaceMap(epsilon)
 
     def forward(self, output: Tensor, images: Tensor, mask: Tensor | None = None) -> Tensor:
-        """The loss, of a decoder's output (b, 2c, H, W), first all μ and then all ln b, and images in [-1, 1].
+        """Computes the loss of a decoder's output (b, 2c, H, W), all μ and then all ln b, and images in [-1, 1].
 
-        Its mean is over all pixels, or over those that ``mask`` (b, 1, H, W) bool says are known.
+        The mean is over all pixels, or over those where ``mask`` (b, 1, H, W) bool is True.
 
         Raises:
-            ValueError: The decoder's channels are not twice the images'.
+            ValueError: The decoder does not have twice as many channels as the images.
         """
         if output.shape[1] != 2 * images.shape[1]:
             raise ValueError(

@@ -1,12 +1,12 @@
-"""Means over the pixels that are known."""
+"""Means over known pixels."""
 
 from torch import Tensor
 
 
 def masked_mean(values: Tensor, mask: Tensor | None = None) -> Tensor:
-    """The mean of values (b, c, H, W): over all pixels, or over those that ``mask`` (b, 1, H, W) bool says are known.
+    """Mean of values (b, c, H, W) over all pixels, or over those where ``mask`` (b, 1, H, W) bool is True.
 
-    NaN where it says so of none.
+    NaN if no pixel is known.
     """
     if mask is None:
         return values.mean()

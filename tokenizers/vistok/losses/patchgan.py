@@ -1,4 +1,4 @@
-"""PatchGAN: a discriminator that judges overlapping patches (pix2pix, arXiv:1611.07004, section 3.2.2)."""
+"""PatchGAN: a discriminator that classifies overlapping patches (pix2pix, arXiv:1611.07004, section 3.2.2)."""
 
 import math
 
@@ -12,16 +12,16 @@ NORMS = {
 
 
 class PatchGAN(nn.Module):
-    """Images (b, 3, H, W) in [-1, 1] to one logit for each patch (b, 1, h, w): high for real ones.
+    """Maps images (b, 3, H, W) in [-1, 1] to one logit for each patch, (b, 1, h, w): high for real ones.
 
-    With the defaults it has the 2,765,633 parameters of VQGAN's and LlamaGen's and sees patches of 70 pixels.
+    With the defaults it has the 2,765,633 parameters of VQGAN's and LlamaGen's discriminator and patches of 70 pixels.
 
     Args:
-        channels: Channels of the first layer; each further one doubles them, up to eight times.
-        num_layers: Layers of stride 2.
-        in_channels: Channels of the image.
-        norm: ``batch`` as published; ``group`` (up to 32 groups) or ``none`` judge an image without regard to the
-            others of its batch and of its process, and are the same with 1 process and several.
+        channels: Channels of the first layer; each further layer doubles them, up to eight times.
+        num_layers: Number of layers of stride 2.
+        in_channels: Channels of the images.
+        norm: ``batch`` as published. With ``group`` (up to 32 groups) or ``none`` an image's logits do not depend on
+            the other images of the batch, and are the same with one process and several.
     """
 
     repeatable = True  # see Adversary.repeatable
@@ -47,7 +47,7 @@ class PatchGAN(nn.Module):
 
 
 def _initialise(module: nn.Module) -> None:
-    """The normal initialisation of pix2pix."""
+    """Initialises by pix2pix's normal distribution."""
     if isinstance(module, nn.Conv2d):
         nn.init.normal_(module.weight, 0.0, 0.02)
     elif isinstance(module, nn.BatchNorm2d | nn.GroupNorm):

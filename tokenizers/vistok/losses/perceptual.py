@@ -15,16 +15,16 @@ from vistok.pretrained import downloading
 class LPIPS(nn.Module):
     """Mean LPIPS v0.1 of images (b, 3, H, W) in [-1, 1]; frozen, and always in evaluation mode.
 
-    The linear heads contain dropout, which a parent's ``train()`` would switch on: ``train`` is ignored here.
+    The linear heads contain dropout, which a parent's ``train()`` would switch on; ``train`` is therefore ignored.
 
     Args:
-        net: The trunk: ``vgg`` (the usual training loss), ``alex`` (the usual metric) or ``squeeze``.
+        net: Trunk: ``vgg`` (the usual training loss), ``alex`` (the usual metric) or ``squeeze``.
         weights: ``pretrained`` (torchvision's ImageNet trunk, downloaded at first use), ``random`` (for debugging: the
-            number means nothing), or the path of torchvision's state dict of the trunk.
+            value is meaningless), or the path of torchvision's state dict of the trunk.
 
     Raises:
         WeightsUnavailable: The trunk is not in torch's cache and cannot be downloaded.
-        ValueError: An unknown ``net``, or a file that does not fit it.
+        ValueError: ``net`` is unknown, or the file does not fit it.
     """
 
     def __init__(self, net: str = "vgg", weights: str = "pretrained"):
@@ -58,7 +58,7 @@ def _untrained(net: str) -> nn.Module:
 
 
 def _quietly(net: str, **arguments) -> nn.Module:
-    """The package's network, without the lines it prints and torchvision's warnings on old argument names."""
+    """Builds the package's network without its printed lines and torchvision's warnings about old argument names."""
     import lpips
 
     with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
@@ -67,7 +67,7 @@ def _quietly(net: str, **arguments) -> nn.Module:
 
 
 def _load_trunk(trunk: nn.Module, net: str, path: str) -> None:
-    """Copy torchvision's ``features.{i}.*``; the package keeps each layer's number i inside its slices."""
+    """Copies torchvision's ``features.{i}.*``; the package keeps each layer's number i inside its slices."""
     source = {
         key.removeprefix("features."): tensor
         for key, tensor in torch.load(path, weights_only=True, map_location="cpu").items()

@@ -1,4 +1,4 @@
-"""ST-LPIPS, the shift-tolerant perceptual distance (Ghildyal and Liu, arXiv:2207.13686), its AlexNet form."""
+"""ST-LPIPS, the shift-tolerant perceptual distance (Ghildyal and Liu, arXiv:2207.13686), in its AlexNet form."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,15 +16,15 @@ PACKAGE, FILE = "stlpips_pytorch", "weights/vST0.0/alex_shift_tolerant.pth"
 class STLPIPS(FrozenNetwork):
     """Mean ST-LPIPS of images (b, 3, H, W) in [-1, 1], H and W at least 32; frozen.
 
-    Trunk and heads were trained together on human judgements: this is not LPIPS, nor are these ImageNet features, and
-    a number made with it is to be called ST-LPIPS. Its file is small and needs no network.
+    Trunk and heads were trained together on human judgements: this is not LPIPS and has no ImageNet features, so its
+    values should be called ST-LPIPS. Its file is small and needs no network access.
 
     Args:
-        weights: The path of the authors' state dict, in any precision; ``pretrained`` takes it from the installed
-            package ``stlpips_pytorch``, of which nothing is run; ``random`` is for debugging.
+        weights: Path of the authors' state dict, in any precision; ``pretrained`` reads it from the installed package
+            ``stlpips_pytorch``, whose code is not executed; ``random`` is for debugging.
 
     Raises:
-        WeightsUnavailable: ``pretrained``, and the package is not installed.
+        WeightsUnavailable: ``pretrained`` is set and the package is not installed.
         ValueError: The file does not fit.
     """
 
@@ -57,13 +57,13 @@ class STLPIPS(FrozenNetwork):
 
 
 def unit(features: Tensor) -> Tensor:
-    """Channels (b, c, h, w) made a unit vector at each position, in float32."""
+    """Features (b, c, h, w), normalised to unit length over the channels, in float32."""
     features = features.float()
     return features / (features.square().sum(1, keepdim=True).sqrt() + 1e-10)
 
 
 class ReflectedBlur(nn.Module):
-    """Every channel filtered by [1, 2, 1] both ways, reflected by 2 at the borders, with stride 2."""
+    """Filters every channel by [1, 2, 1] in both directions with stride 2; borders are reflected by 2."""
 
     kernel: Tensor  # (1, 1, 3, 3)
 
@@ -78,7 +78,7 @@ class ReflectedBlur(nn.Module):
 
 
 def stages() -> list[nn.Sequential]:
-    """AlexNet in five parts, each of which ends at a map that is compared; blurs in place of its strides."""
+    """AlexNet in five parts, each ending at a map that is compared, with blurs instead of its strides."""
     pool = nn.MaxPool2d(3, stride=1)
     return [
         nn.Sequential(nn.Conv2d(3, 64, 11, padding=2), ReflectedBlur(), nn.ReLU()),
@@ -97,7 +97,7 @@ def head(channels: int) -> nn.Conv2d:
 
 
 def package_file() -> Path:
-    """The weights within the package, found without importing it."""
+    """Path of the weights within the package, found without importing it."""
     package = find_spec(PACKAGE)
     if package is None or not package.submodule_search_locations:
         raise WeightsUnavailable(
@@ -108,7 +108,7 @@ def package_file() -> Path:
 
 
 def renamed(state: dict[str, Tensor], path: Path) -> dict[str, Tensor]:
-    """The authors' names to ours; their blur kernels and their second copy of the heads are left out."""
+    """Renames the authors' tensors to ours; their blur kernels and second copy of the heads are dropped."""
     convolutions = {
         "net.slice1.0": "trunk.0.0",
         "net.slice2.5": "trunk.1.2",

@@ -1,4 +1,4 @@
-"""The residual discriminator of StyleGAN2 (arXiv:1912.04958), and the plainer one that LlamaGen offers."""
+"""Residual discriminator of StyleGAN2 (arXiv:1912.04958), and LlamaGen's simpler variant."""
 
 import math
 from collections.abc import Sequence
@@ -12,18 +12,18 @@ VARIANTS = ("stylegan2", "llamagen")
 
 
 class StyleGAN(nn.Module):
-    """Square images (b, 3, size, size) in [-1, 1] to one logit each (b, 1): high for real ones.
+    """Maps square images (b, 3, size, size) in [-1, 1] to one logit each, (b, 1): high for real ones.
 
-    * ``stylegan2``: equalised learning rates (arXiv:1710.10196, section 4.1), activations times √2, blur with
-      [1, 3, 3, 1] before each stride (arXiv:1904.11486), the spread over the minibatch as a last channel.
-    * ``llamagen``: none of these but a blur with [1, 2, 1]; a third convolution in each block.
+    * ``stylegan2``: equalised learning rates (arXiv:1710.10196, section 4.1), activations times √2, blur with [1, 3, 3,
+      1] before each stride (arXiv:1904.11486), the minibatch standard deviation as a last channel.
+    * ``llamagen``: of these only a blur, with [1, 2, 1]; each block has a third convolution.
 
     Args:
-        size: Side of the images: 4 · 2^n, n ≥ 1.
+        size: Side of the images in pixels: 4 · 2^n, n ≥ 1.
         channels: Channels at ``size``, ``size / 2``, ..., 4; None takes the paper's min(512, 32768 / side).
         variant: ``stylegan2`` or ``llamagen``.
-        group: Images over which the spread is taken, of ``stylegan2`` only; the batch where that has fewer.
-        in_channels: Channels of the image.
+        group: Number of images over which ``stylegan2`` takes the standard deviation; the whole batch if it is smaller.
+        in_channels: Channels of the images.
     """
 
     repeatable = True  # see Adversary.repeatable
@@ -67,7 +67,7 @@ class StyleGAN(nn.Module):
 
 
 class EqualBlock(nn.Module):
-    """Half the side: two convolutions beside a 1x1 one, their sum over √2."""
+    """Halves the side: two convolutions beside a 1x1 shortcut, their sum divided by √2."""
 
     def __init__(self, before: int, after: int):
         super().__init__()
@@ -82,7 +82,7 @@ class EqualBlock(nn.Module):
 
 
 class PlainBlock(nn.Module):
-    """Half the side: three convolutions beside a 1x1 one that skips every other pixel, their sum over √2."""
+    """Halves the side: three convolutions beside a 1x1 shortcut of stride 2, their sum divided by √2."""
 
     def __init__(self, before: int, after: int):
         super().__init__()
@@ -101,7 +101,7 @@ class PlainBlock(nn.Module):
 
 
 class EqualConv(nn.Conv2d):
-    """A convolution whose weights are N(0, 1) and scaled by 1 / √fan-in when used; its bias begins at 0."""
+    """Convolution with weights from N(0, 1), scaled by 1 / √fan-in when used; its bias starts at 0."""
 
     def __init__(self, before: int, after: int, kernel: int, stride: int = 1, padding: int = 0, bias: bool = True):
         super().__init__(before, after, kernel, stride, padding, bias=bias)
@@ -112,7 +112,7 @@ class EqualConv(nn.Conv2d):
 
 
 class EqualLinear(nn.Linear):
-    """A linear map of the same kind."""
+    """Linear map with equalised learning rate, like ``EqualConv``."""
 
     def __init__(self, before: int, after: int):
         super().__init__(before, after)
@@ -141,12 +141,12 @@ class ScaledLeakyReLU(nn.Module):
 
 
 class Blur(nn.Module):
-    """Every channel filtered by the same small kernel, of sum 1.
+    """Filters every channel by the same small kernel, normalised to sum 1.
 
     Args:
-        taps: The kernel's row and column.
-        padding: On each side.
-        mode: Of the padding, as in ``torch.nn.functional.pad``.
+        taps: Row and column of the kernel.
+        padding: Padding on each side in pixels.
+        mode: Padding mode, as in ``torch.nn.functional.pad``.
     """
 
     kernel: Tensor  # (h, w)
@@ -163,10 +163,10 @@ class Blur(nn.Module):
 
 
 class MinibatchSpread(nn.Module):
-    """One more channel: the standard deviation over a group of images, averaged over channels and positions.
+    """Appends a channel: the standard deviation over a group of images, averaged over channels and positions.
 
     (arXiv:1710.10196, section 3, in groups as in StyleGAN's code.) With n images and groups of g, images j, j + n / g,
-    j + 2 n / g and so on make a group. A batch of no multiple of g is taken as one group.
+    j + 2 n / g and so on make a group. A batch whose size is not a multiple of g is one group.
 
     Args:
         group: g.

@@ -1,4 +1,4 @@
-"""Frozen networks that a tokenizer learns from, from timm: DINOv2, CLIP, SigLIP or any other."""
+"""Frozen teacher networks from timm: DINOv2, CLIP, SigLIP or any other."""
 
 from pathlib import Path
 
@@ -11,27 +11,28 @@ from vistok.pretrained import FrozenNetwork, timm_network
 
 
 class Teacher(FrozenNetwork):
-    """Images (b, 3, H, W) in [-1, 1] to features (b, dim) in float32 or autocast's type, without gradient.
+    """Maps images (b, 3, H, W) in [-1, 1] to features (b, dim) in float32 or autocast's type, without gradient.
 
-    The feature of an image is what the model gives to its classifier: the class token of CLIP (before its projection)
-    and DINOv2, the attention-pooled one of SigLIP. Images are resized, not cropped, and normalised as timm says for the
-    model. Models that FQGAN and others take:
+    The feature of an image is the input of the model's classifier: the class token of CLIP (before its projection) and
+    DINOv2, the attention-pooled token of SigLIP. Images are resized, not cropped, and normalised with timm's values for
+    the model. FQGAN and others use these models:
 
-    * ``vit_large_patch14_clip_quickgelu_224.openai`` and ``vit_base_patch16_clip_quickgelu_224.openai``: CLIP as it was
-      trained, with ``final_norm=False``; timm's same names without ``quickgelu`` have another activation.
+    * ``vit_large_patch14_clip_quickgelu_224.openai`` and ``vit_base_patch16_clip_quickgelu_224.openai``: CLIP with the
+      activation of its training, with ``final_norm=False``; timm's same names without ``quickgelu`` have another
+      activation.
     * ``vit_small_patch14_dinov2.lvd142m``: its positions are for 518 pixels; timm resizes them (bicubic, antialiased,
       which the authors of DINOv2 do not).
     * ``vit_base_patch16_siglip_224.webli``.
 
     Args:
-        model: Its name in timm, with the tag of its weights.
-        weights: ``pretrained`` downloads timm's, ``random`` takes the same random ones every time (for debugging),
-            anything else is the path of a state dict in timm's layout.
-        size: Side of the square that images are resized to.
-        resize: ``nearest``, as FQGAN does, or ``bicubic``, antialiased.
-        patches: Whether to give the features of the patches, (b, n, dim) row by row, rather than one of the image.
-        final_norm: Whether features are behind the transformer's last norm. Without it a class token is the one in
-            Hugging Face's ``last_hidden_state`` of CLIP, which FQGAN takes.
+        model: Name of the model in timm, with the tag of its weights.
+        weights: ``pretrained`` downloads timm's weights, ``random`` draws the same random weights every time (for
+            debugging); any other value is the path of a state dict in timm's layout.
+        size: Side in pixels of the square that images are resized to.
+        resize: ``nearest``, as in FQGAN, or ``bicubic``, antialiased.
+        patches: True returns the features of the patches, (b, n, dim) row by row; False one feature of the image.
+        final_norm: True takes features after the transformer's last norm. False gives the class token in Hugging Face's
+            ``last_hidden_state`` of CLIP, which FQGAN uses.
 
     Attributes:
         dim: Channels of a feature.
@@ -71,7 +72,7 @@ class Teacher(FrozenNetwork):
         self.freeze()
 
     def prepare(self, images: Tensor) -> Tensor:
-        """Images (b, 3, H, W) in [-1, 1] to what the network expects."""
+        """Converts images (b, 3, H, W) in [-1, 1] to the network's input."""
         if self.resize == "nearest":
             resized = F.interpolate(images, self.size, mode="nearest")
         else:

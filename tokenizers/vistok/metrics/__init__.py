@@ -1,4 +1,4 @@
-"""What an evaluation reports: image fidelity, the Fréchet distance and the use of the codebook."""
+"""Metrics of an evaluation: image fidelity, the Fréchet distance and codebook usage."""
 
 from vistok.metrics.distances import psnr
 from vistok.metrics.feature_networks import DINOv2, Inception, TimmFeatures, TorchvisionFeatures

@@ -1,4 +1,4 @@
-"""Distances between an image and its reconstruction, one number for each image, by the names that scores have."""
+"""Per-image distances between an image and its reconstruction, by the names of the scores."""
 
 import math
 from collections.abc import Callable
@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-MS_SSIM_SMALLEST = 176  # pixels: four halvings leave the 11 of its window
-MS_SSIM_EXPONENTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # of the scales, finest first
+MS_SSIM_SMALLEST = 176  # pixels: after four halvings its window of 11 fits
+MS_SSIM_EXPONENTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # for each scale, finest first
 SSIM_WINDOW = 11
 
 
@@ -18,19 +18,19 @@ def psnr(reconstruction: Tensor, images: Tensor, highest: float = 100.0) -> Tens
     Args:
         reconstruction: (b, c, H, W) uint8, or float on the same scale.
         images: The same shape.
-        highest: What an image without any error counts, since infinity would be the mean over all images.
+        highest: Value of an image without any error; with infinity the mean over images would be infinite.
     """
     error = (reconstruction.float() - images.float()).square().mean((1, 2, 3))
     return (20 * math.log10(255) - 10 * error.log10()).clamp(max=highest)
 
 
 def psnr_y(reconstruction: Tensor, images: Tensor) -> Tensor:
-    """PSNR of the luma alone, peak 255: above that of the colours. Uint8 (b, 3, H, W) to (b,)."""
+    """PSNR of the luma alone, with peak 255; higher than that of colours. Uint8 (b, 3, H, W) to (b,)."""
     return psnr(luma(reconstruction), luma(images))
 
 
 def luma(images: Tensor) -> Tensor:
-    """Y of BT.601's Y'CbCr, which reaches from 16 to 235: (b, 3, H, W) uint8 to (b, 1, H, W) float."""
+    """Y of BT.601's Y'CbCr, from 16 to 235: (b, 3, H, W) uint8 to (b, 1, H, W) float."""
     weights = images.new_tensor([65.481, 128.553, 24.966], dtype=torch.float32) / 255
     return torch.einsum("bchw,c->bhw", images.float(), weights).unsqueeze(1) + 16
 
@@ -41,10 +41,10 @@ def l1(reconstruction: Tensor, images: Tensor) -> Tensor:
 
 
 def ssim_gauss11(reconstruction: Tensor, images: Tensor) -> Tensor:
-    """Structural similarity with a Gaussian window of 11 pixels and 1.5 deviation, range 255, as torchmetrics has it.
+    """Structural similarity with a Gaussian window of 11 pixels, standard deviation 1.5, range 255, as in torchmetrics.
 
-    The mean over channels and positions, borders included (reflected). (b, c, H, W) to (b,), in float64 if images are
-    uint8, so that a value does not depend on the rest of the batch, else in their own precision.
+    It is the mean over channels and positions, borders included (reflected). (b, c, H, W) to (b,), in float64 if images
+    are uint8, so that a value does not depend on the rest of the batch, else in the images' precision.
     """
     luminance, contrast = _reflected(_precise(reconstruction), _precise(images))
     return (luminance * contrast).mean((1, 2, 3))
@@ -55,10 +55,10 @@ def _precise(images: Tensor) -> Tensor:
 
 
 def ms_ssim(reconstruction: Tensor, images: Tensor) -> Tensor:
-    """Multi-scale structural similarity as torchmetrics has it: (b, c, H, W) uint8 to (b,) float64.
+    """Multi-scale structural similarity as in torchmetrics: (b, c, H, W) uint8 to (b,) float64.
 
-    Five scales, window of 11, range 255. Contrasts are of where the window fits, the similarity of the coarsest scale
-    also of reflected borders; negative ones count as 0.
+    There are five scales, a window of 11 and range 255. Contrasts are computed where the window fits; the similarity of
+    the coarsest scale includes reflected borders. Negative values count as 0.
     """
     x, y = reconstruction.double(), images.double()
     product, window = x.new_ones(len(x)), gaussian(SSIM_WINDOW, 1.5)
@@ -77,16 +77,16 @@ def _reflected(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _similarity(x: Tensor, y: Tensor, window: Tensor, highest: float, factor: float = 1.0) -> tuple[Tensor, Tensor]:
-    """The two terms of structural similarity, of luminance and of contrast and structure, where the window fits.
+    """Two terms of structural similarity where the window fits: luminance, and contrast times structure.
 
-    Means over the window are taken along one dimension and then along the other, which costs a fifth of both at once.
+    Window means are taken along one dimension and then along the other, at a fifth of the cost of both at once.
 
     Args:
         x: (b, c, H, W), float.
         y: The same shape.
         window: (n,) weights of one dimension, which sum to 1.
-        highest: The range L in the constants (0.01 L)² and (0.03 L)².
-        factor: What (co)variances are multiplied by.
+        highest: Range L in the constants (0.01 L)² and (0.03 L)².
+        factor: Factor of variances and covariances.
     """
     channels, column = x.shape[1], window.to(x).reshape(1, 1, -1, 1)
     column = column.expand(channels, 1, -1, 1)
@@ -106,8 +106,8 @@ def ssim_windowed(reconstruction: Tensor, images: Tensor, window: Tensor, highes
         reconstruction: (b, c, H, W) uint8.
         images: The same shape.
         window: (n,) weights of one dimension, which sum to 1.
-        highest: The range L in the constants (0.01 L)² and (0.03 L)², in levels.
-        unbiased: Whether variances are of samples, so that n² pixels count n² - 1.
+        highest: Range L in the constants (0.01 L)² and (0.03 L)², in levels.
+        unbiased: True for sample variances, which divide by n² - 1 for n² pixels.
     """
     x, y = reconstruction.double(), images.double()  # variances as differences of squares up to 65,025
     pixels = len(window) ** 2
@@ -116,17 +116,17 @@ def ssim_windowed(reconstruction: Tensor, images: Tensor, window: Tensor, highes
 
 
 def ssim_skimage7(reconstruction: Tensor, images: Tensor) -> Tensor:
-    """scikit-image's default: a flat window of 7 pixels, sample covariances, range 255. Uint8 (b, c, H, W) to (b,)."""
+    """scikit-image's default: uniform window of 7 pixels, sample covariances, range 255. Uint8 (b, c, H, W) to (b,)."""
     return ssim_windowed(reconstruction, images, flat(7), 255.0, unbiased=True)
 
 
 def ssim_skimage7_range2(reconstruction: Tensor, images: Tensor) -> Tensor:
-    """``ssim_skimage7`` with a range of 2 for images in [0, 1], twice what they have, as LlamaGen: much higher."""
+    """``ssim_skimage7`` with range 2 for images in [0, 1], twice the true range, as in LlamaGen; values are higher."""
     return ssim_windowed(reconstruction, images, flat(7), 510.0, unbiased=True)
 
 
 def ssim_gauss11_inner(reconstruction: Tensor, images: Tensor) -> Tensor:
-    """piq's, range 255: Gaussian window, borders left out, on images that were shrunk first if they are large.
+    """SSIM of piq, range 255: Gaussian window, without borders; large images are first reduced.
 
     piq averages blocks of ``min(H, W) / 256`` pixels, rounded: none for images below 384. Uint8 (b, 3, H, W) to (b,).
     """
@@ -134,7 +134,7 @@ def ssim_gauss11_inner(reconstruction: Tensor, images: Tensor) -> Tensor:
 
 
 def ssim_gauss11_range2(reconstruction: Tensor, images: Tensor) -> Tensor:
-    """``ssim_gauss11_inner`` with a range of 2 for images in [0, 1], twice what they have, as FVQ: much higher."""
+    """``ssim_gauss11_inner`` with range 2 for images in [0, 1], twice the true range, as in FVQ; values are higher."""
     return _ssim_of_piq(reconstruction, images, 510.0)
 
 
@@ -145,24 +145,24 @@ def _ssim_of_piq(reconstruction: Tensor, images: Tensor, highest: float) -> Tens
 
 
 def ssim_y(reconstruction: Tensor, images: Tensor) -> Tensor:
-    """On the rounded luma, Gaussian window of 11, borders left out, range 255, as pyiqa: uint8 (b, 3, H, W) to (b,)."""
+    """SSIM of pyiqa: rounded luma, Gaussian window of 11, without borders, range 255. Uint8 (b, 3, H, W) to (b,)."""
     x, y = (luma(side).round() for side in (reconstruction, images))
     return ssim_windowed(x, y, gaussian(11, 1.5), 255.0, unbiased=False)
 
 
 def flat(size: int) -> Tensor:
-    """(size,) equal weights."""
+    """Equal weights (size,)."""
     return torch.full((size,), 1 / size, dtype=torch.float64)
 
 
 def gaussian(size: int, deviation: float) -> Tensor:
-    """(size,) weights of a Gaussian, which sum to 1."""
+    """Weights (size,) of a Gaussian, which sum to 1."""
     at = torch.arange(size, dtype=torch.float64) - (size - 1) / 2
     weights = (-at.square() / (2 * deviation**2)).exp()
     return weights / weights.sum()
 
 
-# None: the network's, whose weights have to be had
+# None: computed by a network whose weights must be available
 DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor] | None] = {
     "psnr": psnr,
     "psnr_y": psnr_y,

@@ -9,25 +9,26 @@ from torch import Tensor
 from vistok.distributed.collectives import gather_objects, sum_over_ranks
 from vistok.metrics.states import Accumulator, Saved
 
-BLOCK = 512  # images whose features are float64 at once
-NEGLIGIBLE = 1e-8  # error of a distance, relative to it, or a thousandth of that relative to the variances
+BLOCK = 512  # images whose features are converted to float64 at a time
+NEGLIGIBLE = 1e-8  # negligible error of a distance, relative to it or to a thousandth of the variances
 
 
 class FeatureStatistics(Accumulator):
-    """What a Fréchet distance needs of the features of a set of images, in memory that does not grow with their number.
+    """Statistics of image features for a Fréchet distance, in memory that does not grow with the number of images.
 
-    Of up to d images the features themselves are kept, since their covariance is singular and a distance made of it
-    would lose digits; of more the mean and the scatter, d² + d float64 values. Both add up over ranks.
+    For up to d images the features themselves are kept: their covariance is singular, and a distance computed from it
+    would lose digits. For more images the mean and the scatter are kept, d² + d float64 values. Both forms can be
+    summed over ranks.
 
     Attributes:
-        count: Images seen.
-        rows: (d, d) in the features' own precision, of which the first ``count`` are features; None of more images.
+        count: Number of images.
+        rows: (d, d) in the features' precision, whose first ``count`` rows are features; None for more than d images.
         mean: (d,) float64.
-        scatter: (d, d) float64, Σ(x - mean)(x - mean)ᵀ; None of up to d images.
+        scatter: (d, d) float64, Σ(x - mean)(x - mean)ᵀ; None for up to d images.
 
     Args:
-        dim: Features d of an image.
-        device: Where the features are.
+        dim: Number of features d of an image.
+        device: Device of the features.
     """
 
     def __init__(self, dim: int, device: torch.device | str = "cpu"):
@@ -35,17 +36,17 @@ class FeatureStatistics(Accumulator):
         self.dim, self.device = dim, device
         self.count = 0
         self.rows: Tensor | None = None
-        self.mean: Any = None  # tensors once there is a scatter, both or neither
+        self.mean: Any = None  # a tensor once scatter is one
         self.scatter: Any = None
 
     def update(self, features: Tensor) -> None:
-        """Add the features (b, d) of a batch."""
-        b, seen = len(features), self.count
-        if self.scatter is None and seen + b <= self.dim:
+        """Adds the features (b, d) of a batch."""
+        b, count = len(features), self.count
+        if self.scatter is None and count + b <= self.dim:
             if self.rows is None:
-                with torch.inference_mode(False):  # to be written to outside of it too
+                with torch.inference_mode(False):  # rows are also written outside inference mode
                     self.rows = features.new_empty(self.dim, self.dim, device=self.device)
-            self.rows[seen : seen + b] = features
+            self.rows[count : count + b] = features
             self.count += b
             return
         self._fold()
@@ -53,22 +54,23 @@ class FeatureStatistics(Accumulator):
             self._add(block)
 
     def _fold(self) -> None:
-        """Go over from features to moments."""
+        """Converts stored features to moments."""
         if self.scatter is not None:
             return
-        rows, seen, self.count = self.rows, self.count, 0
+        rows, count, self.count = self.rows, self.count, 0
         with torch.inference_mode(False):
             self.mean = torch.zeros(self.dim, dtype=torch.float64, device=self.device)
             self.scatter = torch.zeros(self.dim, self.dim, dtype=torch.float64, device=self.device)
         self.rows = None
         if rows is not None:
-            for block in rows[:seen].split(BLOCK):
+            for block in rows[:count].split(BLOCK):
                 self._add(block)
 
     def _add(self, features: Tensor) -> None:
-        """Chan, Golub and LeVeque's update (1979): the batch around its own mean, and one row for the means' distance.
+        """Adds a batch by Chan, Golub and LeVeque's update (1979).
 
-        Sums of squares that are not centred would lose digits where means are large.
+        The batch is centred on its own mean, and one row is added for the distance between the means. Sums of squares
+        that are not centred would lose digits where means are large.
         """
         b = len(features)
         x = features.double()
@@ -80,7 +82,7 @@ class FeatureStatistics(Accumulator):
         self.count += b
 
     def gather(self) -> "FeatureStatistics":
-        """Make these the statistics of all ranks' images, on each of them."""
+        """Merges the statistics of all ranks, on every rank."""
         counts = gather_objects(self.count)
         total = sum(counts)
         if len(counts) == 1 or total == 0:
@@ -101,14 +103,14 @@ class FeatureStatistics(Accumulator):
         return self
 
     def features(self) -> Tensor | None:
-        """(count, d) float64 of up to d images, else None."""
+        """Features (count, d) float64 for up to d images, else None."""
         return None if self.rows is None else self.rows[: self.count].double()
 
     def gaussian(self) -> tuple[Tensor, Tensor]:
         """Mean (d,) and sample covariance (d, d), float64.
 
         Raises:
-            ValueError: Fewer than 2 images.
+            ValueError: There are fewer than 2 images.
         """
         if self.count < 2:
             raise ValueError(f"a Fréchet distance needs at least 2 images, not {self.count}")
@@ -122,10 +124,10 @@ class FeatureStatistics(Accumulator):
     def distance(self, other: "FeatureStatistics") -> Tensor:
         """Fréchet distance to another set: a float64 scalar.
 
-        Of up to d images the value is exact, but far above what more images would give.
+        For up to d images the value is exact, but much larger than for more images.
 
         Raises:
-            ValueError: Fewer than 2 images.
+            ValueError: There are fewer than 2 images.
         """
         for side in (self, other):
             if side.count < 2:
@@ -155,19 +157,20 @@ class FeatureStatistics(Accumulator):
 
     @classmethod
     def restored(cls, tensors: Mapping[str, Tensor], device: torch.device | str = "cpu") -> "FeatureStatistics":
-        """The statistics of which ``save`` has given these ``tensors``, on ``device``."""
-        made = cls(tensors["rows" if "rows" in tensors else "mean"].shape[-1], device)
-        made.restore(tensors, {})
-        return made
+        """Statistics from the ``tensors`` that ``save`` returned, on ``device``."""
+        statistics = cls(tensors["rows" if "rows" in tensors else "mean"].shape[-1], device)
+        statistics.restore(tensors, {})
+        return statistics
 
 
 def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -> Tensor:
     """|m₁ - m₂|² + tr(C₁ + C₂ - 2 (C₁C₂)^½) of Gaussians with means (d,) and covariances (d, d), in float64.
 
-    With C₁ = LLᵀ (Cholesky) the eigenvalues of C₁C₂ are those of the symmetric LᵀC₂L. They are squares of what is
-    summed, which costs small ones half of their digits. Where that would be seen, as with singular covariances, the
-    singular values of R₁ᵀR₂ with C = RRᵀ are summed instead, which come without squaring. (``scipy.linalg.sqrtm``, of
-    the published implementations, takes several times as long and gives complex numbers for singular covariances.)
+    With C₁ = LLᵀ (Cholesky) the eigenvalues of C₁C₂ are those of the symmetric LᵀC₂L. They are the squares of the
+    summed values, so that small ones lose half of their digits. Where that would affect the result, as for singular
+    covariances, the singular values of R₁ᵀR₂ with C = RRᵀ are summed instead, which need no squaring.
+    (``scipy.linalg.sqrtm``, used by the published implementations, takes several times as long and gives complex
+    numbers for singular covariances.)
     """
     mean1, cov1, mean2, cov2 = (x.double() for x in (mean1, cov1, mean2, cov2))
     variances = cov1.trace() + cov2.trace()
@@ -175,7 +178,7 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
     lower, failed = torch.linalg.cholesky_ex(cov1)
     if not failed:
         squares = torch.linalg.eigvalsh(lower.T @ cov2 @ lower)
-        noise = squares[-1] * torch.finfo(squares.dtype).eps  # of each of them
+        noise = squares[-1] * torch.finfo(squares.dtype).eps  # rounding error of each square
         roots = squares.clamp(min=0).sqrt()
         error = (noise / roots.clamp(min=noise.sqrt())).sum()
         distance = apart - 2 * roots.sum()
@@ -187,7 +190,8 @@ def frechet_distance(mean1: Tensor, cov1: Tensor, mean2: Tensor, cov2: Tensor) -
 def frechet_distance_of_features(x: Tensor, y: Tensor) -> Tensor:
     """``frechet_distance`` of the Gaussians of features (n, d) and (m, d), for n and m up to d.
 
-    The root's trace is the nuclear norm of the product of the centred features: singular values of an (n, m) matrix.
+    The trace of the root is the nuclear norm of the product of the centred features: singular values of an (n, m)
+    matrix.
     """
     x, y = x.double(), y.double()
     apart = (x.mean(0) - y.mean(0)).square().sum()
@@ -196,7 +200,7 @@ def frechet_distance_of_features(x: Tensor, y: Tensor) -> Tensor:
 
 
 def _root(covariance: Tensor) -> Tensor:
-    """R (d, rank) with RRᵀ the covariance (d, d), less the directions in which it is 0 up to rounding."""
+    """R (d, rank) with RRᵀ the covariance (d, d), without the directions in which it is 0 up to rounding."""
     values, vectors = torch.linalg.eigh(covariance)
-    kept = values > values[-1] * len(values) * torch.finfo(values.dtype).eps
-    return vectors[:, kept] * values[kept].sqrt()
+    significant = values > values[-1] * len(values) * torch.finfo(values.dtype).eps
+    return vectors[:, significant] * values[significant].sqrt()

@@ -14,17 +14,17 @@ SPLITS = 10
 class InceptionScore(Accumulator):
     """exp of the mean KL divergence of each image's classes from those of its split, averaged over ten splits.
 
-    torch-fidelity deals images out by a permutation of all of them, which needs their number and all of their logits.
-    Here an image's split depends on its name alone, so the score is the same on any number of ranks.
+    torch-fidelity assigns images to splits by a permutation of all images, which needs their number and all of their
+    logits. Here an image's split depends only on its name, so the score is the same on any number of ranks.
 
     Attributes:
-        counts: Images of each split.
-        probabilities: Σp over them.
-        negentropies: Σ Σ p log p.
+        counts: Number of images of each split.
+        probabilities: Σp over the images of each split.
+        negentropies: Σ Σ p log p over the images of each split.
 
     Args:
-        classes: Logits of an image.
-        device: Where the logits are.
+        classes: Number of logits of an image.
+        device: Device of the logits.
     """
 
     counts: Tensor
@@ -37,7 +37,7 @@ class InceptionScore(Accumulator):
             self.declare(name, torch.zeros(shape, dtype=torch.float64, device=device), Reduction.SUM)
 
     def update(self, names: Sequence[str], logits: Tensor) -> None:
-        """Add the logits (b, classes) of the images so called."""
+        """Adds the logits (b, classes) of the named images."""
         splits = torch.tensor([split_of(name) for name in names], device=logits.device)
         log_p = logits.double().log_softmax(1)
         p = log_p.exp()
@@ -46,14 +46,14 @@ class InceptionScore(Accumulator):
         self.negentropies.index_add_(0, splits, (p * log_p).sum(1))
 
     def compute(self) -> float:
-        """The mean over splits that have images."""
-        held = self.counts > 0
-        counts = self.counts[held]
-        mean = self.probabilities[held] / counts.unsqueeze(1)
-        divergence = self.negentropies[held] / counts + torch.special.entr(mean).sum(1)
+        """Mean over splits that have images."""
+        nonempty = self.counts > 0
+        counts = self.counts[nonempty]
+        mean = self.probabilities[nonempty] / counts.unsqueeze(1)
+        divergence = self.negentropies[nonempty] / counts + torch.special.entr(mean).sum(1)
         return divergence.exp().mean().item()
 
 
 def split_of(name: str) -> int:
-    """Which of the splits an image is in."""
+    """Index of the split of an image."""
     return zlib.crc32(name.encode()) % SPLITS

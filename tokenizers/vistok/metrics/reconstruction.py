@@ -1,4 +1,4 @@
-"""What training reports of the held-out images, on 8-bit pixels: the cheap part of what ``eval.py`` does."""
+"""Metrics of held-out images during training, on 8-bit pixels: the cheap part of an evaluation."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,10 +13,10 @@ from vistok.metrics.usage import CodebookUsage
 
 
 class Means(Accumulator):
-    """Means over all images, of several values; summed in float64, since float32 would lose digits over a data set.
+    """Means of several values over all images, summed in float64, since float32 would lose digits over a data set.
 
     Args:
-        names: Of the values.
+        names: Names of the values.
     """
 
     sums: Tensor
@@ -29,37 +29,37 @@ class Means(Accumulator):
         self.declare("count", torch.zeros((), dtype=torch.float64), Reduction.SUM)
 
     def update(self, sums: Mapping[str, Tensor], count: int) -> None:
-        """Add a batch.
+        """Adds a batch.
 
         Args:
-            sums: Of each value over the images: float64 scalars.
-            count: Images.
+            sums: Sum of each value over the images: float64 scalars.
+            count: Number of images.
         """
         self.sums += torch.stack([sums[name] for name in self.names])
         self.count += count
 
     def compute(self) -> dict[str, Tensor]:
-        """The means by name: float64 scalars, NaN of no images."""
+        """Means by name: float64 scalars, NaN without images."""
         return dict(zip(self.names, self.sums / self.count, strict=True))
 
 
 class ReconstructionMetrics(Accumulator):
-    """Metrics over all images seen.
+    """Metrics over all images of a validation.
 
-    Images and reconstructions are rounded to 8 bits once, since that is how images are stored and compared, and every
-    metric sees the same pixels. ``compute`` returns scalars, by name:
+    Images and reconstructions are rounded to 8 bits once, since images are stored and compared in this form, and every
+    metric reads the same pixels. ``compute`` returns scalars by name:
 
     * ``psnr``: over RGB pixels of each image, then the mean over images (see ``psnr``).
-    * ``ssim``: Gaussian window of 11 pixels and 1.5 deviation, range 255, per channel; the mean over images.
-    * ``psnr_block_mean``: PSNR of ``block_mean``, what averaging factor × factor pixels alone would keep.
+    * ``ssim``: Gaussian window of 11 pixels and standard deviation 1.5, range 255, per channel; the mean over images.
+    * ``psnr_block_mean``: PSNR of the block-mean baseline, see ``block_mean``.
     * ``usage``, ``usage_ceiling``, ``perplexity``, ``entropy_bits``, ``tokens``: see ``CodebookUsage``.
-    * ``images``: how many.
+    * ``images``: number of images.
     * the means of ``terms``.
 
     Args:
-        codebook_sizes: Codewords in each of the k codebooks.
+        codebook_sizes: Number of codewords in each of the k codebooks.
         factor: Pixels along each side of a latent position.
-        terms: Names of loss terms whose values ``update`` is given.
+        terms: Names of loss terms whose values are passed to ``update``.
     """
 
     means: Means
@@ -80,14 +80,14 @@ class ReconstructionMetrics(Accumulator):
         keep: Tensor | None = None,
         terms: Mapping[str, Tensor] | None = None,
     ) -> None:
-        """Add a batch.
+        """Adds a batch.
 
         Args:
             images: (b, 3, H, W) in [-1, 1], at least 11 pixels high and wide.
             reconstruction: The same shape, unclamped.
             codes: (b, k, *positions) int64.
             keep: (b, *positions) bool, the positions that are tokens; None for all.
-            terms: The mean of each loss term over the batch, by name.
+            terms: Mean of each loss term over the batch, by name.
         """
         images, reconstruction = to_uint8(images), to_uint8(reconstruction)
         if min(images.shape[-2:]) < SSIM_WINDOW:
@@ -105,16 +105,16 @@ class ReconstructionMetrics(Accumulator):
         self.usage.update(codes, keep)
 
     def compute(self) -> dict[str, Tensor]:
-        """Every metric: float64 scalars by name."""
+        """All metrics by name: float64 scalars."""
         return self.means.compute() | self.usage.compute() | {"images": self.means.count.clone()}
 
 
 def block_mean(images: Tensor, factor: int) -> Tensor:
-    """A baseline without any learning: means of factor × factor pixels, enlarged again by bicubic interpolation.
+    """Baseline without learning: means of factor × factor pixels, enlarged by bicubic interpolation.
 
     Args:
-        images: (b, c, H, W) uint8, H and W multiples of the factor.
-        factor: Pixels along each side of a block.
+        images: (b, c, H, W) uint8; H and W are multiples of the factor.
+        factor: Side of a block in pixels.
 
     Returns:
         The same shape, uint8.

@@ -1,4 +1,4 @@
-"""States that grow batch by batch; gathering over ranks, saving and restoring follow from each one's declaration."""
+"""States that accumulate over batches; their declarations define how they are gathered, saved and restored."""
 
 from array import array
 from collections.abc import Callable, Iterator, Mapping
@@ -12,16 +12,16 @@ from torch import Tensor
 
 from vistok.distributed.collectives import gather_objects, rank_and_size, sum_over_ranks
 
-Own = TypeVar("Own", bound="Accumulator")
+AccumulatorT = TypeVar("AccumulatorT", bound="Accumulator")
 
 
 class Reduction(Enum):
-    """Makes one state of those of all ranks."""
+    """Operation that merges the states of all ranks."""
 
-    SUM = "sum"  # of tensors
-    LARGEST = "largest"  # of numbers
-    CONCATENATION = "concatenation"  # of arrays of numbers, or lists of texts, in the ranks' order
-    UNION = "union"  # of lists of texts, sorted
+    SUM = "sum"  # for tensors
+    LARGEST = "largest"  # for numbers
+    CONCATENATION = "concatenation"  # for arrays of numbers and lists of texts, in the order of ranks
+    UNION = "union"  # for lists of texts, sorted
 
 
 REDUCTIONS: dict[Reduction, Callable[[list[Any]], Any]] = {
@@ -32,14 +32,14 @@ REDUCTIONS: dict[Reduction, Callable[[list[Any]], Any]] = {
 
 
 class Saved(NamedTuple):
-    """The content of an accumulator, for a file."""
+    """Content of an accumulator, for a file."""
 
     tensors: dict[str, Tensor]
-    about: dict[str, Any]  # plain content: what JSON can hold
+    about: dict[str, Any]  # plain content that JSON can represent
 
 
 class Accumulator:
-    """Statistics of a set of images whose states are declared once each: ``gather``, ``save`` and ``restore`` follow.
+    """Base of statistics over a set of images: declared states are gathered, saved and restored without further code.
 
     A state is an attribute: a tensor, an ``array`` of numbers, a list of texts, a number, another accumulator, or a
     dict of arrays or accumulators. Accumulators gather, save and restore themselves.
@@ -49,18 +49,18 @@ class Accumulator:
         self._reductions: dict[str, Reduction | None] = {}
 
     def declare(self, name: str, start: Any, reduction: Reduction | None = None) -> None:
-        """Make ``start`` the attribute ``name``, a state.
+        """Declares the attribute ``name`` as a state.
 
         Args:
-            name: The attribute's.
-            start: Before anything is added.
-            reduction: Left out for accumulators.
+            name: Name of the attribute.
+            start: Initial value.
+            reduction: Operation that merges it over ranks; None for accumulators.
         """
         self._reductions[name] = reduction
         setattr(self, name, start)
 
-    def to(self: Own, device: torch.device | str) -> Own:
-        """Move the tensors."""
+    def to(self: AccumulatorT, device: torch.device | str) -> AccumulatorT:
+        """Moves the tensors."""
         for name, reduction in self._reductions.items():
             if reduction is Reduction.SUM:
                 setattr(self, name, getattr(self, name).to(device))
@@ -68,23 +68,25 @@ class Accumulator:
             part.to(device)
         return self
 
-    def gather(self: Own) -> Own:
-        """Make this the accumulator of all ranks' images, on each of them. All ranks have declared the same states."""
+    def gather(self: AccumulatorT) -> AccumulatorT:
+        """Merges the states of all ranks, on every rank. All ranks must have declared the same states."""
         plain = {name: getattr(self, name) for name, reduction in self._reductions.items() if reduction in REDUCTIONS}
-        everyone = gather_objects(plain) if plain and rank_and_size()[1] > 1 else [plain]
+        of_ranks = gather_objects(plain) if plain and rank_and_size()[1] > 1 else [plain]
         for name, reduction in self._reductions.items():
             if reduction is Reduction.SUM:
                 sum_over_ranks(getattr(self, name))
             elif reduction is not None:
-                reduce, parts = REDUCTIONS[reduction], [own[name] for own in everyone]
-                many = isinstance(parts[0], dict)
-                setattr(self, name, {k: reduce([own[k] for own in parts]) for k in parts[0]} if many else reduce(parts))
+                reduce, parts = REDUCTIONS[reduction], [own[name] for own in of_ranks]
+                is_dict = isinstance(parts[0], dict)
+                setattr(
+                    self, name, {k: reduce([own[k] for own in parts]) for k in parts[0]} if is_dict else reduce(parts)
+                )
         for _, part in self._parts():
             part.gather()
         return self
 
     def save(self) -> Saved:
-        """All states, by name."""
+        """All states by name."""
         saved = Saved({}, {})
         for name, reduction in self._reductions.items():
             value = getattr(self, name)
@@ -101,25 +103,25 @@ class Accumulator:
         return saved
 
     def restore(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-        """Go on from what ``save`` of an accumulator made alike has returned."""
+        """Restores the states that ``save`` of an equally declared accumulator returned."""
         for name, reduction in self._reductions.items():
             value = getattr(self, name)
             if reduction is not None:
                 own = {key: _restored(own, key, tensors, about) for key, own in _members(name, value)}
-                many = isinstance(value, dict)
-                setattr(self, name, dict(zip(value, own.values(), strict=True)) if many else own[name])
+                is_dict = isinstance(value, dict)
+                setattr(self, name, dict(zip(value, own.values(), strict=True)) if is_dict else own[name])
         for key, part in self._parts():
             part.restore(_below(f"{key}/", tensors), _below(f"{key}/", about))
 
     def _parts(self) -> Iterator[tuple[str, "Accumulator"]]:
-        """The accumulators among the states, by name; in the same order on all ranks."""
+        """Accumulators among the states, by name; in the same order on all ranks."""
         for name, reduction in self._reductions.items():
             if reduction is None:
                 yield from _members(name, getattr(self, name))
 
 
 def to_vector(values: array) -> Tensor:
-    """(n,) of the array's own type."""
+    """Tensor (n,) of the array's type."""
     return torch.from_numpy(np.array(values))
 
 

@@ -1,4 +1,4 @@
-"""How much of each codebook is used, counted exactly over everything seen."""
+"""Exact counts of codeword choices, and the usage of codebooks computed from them."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,23 +10,23 @@ from torch import Tensor
 from vistok.distributed.collectives import gather_objects
 from vistok.metrics.states import Accumulator, Reduction, Saved
 
-LARGEST = 2**22  # codewords of a codebook that are counted one by one
-GROUP_BITS = 18  # most bits of a code that are counted together in larger ones
+LARGEST = 2**22  # largest codebook whose codewords are counted individually
+GROUP_BITS = 18  # most bits in a group of bits of larger codes
 
 
 class Part(NamedTuple):
-    """A codebook, or a group of bits of the codes of one with more than ``LARGEST`` codewords."""
+    """A codebook, or a group of bits of the codes of a codebook with more than ``LARGEST`` codewords."""
 
     codebook: int
     shift: int  # bits below this part
-    size: int  # different values
-    name: str  # empty where it is all there is
+    size: int  # number of different values
+    name: str  # empty if there is only one part
 
 
 def parts_of(codebook_sizes: Sequence[int]) -> tuple[Part, ...]:
-    """What is counted: a codebook as a whole up to ``LARGEST`` codewords, else its codes in groups of bits.
+    """Parts that are counted: codebooks of up to ``LARGEST`` codewords, and groups of bits of the codes of larger ones.
 
-    Groups have at most ``GROUP_BITS`` bits, as alike in number as can be, the lowest first: 36 bits are 18 and 18.
+    Groups have at most ``GROUP_BITS`` bits and sizes as equal as possible, lowest bits first: 36 bits are 18 and 18.
     """
     parts = []
     for i, size in enumerate(codebook_sizes):
@@ -51,22 +51,22 @@ def split(codes: Tensor, parts: Sequence[Part]) -> Tensor:
 
 
 class CodebookUsage(Accumulator):
-    """Counts every codeword's choices.
+    """Counts the choices of every codeword.
 
     ``compute`` returns float64 scalars: ``usage`` (the share of codewords chosen at least once), ``usage_ceiling`` (see
     ``ceiling``), ``perplexity`` (exp of the entropy of code frequencies), ``entropy_bits`` (that entropy in bits) and
-    ``tokens`` (positions counted, the same in every codebook). With several codebooks all but the last are ``usage_0``,
-    ``usage_ceiling_0`` and so on, then ``usage_1``. With nothing seen all are 0.
+    ``tokens`` (number of positions counted, the same in every codebook). With several codebooks the names except
+    ``tokens`` are ``usage_0``, ``usage_ceiling_0`` and so on, then ``usage_1``. Before the first update all are 0.
 
-    A codebook of more than 2²² codewords is counted as if it were several, of groups of at most 18 bits of its codes:
-    see ``parts_of``. Their ``usage_0``, ``usage_1``, ... and the sum of their entropies are upper bounds of the
-    whole's; ``DistinctTuples`` counts the whole codes that were chosen.
+    A codebook of more than 2²² codewords is counted like several codebooks, one for each group of at most 18 bits of
+    its codes: see ``parts_of``. Their ``usage_0``, ``usage_1``, ... and the sum of their entropies are upper bounds of
+    the values of the full codebook; ``DistinctTuples`` counts the full codes that were chosen.
 
     Args:
-        codebook_sizes: Codewords in each of the k codebooks.
+        codebook_sizes: Number of codewords in each of the k codebooks.
 
     Attributes:
-        parts: What is counted.
+        parts: The counted parts.
     """
 
     hits: Tensor  # (parts, largest size) int64: a float32 count would stop growing at 2²⁴
@@ -80,11 +80,11 @@ class CodebookUsage(Accumulator):
 
     @property
     def counts(self) -> tuple[Tensor, ...]:
-        """How often each codeword of a part was chosen: (n,) int64."""
+        """Number of choices of each codeword, for each part: (n,) int64."""
         return tuple(hits[: part.size] for hits, part in zip(self.hits, self.parts, strict=True))
 
     def update(self, codes: Tensor, keep: Tensor | None = None) -> None:
-        """Count codes (b, k, *positions) int64, where ``keep`` (b, *positions) bool is given only those it keeps."""
+        """Counts codes (b, k, *positions) int64; with ``keep`` (b, *positions) bool only those where it is True."""
         if codes.shape[1] != len(self.codebook_sizes):
             raise ValueError(f"codes of {codes.shape[1]} codebooks, but there are {len(self.codebook_sizes)}")
         for hits, own in zip(self.hits, split(codes, self.parts).unbind(1), strict=True):
@@ -92,15 +92,15 @@ class CodebookUsage(Accumulator):
             hits.index_add_(0, own.flatten(), added)  # bincount would wait for the GPU
 
     def compute(self) -> dict[str, Tensor]:
-        """Every metric by name: float64 scalars."""
+        """All metrics by name: float64 scalars."""
         return usages_of(self.counts)
 
 
 class DistinctTuples(Accumulator):
-    """The different tuples of k codes that a product of codebooks has given: memory grows with their number alone.
+    """Set of the distinct tuples of k codes that a product of codebooks produced; memory grows only with their number.
 
     Args:
-        num_codebooks: How many codes k are in a tuple, each below 2³¹: parts of larger ones (``split``).
+        num_codebooks: Number k of codes in a tuple, each below 2³¹; larger codes are split into parts (``split``).
     """
 
     def __init__(self, num_codebooks: int):
@@ -109,7 +109,7 @@ class DistinctTuples(Accumulator):
         self.pending: list[Tensor] = []
 
     def update(self, codes: Tensor, keep: Tensor | None = None) -> None:
-        """Add codes (b, k, *positions) int64, where ``keep`` (b, *positions) bool is given only those it keeps."""
+        """Adds codes (b, k, *positions) int64; with ``keep`` (b, *positions) bool only those where it is True."""
         tuples = codes.flatten(2).transpose(1, 2).reshape(-1, codes.shape[1])
         tuples = tuples if keep is None else tuples[keep.flatten()]
         self.pending.append(tuples.int().unique(dim=0).cpu())
@@ -117,7 +117,7 @@ class DistinctTuples(Accumulator):
             self.tuples()
 
     def tuples(self) -> Tensor:
-        """All of them, sorted: (m, k) int32."""
+        """All distinct tuples, sorted: (m, k) int32."""
         if self.pending:
             self.known = torch.cat([self.known, *self.pending]).unique(dim=0)
             self.pending = []
@@ -135,7 +135,7 @@ class DistinctTuples(Accumulator):
 
 
 def usages_of(counts: Sequence[Tensor]) -> dict[str, Tensor]:
-    """What ``CodebookUsage`` says of parts whose codewords were chosen so many times: tensors (n,) int64."""
+    """Metrics of ``CodebookUsage`` for several parts, from the counts (n,) int64 of their codewords."""
     values = {}
     for i, own in enumerate(counts):
         suffix = f"_{i}" if len(counts) > 1 else ""
@@ -144,7 +144,7 @@ def usages_of(counts: Sequence[Tensor]) -> dict[str, Tensor]:
 
 
 def usage_of(counts: Tensor) -> dict[str, Tensor]:
-    """What ``CodebookUsage`` says of one codebook whose codewords were chosen ``counts`` (n,) times."""
+    """Metrics of ``CodebookUsage`` for one codebook, from the counts (n,) of its codewords."""
     tokens, bits = counts.sum(), entropy_bits(counts)
     return {
         "usage": (counts > 0).double().mean(),
@@ -155,13 +155,13 @@ def usage_of(counts: Tensor) -> dict[str, Tensor]:
 
 
 def ceiling(tokens: Tensor, codebook_size: int) -> Tensor:
-    """The usage to expect of T tokens that choose evenly among K codewords, ``1 - exp(-T / K)``: a float64 scalar.
+    """Expected usage of T tokens that choose uniformly among K codewords, ``1 - exp(-T / K)``: a float64 scalar.
 
-    Uneven choices reach fewer codewords, so a usage means something only beside this number.
+    Non-uniform choices reach fewer codewords, so usage should be read relative to this number.
     """
     return -torch.expm1(-tokens.double() / codebook_size)
 
 
 def entropy_bits(counts: Tensor) -> Tensor:
-    """Plug-in entropy of the frequencies that counts (n,) amount to, in bits: a float64 scalar, 0 for no counts."""
+    """Plug-in entropy of the frequencies of counts (n,), in bits: a float64 scalar, 0 for no counts."""
     return torch.special.entr(counts.double() / counts.sum().clamp(min=1)).sum() / math.log(2)

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from vistok.data.batches import Batch
 from vistok.distributed.collectives import averaged_when, sum_over_ranks
 from vistok.images.ranges import to_uint8
-from vistok.losses.adversarial import Adversary, Challenge, Verdict
+from vistok.losses.adversarial import Adversary, DiscriminatorResult, GeneratorResult
 from vistok.metrics import ReconstructionMetrics, psnr
 from vistok.quantizers import Context
 from vistok.tokenizer import Tokenizer
@@ -190,23 +190,25 @@ class LitTokenizer(pl.LightningModule):
         balance.compare(weighted_sum(pixel_terms, self.weights), self._loss_parameters())
         latent_terms = {name: loss(quantized.latent, images) for name, loss in self.latent_losses.items()}
         latent_terms = quantized.losses | latent_terms
-        terms, scales, verdict = latent_terms | pixel_terms, {}, None
+        terms, scales, discriminated = latent_terms | pixel_terms, {}, None
         if adversarial:
-            challenge, scales = self._challenge(balance, quantized.latent)
-            terms["adversarial"] = challenge.term
+            generated, scales = self._add_adversarial(balance, quantized.latent)
+            terms["adversarial"] = generated.term
         self._backward(balance.loss() + weighted_sum(latent_terms, self.weights))
         if adversarial:
-            verdict = self.adversary.judge(balance.reconstruction, images, self.updates, challenge.logits)
-            loss = sum(self.weights[name] * term for name, term in verdict.terms.items())
+            discriminated = self.adversary.discriminator_step(
+                balance.reconstruction, images, self.updates, generated.logits
+            )
+            loss = sum(self.weights[name] * term for name, term in discriminated.terms.items())
             self._backward(loss, inputs=self.adversary.trained)  # no gradients of the reconstruction
-            terms |= verdict.terms
+            terms |= discriminated.terms
 
-        self._contributions.add(quantized.stats, terms, verdict and verdict.stats())
+        self._contributions.add(quantized.stats, terms, discriminated and discriminated.stats())
         self.batches += 1
         if self.batches % self.accumulate == 0:
             self._finish_update(adversarial)
         if self.batches % self.trainer.log_every_n_steps == 0:
-            self._log(terms, scales, verdict, balance.reconstruction, images)
+            self._log(terms, scales, discriminated, balance.reconstruction, images)
         return {"codes": quantized.codes, "keep": quantized.keep}
 
     def _backward(self, loss: Tensor, **options: Any) -> None:
@@ -218,7 +220,7 @@ class LitTokenizer(pl.LightningModule):
         self,
         terms: Mapping[str, Tensor],
         scales: Mapping[str, Tensor],
-        verdict: Verdict | None,
+        discriminated: DiscriminatorResult | None,
         reconstruction: Tensor,
         images: Tensor,
     ) -> None:
@@ -226,7 +228,7 @@ class LitTokenizer(pl.LightningModule):
         self.settle()
         logs = {name: term.detach() for name, term in terms.items()}
         logs |= {f"{name}_scale": scale for name, scale in scales.items()}
-        logs |= verdict.accuracy() if verdict else {}
+        logs |= discriminated.accuracy() if discriminated else {}
         logs["psnr"] = psnr(to_uint8(reconstruction.detach()), to_uint8(images)).mean()
         logs["lr"] = self._optimizers()[0].param_groups[0]["lr"]
         self.log_dict({f"train/{name}": value for name, value in logs.items()}, sync_dist=True)
@@ -241,7 +243,7 @@ class LitTokenizer(pl.LightningModule):
         """Trained parameters of the pixel losses."""
         return [p for part in (self.image_losses, self.output_losses) for p in part.parameters() if p.requires_grad]
 
-    def _challenge(self, balance: BalancedBackward, latent: Tensor) -> tuple[Challenge, dict[str, Tensor]]:
+    def _add_adversarial(self, balance: BalancedBackward, latent: Tensor) -> tuple[GeneratorResult, dict[str, Tensor]]:
         """Adds the adversarial gradient to that of the pixel losses.
 
         Returns:
@@ -249,17 +251,17 @@ class LitTokenizer(pl.LightningModule):
         """
         if not self._contributions.terms:
             self._contributions.norms = [buffer.clone() for buffer in self.adversary.discriminator.buffers()]
-        challenge = self.adversary.challenge(balance.detached, self.tokenizer.pixels.out)
+        generated = self.adversary.generator_step(balance.detached, self.tokenizer.pixels.out)
         scales = {}
         if self.adversary.adaptive:
             last_layer = self.tokenizer.decoder.last_layer
             # With a frozen last layer, the latent is the last tensor that both gradients reach.
             reached = last_layer if last_layer.requires_grad else latent
-            scales["adversarial"] = balance.ratio(challenge.gradient, reached, self.adversary.max_weight)
+            scales["adversarial"] = balance.ratio(generated.gradient, reached, self.adversary.max_weight)
         if self.adversary.warmup:
             scales["adversarial"] = scales.get("adversarial", 1.0) * self.adversary.strength(self.updates)
-        balance.oppose(weighted_sum({"adversarial": challenge.gradient}, self.weights, scales))
-        return challenge, scales
+        balance.oppose(weighted_sum({"adversarial": generated.gradient}, self.weights, scales))
+        return generated, scales
 
     def _descend(self, optimizer: Optimizer, norm: Tensor, applied: Tensor) -> None:
         for group in optimizer.param_groups:
