@@ -135,7 +135,7 @@ def test_scales_and_sequences_are_exported(registered, tmp_path):
     assert graphs.save_torch(scales, tmp_path / "graph", image_size=16).codes == 2 * 20
     with pytest.raises(ValueError, match="a Scales cannot be reduced or stored in files"):
         Codec(scales, [])
-    with pytest.raises(ValueError, match="one position for each 4x4 pixels, not what a Sequence makes"):
+    with pytest.raises(ValueError, match="one position for each 4x4 pixels, unlike a Sequence"):
         Codec(sequence, [])
 
 

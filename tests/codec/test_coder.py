@@ -151,7 +151,7 @@ def test_tables_that_are_wrong(codec, tmp_path, name, change, message):
 
 def test_a_damaged_file_is_named(codec, picture, tmp_path):
     (tmp_path / "image.vtk").write_bytes(codec.compress(picture)[:-1])
-    with pytest.raises(ValueError, match=f"{tmp_path}/image.vtk: it is damaged or cut off"):
+    with pytest.raises(ValueError, match=f"{tmp_path}/image.vtk: it is damaged or truncated"):
         decompress_file(codec, tmp_path / "image.vtk")
 
 
@@ -193,7 +193,7 @@ def test_command_line(trained, photos, tmp_path, capsys):
     (tmp_path / "file.vtk").write_bytes((tmp_path / "file.vtk").read_bytes()[:-1])
     with pytest.raises(SystemExit):
         main(["codec", "decompress", file, "--codec", codec, "--out", str(out)])
-    assert "damaged or cut off: 20% of its codes are lost" in capsys.readouterr().err
+    assert "damaged or truncated: 20% of its codes are lost" in capsys.readouterr().err
     assert np.array_equal(np.asarray(Image.open(out)), whole)
     main(["codec", "decompress", file, "--codec", codec, "--conceal", "--out", str(out)])
     assert not np.array_equal(np.asarray(Image.open(out)), whole)

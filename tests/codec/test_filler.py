@@ -50,7 +50,7 @@ def test_chances_by_hand():
     filler.deviation[2] = 2.0
     tables = [torch.tensor([[0.0, 0.0], [1.0, 0.0]]), torch.tensor([[4.0], [0.0]])]
     counts = [torch.tensor([3, 1]), torch.tensor([1, 1])]
-    first, second = filler.log_chances(torch.tensor([[2.0, 5.0, 0.5, -1.0, 0.0, 0.25]]), tables, counts)
+    first, second = filler.log_probabilities(torch.tensor([[2.0, 5.0, 0.5, -1.0, 0.0, 0.25]]), tables, counts)
     e = torch.tensor(1.0).exp()  # 2 - 1, where the codeword is 1; 0.5 · 2 + 0.25 · 4 where it is 4 / 2
     torch.testing.assert_close(first.exp()[0, 1], e / (3 + e))
     torch.testing.assert_close(second.exp()[0, 0], torch.tensor(2.0).sigmoid())
@@ -114,7 +114,7 @@ def test_cross_entropy_sums_codebooks(codec):
     queries = filler(latent, ~hidden)
     by_hand = 0.0
     for b, y, x in hidden.nonzero().tolist():
-        chances = filler.log_chances(queries[b, :, y, x][None], tables_of(rate.head), rate.counts)
+        chances = filler.log_probabilities(queries[b, :, y, x][None], tables_of(rate.head), rate.counts)
         by_hand -= sum(p[0, codes[b, i, y, x]] for i, p in enumerate(chances))
     torch.testing.assert_close(loss, by_hand / hidden.sum())
 

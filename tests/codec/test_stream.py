@@ -38,9 +38,9 @@ def test_varints_end():
     ("change", "message"),
     [
         (lambda d: b"\x89PNG" + d[4:], "no file of"),
-        (lambda d: b"", "cut off"),
+        (lambda d: b"", "truncated"),
         (lambda d: d[:4] + b"\x07" + d[5:], "version 7; this program reads 1"),
-        (lambda d: d[:20], "cut off within its header"),
+        (lambda d: d[:20], "truncated within its header"),
         (lambda d: d[:9] + b"\xad" + d[10:], "checksum"),
         (lambda d: d + b"more", "4 bytes follow its end"),
     ],

@@ -128,7 +128,7 @@ def test_damaged_lines(stores, tmp_path):
         ([lines[0], lines[1][:50]], "line 2 is no line of tokens"),
         ([lines[0], '{"class_id": 0, "tokens": [1, 2]}\n'], "2 ids do not fill 1 x 8 x 8 places"),
         ([lines[0], lines[1].replace("[", "[32, ", 1).rsplit(",", 1)[0] + "]}\n"], "the id 32 at place 0"),
-        ([lines[0], '{"class_id": 0, "tokens": ["a"]}\n'], "not whole numbers"),
+        ([lines[0], '{"class_id": 0, "tokens": ["a"]}\n'], "not integers"),
     ):
         path.write_text("".join(damaged))
         with pytest.raises(ValueError, match=message):
@@ -149,10 +149,10 @@ def test_damaged_files(stores, tmp_path, form):
 
 @pytest.mark.parametrize("line, message", [
     (b'{"class_id": 0, "tokens": 5}', "its ids are 5, not a list"),
-    (b'{"class_id": 0, "tokens": [[1, 2]]}', "not whole numbers"),
-    (b'{"class_id": 0, "tokens": [1.5]}', "not whole numbers"),
-    (b'{"class_id": 0, "tokens": [true]}', "not whole numbers"),
-    (b'{"class_id": 0, "tokens": [99999999999999999999999]}', "not whole numbers"),
+    (b'{"class_id": 0, "tokens": [[1, 2]]}', "not integers"),
+    (b'{"class_id": 0, "tokens": [1.5]}', "not integers"),
+    (b'{"class_id": 0, "tokens": [true]}', "not integers"),
+    (b'{"class_id": 0, "tokens": [99999999999999999999999]}', "not integers"),
     (b'{"class_id": 0}', "has no tokens"),
     (b'{"class_id": "0", "tokens": []}', "is no line of tokens: its class_id is '0'"),
     (b'{"class_id": 1e999, "tokens": []}', "its class_id is inf"),
@@ -163,7 +163,7 @@ def test_damaged_files(stores, tmp_path, form):
     (b"null", "its class_id is None"),
     (b"[" * 10**5, "is no line of tokens: it is not JSON: maximum recursion"),
     (b"\xff", "is no line of tokens: it is not JSON: 'utf-8' codec"),
-    (b'{"class_id": 0, "tokens": ["' + b"a" * 10**5 + b'"' + b', "b"' * 10**4 + b"]}", "not whole numbers"),
+    (b'{"class_id": 0, "tokens": ["' + b"a" * 10**5 + b'"' + b', "b"' * 10**4 + b"]}", "not integers"),
 ])  # fmt: skip
 def test_lines_of_strangers(stores, tmp_path, line, message):
     write_jsonl(stores["vq"], tmp_path / "out")
@@ -218,7 +218,7 @@ def npy(array):
     ("vq", "00000000_1.cls", b"1", "has another label than the views before it"),
     ("vq", "00000000_0.token.npy", None, "has no .token.npy"),
     ("vq", "00000000_0.token.npy", npy(np.array(3)), "its ids have the shape"),
-    ("vq", "00000000_0.token.npy", npy(np.ones(64)), "not whole numbers"),
+    ("vq", "00000000_0.token.npy", npy(np.ones(64)), "not integers"),
     ("vq", "00000000_0.token.npy", npy(np.zeros((64, 1), int)), "its ids have the shape"),
     ("vq", "00000000_0.token.npy", b"\x93NUMPY\1\0\xff\xff", "cannot be read as an array"),
     ("vq", "00000000_0.token.npy", bytes(10**5), "has 100,000 bytes, more than 4,712"),
@@ -264,7 +264,7 @@ def test_tars_and_indices_of_strangers(stores, tmp_path):
     ("labels/2.npy", np.array([2**63], "uint64"), "not one label"),
     ("codes/2.npy", np.zeros((1, 1, 64), int), r"the shape is \(1, 1, 64\), not \(1, 2, tokens\)"),
     ("codes/2.npy", np.array(0), "the shape is"),
-    ("codes/2.npy", np.zeros((1, 2, 64)), "not whole numbers"),
+    ("codes/2.npy", np.zeros((1, 2, 64)), "not integers"),
     ("codes/2.npy", np.full((1, 2, 64), -(2**63)), "is not of its codebook"),
 ])  # fmt: skip
 def test_pairs_of_strangers(stores, tmp_path, name, array, message):

@@ -34,14 +34,14 @@ def change(folder, **values):
         ({"version": 2}, "version 2; this vistok reads 1"),
         ({"grid": "missing"}, "lacks grid"),
         ({"grid": 8}, "grid=8, not a list"),
-        ({"grid": [8, 0]}, "whole numbers above 0"),
-        ({"codebook_sizes": []}, "whole numbers above 0"),
-        ({"codebook_sizes": ["32"]}, "whole numbers above 0"),
+        ({"grid": [8, 0]}, "integers above 0"),
+        ({"codebook_sizes": []}, "integers above 0"),
+        ({"codebook_sizes": ["32"]}, "integers above 0"),
         ({"views": "all"}, "views='all', not one of none, flip, ten"),
         ({"views": "ten"}, r"holds uint16 \(4, 2, 1, 8, 8\), but by index.json it is uint16 \(4, 10, 1, 8, 8\)"),
         ({"codebook_sizes": [2**16 + 1]}, "but by index.json it is uint32"),
         ({"grains": 2, "order": "other"}, "grains=2 in the order 'other'"),
-        ({"tokenizer_sha256": "abc"}, "is no sha256"),
+        ({"tokenizer_sha256": "abc"}, "is not a SHA-256"),
         ({"shards": []}, "lists no shards"),
         ({"shards": [{"images": 4}]}, "the entry of shard 0 lacks 'files'"),
         ({"shards": [{"images": 4, "files": {"tokens": {"name": "../other.npy"}}}]}, "the entry of shard 0 has the"),
@@ -50,14 +50,14 @@ def change(folder, **values):
         ({"shards": {}}, "lists no shards"),
         ({"version": []}, r"version \[\]; this vistok reads 1"),
         ({"codebook_sizes": None}, "codebook_sizes=None, not a list"),
-        ({"codebook_sizes": [True]}, "whole numbers above 0"),
-        ({"codebook_sizes": [2.0]}, "whole numbers above 0"),
-        ({"codebook_sizes": [10**30]}, "whole numbers above 0"),
+        ({"codebook_sizes": [True]}, "integers above 0"),
+        ({"codebook_sizes": [2.0]}, "integers above 0"),
+        ({"codebook_sizes": [10**30]}, "integers above 0"),
         ({"codebook_sizes": [2**62] * 3}, "too many for one vocabulary"),
-        ({"grid": [8, 8, 8]}, "whole numbers above 0"),
+        ({"grid": [8, 8, 8]}, "integers above 0"),
         ({"grid": [2**31, 2**31]}, "codes of an image, more than 16,777,216"),
         ({"grid": None}, "grid=None, not a list"),
-        ({"factor": float("inf")}, "whole numbers above 0"),
+        ({"factor": float("inf")}, "integers above 0"),
         ({"views": []}, r"views=\[\], not one of"),
         ({"views": {"a": 1}}, "views={'a': 1}, not one of"),
         ({"grains": 2.0, "order": "row"}, "grains=2.0"),
@@ -151,10 +151,10 @@ def test_names_are_text(copy):
 
 
 @pytest.mark.parametrize("name, change, message", [
-    ("positions", lambda a: a + 500, "a token or a position of grain 0 is out of range"),
-    ("positions", lambda a: a * 0, "two of its tokens are of the same positions"),
-    ("tokens", lambda a: a + 32, "a token or a position of grain 0 is out of range"),
-    ("lengths", lambda a: a[..., ::-1], "tokens of its grains do not fill 8 x 8 positions"),
+    ("positions", lambda a: a + 500, "a token or a position of granularity 0 is out of range"),
+    ("positions", lambda a: a * 0, "two of its tokens cover the same positions"),
+    ("tokens", lambda a: a + 32, "a token or a position of granularity 0 is out of range"),
+    ("lengths", lambda a: a[..., ::-1], "tokens of its granularities do not fill 8 x 8 positions"),
     ("lengths", lambda a: a + 2**31, "but by index.json it is uint16"),
 ])  # fmt: skip
 def test_sequences_that_do_not_cover_their_grid(copy, name, change, message):
@@ -170,7 +170,7 @@ def test_sequences_that_do_not_cover_their_grid(copy, name, change, message):
 def test_verification_sees_a_code_that_is_out_of_range(copy):
     folder = copy()
     change(folder, codebook_sizes=[16])
-    with pytest.raises(ValueError, match=r"shard 0 .* holds codes up to \[[0-9]+\]: of codebooks of \[16\]"):
+    with pytest.raises(ValueError, match=r"shard 0 .* holds codes up to \[[0-9]+\], of codebooks of \[16\]"):
         list(TokenStore(folder).verify())
 
 

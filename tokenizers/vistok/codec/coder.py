@@ -1,4 +1,4 @@
-"""A codec: a tokenizer, codebooks of several sizes for it, their statistics, and perhaps a model for lost codes."""
+"""Codec: a tokenizer, codebooks of several sizes for it, their statistics, and optionally a concealment model."""
 
 import hashlib
 import json
@@ -34,51 +34,54 @@ MAX_RATES = 256
 
 
 class Rate(NamedTuple):
-    """One size of codebooks."""
+    """Codebooks of one size, with their statistics."""
 
-    head: Quantizer  # of plain tables
-    statistics: tuple[Statistics, ...]  # of each codebook
+    head: Quantizer  # head of plain tables
+    statistics: tuple[Statistics, ...]  # one for each codebook
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Codewords in each codebook."""
+        """Number of codewords in each codebook."""
         return self.head.codebook_sizes
 
     @property
     def counts(self) -> list[Tensor]:
-        """How often each codeword of each codebook is chosen, about, (n,)."""
+        """Approximate counts of the codewords in each codebook, (n,)."""
         return [torch.from_numpy(s.frequencies) for s in self.statistics]
 
 
 class Codec:
-    """Images to bytes and back.
+    """Compresses images to bytes and decompresses them.
 
     Args:
-        tokenizer: For inference; its own codebooks need not be among the rates.
+        tokenizer: Tokenizer for inference; its own codebooks need not be among the rates.
         rates: Codebooks with their statistics, the largest first.
-        filler: Guesses lost codes; None takes the mean of neighbours.
+        filler: Concealment model for lost codes; None uses the mean of neighbours.
 
     Raises:
-        ValueError: The tokenizer's head has more to tell than its codes.
+        ValueError: The codes of the tokenizer's head do not determine the latent.
     """
 
     def __init__(self, tokenizer: Tokenizer, rates: Sequence[Rate], filler: Filler | None = None):
         tables_of(tokenizer.quantizer)
         if tokenizer.grid(2 * tokenizer.factor, 3 * tokenizer.factor) != (2, 3):
             f, name = tokenizer.factor, type(tokenizer.encoder).__name__
-            raise ValueError(f"a codec stores a grid of one position for each {f}x{f} pixels, not what a {name} makes")
+            raise ValueError(f"a codec stores a grid of one position for each {f}x{f} pixels, unlike a {name}")
         if not 1 <= len(rates) <= MAX_RATES:
             raise ValueError(f"a codec has from 1 to {MAX_RATES} rates, not {len(rates)}")
         self.tokenizer, self.rates, self.filler = tokenizer, list(rates), filler
         self.id = digest(tokenizer, rates)
 
     def grid(self, width: int, height: int) -> tuple[int, int]:
-        """Positions (h, w) of an image's codes."""
+        """Grid (h, w) of an image's codes."""
         return -(-height // self.tokenizer.factor), -(-width // self.tokenizer.factor)
 
     @torch.no_grad()
     def encode(self, image: Tensor, rate: int = 0) -> Tensor:
-        """An image (3, H, W) uint8 of any size to codes (k, h, w); its last pixels continue it to whole positions."""
+        """Encodes an image (3, H, W) uint8 of any size to codes (k, h, w).
+
+        Border pixels are repeated to full positions.
+        """
         height, width = image.shape[-2:]
         h, w = self.grid(width, height)
         f = self.tokenizer.factor
@@ -87,7 +90,7 @@ class Codec:
 
     @torch.no_grad()
     def decode(self, latent: Tensor, width: int, height: int) -> Tensor:
-        """A latent (d, h, w) to an image (3, height, width) uint8."""
+        """Decodes a latent (d, h, w) to an image (3, height, width) uint8."""
         return to_uint8(self.tokenizer.decode(latent[None]))[0, :, :height, :width]
 
     def compress(
@@ -98,17 +101,17 @@ class Codec:
         num_packets: int = 1,
         max_pixels: int = stream.MAX_PIXELS,
     ) -> bytes:
-        """An image to a file's bytes.
+        """Compresses an image to the bytes of a file.
 
         Args:
             image: (3, H, W) uint8.
-            rate: Which codebooks, 0 the largest.
+            rate: Index of the codebooks; 0 is the largest.
             coding: ``fixed``, ``static``, ``context``, or ``best``, the one with the fewest bytes.
-            num_packets: Parts of the file of which any may be lost; with more than 1 there is no ``context``.
-            max_pixels: The largest image.
+            num_packets: Number of parts of the file, any of which may be lost; more than 1 excludes ``context``.
+            max_pixels: Largest accepted number of pixels.
 
         Raises:
-            ValueError: An argument is out of its range.
+            ValueError: An argument is out of range.
         """
         height, width = image.shape[-2:]
         if width * height > max_pixels:
@@ -120,7 +123,7 @@ class Codec:
     def write(
         self, codes: np.ndarray, width: int, height: int, rate: int, coding: str = "best", num_packets: int = 1
     ) -> bytes:
-        """Codes (k, h, w) of an image to a file's bytes; see ``compress``."""
+        """Writes the codes (k, h, w) of an image to the bytes of a file; see ``compress``."""
         h, w = self.grid(width, height)
         if not 1 <= num_packets <= min(packets.MOST, h * w):
             raise ValueError(f"packets={num_packets} must be from 1 to {min(packets.MOST, h * w)} for {h}x{w} codes")
@@ -140,23 +143,23 @@ class Codec:
     def read(
         self, data: bytes, max_pixels: int = stream.MAX_PIXELS
     ) -> tuple[stream.StreamHeader, np.ndarray, np.ndarray]:
-        """A file's header, its codes (k, h, w), 0 where they are lost, and which were received (h, w) bool.
+        """Reads a file: header, codes (k, h, w) with 0 for lost ones, and the received positions (h, w) bool.
 
         Raises:
-            ValueError: It is of another codec or no such file, or its header is damaged.
+            ValueError: The file is of another codec or not a compressed image, or its header is damaged.
         """
         header, received = stream.unpack(data, max_pixels)
         if header.codec != self.id[:4]:
             raise ValueError(f"it was compressed with the codec {header.codec.hex()}, this one is {self.id[:4].hex()}")
         h, w = self.grid(header.width, header.height)
-        many = len(received) > 1
+        several = len(received) > 1
         if (
             header.rate >= len(self.rates)
             or header.coding not in range_coder.CODINGS.values()
-            or (many and header.coding == range_coder.CONTEXT)
+            or (several and header.coding == range_coder.CONTEXT)
             or len(received) > h * w
         ):
-            raise ValueError(f"its header makes no sense: {header}, {len(received)} packets")
+            raise ValueError(f"its header is invalid: {header}, {len(received)} packets")
         statistics = self.rates[header.rate].statistics
         codes = np.zeros((len(statistics), h, w), dtype=np.int64)
         owner = packets.packet_of(h, w, len(received))
@@ -165,32 +168,32 @@ class Codec:
             if packet is None:
                 continue
             own = owner == i
-            shape = (int(own.sum()),) if many else (h, w)
+            shape = (int(own.sum()),) if several else (h, w)
             part = range_coder.decode(packet, shape, statistics, header.coding)
             codes[:, own] = part.reshape(len(statistics), -1)
             known |= own
         return header, codes, known
 
     def decompress(self, data: bytes, conceal: bool = False, max_pixels: int = stream.MAX_PIXELS) -> Tensor:
-        """A file's bytes to its image (3, H, W) uint8.
+        """Decompresses the bytes of a file to its image (3, H, W) uint8.
 
         Args:
             data: The bytes.
-            conceal: Fill what was lost with damaged packets; else they raise.
-            max_pixels: The largest image.
+            conceal: True fills codes of lost or damaged packets; False raises for them.
+            max_pixels: Largest accepted number of pixels.
 
         Raises:
-            ValueError: It is no such file, or damaged, or of another codec.
+            ValueError: The file is not a compressed image, damaged, or of another codec.
         """
         header, codes, known = self.read(data, max_pixels)
         if not known.all() and not (conceal and known.any()):
             lost = 1 - known.mean()
             remedy = "" if not known.any() else "; --conceal guesses them"
-            raise ValueError(f"it is damaged or cut off: {lost:.0%} of its codes are lost{remedy}")
+            raise ValueError(f"it is damaged or truncated: {lost:.0%} of its codes are lost{remedy}")
         return self.decode(self.latent(codes, known, header.rate), header.width, header.height)
 
     def latent(self, codes: np.ndarray, known: np.ndarray, rate: int) -> Tensor:
-        """Codes (k, h, w) to the latent (d, h, w), concealed where ``known`` (h, w) is False."""
+        """Latent (d, h, w) of codes (k, h, w), concealed where ``known`` (h, w) is False."""
         head = self.rates[rate].head
         latent, received = head.lookup(torch.from_numpy(codes)[None])[0], torch.from_numpy(known)
         if self.filler is None:
@@ -198,7 +201,7 @@ class Codec:
         return concealment.fill(self.filler, latent, received, tables_of(head), self.rates[rate].counts)
 
     def save(self, folder: Path, about: dict[str, Any] | None = None) -> None:
-        """Write the tokenizer as it is always exported, and the codec beside it."""
+        """Writes the tokenizer as an exported folder, with the codec beside it."""
         native.save(self.tokenizer, folder, about)
         config = {"format": FORMAT, "id": self.id.hex(), "rates": [list(rate.sizes) for rate in self.rates]}
         tensors = {name: torch.from_numpy(array) for name, array in arrays(self.rates).items()}
@@ -211,10 +214,10 @@ class Codec:
 
 
 def load(folder: str | Path) -> Codec:
-    """Read a codec that ``Codec.save`` wrote.
+    """Reads a codec that ``Codec.save`` wrote.
 
     Raises:
-        ValueError: The folder holds something else.
+        ValueError: The folder has other content.
         FileNotFoundError: A file is missing.
     """
     folder = Path(folder)
@@ -252,7 +255,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _rate(tokenizer: Tokenizer, tensors: dict[str, Tensor], i: int) -> Rate:
-    """The i-th rate in the tables of a codec's folder, whose types and shapes are all that ``save`` writes."""
+    """The i-th rate in the tables of a codec's folder; types and shapes must be those that ``save`` writes."""
     tables, statistics = [], []
     for j, own in enumerate(tables_of(tokenizer.quantizer)):
         names = [f"{i}.{j}.{name}" for name in ("table", *Statistics._fields)]
@@ -276,7 +279,7 @@ def _rate(tokenizer: Tokenizer, tensors: dict[str, Tensor], i: int) -> Rate:
 
 
 def arrays(rates: Sequence[Rate]) -> dict[str, np.ndarray]:
-    """All tables by the names they are stored under."""
+    """All tables by their names in the file."""
     named = {}
     for i, rate in enumerate(rates):
         for j, (table, statistics) in enumerate(zip(tables_of(rate.head), rate.statistics, strict=True)):
@@ -288,7 +291,7 @@ def arrays(rates: Sequence[Rate]) -> dict[str, np.ndarray]:
 def digest(tokenizer: Tokenizer, rates: Sequence[Rate]) -> bytes:
     """SHA-256 of the tokenizer's weights and pixel range and of all tables.
 
-    Not of its description, to which a later version may add arguments: files must stay readable.
+    It excludes the tokenizer's description, to which a later version may add arguments, so that files stay readable.
     """
     sha = hashlib.sha256(repr(tokenizer.pixels).encode())
     weights = {name: tensor.detach().cpu().numpy() for name, tensor in tokenizer.state_dict().items()}
@@ -298,7 +301,7 @@ def digest(tokenizer: Tokenizer, rates: Sequence[Rate]) -> bytes:
 
 
 def save_filler(filler: Filler, folder: Path) -> None:
-    """Write a filler into a codec's folder."""
+    """Writes a concealment model into a codec's folder."""
     sizes = {name: str(getattr(filler, name)) for name in FILLER_SIZES}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in filler.state_dict().items()}
     with atomic_write(folder / FILLER) as file:
@@ -306,19 +309,21 @@ def save_filler(filler: Filler, folder: Path) -> None:
 
 
 def load_filler(folder: Path, tokenizer: Tokenizer) -> Filler | None:
-    """The filler of a codec's folder, if there is one.
+    """Concealment model of a codec's folder, or None.
 
     Raises:
-        ValueError: It is damaged, or its sizes are not those of its tensors.
+        ValueError: The file is damaged, or its sizes do not match its tensors.
     """
     path = folder / FILLER
     if not path.is_file():
         return None
     try:
-        tensors, told = read_safetensors(path)
-        if set(told) != set(FILLER_SIZES) or not all(re.fullmatch(r"[1-9]\d{0,3}", size) for size in told.values()):
-            raise ValueError(f"its sizes are {short(told)}")
-        sizes = {name: int(size) for name, size in told.items()}
+        tensors, metadata = read_safetensors(path)
+        if set(metadata) != set(FILLER_SIZES) or not all(
+            re.fullmatch(r"[1-9]\d{0,3}", size) for size in metadata.values()
+        ):
+            raise ValueError(f"its sizes are {short(metadata)}")
+        sizes = {name: int(size) for name, size in metadata.items()}
         if sizes["width"] % sizes["num_heads"]:
             raise ValueError(f"{sizes['num_heads']} attention heads do not divide {sizes['width']} channels")
         filler = network_of(tensors, lambda: Filler(tokenizer.quantizer.dim, **sizes))
@@ -328,10 +333,10 @@ def load_filler(folder: Path, tokenizer: Tokenizer) -> Filler | None:
 
 
 def decompress_file(codec: Codec, path: Path, conceal: bool = False, max_pixels: int = stream.MAX_PIXELS) -> Tensor:
-    """The image (3, H, W) uint8 in a file; the arguments are those of ``Codec.decompress``.
+    """Decompresses a file to an image (3, H, W) uint8. Arguments as for ``Codec.decompress``.
 
     Raises:
-        ValueError: It is no such file, or damaged, or of another codec.
+        ValueError: The file is not a compressed image, damaged, or of another codec.
     """
     try:
         return codec.decompress(within(PATIENCE, path.read_bytes), conceal, max_pixels)

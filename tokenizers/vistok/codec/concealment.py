@@ -1,4 +1,4 @@
-"""What takes the place of lost codes: the guesses of a ``Filler``, or what can be had without one."""
+"""Concealment of lost codes: predictions of the concealment model, and simple methods without one."""
 
 from collections.abc import Sequence
 
@@ -13,36 +13,36 @@ from vistok.codec.filler import Filler
 def fill(
     filler: Filler, latent: Tensor, known: Tensor, tables: Sequence[Tensor], counts: Sequence[Tensor], mean: bool = True
 ) -> Tensor:
-    """A latent (d, h, w) with lost positions filled.
+    """Fills the lost positions of a latent (d, h, w).
 
     Args:
-        filler: Whose guesses.
-        latent: Codewords (d, h, w); those of lost positions are not read.
+        filler: The concealment model.
+        latent: Codewords (d, h, w); those of lost positions are ignored.
         known: (h, w) bool.
         tables: Codewords (n, d_i) of each codebook.
-        counts: How often each is chosen (n,).
-        mean: Fill with the mean of all codewords by their probabilities, which has the least expected squared error;
-            else with the most probable codeword.
+        counts: Counts of the codewords, (n,).
+        mean: True fills with the probability-weighted mean of all codewords, which has the smallest expected squared
+            error; False fills with the most probable codeword.
     """
     filled = latent.clone()
     if known.all():
         return filled
     queries = filler.queries(latent, known)
     guesses = []
-    for chances, table in zip(filler.log_chances(queries, tables, counts), tables, strict=True):
-        guesses.append(chances.exp() @ table if mean else table[chances.argmax(1)])
+    for log_p, table in zip(filler.log_probabilities(queries, tables, counts), tables, strict=True):
+        guesses.append(log_p.exp() @ table if mean else table[log_p.argmax(1)])
     filled[:, ~known] = torch.cat(guesses, 1).T
     return filled
 
 
 def mean_codeword(latent: Tensor, known: Tensor, tables: Sequence[Tensor], counts: Sequence[Tensor]) -> Tensor:
-    """A baseline: every lost position has the mean codeword of the training images."""
+    """Baseline: the mean codeword of the training images at every lost position."""
     parts = [count.double() / count.sum() @ table.double() for table, count in zip(tables, counts, strict=True)]
     return torch.where(known, latent, torch.cat(parts).float()[:, None, None])
 
 
 def neighbour_copy(latent: Tensor, known: Tensor) -> Tensor:
-    """A baseline: every lost position has the codeword of the nearest received one, the first in raster order."""
+    """Baseline: the codeword of the nearest received position, the first in raster order, at every lost position."""
     if not known.any():
         return torch.zeros_like(latent)
     filled = latent.clone()
@@ -56,7 +56,7 @@ def neighbour_copy(latent: Tensor, known: Tensor) -> Tensor:
 
 
 def neighbour_mean(latent: Tensor, known: Tensor) -> Tensor:
-    """Without a model: a lost position has the mean of those of its eight neighbours that are there or were filled."""
+    """Fills each lost position with the mean of those of its eight neighbours that were received or already filled."""
     if not known.any():
         return torch.zeros_like(latent)
     filled, done = latent * known, known.clone()

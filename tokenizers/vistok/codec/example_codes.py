@@ -1,4 +1,4 @@
-"""Codes of example images, by which codewords are weighted and counted."""
+"""Codes of example images, for weights and counts of codewords."""
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
@@ -25,17 +25,17 @@ BATCH = 8
 def code_grids(
     tokenizer: Tokenizer, heads: Sequence[Quantizer], images: str, image_size: int, most: int
 ) -> list[np.ndarray]:
-    """The codes (images, k, h, w) int32 that each head gives for centre crops of images.
+    """Codes (images, k, h, w) int32 of each head for centre crops of images.
 
     Args:
-        tokenizer: Its encoder gives the latents.
-        heads: For the codes.
-        images: A folder (its subfolder ``train`` where it has a split), or tar shards.
-        image_size: Pixels along each side of the crops.
-        most: At most so many images, the first.
+        tokenizer: Tokenizer whose encoder computes the latents.
+        heads: Heads that quantize the latents.
+        images: A folder (its subfolder ``train`` if it has splits), or tar shards.
+        image_size: Side of the crops in pixels.
+        most: Largest number of images; the first ones are used.
 
     Raises:
-        ValueError: There is no such folder or shard, no image in it, or the size does not fit the tokenizer.
+        ValueError: The folder or a shard does not exist, has no images, or the size does not fit the tokenizer.
     """
     tokenizer.grid(image_size, image_size, f"--image-size={image_size}")
     found: list[list[np.ndarray]] = [[] for _ in heads]
@@ -53,7 +53,7 @@ def code_grids(
 
 
 def samples(images: str, image_size: int) -> Iterator[Sample]:
-    """Every image of a folder or of tar shards, cropped at its centre."""
+    """All images of a folder or of tar shards, cropped at the centre."""
     transforms, path = [ADMCrop(image_size)], Path(images).expanduser()
     if not path.is_dir():
         return iter(ShardImages(expand(images, "--images"), transforms))
@@ -63,5 +63,5 @@ def samples(images: str, image_size: int) -> Iterator[Sample]:
 
 
 def counts_of(grids: np.ndarray, sizes: Sequence[int]) -> list[Tensor]:
-    """How often each codeword of each codebook is chosen, (n,) int64, in codes (images, k, h, w)."""
+    """Counts (n,) int64 of each codebook's codewords in codes (images, k, h, w)."""
     return [torch.from_numpy(np.bincount(grids[:, i].ravel(), minlength=size)) for i, size in enumerate(sizes)]

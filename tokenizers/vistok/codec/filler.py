@@ -1,6 +1,6 @@
-"""A small transformer that says what lost codes may have been (after arXiv:2307.08265, section 3.3).
+"""Concealment model: a small transformer that predicts lost codes (after arXiv:2307.08265, section 3.3).
 
-It reads codewords, not codes, and answers with the parameters of a distribution over the space of codewords, so that
+It reads codewords rather than codes, and predicts the parameters of a distribution over the space of codewords, so that
 one model serves every reduced codebook of a tokenizer.
 """
 
@@ -11,20 +11,20 @@ from torch import Tensor, nn
 
 
 class Filler(nn.Module):
-    """From the codewords around lost positions to a query for each of them.
+    """Maps the codewords around lost positions to a query for each lost position.
 
     Args:
         dim: Channels d of the latent.
         width: Channels of a token.
         depth: Number of blocks.
-        num_heads: Attention heads.
-        window: Positions along each side of the square that is looked at.
+        num_heads: Number of attention heads.
+        window: Side in positions of the square that the model reads.
     """
 
     def __init__(self, dim: int, width: int = 128, depth: int = 4, num_heads: int = 4, window: int = 16):
         super().__init__()
         self.dim, self.width, self.depth, self.num_heads, self.window = dim, width, depth, num_heads, window
-        self.register_buffer("mean", torch.zeros(dim))  # of the codewords in use
+        self.register_buffer("mean", torch.zeros(dim))  # of the used codewords
         self.register_buffer("deviation", torch.ones(dim))
         self.into = nn.Linear(dim, width)
         self.lost = nn.Parameter(torch.zeros(width))
@@ -39,11 +39,11 @@ class Filler(nn.Module):
         self.out = nn.Linear(width, 2 * dim)
 
     def forward(self, latent: Tensor, known: Tensor) -> Tensor:
-        """Queries (b, 2 d, s, s) for a window of s positions a side; see ``log_chances``.
+        """Queries (b, 2 d, s, s) for a window of s positions a side; see ``log_probabilities``.
 
         Args:
-            latent: Codewords (b, d, s, s); those of lost positions are not read.
-            known: (b, s, s) bool, the positions that were received.
+            latent: Codewords (b, d, s, s); those of lost positions are ignored.
+            known: (b, s, s) bool, the received positions.
         """
         b, d, s, _ = latent.shape
         x = (latent.flatten(2).transpose(1, 2) - self.mean) / self.deviation
@@ -52,25 +52,25 @@ class Filler(nn.Module):
             x = block(x)
         return self.out(self.norm(x)).transpose(1, 2).reshape(b, 2 * d, s, s)
 
-    def log_chances(self, queries: Tensor, tables: Sequence[Tensor], counts: Sequence[Tensor]) -> list[Tensor]:
-        """Of each codebook (m, n): the logarithms of the probabilities of its codes.
+    def log_probabilities(self, queries: Tensor, tables: Sequence[Tensor], counts: Sequence[Tensor]) -> list[Tensor]:
+        """Logarithms of the probabilities of each codebook's codes, (m, n).
 
         They are those of ``count · exp(a · c + b · c²)``, a normal distribution with independent channels where b is
-        negative, of codewords c standardised and a query's halves a and b.
+        negative, with standardised codewords c and the halves a and b of a query.
 
         Args:
             queries: (m, 2 d).
-            tables: Codewords (n, d_i) of each codebook, whose d_i add up to d.
-            counts: How often each codeword is chosen (n,), above 0.
+            tables: Codewords (n, d_i) of each codebook; the d_i add up to d.
+            counts: Counts of the codewords (n,), above 0.
         """
         dims = [table.shape[1] for table in tables]
         linear, square = (half.split(dims, 1) for half in queries.chunk(2, 1))
         means, deviations = self.mean.split(dims), self.deviation.split(dims)
-        chances = []
+        log_p = []
         for i, (table, count) in enumerate(zip(tables, counts, strict=True)):
             c = ((table - means[i]) / deviations[i]).T
-            chances.append((linear[i] @ c + square[i] @ c.square() + count.float().log()).log_softmax(1))
-        return chances
+            log_p.append((linear[i] @ c + square[i] @ c.square() + count.float().log()).log_softmax(1))
+        return log_p
 
     @torch.no_grad()
     def queries(self, latent: Tensor, known: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ class Filler(nn.Module):
 
 
 def windows(length: int, side: int) -> tuple[Tensor, Tensor]:
-    """Where windows that overlap by half begin, and the one in which each of ``length`` positions is most central."""
+    """Starts of windows that overlap by half, and for each of ``length`` positions the window where it is most central."""
     starts = torch.tensor([*range(0, length - side, max(1, side // 2)), length - side])
     centres = starts + (side - 1) / 2
     return starts, (torch.arange(length)[:, None] - centres).abs().argmin(1)

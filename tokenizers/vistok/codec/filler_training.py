@@ -1,4 +1,4 @@
-"""The training of the concealment model on codes of images."""
+"""Training of the concealment model on codes of images."""
 
 import math
 from collections.abc import Sequence
@@ -12,13 +12,13 @@ from vistok.codec.coder import Codec
 from vistok.codec.filler import Filler
 from vistok.codec.reduction import tables_of
 
-LEAST, MOST = 0.02, 0.5  # shares of positions that are hidden
+LEAST, MOST = 0.02, 0.5  # smallest and largest share of hidden positions
 WARMUP = 50  # updates
 
 
 @torch.no_grad()
 def standardise(filler: Filler, codec: Codec) -> None:
-    """Set the mean and deviation of codewords in use, those of the largest rate."""
+    """Sets the mean and standard deviation of the used codewords of the largest rate."""
     rate = codec.rates[0]
     means, deviations = [], []
     for table, counts in zip(tables_of(rate.head), rate.counts, strict=True):
@@ -33,16 +33,16 @@ def standardise(filler: Filler, codec: Codec) -> None:
 def fit(
     filler: Filler, codec: Codec, grids: Sequence[np.ndarray], updates: int, batch_size: int, lr: float, seed: int
 ) -> list[float]:
-    """Train in place; the loss of each update in bits.
+    """Trains the model in place; returns the loss of each update in bits.
 
     Args:
         filler: The model.
-        codec: Its rates' codewords.
-        grids: For each rate the codes (images, k, h, w) of the same images.
-        updates: Steps of the optimizer.
-        batch_size: Windows in each.
+        codec: Codec whose rates define the codewords.
+        grids: Codes (images, k, h, w) of the same images, for each rate.
+        updates: Number of optimizer steps.
+        batch_size: Number of windows in each step.
         lr: Highest learning rate.
-        seed: Of windows, rates and what is hidden.
+        seed: Seed of windows, rates and hidden positions.
     """
     rng = np.random.default_rng(seed)
     optimizer = torch.optim.AdamW(filler.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
@@ -65,7 +65,7 @@ def fit(
 
 
 def draw(grids: np.ndarray, window: int, number: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Random windows of codes (number, k, s, s), and what is hidden of them, (number, s, s) bool."""
+    """Random windows of codes (number, k, s, s), and their hidden positions (number, s, s) bool."""
     images, _, h, w = grids.shape
     drawn = []
     for _ in range(number):
@@ -85,8 +85,8 @@ def cross_entropy(
     tables: Sequence[Tensor],
     counts: Sequence[Tensor],
 ) -> Tensor:
-    """The mean over hidden positions of ``-log p`` of their codes, those of all codebooks together, in nats."""
+    """Mean over hidden positions of ``-log p`` of their codes, summed over codebooks, in nats."""
     queries = filler(latent, ~hidden).movedim(1, -1)[hidden]
-    chances = filler.log_chances(queries, tables, counts)
+    log_p = filler.log_probabilities(queries, tables, counts)
     chosen = codes.movedim(1, -1)[hidden]
-    return sum(torch.nn.functional.nll_loss(p, c) for p, c in zip(chances, chosen.T, strict=True))
+    return sum(torch.nn.functional.nll_loss(p, c) for p, c in zip(log_p, chosen.T, strict=True))

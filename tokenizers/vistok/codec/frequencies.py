@@ -1,4 +1,4 @@
-"""How often codes are chosen, alone and beside their neighbours: integer tables that coder and decoder share."""
+"""Frequencies of codes, alone and given their neighbours, as integer tables that encoder and decoder share."""
 
 from typing import NamedTuple
 
@@ -8,14 +8,17 @@ import torch
 from vistok.codec.reduction import reduced
 from vistok.kernels import nearest_code
 
-CLASSES = 8  # of codewords, by which contexts tell their neighbours apart
-SCALE = 2**20  # of a table's sum, about: the largest codebook adds less than 2^23 to it
-MAX_SUM = 2**24  # to which float32 is exact
-STRENGTH = 256.0  # positions that the next less specific table counts for in the estimate of a more specific one
+CLASSES = 8  # number of classes C of codewords, which define contexts
+SCALE = 2**20  # approximate sum of a table, to which the largest codebook adds less than 2^23
+MAX_SUM = 2**24  # float32 is exact for integers up to this
+STRENGTH = 256.0  # weight, in positions, of a less specific table in the estimate of a more specific one
 
 
 class Statistics(NamedTuple):
-    """Of one codebook of n codewords. A neighbour is of the class of its codeword, or of class C outside the image."""
+    """Frequencies of the codes of one codebook with n codewords.
+
+    A neighbour's class is that of its codeword, or C outside the image.
+    """
 
     frequencies: np.ndarray  # (n,) int32, above 0
     classes: np.ndarray  # (n,) uint8, below C
@@ -23,12 +26,12 @@ class Statistics(NamedTuple):
 
     @property
     def size(self) -> int:
-        """n."""
+        """Number of codewords n."""
         return len(self.frequencies)
 
 
 def context_of(codes: np.ndarray, y: int, x: int, classes: np.ndarray) -> tuple[int, int]:
-    """The classes of the codes (h, w) to the left of a position and above it."""
+    """Classes of the codes (h, w) to the left of a position and above it."""
     outside = OUTSIDE
     return (
         int(classes[codes[y, x - 1]]) if x else outside,
@@ -40,11 +43,11 @@ OUTSIDE = CLASSES  # the class of neighbours outside the image
 
 
 def gather(table: torch.Tensor, codes: np.ndarray) -> Statistics:
-    """The statistics of training images.
+    """Statistics of training images.
 
     Args:
         table: Codewords (n, d).
-        codes: (images, h, w), those of one codebook.
+        codes: Codes (images, h, w) of one codebook.
     """
     n = len(table)
     counts = np.bincount(codes.ravel(), minlength=n).astype(np.int64)
@@ -61,17 +64,17 @@ def gather(table: torch.Tensor, codes: np.ndarray) -> Statistics:
 
 
 def smoothed(counts: np.ndarray, prior: np.ndarray) -> np.ndarray:
-    """Probabilities (..., n): those of counts, with a prior that weighs ``STRENGTH`` positions."""
+    """Probabilities (..., n) from counts, with a prior that weighs as much as ``STRENGTH`` positions."""
     return (counts + STRENGTH * prior) / (counts.sum(-1, keepdims=True) + STRENGTH)
 
 
 def integers(probabilities: np.ndarray) -> np.ndarray:
-    """Frequencies (..., n) int32 in about their ratio, none of them 0."""
+    """Frequencies (..., n) int32, approximately proportional to probabilities, none of them 0."""
     return 1 + (probabilities * SCALE).astype(np.int32)
 
 
 def classes_of(table: torch.Tensor, counts: np.ndarray) -> np.ndarray:
-    """A class (n,) uint8 for each codeword: its cluster of ``CLASSES``, or itself if there are no more codewords."""
+    """Class (n,) uint8 of each codeword: its cluster of ``CLASSES``, or its index if there are no more codewords."""
     if len(table) <= CLASSES:
         return np.arange(len(table), dtype=np.uint8)
     centres = reduced(table, CLASSES, torch.from_numpy(counts))

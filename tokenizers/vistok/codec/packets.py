@@ -1,4 +1,4 @@
-"""Codes dealt to packets so that a lost packet leaves every position neighbours to be concealed from."""
+"""Assignment of codes to packets such that every position of a lost packet keeps neighbours for its concealment."""
 
 from functools import cache
 
@@ -8,14 +8,14 @@ MOST = 255
 
 
 def packet_of(h: int, w: int, packets: int) -> np.ndarray:
-    """The packet (h, w) of each position of a grid: ``(x + step y) mod packets``, one lattice for each packet."""
+    """Packet (h, w) of each position of a grid: ``(x + step y) mod packets``, one lattice for each packet."""
     step = step_of(packets)
     return (np.arange(w)[None] + step * np.arange(h)[:, None]) % packets
 
 
 @cache
 def step_of(packets: int) -> int:
-    """The step by which positions of the same packet are farthest apart, the smallest such."""
+    """Smallest step with the largest distance between positions of the same packet."""
 
     def nearest(step: int) -> int:  # squared distance of a position to the next one of its packet
         reach = np.arange(-packets, packets + 1)

@@ -1,7 +1,7 @@
-"""Codes to bytes and back: a fixed number of bits for each, or a range coder with integer tables.
+"""Codes to bytes and back: a fixed number of bits for each code, or a range coder with integer tables.
 
-The range coder is ``constriction``'s. Its tables are integers counted beforehand (``statistics``), handed over as
-float32 values that are exact, with sums below 2^24 that are exact too, so that every machine decodes the same codes.
+The range coder is ``constriction``'s. Its tables are integers counted beforehand (``frequencies``). They are passed as
+exact float32 values with sums below 2^24, which are exact too, so that every machine decodes the same codes.
 """
 
 import math
@@ -18,11 +18,11 @@ CODINGS = {"fixed": FIXED, "static": STATIC, "context": CONTEXT}
 
 
 def encode(codes: np.ndarray, statistics: Sequence[Statistics], coding: int) -> bytes:
-    """Codes to bytes.
+    """Encodes codes to bytes.
 
     Args:
-        codes: (k, m) integers, or (k, h, w) for ``CONTEXT``, which looks at the neighbours to the left and above.
-        statistics: Of each codebook.
+        codes: (k, m) integers, or (k, h, w) for ``CONTEXT``, which reads the neighbours to the left and above.
+        statistics: Statistics of each codebook.
         coding: ``FIXED``, ``STATIC`` or ``CONTEXT``.
     """
     if coding == FIXED:
@@ -40,14 +40,14 @@ def encode(codes: np.ndarray, statistics: Sequence[Statistics], coding: int) -> 
             encoder.encode(int(of_codebook[y, x]), models[context_of(of_codebook, y, x, s.classes)])
     data = encoder.get_compressed().astype(">u4").tobytes()
     least = least_bytes(codes[0].size, statistics, coding)
-    return data.rstrip(b"\0").ljust(least, b"\0")  # the decoder takes what is not there for zeros
+    return data.rstrip(b"\0").ljust(least, b"\0")  # the decoder reads missing bytes as zeros
 
 
 def least_bytes(number: int, statistics: Sequence[Statistics], coding: int) -> int:
-    """Bytes that so many codes of each codebook take at least, all being the most probable, less a few.
+    """Lower bound of the bytes for ``number`` codes of each codebook: those of the most probable codes, minus a few.
 
-    Zeros at the end are not written, and many codes may be nothing but zeros: without a least length a few bytes could
-    ask for an image of any size.
+    Trailing zeros are not written, and a sequence of probable codes may consist of zeros alone. Without this bound a
+    few bytes could demand an image of any size.
     """
     likeliest = [s.frequencies if coding == STATIC else s.rows for s in statistics]
     bits = sum(float(np.log2(f.sum(-1, dtype=np.int64) / f.max(-1)).min()) for f in likeliest)
@@ -55,19 +55,19 @@ def least_bytes(number: int, statistics: Sequence[Statistics], coding: int) -> i
 
 
 def decode(data: bytes, shape: tuple[int, ...], statistics: Sequence[Statistics], coding: int) -> np.ndarray:
-    """The codes that ``encode`` made bytes of.
+    """Decodes the bytes of ``encode``.
 
     Args:
         data: The bytes.
-        shape: Of the codes of one codebook: (m,), or (h, w) for ``CONTEXT``.
-        statistics: Of each codebook.
+        shape: Shape of the codes of one codebook: (m,), or (h, w) for ``CONTEXT``.
+        statistics: Statistics of each codebook.
         coding: As for ``encode``.
 
     Returns:
         (k, *shape) int64.
 
     Raises:
-        ValueError: They are not such bytes, as far as can be told.
+        ValueError: The bytes are invalid, as far as this is detectable.
     """
     number = math.prod(shape)
     if coding == FIXED:
@@ -94,7 +94,7 @@ def decode(data: bytes, shape: tuple[int, ...], statistics: Sequence[Statistics]
             models = Models(coder, s)
             for y, x in positions(shape):
                 of_codebook[y, x] = decoder.decode(models[context_of(of_codebook, y, x, s.classes)])
-    except AssertionError as error:  # constriction's, of bytes that no encoder writes
+    except AssertionError as error:  # raised by constriction for bytes that no encoder writes
         raise ValueError("the codes are damaged: no codes have these bytes") from error
     if not decoder.maybe_exhausted():
         raise ValueError("the codes are damaged: they end before their bytes")
@@ -102,12 +102,12 @@ def decode(data: bytes, shape: tuple[int, ...], statistics: Sequence[Statistics]
 
 
 def positions(shape: tuple[int, ...]) -> Iterator[tuple[int, int]]:
-    """Of a grid (h, w), row by row."""
+    """Positions of a grid (h, w), row by row."""
     return ((y, x) for y in range(shape[0]) for x in range(shape[1]))
 
 
 class Models(dict):
-    """The coder's models of one codebook by context, made when they are first needed."""
+    """The coder's models of one codebook by context, created at their first use."""
 
     def __init__(self, coder: ModuleType, statistics: Statistics):
         super().__init__()
@@ -119,23 +119,23 @@ class Models(dict):
 
 
 def model(coder: ModuleType, frequencies: np.ndarray) -> Any:
-    """The coder's distribution with probabilities in the ratio of integers (n,), all above 0."""
+    """The coder's distribution, with probabilities proportional to integers (n,), all above 0."""
     return coder.stream.model.Categorical(frequencies.astype(np.float32), perfect=False)
 
 
 def bits(size: int) -> int:
-    """Bits of a code of fixed length."""
+    """Number of bits of a code of fixed length."""
     return max(1, (size - 1).bit_length())
 
 
 def packed(codes: np.ndarray, width: int) -> bytes:
-    """Codes (m,) in ``width`` bits each, the highest first; the last byte is filled with zeros."""
+    """Codes (m,) in ``width`` bits each, highest first; the last byte is padded with zeros."""
     shifts = np.arange(width - 1, -1, -1)
     return np.packbits(((codes[:, None] >> shifts) & 1).astype(np.uint8)).tobytes()
 
 
 def unpacked(data: bytes, width: int, number: int, size: int) -> np.ndarray:
-    """The inverse of ``packed``; a code of ``size`` or above, or a filling that is not zero, raises ValueError."""
+    """The inverse of ``packed``; raises ``ValueError`` for a code of ``size`` or above and for non-zero padding."""
     flat = np.unpackbits(np.frombuffer(data, dtype=np.uint8))
     codes = flat[: number * width].reshape(number, width).astype(np.int64) @ (1 << np.arange(width - 1, -1, -1))
     if flat[number * width :].any() or (codes >= size).any():
@@ -144,7 +144,7 @@ def unpacked(data: bytes, width: int, number: int, size: int) -> np.ndarray:
 
 
 def constriction() -> ModuleType:
-    """The range coder's library."""
+    """Library of the range coder."""
     try:
         import constriction
     except ImportError as error:

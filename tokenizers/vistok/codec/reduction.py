@@ -1,4 +1,4 @@
-"""Smaller codebooks for a trained tokenizer: its codewords clustered by k-means (arXiv:2307.08265, section 3.1)."""
+"""Smaller codebooks for a trained tokenizer: k-means clusters of its codewords (arXiv:2307.08265, section 3.1)."""
 
 from typing import cast
 
@@ -11,17 +11,17 @@ from vistok.kernels import nearest_code
 from vistok.quantizers import Quantizer, Table
 from vistok.tokenizer import Tokenizer
 
-ITERATIONS = 300  # of k-means, where it does not settle before
+ITERATIONS = 300  # most iterations of k-means
 
 
 def tables_of(head: Quantizer) -> list[Tensor]:
-    """The codewords (n, d) of each codebook of a head whose codes alone say what is decoded.
+    """Codewords (n, d) of each codebook of a head whose codes alone determine the latent.
 
     Args:
-        head: After ``for_inference``.
+        head: A head after ``for_inference``.
 
     Raises:
-        ValueError: It is no plain table or several side by side.
+        ValueError: The head is neither a plain table nor several side by side.
     """
     tables = [head.table(i) for i in range(len(head.codebook_sizes))]
     plain = [table.values for table in tables if table is not None and torch.equal(table.search, table.values)]
@@ -36,7 +36,7 @@ def tables_of(head: Quantizer) -> list[Tensor]:
 
 
 def with_tables(head: Quantizer, tables: list[Tensor]) -> Quantizer:
-    """A head like one that ``tables_of`` takes, with other codewords: (n, d) for each codebook, n of any size."""
+    """Head with the codewords replaced: (n, d) for each codebook, n of any size."""
     for i, values in enumerate(tables):
         former = cast(Table, head.table(i))
         head = head.with_table(i, former._replace(search=values, values=values))
@@ -44,13 +44,13 @@ def with_tables(head: Quantizer, tables: list[Tensor]) -> Quantizer:
 
 
 def reduced(table: Tensor, size: int, weights: Tensor | None = None, seed: int = 0) -> Tensor:
-    """A codebook's k-means centroids. Where all codewords are of length 1, as heads by cosine have them, so are these.
+    """k-means centroids of a codebook; of unit length if all codewords are, as in heads that compare by cosine.
 
     Args:
         table: Codewords (n, d).
-        size: How many centroids, from 2 to n - 1.
-        weights: What each codeword counts (n,), such as how often it is chosen; None counts all alike, as the paper.
-        seed: Of the start, which is k-means++.
+        size: Number of centroids, from 2 to n - 1.
+        weights: Weights (n,) of the codewords, such as their counts; None weights all equally, as in the paper.
+        seed: Seed of the k-means++ initialisation.
 
     Returns:
         (size, d) float32.
@@ -74,7 +74,7 @@ def reduced(table: Tensor, size: int, weights: Tensor | None = None, seed: int =
 
 
 def start(table: Tensor, size: int, weights: Tensor, rng: np.random.Generator) -> Tensor:
-    """k-means++: codewords drawn one by one, each with its weight times its squared distance to those drawn before."""
+    """k-means++: draws codewords with probability proportional to weight times squared distance to those drawn before."""
     vectors, weight = table.double().numpy(), weights.double().numpy()
     chosen = [int(rng.choice(len(vectors), p=weight / weight.sum()))]
     distance = np.square(vectors - vectors[chosen[0]]).sum(1)
@@ -88,7 +88,7 @@ def start(table: Tensor, size: int, weights: Tensor, rng: np.random.Generator) -
 
 
 def means(table: Tensor, nearest: Tensor, weights: Tensor, centroids: Tensor) -> Tensor:
-    """Weighted means of clusters; an empty one takes over the codeword that is worst served, each another one."""
+    """Weighted means of clusters; each empty cluster gets one of the codewords with the largest errors."""
     total = torch.zeros(len(centroids), dtype=torch.float64).index_add_(0, nearest, weights.double())
     sums = torch.zeros(centroids.shape, dtype=torch.float64)
     sums.index_add_(0, nearest, table.double() * weights.double()[:, None])
@@ -101,7 +101,7 @@ def means(table: Tensor, nearest: Tensor, weights: Tensor, centroids: Tensor) ->
 
 
 def with_head(tokenizer: Tokenizer, head) -> Tokenizer:
-    """The same networks around another head."""
+    """Tokenizer with the same networks and another head."""
     other = tokenizer.fold()
     other.quantizer = head
     return other.eval()

@@ -20,7 +20,7 @@ def processes(device: str | None) -> Iterator[torch.device]:
     Raises:
         ValueError: torch does not know the device or has none of this kind, or it is neither a CPU nor a CUDA GPU.
     """
-    ranks, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
+    world_size, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_RANK", 0))
     try:
         chosen = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if chosen.type == "cuda" and chosen.index is None:
@@ -31,7 +31,7 @@ def processes(device: str | None) -> Iterator[torch.device]:
         raise ValueError(f"device={device}: {' '.join(str(error).split())}") from error
     if chosen.type not in ("cpu", "cuda"):
         raise ValueError(f"device={device} must be cpu or cuda: {ONLY_CUDA}")
-    if ranks == 1 or dist.is_initialized():
+    if world_size == 1 or dist.is_initialized():
         yield chosen
         return
     dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=TOGETHER)

@@ -1,4 +1,4 @@
-"""Tokens on disk: written by ``python -m vistok tokenize``, read back by generators."""
+"""Tokens on disk: written by ``python -m vistok tokenize``, read by generators."""
 
 from typing import TYPE_CHECKING, Any
 

@@ -13,30 +13,30 @@ from vistok.tokens.store import TokenStore
 
 
 class TokenItem(NamedTuple):
-    """One view of one image; a default collate makes a batch of them."""
+    """One view of one image; the default collate function batches it."""
 
     codes: Tensor  # (k, h, w) int64
-    label: int  # -1 without a label
+    label: int  # -1 if there is none
     ids: Tensor  # (h·w·k,) int64: the codes as one sequence over one vocabulary, position by position
-    keep: Tensor  # (h, w) bool: which positions are tokens; all, unless the head is dynamic
+    keep: Tensor  # (h, w) bool, positions that are tokens; all of them unless the head is dynamic
 
 
 class TokenDataset(Dataset):
-    """Tokens that ``python -m vistok tokenize`` wrote, one item for each image, through memory maps.
+    """Tokens written by ``python -m vistok tokenize``, one item for each image, read through memory maps.
 
     Args:
-        folder: Where they are.
-        view: Which view of an image an item is; None draws one from (seed, epoch, index), so that any number of
-            processes and a resumed run see the same.
-        seed: Of these draws.
+        folder: Folder of the tokens.
+        view: Index of the view; None draws a view from (seed, epoch, index), so that any number of processes and a
+            resumed run get the same.
+        seed: Seed of these draws.
 
     Attributes:
-        store: The tokens themselves, with all views, labels and names.
-        header: What they are of.
+        store: The tokens, with all views, labels and names.
+        header: Header of the tokens.
         vocabulary: Number of different ids.
 
     Raises:
-        ValueError: There are no complete tokens, or no such view.
+        ValueError: The folder has no complete tokens, or the view does not exist.
     """
 
     def __init__(self, folder: str | Path, view: int | None = None, seed: int = 0):
@@ -47,7 +47,7 @@ class TokenDataset(Dataset):
         self.vocabulary = sum(self.header.codebook_sizes)
 
     def set_epoch(self, epoch: int) -> None:
-        """Draw other views. To be called before a loader starts its workers; persistent ones do not see it."""
+        """Changes the drawn views. Call it before a loader starts its workers; persistent workers do not notice it."""
         self.epoch = epoch
 
     def __len__(self) -> int:

@@ -1,4 +1,7 @@
-"""Images to tokens on disk, on one process or several; after a kill the same call goes on, to the same bytes."""
+"""Extraction of tokens from images, on one process or several; after a kill the same call resumes.
+
+The resumed extraction writes the same bytes.
+"""
 
 import time
 from pathlib import Path
@@ -20,7 +23,7 @@ from vistok.quantizers import Codes, Context
 from vistok.terminal import say
 from vistok.tokenizer import Tokenizer
 from vistok.tokens.header import INDEX, Header, sha256_of_weights
-from vistok.tokens.index import begin, finish, finished_shards, said
+from vistok.tokens.index import begin, finish, finished_shards, summary_of
 from vistok.tokens.loading import PartBatches, loaded
 from vistok.tokens.protocol import DTYPES, TokenProtocol
 from vistok.tokens.sources import Source
@@ -42,31 +45,31 @@ def tokenize(
     timeout: float = PATIENCE,
     take_over: bool = False,
 ) -> dict[str, Any]:
-    """Write the tokens of all images that are not there yet, then the index.
+    """Writes the tokens of all images that are still missing, then the index.
 
-    Under ``torch.distributed`` rank r of n writes every n-th missing shard; what is written does not depend on n.
+    Under ``torch.distributed`` rank r of n writes every n-th missing shard; the result does not depend on n.
 
     Args:
         tokenizer: The tokenizer; its head is folded.
         source: The images.
-        out: A new folder, or that of an interrupted extraction of the same.
-        protocol: How images become tokens.
-        name: What the header calls the tokenizer.
-        device: Where the networks run.
-        num_workers: Processes that decode images, of each rank.
-        max_unreadable: The share of images that may be unreadable before the work is stopped.
-        console: For progress; None is silent.
-        max_pixels: The largest image; one with more pixels is unreadable.
-        timeout: Seconds to wait for a batch before the work is stopped.
-        take_over: Take the folder from a process on another machine that has gone silent.
+        out: A new folder, or that of an interrupted extraction with the same arguments.
+        protocol: Settings of the conversion from images to tokens.
+        name: Name of the tokenizer in the header.
+        device: Device on which the networks run.
+        num_workers: Number of processes that decode images, for each rank.
+        max_unreadable: Share of images, in [0, 1], that may be unreadable before the extraction stops.
+        console: Console for progress; None prints nothing.
+        max_pixels: Number of pixels above which an image counts as unreadable.
+        timeout: Seconds to wait for a batch before the extraction stops.
+        take_over: True takes over the folder of a process on another machine that no longer responds.
 
     Returns:
-        What ``index.json`` holds; on ranks other than 0 an empty dict.
+        Content of ``index.json``; an empty dict on ranks other than 0.
 
     Raises:
-        ValueError: The tokenizer does not fit the protocol, or the folder holds something else or is in use.
+        ValueError: The tokenizer does not fit the protocol, or the folder has other content or is in use.
     """
-    rank, ranks = rank_and_size()
+    rank, world_size = rank_and_size()
     console = console or Console(quiet=True)
     skipped = Skipped(max_unreadable, "--max-unreadable")
     sha256, tokenizer = sha256_of_weights(tokenizer), tokenizer.to(device).eval().fold()
@@ -76,10 +79,10 @@ def tokenize(
     with locks.held_for_all_ranks(out / locks.NAME, f"--out={out}", take_over, "--take-over"):
         begin(out, plan)
         finished = finished_shards(out, source.parts)
-        waiting = [number for number in range(source.parts) if number not in finished][rank::ranks]
+        waiting = [number for number in range(source.parts) if number not in finished][rank::world_size]
         before = sum(note["images"] for note in finished.values())
         if finished:
-            say(f"goes on after {before:,} images", console=console)
+            say(f"resumes after {before:,} images", console=console)
         batches = PartBatches(
             source, waiting, protocol.batch_size, protocol.transforms, protocol.views, protocol.image_size, max_pixels
         )
@@ -87,31 +90,31 @@ def tokenize(
         began, done = time.monotonic(), 0
 
         def close_until(part: int | None) -> None:
-            """Write the shards before ``part``, of which the first one has been filled; all of them for None."""
+            """Writes the shards before ``part``, of which the first has been filled; all remaining shards for None."""
             while waiting and waiting[0] != part:
                 write_shard(out, waiting.pop(0), joined(tokens, header), labels, names, unreadable)
-                for held in (tokens, labels, names, unreadable):
-                    held.clear()
+                for buffer in (tokens, labels, names, unreadable):
+                    buffer.clear()
 
         with progress(console, "tokens", source.count, before) as advance, torch.inference_mode():
             for batch in loaded(batches, num_workers, torch.device(device).type == "cuda", timeout):
                 close_until(batch.part)
-                skipped.note(batch, None if source.count is None else -(-source.count // ranks))
+                skipped.note(batch, None if source.count is None else -(-source.count // world_size))
                 if len(batch):
                     tokens.append(packed(quantized_views(tokenizer, batch.images, protocol, device), header))
                 labels += batch.labels
                 names += batch.names
                 unreadable += batch.skipped
                 done += len(batch)
-                seen = before + done * ranks
-                advance(seen if source.count is None else min(seen, source.count))
+                total = before + done * world_size
+                advance(total if source.count is None else min(total, source.count))
             close_until(None)
         seconds = time.monotonic() - began
-        counts = gather_objects(done)  # every rank is through
+        counts = gather_objects(done)  # all ranks have finished
         if rank == 0:
             finish(out, plan, source.parts)
             rate = f", {sum(counts) / seconds:,.1f} images/s" if sum(counts) else ""
-            say(f"{said(out)}{rate}: {out}", console=console)
+            say(f"{summary_of(out)}{rate}: {out}", console=console)
         gather_objects(None)  # the index is written
         return read_object(out / INDEX, MAX_LISTING) if rank == 0 else {}
 
@@ -119,13 +122,13 @@ def tokenize(
 def header_of(
     tokenizer: Tokenizer, sha256: str, protocol: TokenProtocol, source: Source, name: str, device: torch.device
 ) -> Header:
-    """The header of tokens to be made; what does not fit is refused."""
+    """Header of the tokens to extract; refuses settings that do not fit the tokenizer."""
     head, size = tokenizer.quantizer, protocol.image_size
     granularities = head.layout(*tokenizer.grid(size, size, f"--image-size={size}")).granularities
     grains = granularities if granularities > 1 else None
     if protocol.rate is not None and (grains != 2 or not 0 <= protocol.rate <= 1):
-        raise ValueError(f"--rate={protocol.rate:g} must be a share in [0, 1], of a dynamic head of two grains")
-    with torch.inference_mode():  # also what the tokenizer cannot do at this size shows before the work
+        raise ValueError(f"--rate={protocol.rate:g} must be a share in [0, 1], for a dynamic head of two granularities")
+    with torch.inference_mode():  # also reveals sizes that the tokenizer does not support
         codes = tokenizer.tokenize(torch.zeros(1, 3, size, size, device=device))
     return Header(
         tokenizer=name,
@@ -150,16 +153,16 @@ def header_of(
 def quantized_views(
     tokenizer: Tokenizer, images: Tensor, protocol: TokenProtocol, device: torch.device | str
 ) -> list[Codes]:
-    """The codes of each view of uint8 images (b, v, 3, S, S), always in batches of one size.
+    """Codes of each view of uint8 images (b, v, 3, S, S), always computed in batches of the same size.
 
-    A convolution's last digits depend on the size of its batch: a short one is filled up, so that an image's codes do
-    not depend on which images were unreadable or where a shard ends.
+    The last digits of a convolution depend on the batch size. A short batch is padded, so that an image's codes do not
+    depend on which images were unreadable or where a shard ends.
     """
     b, found = len(images), []
     filler = images[-1:].expand(protocol.batch_size - b, -1, -1, -1, -1)
     images = torch.cat([images, filler]).to(device, non_blocking=True)
     for view in images.unbind(1):
         with torch.autocast(torch.device(device).type, DTYPES[protocol.dtype], enabled=protocol.dtype != "float32"):
-            made = tokenizer.to_codes(to_float(view), Context(rate=protocol.rate))
-        found.append(Codes(*(None if part is None else part[:b] for part in made)))
+            codes = tokenizer.to_codes(to_float(view), Context(rate=protocol.rate))
+        found.append(Codes(*(None if part is None else part[:b] for part in codes)))
     return found

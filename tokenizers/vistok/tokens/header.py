@@ -1,4 +1,4 @@
-"""What tokens are of: the tokenizer, its grid and vocabulary, and how images were cut; JSON beside the arrays."""
+"""Header of tokens: their tokenizer, grid, vocabulary and crop, as JSON beside the arrays."""
 
 import hashlib
 import math
@@ -14,32 +14,32 @@ from vistok.untrusted.bounded_json import MAX_LISTING, read_object, short
 
 FORMAT, VERSION = "vistok-tokens", 1
 INDEX = "index.json"
-PARTIAL_INDEX = f"{INDEX}.partial"  # there until all shards are
-MAX_CODES = 2**24  # codes of an image in all its views
+PARTIAL_INDEX = f"{INDEX}.partial"  # exists until all shards do
+MAX_CODES = 2**24  # most codes of an image in all its views
 MAX_GRAINS = 8
 
 
 @dataclass(frozen=True)
 class Header:
-    """All that the meaning of tokens depends on.
+    """Everything that the meaning of tokens depends on.
 
     Attributes:
-        tokenizer: What the user called it.
-        tokenizer_sha256: Of its weights, by ``sha256_of_weights``.
-        codebook_sizes: Codewords in each of the k codebooks.
+        tokenizer: Name of the tokenizer, given by the user.
+        tokenizer_sha256: Hash of its weights, by ``sha256_of_weights``.
+        codebook_sizes: Number of codewords in each of the k codebooks.
         factor: Pixels along each side of a position.
-        grid: Positions (h, w) of an image.
-        grains: Of a dynamic head, whose sequences are ragged; None for all others.
-        order: Of a dynamic head's sequences: ``region`` or ``row`` (``vistok.quantizers.sequences``).
-        rate: The share of fine regions that a dynamic head was asked for; None left it to its router.
-        image_size: Pixels of the square that the tokenizer saw.
-        crop: How it was cut: ``adm``, ``bicubic``, ``bilinear``, ``opencv`` or ``none``, as in evaluation.
-        views: ``none``, ``flip`` or ``ten``: which views of each image there are.
-        ten_crop_size: Pixels of the larger square that ten crops are cut from.
-        dtype: What the networks computed in.
-        batch_size: Images in a forward; the last digits of a latent depend on it.
-        device: ``cpu`` or ``cuda``; so do they on this.
-        classes: The names of the labels, where they are known.
+        grid: Grid (h, w) of an image.
+        grains: Number of granularities of a dynamic head, whose sequences are ragged; None for all other heads.
+        order: Order of a dynamic head's sequences: ``region`` or ``row`` (``vistok.quantizers.sequences``).
+        rate: Share of fine regions that was set for a dynamic head; None if its router decided.
+        image_size: Side in pixels of the square that the tokenizer got.
+        crop: Crop of the images: ``adm``, ``bicubic``, ``bilinear``, ``opencv`` or ``none``, as in evaluation.
+        views: Views of each image: ``none``, ``flip`` or ``ten``.
+        ten_crop_size: Side in pixels of the larger square for ten crops.
+        dtype: Dtype in which the networks computed.
+        batch_size: Number of images in a forward pass; the last digits of a latent depend on it.
+        device: ``cpu`` or ``cuda``; the last digits of a latent depend on it too.
+        classes: Names of the labels, if known.
     """
 
     tokenizer: str
@@ -61,12 +61,12 @@ class Header:
 
     @property
     def num_views(self) -> int:
-        """Views v of an image."""
+        """Number of views v of an image."""
         return VIEWS[self.views]
 
     @property
     def positions(self) -> int:
-        """Positions of the grid."""
+        """Number of positions of the grid."""
         return self.grid[0] * self.grid[1]
 
     @property
@@ -81,19 +81,19 @@ class Header:
         return "uint16" if self.positions <= 2**16 else "uint32"
 
     def json(self) -> dict[str, Any]:
-        """The content of a JSON file, which ``Header.of`` reads."""
+        """Content of a JSON file, which ``Header.of`` reads."""
         return {"format": FORMAT, "version": VERSION, **asdict(self)}
 
     @classmethod
     def of(cls, content: Any, path: Path) -> "Header":
-        """A header from a JSON file's content, of which other keys are left out.
+        """Header from the content of a JSON file; other keys are ignored.
 
         Raises:
-            ValueError: It is of something else, of another version, or lacks or contradicts something.
+            ValueError: The content has another format or version, or is incomplete or inconsistent.
         """
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             found = content.get("format") if isinstance(content, dict) else type(content).__name__
-            raise ValueError(f"{path} is no header of tokens: its format is {short(found)}, not {FORMAT!r}")
+            raise ValueError(f"{path} is not a header of tokens: its format is {short(found)}, not {FORMAT!r}")
         if content.get("version") != VERSION:
             raise ValueError(f"{path} has the version {short(content.get('version'))}; this vistok reads {VERSION}")
         names = [field.name for field in fields(cls)]
@@ -111,15 +111,15 @@ class Header:
 
     @classmethod
     def read(cls, path: Path) -> "Header":
-        """The header in a JSON file.
+        """Header in a JSON file.
 
         Raises:
-            ValueError: There is none, or it is not valid.
+            ValueError: The file does not exist or is not valid.
         """
         return cls.of(read_object(path, MAX_LISTING), path)
 
     def check_tokenizer(self, tokenizer: Tokenizer) -> None:
-        """Refuse a tokenizer that did not make these tokens: the same ids would be other pictures."""
+        """Refuses a tokenizer that did not make these tokens: the same ids would decode to other images."""
         sha256 = sha256_of_weights(tokenizer)
         if sha256 != self.tokenizer_sha256:
             raise ValueError(
@@ -128,17 +128,17 @@ class Header:
             )
 
     def check(self, path: Path) -> None:
-        """Refuse values that cannot be: of other types, of grids that no image has, of vocabularies beyond int64.
+        """Refuses invalid values: wrong types, impossible grids, vocabularies beyond int64.
 
         Raises:
-            ValueError: It names ``path``, where the header is or will be.
+            ValueError: A value is invalid; the message names ``path``, the location of the header.
         """
         counts = (*self.codebook_sizes, *self.grid, self.factor, self.image_size, self.batch_size)
         if not all(_is_count(value) for value in counts) or not self.codebook_sizes or len(self.grid) != 2:
             raise ValueError(
                 f"{path} has codebook_sizes={short(self.codebook_sizes)}, grid={short(self.grid)}, "
                 f"factor={short(self.factor)}, image_size={short(self.image_size)}, "
-                f"batch_size={short(self.batch_size)}: all must be whole numbers above 0"
+                f"batch_size={short(self.batch_size)}: all must be integers above 0"
             )
         if sum(self.codebook_sizes) > 2**63:
             raise ValueError(f"{path} has codebook_sizes={short(self.codebook_sizes)}, too many for one vocabulary")
@@ -167,7 +167,7 @@ class Header:
         if wrong:
             raise ValueError(f"{path} has {wrong[0]}={short(getattr(self, wrong[0]))}")
         if len(self.tokenizer_sha256) != 64:
-            raise ValueError(f"{path} has tokenizer_sha256={short(self.tokenizer_sha256)}, which is no sha256")
+            raise ValueError(f"{path} has tokenizer_sha256={short(self.tokenizer_sha256)}, which is not a SHA-256")
 
 
 def sha256_of_weights(tokenizer: Tokenizer) -> str:

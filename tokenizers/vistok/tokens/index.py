@@ -1,4 +1,4 @@
-"""The beginning and the end of an extraction: whose folder it is, and the index that means success."""
+"""Start and end of an extraction: the check of its folder, and the index, whose existence means success."""
 
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,10 @@ from vistok.untrusted.bounded_json import MAX_LISTING, read_object
 
 
 def begin(out: Path, plan: dict[str, Any]) -> None:
-    """Begin in a new folder, or see that what one holds is of the same extraction; on every rank alike.
+    """Starts in a new folder, or checks that the folder belongs to the same extraction; same result on every rank.
 
     Raises:
-        ValueError: It holds something else.
+        ValueError: The folder has other content.
     """
     rank, _ = rank_and_size()
     problem = None
@@ -49,21 +49,21 @@ def _begin(out: Path, plan: dict[str, Any]) -> None:
 
 
 def _unfinish(out: Path, index: dict[str, Any]) -> None:
-    """Back to notes for each undamaged shard, as if only the index were missing."""
+    """Restores the notes of undamaged shards, as if only the index were missing."""
     for number, note in enumerate(notes_of(index, out / INDEX)):
         if undamaged(out, note["files"]):
             files.write_json(note, note_path(out, number))
 
 
 def finished_shards(out: Path, parts: int) -> dict[int, dict[str, Any]]:
-    """The notes of the shards that are there and undamaged, by their numbers; rank 0 has looked for all."""
+    """Notes of the existing, undamaged shards by number; rank 0 checks for all ranks."""
     rank, _ = rank_and_size()
     notes = {number: note for number in range(parts) if (note := complete(out, number))} if rank == 0 else {}
     return gather_objects(notes)[0]
 
 
 def finish(out: Path, plan: dict[str, Any], parts: int) -> None:
-    """Write the index, which means success, and remove the notes that it was made of."""
+    """Writes the index, whose existence means success, and removes the notes that it was made from."""
     notes = [read_note(out, number) for number in range(parts)]
     totals = {"images": sum(note["images"] for note in notes), "unreadable": sum(len(n["unreadable"]) for n in notes)}
     files.write_json(plan | totals | {"shards": notes}, out / INDEX)
@@ -72,8 +72,8 @@ def finish(out: Path, plan: dict[str, Any], parts: int) -> None:
         note_path(out, number).unlink()
 
 
-def said(out: Path) -> str:
-    """What was written, in words."""
+def summary_of(out: Path) -> str:
+    """Summary of the written tokens, for a message."""
     index = read_object(out / INDEX, MAX_LISTING)
     views = VIEWS[index["views"]]
     shards = len(index["shards"])
@@ -86,7 +86,7 @@ def said(out: Path) -> str:
 
 
 def _plain(content: Any) -> Any:
-    """Content as JSON gives it back: tuples are lists."""
+    """Content as JSON would return it: tuples become lists."""
     if isinstance(content, dict):
         return {key: _plain(value) for key, value in content.items()}
     return [_plain(value) for value in content] if isinstance(content, list | tuple) else content

@@ -1,4 +1,4 @@
-"""Codes of several codebooks as one sequence over one vocabulary, and back."""
+"""Conversion between codes of several codebooks and one sequence over one vocabulary."""
 
 from collections.abc import Sequence
 
@@ -8,8 +8,8 @@ import numpy as np
 def interleave(codes: np.ndarray, codebook_sizes: Sequence[int]) -> np.ndarray:
     """Codes (..., k, h, w) to ids (..., h·w·k): the k codes of a position side by side, positions in raster order.
 
-    Codebook j's ids begin where those before it end, so that one table of ``sum(codebook_sizes)`` rows embeds them
-    all. With one codebook the ids are the codes.
+    The ids of codebook j start after those of the codebooks before it, so that one table of ``sum(codebook_sizes)``
+    rows embeds all ids. With one codebook the ids are the codes.
     """
     k = len(codebook_sizes)
     starts = np.cumsum([0, *codebook_sizes[:-1]])
@@ -21,7 +21,7 @@ def deinterleave(ids: np.ndarray, codebook_sizes: Sequence[int], grid: Sequence[
     """Ids (..., h·w·k) to codes (..., k, h, w) int64: the inverse of ``interleave``.
 
     Raises:
-        ValueError: The ids are of another number, or one is not of its place's codebook.
+        ValueError: The number of ids is wrong, or an id does not belong to the codebook of its place.
     """
     k = len(codebook_sizes)
     if ids.shape[-1] != k * grid[0] * grid[1]:

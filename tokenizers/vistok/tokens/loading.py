@@ -1,4 +1,4 @@
-"""The images of a rank's parts as batches of views, decoded by several workers, in an order that never changes."""
+"""Batches of views of a rank's images, decoded by several workers in a fixed order."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -22,29 +22,29 @@ from vistok.tokens.views import VIEWS, views_of
 
 
 class ViewBatch(NamedTuple):
-    """Images of one part."""
+    """Views of images of one part."""
 
     part: int
     images: Tensor  # (b, v, 3, S, S) uint8
     names: list[str]
     labels: list[int]
-    skipped: list[str]  # images that could not be read, and why
+    skipped: list[str]  # unreadable images, with the reason
 
     def __len__(self) -> int:
         return len(self.names)
 
 
 class PartBatches(IterableDataset):
-    """Batches of the parts in their order; every batch is of one part. Worker w of n decodes every n-th of them.
+    """Batches of the parts in order; a batch has images of one part only. Worker w of n decodes every n-th batch.
 
     Args:
         source: The images.
         parts: Numbers of the parts.
-        batch_size: Images in a batch; the last of a part may have fewer.
-        transforms: To a square.
+        batch_size: Number of images in a batch; the last batch of a part may have fewer.
+        transforms: Transforms to a square.
         views: ``none``, ``flip`` or ``ten``.
-        image_size: Pixels of a view.
-        max_pixels: The largest image; one with more pixels is unreadable.
+        image_size: Side of a view in pixels.
+        max_pixels: Number of pixels above which an image counts as unreadable.
     """
 
     def __init__(
@@ -67,16 +67,16 @@ class PartBatches(IterableDataset):
         for part in self.parts:
             members, problem = self.source.members(part), []
             while True:
-                held: list[Member] = []
+                chunk: list[Member] = []
                 try:
                     for member in islice(members, self.batch_size):
-                        held.append(member)  # one by one: they are kept where the next one fails
+                        chunk.append(member)  # one by one: earlier members are kept if the next one fails
                 except UnreadableImage as error:
                     problem = [encodable(str(error))]
-                if (held or problem) and number % workers == worker:
-                    yield self._batch(part, held, problem)
+                if (chunk or problem) and number % workers == worker:
+                    yield self._batch(part, chunk, problem)
                 number += 1
-                if len(held) < self.batch_size:
+                if len(chunk) < self.batch_size:
                     break
 
     def _batch(self, part: int, members: Sequence[Member], skipped: list[str]) -> ViewBatch:
@@ -94,9 +94,9 @@ class PartBatches(IterableDataset):
 
 
 def loaded(batches: PartBatches, num_workers: int, pin_memory: bool, timeout: float = PATIENCE) -> DataLoader:
-    """The same batches in the same order, read ahead by ``num_workers`` processes; 0 reads in this one.
+    """Loader of the same batches in the same order, read ahead by ``num_workers`` processes; 0 reads in this process.
 
-    One that does not come within ``timeout`` seconds is an error.
+    A batch that does not arrive within ``timeout`` seconds is an error.
     """
     if not timeout > 0:
         raise ValueError(f"--timeout={timeout:g} must be more than 0 seconds")

@@ -1,4 +1,4 @@
-"""One shard of tokens, mapped into memory, and what its arrays say of an image."""
+"""One shard of tokens, memory-mapped, and the tokens of its images."""
 
 from functools import cached_property
 from pathlib import Path
@@ -13,19 +13,19 @@ from vistok.untrusted.bounded_json import MAX_LISTING, read_json
 
 
 class Ragged(NamedTuple):
-    """One view of an image by a dynamic head; of each grain, coarsest first."""
+    """One view of an image by a dynamic head, for each granularity, coarsest first."""
 
     tokens: list[np.ndarray]  # (length, k)
-    positions: list[np.ndarray]  # (length,) raster index in the grain's own grid
+    positions: list[np.ndarray]  # (length,) raster index in the granularity's grid
 
 
 def spread(header: Header, ragged: Ragged) -> tuple[np.ndarray, np.ndarray]:
-    """Sequences of a dynamic head on its fine grid: codes (k, h, w) int64 and keep (h, w) bool."""
+    """Spreads sequences of a dynamic head over its fine grid: codes (k, h, w) int64 and keep (h, w) bool."""
     h, w = header.grid
     codes = np.zeros((len(header.codebook_sizes), h, w), dtype=np.int64)
     keep = np.zeros((h, w), dtype=bool)
-    for grain, (tokens, positions) in enumerate(zip(*ragged, strict=True)):
-        side = 2 ** (header.grains - 1 - grain)
+    for granularity, (tokens, positions) in enumerate(zip(*ragged, strict=True)):
+        side = 2 ** (header.grains - 1 - granularity)
         y, x = np.divmod(positions.astype(np.int64), w // side)
         cells = codes.reshape(-1, h // side, side, w // side, side)
         cells[:, y, :, x, :] = tokens[:, :, None, None]  # (length, k, side, side)
@@ -34,7 +34,7 @@ def spread(header: Header, ragged: Ragged) -> tuple[np.ndarray, np.ndarray]:
 
 
 def check_ragged(header: Header, ragged: Ragged) -> Ragged:
-    """Sequences of a dynamic head, if their cells cover the grid, each position once, with codes that there are.
+    """Checks that a dynamic head's sequences cover each position of the grid once, with valid codes.
 
     Raises:
         ValueError: They do not.
@@ -43,30 +43,32 @@ def check_ragged(header: Header, ragged: Ragged) -> Ragged:
     h, w = header.grid
     k, sizes = len(header.codebook_sizes), np.array(header.codebook_sizes)
     if [own.shape for own in tokens] != [(len(own), k) for own in positions] or len(tokens) != header.grains:
-        raise ValueError("tokens and positions are not one list of equal length for each grain")
-    sides = [2 ** (header.grains - 1 - grain) for grain in range(header.grains)]
+        raise ValueError("tokens and positions are not one list of equal length for each granularity")
+    sides = [2 ** (header.grains - 1 - granularity) for granularity in range(header.grains)]
     if sum(side**2 * len(own) for side, own in zip(sides, positions, strict=True)) != header.positions:
-        raise ValueError(f"{[len(own) for own in positions]} tokens of its grains do not fill {h} x {w} positions")
+        raise ValueError(
+            f"{[len(own) for own in positions]} tokens of its granularities do not fill {h} x {w} positions"
+        )
     covered = np.zeros((h, w), dtype=bool)
-    for grain, (side, ids, places) in enumerate(zip(sides, tokens, positions, strict=True)):
+    for granularity, (side, ids, places) in enumerate(zip(sides, tokens, positions, strict=True)):
         ids, places = ids.astype(np.int64), places.astype(np.int64)
         if ((ids < 0) | (ids >= sizes)).any() or ((places < 0) | (places >= header.positions // side**2)).any():
-            raise ValueError(f"a token or a position of grain {grain} is out of range")
+            raise ValueError(f"a token or a position of granularity {granularity} is out of range")
         y, x = np.divmod(places, w // side)
         covered.reshape(h // side, side, w // side, side)[y, :, x, :] = True
     if not covered.all():
-        raise ValueError("two of its tokens are of the same positions")
+        raise ValueError("two of its tokens cover the same positions")
     return ragged
 
 
 class MappedShard:
-    """The files of one shard, mapped when they are first used in a process.
+    """Files of one shard, memory-mapped at their first use in a process.
 
     Args:
-        folder: Where they are.
-        number: The shard's.
-        note: What ``index.json`` tells of it, checked.
-        header: Of the tokens.
+        folder: Folder of the files.
+        number: Number of the shard.
+        note: Checked entry of ``index.json`` about the shard.
+        header: Header of the tokens.
     """
 
     def __init__(self, folder: Path, number: int, note: dict[str, Any], header: Header):
@@ -74,9 +76,9 @@ class MappedShard:
         self.images, self.files = note["images"], shard_files(number, header.grains is not None)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without what is mapped, for a loader's workers."""
-        kept = ("folder", "number", "header", "note", "images", "files")
-        return {name: self.__dict__[name] for name in kept}
+        """State without the mapped arrays, for a loader's workers."""
+        attributes = ("folder", "number", "header", "note", "images", "files")
+        return {name: self.__dict__[name] for name in attributes}
 
     @cached_property
     def tokens(self) -> np.ndarray:
@@ -101,7 +103,7 @@ class MappedShard:
 
     @cached_property
     def offsets(self) -> np.ndarray:
-        """Where each view's tokens begin, and the end of the last."""
+        """Start of each view's tokens, and the end of the last."""
         return np.concatenate([[0], np.cumsum(np.asarray(self.lengths, dtype=np.int64).sum(-1).ravel())])
 
     def names(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""How images become tokens: what a user chooses, checked before any work."""
+"""User's settings of the conversion from images to tokens, checked before any work."""
 
 from dataclasses import dataclass
 
@@ -13,16 +13,16 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 @dataclass(frozen=True)
 class TokenProtocol:
-    """How images become tokens.
+    """Settings of the conversion from images to tokens.
 
     Attributes:
-        image_size: Pixels of the square that the tokenizer sees.
+        image_size: Side in pixels of the square that the tokenizer gets.
         crop: ``adm``, ``bicubic``, ``bilinear``, ``opencv`` or ``none``, as in evaluation.
         views: ``none``, ``flip`` (the image and its mirror image) or ``ten`` (LlamaGen's ten crops).
-        dtype: ``float32``, or ``bfloat16`` for autocast: faster on a GPU, and some codes are others.
-        batch_size: Images in a forward.
-        rate: Of a dynamic head: the share of regions that get fine codes; None leaves it to the router.
-        order: Of a dynamic head's sequences: ``region`` or ``row``.
+        dtype: ``float32``, or ``bfloat16`` for autocast, which is faster on a GPU and changes some codes.
+        batch_size: Number of images in a forward pass.
+        rate: Share of regions that get fine codes, in [0, 1], for a dynamic head; None lets the router decide.
+        order: Order of a dynamic head's sequences: ``region`` or ``row``.
     """
 
     image_size: int = 256
@@ -48,10 +48,10 @@ class TokenProtocol:
 
     @property
     def square(self) -> int:
-        """Pixels of the square that views are cut from."""
+        """Side in pixels of the square from which views are cropped."""
         return int(self.image_size * TEN_CROP_SCALE) if self.views == "ten" else self.image_size
 
     @property
     def transforms(self) -> list[Transform]:
-        """From a Pillow image to that square."""
+        """Transforms from a Pillow image to that square."""
         return CROPS[self.crop](self.square)

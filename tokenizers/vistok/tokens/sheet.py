@@ -1,4 +1,4 @@
-"""A picture of what tokens decode to: to see that they are of the right tokenizer, cut and order."""
+"""Picture of decoded tokens, to check their tokenizer, crop and order by eye."""
 
 from collections.abc import Sequence
 
@@ -10,19 +10,19 @@ from vistok.plots import CAPTION, GAP, tiles
 from vistok.tokenizer import Tokenizer
 from vistok.tokens.store import TokenStore
 
-COLUMNS, LEAST = 8, 96  # images in a row; pixels of an image's side at least
+COLUMNS, LEAST = 8, 96  # images in a row; smallest side of an image in pixels
 
 
 def sheet(store: TokenStore, tokenizer: Tokenizer, images: Sequence[int]) -> Image.Image:
-    """Some images, decoded, under their classes, the views of each side by side.
+    """Decoded images below their classes, with the views of each image side by side.
 
     Args:
         store: The tokens.
-        tokenizer: That made them.
-        images: Their indices.
+        tokenizer: The tokenizer that made them.
+        images: Indices of the images.
 
     Raises:
-        ValueError: It is not the tokenizer of these tokens.
+        ValueError: The tokenizer did not make these tokens.
     """
     store.header.check_tokenizer(tokenizer)
     size = (store.header.image_size, store.header.image_size)
@@ -35,7 +35,7 @@ def sheet(store: TokenStore, tokenizer: Tokenizer, images: Sequence[int]) -> Ima
 
 
 def labelled_tiles(images: torch.Tensor, captions: Sequence[str], columns: int) -> Image.Image:
-    """Images (n, 3, H, W) uint8 in rows, each under its caption; small ones are enlarged by a whole factor."""
+    """Images (n, 3, H, W) uint8 in rows, each below its caption; small images are enlarged by an integer factor."""
     height, width = images.shape[-2:]
     factor = max(1, -(-LEAST // width))
     size = (width * factor, height * factor)
@@ -52,7 +52,7 @@ def labelled_tiles(images: torch.Tensor, captions: Sequence[str], columns: int) 
 
 
 def _caption(store: TokenStore, i: int) -> str:
-    """An image's class, or else the end of its name."""
+    """Class of an image, or the end of its name if it has no label."""
     label, classes = store.label(i), store.header.classes
     if label < 0:
         return store.names[i].rpartition("/")[2]

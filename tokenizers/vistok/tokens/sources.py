@@ -1,4 +1,4 @@
-"""Images with their labels in numbered parts; each part becomes one shard of tokens, by whichever rank."""
+"""Images with labels in numbered parts; each part becomes one shard of tokens, on any rank."""
 
 import hashlib
 import io
@@ -17,10 +17,10 @@ UNLABELLED = -1
 
 
 class Member(NamedTuple):
-    """One image that is not decoded yet."""
+    """One image that is not yet decoded."""
 
     name: str
-    label: int  # UNLABELLED where there is none
+    label: int  # UNLABELLED for an image without a label
     file: Path | BinaryIO
 
 
@@ -28,10 +28,10 @@ class Source(ABC):
     """Images in parts.
 
     Attributes:
-        about: Where they come from, for messages.
-        parts: Their number.
-        count: Images in all; None where only reading them tells.
-        classes: The names of the labels, where they are known.
+        about: Location of the images, for messages.
+        parts: Number of parts.
+        count: Number of images; None if unknown before they are read.
+        classes: Names of the labels, if known.
     """
 
     about: str
@@ -41,7 +41,7 @@ class Source(ABC):
 
     @abstractmethod
     def members(self, part: int) -> Iterator[Member]:
-        """The images of a part, in an order that never changes.
+        """Images of a part, in a fixed order.
 
         Raises:
             UnreadableImage: The rest of the part cannot be read.
@@ -49,21 +49,21 @@ class Source(ABC):
 
     @abstractmethod
     def identity(self) -> dict[str, Any]:
-        """What tells these images from others, for the header."""
+        """Description that identifies these images, for the header."""
 
 
 class FolderSource(Source):
-    """All images below a folder, sorted by their paths, ``per_shard`` in each part.
+    """All images below a folder, sorted by path, with ``per_shard`` images in each part.
 
-    Where every image lies in a subfolder, the first folders are the classes, numbered in sorted order as torchvision's
-    ``ImageFolder`` does.
+    If every image lies in a subfolder, the top-level folders are the classes, numbered in sorted order as in
+    torchvision's ``ImageFolder``.
 
     Args:
         root: The folder.
-        per_shard: Images in a part; the last may have fewer.
+        per_shard: Number of images in a part; the last part may have fewer.
 
     Raises:
-        ValueError: It has no images, or a split that must be chosen from.
+        ValueError: The folder has no images, or has splits of which one must be named.
     """
 
     def __init__(self, root: Path, per_shard: int):
@@ -96,10 +96,10 @@ class FolderSource(Source):
 class TarSource(Source):
     """Webdataset tars, each one a part; ``KEY.cls`` beside an image is its label in digits.
 
-    Names of classes are taken from the ``index.json`` of ``data.shard_writer`` beside the first tar, if there is one.
+    Names of classes are read from the ``index.json`` of ``data.shard_writer`` beside the first tar, if it exists.
 
     Args:
-        urls: As ``data.urls`` of training takes them.
+        urls: Paths and URLs as ``data.urls`` of training takes them.
     """
 
     def __init__(self, urls: Sequence[str]):
@@ -129,19 +129,19 @@ class TarSource(Source):
 
 
 def _classes(index: Path) -> tuple[str, ...] | None:
-    """The names of the labels in an ``index.json`` of ``data.shard_writer``, where there is one that has them."""
+    """Names of the labels in an ``index.json`` of ``data.shard_writer``; None if the file or the names are missing."""
     content = read_json(index, MAX_LISTING) if index.is_file() else {}
     classes = content.get("classes") if type(content) is dict else None
     if classes is not None and (type(classes) is not list or not all(type(name) is str for name in classes)):
-        raise ValueError(f"{index}: classes={short(classes)} is no list of names")
+        raise ValueError(f"{index}: classes={short(classes)} is not a list of names")
     return None if classes is None else tuple(map(encodable, classes))
 
 
 def open_source(data: Sequence[str], per_shard: int) -> Source:
-    """What the user named: one folder of images, or tars.
+    """Opens the user's data: one folder of images, or tars.
 
     Raises:
-        ValueError: It is neither.
+        ValueError: The data is neither.
     """
     folders = [name for name in data if Path(name).expanduser().is_dir()]
     if folders and len(data) > 1:

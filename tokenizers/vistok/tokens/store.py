@@ -1,4 +1,4 @@
-"""Tokens on disk, read through memory maps: nothing is loaded before it is asked for."""
+"""Tokens on disk, read through memory maps: nothing is loaded before it is used."""
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -18,24 +18,24 @@ from vistok.untrusted.bounded_json import MAX_LISTING, read_object
 
 
 class TokenStore:
-    """What ``python -m vistok tokenize`` wrote.
+    """Tokens written by ``python -m vistok tokenize``.
 
     Args:
-        folder: With ``index.json`` and the shards.
+        folder: Folder with ``index.json`` and the shards.
 
     Attributes:
-        header: What the tokens are of.
-        index: All that ``index.json`` holds.
+        header: Header of the tokens.
+        index: Content of ``index.json``.
 
     Raises:
-        ValueError: The folder holds no complete tokens, or an array has not the shape that the header says.
+        ValueError: The folder has no complete tokens, or an array has another shape than the header says.
     """
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         path = self.folder / INDEX
         if not path.is_file() and (self.folder / PARTIAL_INDEX).is_file():
-            raise ValueError(f"{self.folder} is not complete: the command that makes it goes on where it was")
+            raise ValueError(f"{self.folder} is not complete: the command that makes it resumes where it stopped")
         self.index: dict[str, Any] = read_object(path, MAX_LISTING)
         self.header = Header.of(self.index, path)
         notes = notes_of(self.index, path, self.header.grains is not None)
@@ -48,23 +48,24 @@ class TokenStore:
 
     @cached_property
     def labels(self) -> np.ndarray:
-        """The label of every image (n,) int64; -1 where there is none."""
+        """Label of every image, (n,) int64; -1 for images without a label."""
         return np.concatenate([np.asarray(shard.labels) for shard in self.shards])
 
     @cached_property
     def names(self) -> list[str]:
-        """The name of every image."""
+        """Name of every image."""
         return [name for shard in self.shards for name in shard.names()]
 
     def label(self, i: int) -> int:
-        """The label of the i-th image; -1 where there is none."""
+        """Label of the i-th image; -1 if it has none."""
         shard, at = self._find(i)
         return int(shard.labels[at])
 
     def view(self, i: int, view: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """One view of the i-th image: codes (k, h, w) int64, and which positions are tokens (h, w) bool.
+        """One view of the i-th image: codes (k, h, w) int64, and the positions that are tokens (h, w) bool.
 
-        Of a dynamic head the code of a coarse cell is at all its positions; all others have a token at each.
+        For a dynamic head the code of a coarse cell is at all its positions; other heads have a token at every
+        position.
         """
         shard, at = self._find(i)
         if not 0 <= view < self.header.num_views:
@@ -78,18 +79,18 @@ class TokenStore:
         return np.stack([self.view(i, view)[0] for view in range(self.header.num_views)])
 
     def ragged(self, i: int, view: int = 0) -> Ragged:
-        """The sequences of one view by a dynamic head.
+        """Sequences of one view by a dynamic head.
 
         Raises:
-            ValueError: The head has a token at every position.
+            ValueError: The head is not dynamic.
         """
         if self.header.grains is None:
-            raise ValueError(f"{self.folder} is not of a dynamic head: its tokens are grids, of which codes() is one")
+            raise ValueError(f"{self.folder} is not of a dynamic head: its tokens are grids, which codes() returns")
         shard, at = self._find(i)
         return shard.ragged(at, view)
 
     def sequences(self, images: Sequence[int], view: int = 0, codebook: int = 0) -> Sequences:
-        """A batch of a dynamic head's sequences with EOS and padding, as ``sequences.pack`` gives them."""
+        """Batch of a dynamic head's sequences with EOS and padding, in the form of ``sequences.pack``."""
         own = [self.ragged(i, view) for i in images]
         grains = range(self.header.grains)
         content = content_special(self.header.codebook_sizes[codebook])
@@ -100,19 +101,19 @@ class TokenStore:
         )
 
     def decode(self, tokenizer: Tokenizer, codes: Tensor) -> Tensor:
-        """Codes (b, k, h, w), these or a generator's, to images (b, 3, H, W) in [-1, 1].
+        """Decodes codes (b, k, h, w), from this store or a generator, to images (b, 3, H, W) in [-1, 1].
 
         Raises:
-            ValueError: It is not the tokenizer of these tokens, or a code is out of range.
+            ValueError: The tokenizer did not make these tokens, or a code is out of range.
         """
         self.header.check_tokenizer(tokenizer)
         return tokenizer.detokenize(codes, (self.header.image_size, self.header.image_size))
 
     def verify(self) -> Iterator[int]:
-        """Read every file again; gives the number of images seen so far after each shard.
+        """Reads every file again; yields the number of images checked so far after each shard.
 
         Raises:
-            ValueError: A file is not what was written, or a code is not in its codebook.
+            ValueError: A file has changed, or a code is not in its codebook.
         """
         sizes = np.array(self.header.codebook_sizes)
         for number, shard in enumerate(self.shards):
@@ -122,7 +123,7 @@ class TokenStore:
             if shard.tokens.size:
                 largest = np.moveaxis(shard.tokens, axis, 0).reshape(len(sizes), -1).max(1)
                 if (largest >= sizes).any():
-                    raise ValueError(f"shard {number} of {self.folder} holds codes up to {largest.tolist()}: of "
+                    raise ValueError(f"shard {number} of {self.folder} holds codes up to {largest.tolist()}, of "
                                      f"codebooks of {sizes.tolist()}")  # fmt: skip
             yield int(self.starts[number + 1])
 
@@ -134,7 +135,7 @@ class TokenStore:
 
 
 def _padded(rows: Sequence[np.ndarray], special: Any) -> Tensor:
-    """Rows of ids, each with EOS after its last, as (b, longest + 1) int64."""
+    """Rows of ids, each with EOS after its last id, as (b, longest + 1) int64."""
     out = torch.full((len(rows), 1 + max(map(len, rows), default=0)), special.pad, dtype=torch.int64)
     for row, ids in zip(out, rows, strict=True):
         row[: len(ids)] = torch.from_numpy(ids.astype(np.int64))

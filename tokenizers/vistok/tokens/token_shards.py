@@ -1,7 +1,7 @@
-"""Shards of tokens on disk: arrays that map into memory, written whole, each known by its sha256.
+"""Shards of tokens on disk: memory-mapped arrays, written atomically, each with its SHA-256.
 
-A shard ``shard-000000`` is ``.tokens.npy``, ``.labels.npy`` and ``.names.json``, and of a dynamic head also
-``.positions.npy`` and ``.lengths.npy``. While an extraction runs, ``.json`` beside them says that they are complete.
+A shard ``shard-000000`` is ``.tokens.npy``, ``.labels.npy`` and ``.names.json``, and for a dynamic head also
+``.positions.npy`` and ``.lengths.npy``. While an extraction runs, ``.json`` beside them marks them as complete.
 """
 
 import json
@@ -19,43 +19,43 @@ from vistok.quantizers.sequences import pack
 from vistok.tokens.header import Header
 from vistok.untrusted.bounded_json import MAX_LISTING, read_json, short
 
-MAX_IMAGES = 2**40  # of a shard
+MAX_IMAGES = 2**40  # most images in a shard
 
 
 class Packed(NamedTuple):
-    """Tokens of some images: a grid for each, or sequences of different lengths back to back."""
+    """Tokens of several images: a grid for each, or concatenated sequences of different lengths."""
 
     tokens: np.ndarray  # (n, v, k, h, w); ragged (total, k)
-    positions: np.ndarray | None = None  # ragged: (total,) raster index in the grain's own grid
-    lengths: np.ndarray | None = None  # ragged: (n, v, G) uint32 tokens of each grain, coarsest first
+    positions: np.ndarray | None = None  # ragged: (total,) raster index in the granularity's grid
+    lengths: np.ndarray | None = None  # ragged: (n, v, G) uint32 tokens of each granularity, coarsest first
 
 
 def shard_files(number: int, ragged: bool) -> dict[str, str]:
-    """The file names of a shard by what they hold."""
+    """File names of a shard by content."""
     kinds = ["tokens.npy", "labels.npy", "names.json"] + ["positions.npy", "lengths.npy"] * ragged
     return {kind.partition(".")[0]: f"shard-{number:06d}.{kind}" for kind in kinds}
 
 
 def packed(views: Sequence[Codes], header: Header) -> Packed:
-    """What a tokenizer made of the views of a batch of images, in the form of a shard.
+    """Packs the codes of the views of a batch of images in the form of a shard.
 
     Args:
-        views: For each view the codes, and of a dynamic head what to keep, for the same images in the same order.
-        header: Of the tokens.
+        views: For each view the codes, and ``keep`` for a dynamic head, of the same images in the same order.
+        header: Header of the tokens.
     """
     dtype = np.dtype(header.dtype_on_disk)
     if header.grains is None:
         stacked = torch.stack([view.codes for view in views], dim=1)
         return Packed(stacked.cpu().numpy().astype(dtype))
-    sequences = [_sequences(view, header) for view in views]  # of each view, of each codebook
-    of_views = [torch.stack(own[0].lengths, dim=1).tolist() for own in sequences]  # [view][image][grain]
+    sequences = [_sequences(view, header) for view in views]  # [view][codebook]
+    of_views = [torch.stack(own[0].lengths, dim=1).tolist() for own in sequences]  # [view][image][granularity]
     tokens, positions, lengths = [], [], []
     for image in range(len(views[0].codes)):
         for own, of_images in zip(sequences, of_views, strict=True):  # codebooks share their positions
             lengths.append(of_images[image])
-            for grain, length in enumerate(of_images[image]):
-                tokens.append(torch.stack([codebook.contents[grain][image, :length] for codebook in own], dim=1))
-                positions.append(own[0].positions[grain][image, :length])
+            for granularity, length in enumerate(of_images[image]):
+                tokens.append(torch.stack([codebook.contents[granularity][image, :length] for codebook in own], dim=1))
+                positions.append(own[0].positions[granularity][image, :length])
     k, v, total = len(header.codebook_sizes), len(views), sum(map(sum, lengths))
     ids = torch.cat(tokens).numpy() if tokens else np.empty((0, k))
     places = torch.cat(positions).numpy() if positions else np.empty(0)
@@ -67,8 +67,8 @@ def packed(views: Sequence[Codes], header: Header) -> Packed:
 
 
 def joined(parts: Sequence[Packed], header: Header) -> Packed:
-    """The tokens of several batches as one."""
-    if not parts:  # a part without an image that can be read
+    """Concatenates the tokens of several batches."""
+    if not parts:  # a part without readable images
         v, k = header.num_views, len(header.codebook_sizes)
         keep = torch.empty(0, *header.grid, dtype=torch.bool) if header.grains else None
         return packed([Codes(torch.empty(0, k, *header.grid, dtype=torch.int64), keep)] * v, header)
@@ -78,10 +78,10 @@ def joined(parts: Sequence[Packed], header: Header) -> Packed:
 
 def write_shard(folder: Path, number: int, tokens: Packed, labels: Sequence[int], names: Sequence[str],
                 unreadable: Sequence[str]) -> dict[str, Any]:  # fmt: skip
-    """Write a shard's files, then the note that it is complete.
+    """Writes the files of a shard, then the note that it is complete.
 
     Returns:
-        The note: number of images, what could not be read, and the sha256 of each file by what it holds.
+        The note: number of images, unreadable images, and the SHA-256 of each file by content.
     """
     arrays = {name: array for name, array in tokens._asdict().items() if array is not None}
     arrays["labels"] = np.array(labels, dtype=np.int64)
@@ -100,7 +100,7 @@ def write_shard(folder: Path, number: int, tokens: Packed, labels: Sequence[int]
 
 
 def complete(folder: Path, number: int) -> dict[str, Any] | None:
-    """The note of a shard whose files are all there and undamaged; None where it has to be written."""
+    """Note of a shard whose files all exist and are undamaged; None if it has to be written."""
     path = note_path(folder, number)
     if not path.is_file():
         return None
@@ -109,20 +109,20 @@ def complete(folder: Path, number: int) -> dict[str, Any] | None:
 
 
 def read_note(folder: Path, number: int) -> dict[str, Any]:
-    """The note of a shard that is being extracted.
+    """Note of a shard of a running extraction.
 
     Raises:
-        ValueError: It is not there, or not one.
+        ValueError: The file does not exist or is not a note.
     """
     path = note_path(folder, number)
     return check_note(read_json(path, MAX_LISTING), number, path)
 
 
 def notes_of(index: Mapping[str, Any], path: Path, ragged: bool | None = None) -> list[dict[str, Any]]:
-    """The notes of all shards in an index; ``path`` is where it was read from.
+    """Notes of all shards in an index; ``path`` is the path of the index.
 
     Raises:
-        ValueError: There are none, or one is no note.
+        ValueError: There are no notes, or an entry is not a note.
     """
     shards = index.get("shards")
     if type(shards) is not list or not shards:
@@ -131,16 +131,16 @@ def notes_of(index: Mapping[str, Any], path: Path, ragged: bool | None = None) -
 
 
 def check_note(note: Any, number: int, where: Path, ragged: bool | None = None) -> dict[str, Any]:
-    """A shard's note, if it is as ``write_shard`` writes it: its files are those of its number, in its own folder.
+    """Checks that a note has the form of ``write_shard``: its files are those of its number, in its own folder.
 
     Args:
-        note: From a JSON file.
-        number: The shard's.
-        where: The file.
-        ragged: Whether it is of a dynamic head; None where either will do.
+        note: Content of a JSON file.
+        number: Number of the shard.
+        where: Path of the JSON file.
+        ragged: True for a dynamic head, False for others; None accepts both.
 
     Raises:
-        ValueError: It is something else.
+        ValueError: The content is not such a note.
     """
     entry = f"{where}: the entry of shard {number}"
     for name in ("images", "files"):
@@ -162,22 +162,22 @@ def check_note(note: Any, number: int, where: Path, ragged: bool | None = None) 
 
 
 def undamaged(folder: Path, files: Mapping[str, Mapping[str, str]]) -> bool:
-    """Whether all files are there with the sha256 they should have.
+    """True if all files exist and have the expected SHA-256.
 
     Raises:
-        ValueError: One is named that is not in the folder.
+        ValueError: A file name points outside the folder.
     """
     paths = [(below(folder, own["name"], folder), own["sha256"]) for own in files.values()]
     return all(path.is_file() and sha256_of(path) == sha256 for path, sha256 in paths)
 
 
 def note_path(folder: Path, number: int) -> Path:
-    """Where a shard's note is until the index is written."""
+    """Path of a shard's note until the index is written."""
     return folder / f"shard-{number:06d}.json"
 
 
 def _sequences(view: Codes, header: Header) -> list:
-    """For each codebook the sequences of a view."""
+    """Sequences of a view for each codebook."""
     columns: list[Tensor] = list(view.codes.cpu().split(1, dim=1))
     keep = view.keep.cpu()
     return [

@@ -1,17 +1,17 @@
-"""The views of an image that generators are trained on: flips, and LlamaGen's ten crops (arXiv:2406.06525, code)."""
+"""Views of an image for the training of generators: flips, and LlamaGen's ten crops (arXiv:2406.06525, code)."""
 
 import torch
 from torch import Tensor
 
 VIEWS = {"none": 1, "flip": 2, "ten": 10}
-TEN_CROP_SCALE = 1.1  # the side of the square that ten crops are cut from, over that of a crop (LlamaGen's scripts)
+TEN_CROP_SCALE = 1.1  # side of the square for ten crops, relative to the side of a crop (LlamaGen's scripts)
 
 
 def views_of(image: Tensor, views: str, size: int) -> Tensor:
-    """The views of a square image (3, S, S) as (v, 3, size, size); S is ``size`` unless ``views`` is ``ten``.
+    """Views of a square image (3, S, S) as (v, 3, size, size); S is ``size`` unless ``views`` is ``ten``.
 
-    ``flip`` is the image and its mirror image; ``ten`` the crops at top left, top right, bottom left, bottom right and
-    in the middle, then the same five of the mirror image.
+    ``flip`` is the image and its mirror image; ``ten`` is the crops at top left, top right, bottom left, bottom right
+    and centre, then the same five of the mirror image.
     """
     if views == "ten":
         from torchvision.transforms.functional import ten_crop

@@ -1,4 +1,4 @@
-"""Tokens in the forms that published generators read, and back from them."""
+"""Token formats of published generators: writers and readers."""
 
 from vistok.tokens.exchange.array_pairs import read_fqgan, read_llamagen, write_fqgan, write_llamagen
 from vistok.tokens.exchange.lines import read_jsonl, write_jsonl

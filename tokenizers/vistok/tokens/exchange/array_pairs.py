@@ -1,8 +1,8 @@
-"""LlamaGen's and FQGAN's form: a ``.npy`` of codes and one of the label for every image.
+"""LlamaGen's and FQGAN's format: a ``.npy`` of codes and a ``.npy`` of the label for every image.
 
 ``NAMESIZE_codes/I.npy`` is (1, v, h·w) int64 and ``NAMESIZE_labels/I.npy`` (1,) int64, as LlamaGen's
-``extract_codes_c2i.py`` writes and its training reads them. FQGAN has ``I_vis.npy`` and ``I_sem.npy`` instead, or
-``I_vis.npy``, ``I_sem_mid.npy`` and ``I_sem_high.npy``, a file for each codebook.
+``extract_codes_c2i.py`` writes and its training reads them. FQGAN instead has a file for each codebook: ``I_vis.npy``
+and ``I_sem.npy``, or ``I_vis.npy``, ``I_sem_mid.npy`` and ``I_sem_high.npy``.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,23 +24,23 @@ from vistok.tokens.header import Header
 from vistok.tokens.store import TokenStore
 from vistok.untrusted.arrays import read_array
 
-ENDINGS = {2: ("_vis", "_sem"), 3: ("_vis", "_sem_mid", "_sem_high")}  # FQGAN's, in the order of the codebooks
+ENDINGS = {2: ("_vis", "_sem"), 3: ("_vis", "_sem_mid", "_sem_high")}  # FQGAN's, in the order of codebooks
 
 
 def write_llamagen(
     store: TokenStore, folder: Path, layout: str = "interleaved", name: str = "imagenet", advance: Advance | None = None
 ) -> None:
-    """One file for each image. Several codebooks are interleaved over one vocabulary.
+    """Writes one file for each image; several codebooks are interleaved over one vocabulary.
 
     Args:
-        store: The tokens, in which every image has a label.
+        store: The tokens; every image must have a label.
         folder: An empty folder.
         layout: ``interleaved``.
-        name: Of the data set, as LlamaGen's ``--dataset``.
-        advance: Is told how many images are written.
+        name: Name of the data set, as LlamaGen's ``--dataset``.
+        advance: Called with the number of images written so far.
 
     Raises:
-        ValueError: The tokens do not fit the form.
+        ValueError: The tokens do not fit the format.
     """
     check_layout(layout)
     if layout == "paired" and len(store.header.codebook_sizes) > 1:
@@ -52,10 +52,10 @@ def write_llamagen(
 def write_fqgan(
     store: TokenStore, folder: Path, layout: str = "paired", name: str = "imagenet", advance: Advance | None = None
 ) -> None:
-    """One file for each image and codebook; the arguments are those of ``write_llamagen``.
+    """Writes one file for each image and codebook. Arguments as for ``write_llamagen``.
 
     Raises:
-        ValueError: The tokens do not fit the form.
+        ValueError: The tokens do not fit the format.
     """
     refuse_ragged(store.header, "fqgan")
     k = len(store.header.codebook_sizes)
@@ -65,11 +65,11 @@ def write_fqgan(
 
 
 def read_llamagen(folder: Path, header: Header | None = None) -> Iterator[Record]:
-    """The images of LlamaGen's form, in order.
+    """Reads images in LlamaGen's format, in order.
 
     Args:
-        folder: With ``*_codes``, ``*_labels`` and ``header.json``.
-        header: In the place of ``header.json``, for files that LlamaGen's own script wrote.
+        folder: Folder with ``*_codes``, ``*_labels`` and ``header.json``.
+        header: Replaces ``header.json``, for files that LlamaGen's own script wrote.
 
     Raises:
         ValueError: A file is missing, damaged or does not fit the header.
@@ -78,7 +78,7 @@ def read_llamagen(folder: Path, header: Header | None = None) -> Iterator[Record
 
 
 def read_fqgan(folder: Path, header: Header | None = None) -> Iterator[Record]:
-    """The images of FQGAN's form, in order; as ``read_llamagen``."""
+    """Reads images in FQGAN's format, in order. Arguments as for ``read_llamagen``."""
     return _read(folder, "fqgan", header)
 
 
@@ -88,8 +88,8 @@ def _write(store: TokenStore, folder: Path, form: str, layout: str, name: str, e
     if len(unlabelled):
         raise ValueError(f"{form} has a label for every image, but {store.names[unlabelled[0]]} has none")
     codes_folder, labels_folder = (folder / f"{name}{store.header.image_size}_{part}" for part in ("codes", "labels"))
-    for made in (codes_folder, labels_folder):
-        made.mkdir(parents=True)
+    for created in (codes_folder, labels_folder):
+        created.mkdir(parents=True)
     for i, label in enumerate(store.labels):
         codes = store.codes(i)
         parts = [ids_of(codes, store.header, layout)] if endings == [""] else list(_flat(codes))
@@ -102,7 +102,7 @@ def _write(store: TokenStore, folder: Path, form: str, layout: str, name: str, e
 
 
 def _flat(codes: np.ndarray) -> Iterator[np.ndarray]:
-    """Of codes (v, k, h, w) each codebook's (v, h·w)."""
+    """Codes (v, h·w) of each codebook from codes (v, k, h, w)."""
     return (codes[:, j].reshape(len(codes), -1) for j in range(codes.shape[1]))
 
 

@@ -1,6 +1,7 @@
-"""JSON lines, as RAR and MaskGIT-style generators read them: ``{"class_id": 3, "tokens": [17, 4, ...]}`` for each view.
+"""JSON lines for RAR and MaskGIT-style generators: ``{"class_id": 3, "tokens": [17, 4, ...]}`` for each view.
 
-Of a dynamic head ``tokens`` and ``positions`` are a list for each grain, coarsest first, without EOS and padding.
+For a dynamic head ``tokens`` and ``positions`` have a list for each granularity, coarsest first, without EOS and
+padding.
 """
 
 import json
@@ -18,8 +19,8 @@ from vistok.tokens.exchange.records import (
     check_layout,
     codes_of,
     ids_of,
+    integers,
     read_header,
-    whole_numbers,
     write_header,
 )
 from vistok.tokens.header import Header
@@ -33,14 +34,15 @@ FILE = "tokens.jsonl"
 def write_jsonl(
     store: TokenStore, folder: Path, layout: str = "interleaved", name: str = "", advance: Advance | None = None
 ) -> None:
-    """One line for each view of each image, views of an image together.
+    """Writes one line for each view of each image; the views of an image are consecutive.
 
     Args:
         store: The tokens; ``class_id`` is -1 for an image without a label.
         folder: An empty folder.
-        layout: Of several codebooks: ``interleaved`` over one vocabulary, or ``paired``, a list of k at each place.
-        name: Not in this form.
-        advance: Is told how many images are written.
+        layout: Layout of several codebooks: ``interleaved`` over one vocabulary, or ``paired``, a list of k at each
+            place.
+        name: Not used by this format.
+        advance: Called with the number of images written so far.
     """
     check_layout(layout)
     header = store.header
@@ -66,11 +68,11 @@ def tokens_of(store: TokenStore, i: int, view: int, layout: str) -> dict[str, An
 
 
 def read_jsonl(folder: Path, header: Header | None = None) -> Iterator[Record]:
-    """The images of a form of JSON lines, in order.
+    """Reads images from JSON lines, in order.
 
     Args:
-        folder: With ``tokens.jsonl`` and ``header.json``.
-        header: In the place of ``header.json``, for a file by others; its tokens are then taken for interleaved.
+        folder: Folder with ``tokens.jsonl`` and ``header.json``.
+        header: Replaces ``header.json``, for files of other programs; their tokens must be interleaved.
 
     Raises:
         ValueError: A line is damaged or does not fit the header, or lines are missing.
@@ -79,26 +81,26 @@ def read_jsonl(folder: Path, header: Header | None = None) -> Iterator[Record]:
     if header is None:
         header, about = read_header(folder, "jsonl")
         layout, count = about["layout"], about["images"]
-    path, seen = folder / FILE, 0
+    path, count_read = folder / FILE, 0
     if not path.is_file():
         raise ValueError(f"there is no {path}")
     with path.open("rb") as file:
         while lines := list(islice(file, header.num_views)):
-            first = seen * header.num_views + 1
+            first = count_read * header.num_views + 1
             views = [_line(text, f"{path}, line {first + n}") for n, text in enumerate(lines)]
             if len(views) < header.num_views or len({label for label, _ in views}) > 1:
                 raise ValueError(f"{path}, line {first}: not {header.num_views} views of one image")
             yield record_of(views[0][0], [own for _, own in views], header, layout, f"{path}, line {first}")
-            seen += 1
-    if count is not None and seen != count:
-        raise ValueError(f"{path} holds {seen} images, not {count}: it is cut short")
+            count_read += 1
+    if count is not None and count_read != count:
+        raise ValueError(f"{path} holds {count_read} images, not {count}: it is cut short")
 
 
 def record_of(label: int, views: list[dict[str, Any]], header: Header, layout: str, where: str) -> Record:
-    """A record from the views as plain lists or arrays.
+    """Record from the views as plain lists or arrays.
 
     Raises:
-        ValueError: They do not fit the header; ``where`` says which.
+        ValueError: The views do not fit the header; ``where`` names their location.
     """
     missing = [name for own in views for name in ("tokens", "positions")[: 1 + (header.grains is not None)]
                if name not in own]  # fmt: skip
@@ -114,9 +116,9 @@ def _ragged(own: dict[str, Any], header: Header, where: str) -> Ragged:
     k = len(header.codebook_sizes)
     try:
         if not all(type(own[name]) is list for name in ("tokens", "positions")):
-            raise ValueError("tokens and positions are not one list of equal length for each grain")
-        tokens = [whole_numbers(ids, k if k > 1 else None).reshape(-1, k) for ids in own["tokens"]]
-        return check_ragged(header, Ragged(tokens, [whole_numbers(places) for places in own["positions"]]))
+            raise ValueError("tokens and positions are not one list of equal length for each granularity")
+        tokens = [integers(ids, k if k > 1 else None).reshape(-1, k) for ids in own["tokens"]]
+        return check_ragged(header, Ragged(tokens, [integers(places) for places in own["positions"]]))
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
 

@@ -1,4 +1,4 @@
-"""What the forms share: a record, the layouts of several codebooks, and the header beside the files."""
+"""Parts that all formats share: a record, the layouts of several codebooks, and the header beside the files."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,21 +13,21 @@ from vistok.tokens.memory_map import Ragged
 from vistok.tokens.store import TokenStore
 from vistok.untrusted.bounded_json import MAX_LISTING, read_object, short
 
-HEADER = "header.json"  # at the root of what a writer writes: the header, and the layout
+HEADER = "header.json"  # in the folder of every format: the header, and the layout
 LAYOUTS = ("interleaved", "paired")
-Advance = Callable[[int], None]  # called with the number of images that are written
+Advance = Callable[[int], None]  # called with the number of images written so far
 
 
 class Record(NamedTuple):
-    """One image, read back."""
+    """One image, read from a format."""
 
     label: int
-    codes: np.ndarray  # (v, k, h, w) int64; of a dynamic head spread over the fine grid
-    ragged: tuple[Ragged, ...] | None = None  # of a dynamic head: of each view
+    codes: np.ndarray  # (v, k, h, w) int64; for a dynamic head spread over the fine grid
+    ragged: tuple[Ragged, ...] | None = None  # for a dynamic head: the sequences of each view
 
 
 def ids_of(codes: np.ndarray, header: Header, layout: str) -> np.ndarray:
-    """Codes (..., k, h, w) as a list for each image: (..., h·w·k) ``interleaved``, or (..., h·w, k) ``paired``.
+    """Codes (..., k, h, w) as ids: (..., h·w·k) for ``interleaved``, or (..., h·w, k) for ``paired``.
 
     With one codebook both are (..., h·w).
     """
@@ -38,15 +38,15 @@ def ids_of(codes: np.ndarray, header: Header, layout: str) -> np.ndarray:
 
 
 def codes_of(ids: Any, header: Header, layout: str, where: str) -> np.ndarray:
-    """The inverse of ``ids_of`` for one view: codes (k, h, w) int64.
+    """Codes (k, h, w) int64 from the ids of one view: the inverse of ``ids_of``.
 
     Raises:
-        ValueError: The ids do not fill the grid, or are out of range; ``where`` says which.
+        ValueError: The ids do not fill the grid, or are out of range; ``where`` names their location.
     """
     k = len(header.codebook_sizes)
     try:
         paired = layout == "paired" and k > 1
-        ids = whole_numbers(ids, k if paired else None)
+        ids = integers(ids, k if paired else None)
         if paired:
             ids = (ids + np.cumsum([0, *header.codebook_sizes[:-1]])).reshape(-1)
         return deinterleave(ids, header.codebook_sizes, header.grid)
@@ -54,21 +54,22 @@ def codes_of(ids: Any, header: Header, layout: str, where: str) -> np.ndarray:
         raise ValueError(f"{where}: {error}") from error
 
 
-def whole_numbers(values: Any, columns: int | None = None) -> np.ndarray:
-    """An array (n,) int64, or (n, columns), of one of whole numbers, or of lists from JSON.
+def integers(values: Any, columns: int | None = None) -> np.ndarray:
+    """Array (n,) int64, or (n, columns), from an integer array or from lists of JSON.
 
     Raises:
-        ValueError: It is something else. numpy would make an array of nearly anything, as large as its longest text.
+        ValueError: The values are something else. numpy would convert nearly anything, to an array as large as its
+            longest text.
     """
     if isinstance(values, np.ndarray):
         if values.dtype.kind not in "iu":
-            raise ValueError(f"its ids are {values.dtype}, not whole numbers")
+            raise ValueError(f"its ids are {values.dtype}, not integers")
     else:
         rows = [values] if columns is None else values
         if type(rows) is not list or not all(type(row) is list for row in rows):
             raise ValueError(f"its ids are {short(values)}, not a list" + ("" if columns is None else " of lists"))
         if not all(type(value) is int and -(2**63) <= value < 2**63 for row in rows for value in row):
-            raise ValueError(f"its ids are not whole numbers: {short(values)}")
+            raise ValueError(f"its ids are not integers: {short(values)}")
         if columns is not None and any(len(row) != columns for row in rows):
             raise ValueError(f"its ids are not lists of {columns}")
         values = np.array(values, dtype=np.int64).reshape(-1 if columns is None else (len(values), columns))
@@ -78,7 +79,7 @@ def whole_numbers(values: Any, columns: int | None = None) -> np.ndarray:
 
 
 def refuse_ragged(header: Header, form: str) -> None:
-    """Refuse tokens of a dynamic head where the form has one number of tokens for all images."""
+    """Refuses tokens of a dynamic head for formats with the same number of tokens for all images."""
     if header.grains is not None:
         raise ValueError(
             f"{form} has one number of tokens for all images, but these are of a dynamic head; jsonl and webdataset "
@@ -92,16 +93,16 @@ def check_layout(layout: str) -> None:
 
 
 def write_header(store: TokenStore, folder: Path, form: str, layout: str) -> None:
-    """Write the header into the root of a form, so that the tokenizer can still be told."""
+    """Writes the header into the folder of a format, so that the tokenizer can be identified."""
     about = {"form": form, "layout": layout, "images": len(store)}
     write_json(store.header.json() | about, folder / HEADER)
 
 
 def read_header(folder: Path, form: str) -> tuple[Header, dict[str, Any]]:
-    """The header of a form, and all else that is with it.
+    """Header of a format, and the other content of its file.
 
     Raises:
-        ValueError: There is none, or it is of another form.
+        ValueError: There is no header, or it is of another format.
     """
     content = read_object(folder / HEADER, MAX_LISTING)
     header = Header.of(content, folder / HEADER)

@@ -1,7 +1,7 @@
-"""Webdataset tars: ``KEY.token.npy`` and ``KEY.cls`` for each view; of a dynamic head ``KEY.position.npy`` and
-``KEY.length.npy`` too, with the sequences of all grains back to back.
+"""Webdataset tars with ``KEY.token.npy`` and ``KEY.cls`` for each view.
 
-They are made by what makes tars of images, with an ``index.json`` of the tars' sha256.
+For a dynamic head they also have ``KEY.position.npy`` and ``KEY.length.npy``, with the sequences of all granularities
+concatenated. ``data.shard_writer`` writes the tars and an ``index.json`` with their SHA-256.
 """
 
 import io
@@ -27,11 +27,11 @@ from vistok.untrusted.bounded_json import MAX_LISTING, one_line, read_object, sh
 PER_SHARD = 10_000
 ENDINGS = (".token.npy", ".position.npy", ".length.npy", ".cls")
 LABEL = re.compile(rb"-?\d{1,18}")
-COMPRESSED = (b"\x1f\x8b", b"BZ", b"\xfd7")  # as gzip, bzip2 and xz begin
+COMPRESSED = (b"\x1f\x8b", b"BZ", b"\xfd7")  # first bytes of gzip, bzip2 and xz
 
 
 class Views(Samples):
-    """The views of a store's images as samples of a tar."""
+    """Views of a store's images as samples of a tar."""
 
     def __init__(self, store: TokenStore, layout: str):
         self.store, self.layout, self.views = store, layout, store.header.num_views
@@ -62,14 +62,14 @@ class Views(Samples):
 def write_webdataset(
     store: TokenStore, folder: Path, layout: str = "interleaved", name: str = "", advance: Advance | None = None
 ) -> None:
-    """Tars of 10,000 samples each, in the order of the images.
+    """Writes tars of 10,000 samples each, in the order of the images.
 
     Args:
         store: The tokens; ``cls`` is -1 for an image without a label.
         folder: An empty folder.
-        layout: Of several codebooks: ``interleaved`` over one vocabulary, or ``paired``, (h·w, k) arrays.
-        name: Not in this form.
-        advance: Is told how many images are written, at the end.
+        layout: Layout of several codebooks: ``interleaved`` over one vocabulary, or ``paired``, (h·w, k) arrays.
+        name: Not used by this format.
+        advance: Called with the number of images written, at the end.
     """
     check_layout(layout)
     convert(Views(store, layout), folder, PER_SHARD, None, Console(quiet=True))
@@ -79,16 +79,16 @@ def write_webdataset(
 
 
 def read_webdataset(folder: Path, header: Header | None = None) -> Iterator[Record]:
-    """The images of a form of tars, in order.
+    """Reads images from tars, in order.
 
     Args:
-        folder: With the tars, ``index.json`` and ``header.json``.
-        header: In the place of ``header.json``; tokens are then taken for interleaved.
+        folder: Folder with the tars, ``index.json`` and ``header.json``.
+        header: Replaces ``header.json``; tokens must then be interleaved.
 
     Raises:
         ValueError: A tar is damaged, or a sample does not fit the header.
     """
-    folder, layout, count, seen = Path(folder), "interleaved", None, 0
+    folder, layout, count, count_read = Path(folder), "interleaved", None, 0
     if header is None:
         header, about = read_header(folder, "webdataset")
         layout, count = about["layout"], about["images"]
@@ -103,15 +103,15 @@ def read_webdataset(folder: Path, header: Header | None = None) -> Iterator[Reco
             if len({label for label, _ in views}) > 1:
                 raise ValueError(f"{where} has another label than the views before it")
             yield record_of(views[0][0], [own for _, own in views], header, layout, where)
-            views, seen = [], seen + 1
+            views, count_read = [], count_read + 1
     if views:
         raise ValueError(f"{folder}: the last image has {len(views)} of {header.num_views} views")
-    if count is not None and seen != count:
-        raise ValueError(f"{folder} holds {seen:,} images, not {count:,}: it is cut short")
+    if count is not None and count_read != count:
+        raise ValueError(f"{folder} holds {count_read:,} images, not {count:,}: it is cut short")
 
 
 def _tars(path: Path) -> list[dict[str, Any]]:
-    """The tars that an index lists."""
+    """Tars listed in an index."""
     shards = read_object(path, MAX_LISTING).get("shards")
     if type(shards) is not list or not all(type(tar) is dict and type(tar.get("name")) is str for tar in shards):
         raise ValueError(f"{path} lists no shards by their names")
@@ -119,29 +119,29 @@ def _tars(path: Path) -> list[dict[str, Any]]:
 
 
 def _samples(path: Path, header: Header) -> Iterator[tuple[str, dict[str, bytes]]]:
-    """The samples of a tar by their keys."""
-    shown = one_line(path)
-    most = 4_200 + 8 * header.positions * len(header.codebook_sizes)  # bytes of an array of all its codes
+    """Samples of a tar by key."""
+    name = one_line(path)
+    largest = 4_200 + 8 * header.positions * len(header.codebook_sizes)  # bytes of an array of all its codes
     former, sample = None, {}
     try:
         with path.open("rb") as file:
             if file.read(6).startswith(COMPRESSED):
-                raise ValueError(f"{shown} is compressed, as no tar of tokens is")
+                raise ValueError(f"{name} is compressed; tars of tokens are not")
         for key, extension, _, data in members_in(str(path), ENDINGS):
-            if len(data) > most:
-                raise ValueError(f"{shown}: the sample {short(key)} has {len(data):,} bytes, more than {most:,}")
+            if len(data) > largest:
+                raise ValueError(f"{name}: the sample {short(key)} has {len(data):,} bytes, more than {largest:,}")
             if key != former and sample:
                 yield former, sample
                 sample = {}
             former, sample[extension] = key, data
     except (UnreadableImage, OSError) as error:
-        raise ValueError(f"{shown} cannot be read: {one_line(error)}") from error
+        raise ValueError(f"{name} cannot be read: {one_line(error)}") from error
     if sample:
         yield former, sample
 
 
 def _view(sample: dict[str, bytes], header: Header, where: str) -> tuple[int, dict[str, Any]]:
-    """A sample's label, and its arrays in the form of a line of JSON."""
+    """Label of a sample, and its arrays in the form of a line of JSON."""
     endings = (".cls", ".token.npy", *((".length.npy", ".position.npy") if header.grains is not None else ()))
     missing = [ending for ending in endings if ending not in sample]
     if missing or not LABEL.fullmatch(sample[".cls"]):
@@ -153,7 +153,7 @@ def _view(sample: dict[str, bytes], header: Header, where: str) -> tuple[int, di
         return label, {"tokens": arrays[0]}
     tokens, lengths, positions = arrays
     if lengths.shape != (header.grains,) or lengths.dtype.kind not in "iu":
-        raise ValueError(f"{where} has the lengths {short(lengths)}, not one of each of {header.grains} grains")
+        raise ValueError(f"{where} has the lengths {short(lengths)}, not one of each of {header.grains} granularities")
     each = [int(length) for length in lengths]
     if min(each) < 0 or {sum(each)} != {array.shape[0] if array.ndim else -1 for array in (tokens, positions)}:
         raise ValueError(f"{where} has the lengths {each}, but tokens {tokens.shape} and positions {positions.shape}")
