@@ -122,7 +122,7 @@ def test_it_is_evaluated(run, tmp_path, compose):
 
 
 def test_its_tokens_are_written(run, photos, tmp_path, monkeypatch):
-    monkeypatch.setenv(native.OWN, "strangers")
+    monkeypatch.setenv(native.IMPORTS, "strangers")
     words = ["--image-size", "32", "--num-workers", "0", "--batch-size", "4"]
     program.main(["tokenize", str(run), "--images", str(photos), "--out", str(tmp_path / "tokens"), *words])
     tokens = np.load(tmp_path / "tokens" / "shard-000000.tokens.npy")

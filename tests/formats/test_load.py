@@ -339,8 +339,8 @@ def test_a_folder_of_diffusers_whose_config_is_wrong(vqmodel_folder):
     folder, _ = vqmodel_folder
     for content, message in (
         ({"input_range": 5}, r"input_range must be \[0, 1\] or \[-1, 1\], not 5"),
-        ({"norm_num_groups": [4]}, r"norm_num_groups must be a whole number, not \[4\]"),
-        ({"norm_num_groups": 10**4000}, "norm_num_groups must be a whole number, not 1000"),
+        ({"norm_num_groups": [4]}, r"norm_num_groups must be an integer, not \[4\]"),
+        ({"norm_num_groups": 10**4000}, "norm_num_groups must be an integer, not 1000"),
         ({"act_fn": {}}, "act_fn={} cannot be imported"),
     ):
         told = {"_class_name": "VQModel", "norm_num_groups": 4}

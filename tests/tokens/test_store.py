@@ -30,7 +30,7 @@ def change(folder, **values):
 @pytest.mark.parametrize(
     "values, message",
     [
-        ({"format": "other"}, "no header of tokens: its format is 'other'"),
+        ({"format": "other"}, "not a header of tokens: its format is 'other'"),
         ({"version": 2}, "version 2; this vistok reads 1"),
         ({"grid": "missing"}, "lacks grid"),
         ({"grid": 8}, "grid=8, not a list"),

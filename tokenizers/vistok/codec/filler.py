@@ -102,7 +102,7 @@ class Filler(nn.Module):
 
 
 def windows(length: int, side: int) -> tuple[Tensor, Tensor]:
-    """Starts of windows that overlap by half, and for each of ``length`` positions the window where it is most central."""
+    """Starts of windows that overlap by half, and the window in which each of ``length`` positions is most central."""
     starts = torch.tensor([*range(0, length - side, max(1, side // 2)), length - side])
     centres = starts + (side - 1) / 2
     return starts, (torch.arange(length)[:, None] - centres).abs().argmin(1)

@@ -74,7 +74,7 @@ def reduced(table: Tensor, size: int, weights: Tensor | None = None, seed: int =
 
 
 def start(table: Tensor, size: int, weights: Tensor, rng: np.random.Generator) -> Tensor:
-    """k-means++: draws codewords with probability proportional to weight times squared distance to those drawn before."""
+    """k-means++: draws codewords with probability proportional to weight times squared distance to earlier ones."""
     vectors, weight = table.double().numpy(), weights.double().numpy()
     chosen = [int(rng.choice(len(vectors), p=weight / weight.sum()))]
     distance = np.square(vectors - vectors[chosen[0]]).sum(1)

@@ -1,1 +1,1 @@
-"""Tokenizers as files."""
+"""File formats of tokenizers: our folder, importers and exporters."""

@@ -1,7 +1,7 @@
-"""Published checkpoints as tokenizers: which family a file is of, and what its tensors are called here.
+"""Import of published checkpoints: detection of their family, and its names of tensors in terms of ours.
 
-A family is told by names that no other has (``FAMILIES``, first match), never by a file's name. Everything else comes
-from the sizes of its tensors; what neither tells must be known, or the file is refused.
+A family is detected by names that no other family has (``FAMILIES``, first match), never by a file's name. The sizes of
+tensors determine all other settings; a file whose settings remain unknown is refused.
 """
 
 import re
@@ -34,28 +34,28 @@ from vistok.untrusted.bounded_network import Bounded, refuse_shared
 from vistok.untrusted.torch_files import read_tensors
 
 KINDS = ("ema", "raw")
-AVERAGED = ("ema", "ema_state_dict", "state_dict_ema")  # what averaged weights lie under in a torch file
+AVERAGED = ("ema", "ema_state_dict", "state_dict_ema")  # keys of averaged weights in a torch file
 PLAIN = ("model", "state_dict")
-EVERYWHERE = ("module.", "_orig_mod.")  # put before every name by wrappers
-WITHIN = {  # of a larger model: the prefix of the tokenizer, and those of the parts that are not read
+EVERYWHERE = ("module.", "_orig_mod.")  # prefixes that wrappers add to every name
+WITHIN = {  # prefix of the tokenizer in a larger model, and prefixes of the parts that are not read
     "model.vqmodel.": ("model.", "lm_head."),
     "gen_vision_model.": ("language_model.", "vision_model.", "aligner.", "gen_"),
 }
 LOSSES = r"loss\..*"
 FOLDER_WEIGHTS = ("diffusion_pytorch_model.safetensors", "model.safetensors")
-SAMPLE = Path(__file__).parent / "sample"  # a tokenizer that comes with the package
+SAMPLE = Path(__file__).parent / "sample"  # the tokenizer in the package
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(/[\w][\w./-]*)?")
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 class Family(NamedTuple):
-    """A published layout."""
+    """Published layout of checkpoints."""
 
     name: str
-    has: tuple[str, ...]  # names that it always has
+    has: tuple[str, ...]  # names that every file of the family has
     rules: tuple[Rule, ...] = ()
-    build: Callable[..., Tokenizer] | None = None  # None: it is recognised, but its head is not here yet
-    ignored: tuple[str, ...] = ()  # patterns of names that are left out, beside LOSSES
+    build: Callable[..., Tokenizer] | None = None  # None if the family is detected but its head is not supported
+    ignored: tuple[str, ...] = ()  # patterns of names that are not read, besides LOSSES
     also: tuple[str, ...] = ()  # other names for ``family=``
 
 
@@ -102,22 +102,24 @@ def load(
     config: Mapping[str, Any] | None = None,
     weights: str = "ema",
 ) -> Tokenizer:
-    """A tokenizer ready for inference, from a file, a folder or the Hugging Face hub; nothing of it is run as code.
+    """Loads a tokenizer for inference from a file, a folder or the Hugging Face hub, without executing code from it.
 
-    Heads of published files keep what they learn by (SimVQ's map, VQBridge's bridge), so that they can be trained on;
-    ``Tokenizer.fold`` leaves that out.
+    Heads of published files keep their training parameters (SimVQ's map, VQBridge's bridge), so that they can be
+    trained further; ``Tokenizer.fold`` removes these.
 
     Args:
         source: A folder that ``save`` or a training run wrote, a published checkpoint, a folder of diffusers or
-            transformers, ``user/repo`` or ``user/repo/FILE`` on the hub, or ``sample``, which comes with the package.
-        family: A published file's family, where its keys do not tell.
-        config: What else its keys do not tell, by the names of its authors' configuration: ``docs/import.md``.
-        weights: ``ema`` for averaged weights where the file has some, ``raw`` for those that were averaged.
+            transformers, ``user/repo`` or ``user/repo/FILE`` on the hub, or ``sample``, which is part of the package.
+        family: Family of a published file whose keys do not determine it.
+        config: Settings that its keys do not determine, by the names in its authors' configuration; see
+            ``docs/import.md``.
+        weights: ``ema`` for averaged weights where the file has them, ``raw`` for the weights without averaging.
 
     Raises:
-        FileNotFoundError: There is nothing at ``source``.
+        FileNotFoundError: ``source`` does not exist.
         WeightsUnavailable: The hub cannot be reached, or has no such file.
-        ValueError: It cannot be read, is of no known family, or something must be known; the message lists what.
+        ValueError: The file is unreadable or of no known family, or a setting is missing; the message lists what is
+            needed.
     """
     if weights not in KINDS:
         raise ValueError(f"weights must be one of {', '.join(KINDS)}, not {weights!r}")
@@ -127,15 +129,15 @@ def load(
     if not path.exists():
         raise FileNotFoundError(f"{source} is not an exported tokenizer: there is no such folder or file")
     if path.is_dir():
-        path, told = published_folder(path)
-        if told is None:
+        path, folder_config = published_folder(path)
+        if folder_config is None:
             return native.load(path)
-        config = {**told, **(config or {})}
+        config = {**folder_config, **(config or {})}
     return load_file(path, family, config, weights)
 
 
 def shipped(source: str | Path) -> Path:
-    """The path of a source: ``sample`` is the tokenizer that comes with the package, unless there is such a path."""
+    """Path of a source: ``sample`` is the tokenizer in the package, unless a path of this name exists."""
     path = Path(source)
     return SAMPLE if str(source) == SAMPLE.name and not path.exists() else path
 
@@ -143,7 +145,7 @@ def shipped(source: str | Path) -> Path:
 def load_file(
     path: str | Path, family: str | None = None, config: Mapping[str, Any] | None = None, weights: str = "ema"
 ) -> Tokenizer:
-    """The tokenizer of a published checkpoint; the arguments are those of ``load``."""
+    """Loads the tokenizer of a published checkpoint. Arguments as for ``load``."""
     tree = read_tensors(path).tree
     try:
         return tokenizer_of(tree, family, config or {}, weights)
@@ -154,31 +156,31 @@ def load_file(
 
 
 def tokenizer_of(tree: Any, family: str | None, config: Mapping[str, Any], weights: str) -> Tokenizer:
-    """The tokenizer of what a checkpoint holds: nested dicts of tensors."""
+    """Tokenizer from the content of a checkpoint: nested dicts of tensors."""
     tensors = averaged(state_of(tree, weights), weights)
     found = choose(tensors, family)
     if found.build is None:
         raise ValueError(f"recognised as {found.name}: its head is not in vistok yet")
     ignored = re.compile("|".join((LOSSES, *found.ignored)))
-    kept = {name: tensor for name, tensor in tensors.items() if not ignored.fullmatch(name)}
-    wrong = [name for name, tensor in kept.items() if not isinstance(tensor, Tensor) or tensor.dtype not in FLOATS]
+    read = {name: tensor for name, tensor in tensors.items() if not ignored.fullmatch(name)}
+    wrong = [name for name, tensor in read.items() if not isinstance(tensor, Tensor) or tensor.dtype not in FLOATS]
     if wrong:
         raise ValueError(f"{one_line(wrong[0], 80)} is no tensor of floats")
-    empty = [name for name, tensor in kept.items() if not tensor.numel()]
+    empty = [name for name, tensor in read.items() if not tensor.numel()]
     if empty:
         raise ValueError(f"{one_line(empty[0], 80)} has no values")
-    bounded, extra = Bounded(kept.values()), {}
-    refuse_shared(kept)
+    bounded, extra = Bounded(read.values()), {}
+    refuse_shared(read)
     if found.name == "enhancing":
-        missing = [name for name in from_enhancing.POSITIONS if name not in kept]
+        missing = [name for name in from_enhancing.POSITIONS if name not in read]
         if missing:
             raise ValueError(f"it has no {', '.join(missing)}")
-        extra = {"positions": tuple(kept.pop(name) for name in from_enhancing.POSITIONS)}
-    levels = [int(match[1]) for name in kept if (match := re.match(r"decoder\.up\.(\d{1,5})\.", name))]
+        extra = {"positions": tuple(read.pop(name) for name in from_enhancing.POSITIONS)}
+    levels = [int(match[1]) for name in read if (match := re.match(r"decoder\.up\.(\d{1,5})\.", name))]
     try:
-        ours = to_ours(found.rules, kept, max(levels, default=-1) + 1)
+        ours = to_ours(found.rules, read, max(levels, default=-1) + 1)
         shapes = {name: tuple(tensor.shape) for name, tensor in ours.items()}
-        with torch.device("meta"), bounded:  # nothing is allocated before it is known to fit
+        with torch.device("meta"), bounded:  # memory is allocated only after the tensors are known to fit
             tokenizer = found.build(shapes, config, family is not None, **extra)
         state = {name: tensor.float().clone(memory_format=torch.contiguous_format) for name, tensor in ours.items()}
         tokenizer.load_state_dict(state, assign=True)
@@ -191,17 +193,17 @@ def tokenizer_of(tree: Any, family: str | None, config: Mapping[str, Any], weigh
 
 
 def pixels_of(low_high: Any) -> PixelMap:
-    """The pixel map of a network that works in [0, 1] or in [-1, 1]."""
+    """Pixel map of a network whose pixels are in [0, 1] or [-1, 1]."""
     if not isinstance(low_high, Sequence) or list(low_high) not in ([0, 1], [-1, 1]):
         raise ValueError(f"config's input_range must be [0, 1] or [-1, 1], not {short(low_high)}")
     return PixelMap(0.5, 0.5) if low_high[0] == 0 else PixelMap()
 
 
 def family_of(tensors: Mapping[str, Any]) -> str | None:
-    """The family that names (and the shape of the codebook) speak for, imported or not; None for none.
+    """Family of a checkpoint by its names and the shape of its codebook, supported or not; None if unknown.
 
     Args:
-        tensors: A checkpoint's tensors by name, as they are in its file, or the whole of what it holds.
+        tensors: Tensors by name as in the file, or the whole content of the file.
     """
     try:
         tensors = averaged(state_of(tensors, "ema"), "ema")
@@ -220,10 +222,10 @@ def family_of(tensors: Mapping[str, Any]) -> str | None:
 
 
 def choose(tensors: Mapping[str, Any], family: str | None) -> Family:
-    """The family to read a file as.
+    """Family as which a file is read.
 
     Raises:
-        ValueError: ``family`` is unknown or not what the names are of, or there is none for them.
+        ValueError: ``family`` is unknown or contradicts the names, or the names belong to no family.
     """
     guess = family_of(tensors)
     if family is not None:
@@ -245,10 +247,10 @@ def choose(tensors: Mapping[str, Any], family: str | None) -> Family:
 
 
 def state_of(tree: Any, weights: str) -> dict[str, Any]:
-    """The state dict of what a checkpoint holds, without the prefixes that wrappers and larger models put.
+    """State dict of a checkpoint, without the prefixes of wrappers and larger models.
 
     Raises:
-        ValueError: There is none, or none of the weights asked for, or a name belongs to nothing known.
+        ValueError: The file has no state dict or lacks the requested weights, or a name belongs to no known part.
     """
     if not isinstance(tree, Mapping):
         raise ValueError(f"it holds a {type(tree).__name__}, not tensors by name")
@@ -274,12 +276,12 @@ def state_of(tree: Any, weights: str) -> dict[str, Any]:
 
 
 def averaged(state: dict[str, Any], weights: str) -> dict[str, Any]:
-    """A state dict with its ``model_ema.*`` in the place of what they are averages of, or left out.
+    """State dict in which ``model_ema.*`` replaces the averaged tensors, or is dropped.
 
-    They are named as the raw ones with all dots removed; frozen tensors (SimVQ's basis) have none.
+    The averages have the names of the raw tensors without dots; frozen tensors (SimVQ's basis) have no average.
 
     Raises:
-        ValueError: One is the average of nothing, or of something of another shape.
+        ValueError: An average belongs to no tensor, or has another shape.
     """
     averages = {name: value for name, value in state.items() if name.startswith("model_ema.")}
     state = {name: value for name, value in state.items() if name not in averages}
@@ -296,12 +298,15 @@ def averaged(state: dict[str, Any], weights: str) -> dict[str, Any]:
 
 
 def published_folder(folder: Path) -> tuple[Path, dict[str, Any] | None]:
-    """What to read of a folder: the folder itself with None for one of ours, or a file and what its config tells."""
+    """Path and settings to read from a folder.
+
+    The folder itself and None for our format, else a file and its config.
+    """
     config = folder / "config.json"
     if not config.is_file() or (folder / "tokenizer" / "config.json").is_file():
-        return folder, None  # a run folder, or one whose error says what is missing
-    told = read_json(config)
-    if not isinstance(told, dict) or "format" in told:
+        return folder, None  # a run folder, or a folder whose error message names the missing file
+    content = read_json(config)
+    if not isinstance(content, dict) or "format" in content:
         return folder, None
     files = [folder / name for name in FOLDER_WEIGHTS if (folder / name).is_file()]
     files = files or [path for path in folder.glob("*.safetensors") if path.is_file()]
@@ -309,15 +314,17 @@ def published_folder(folder: Path) -> tuple[Path, dict[str, Any] | None]:
         return folder, None
     if len(files) > 1:
         raise ValueError(f"{folder} has several files of weights: name one of {', '.join(p.name for p in files)}")
-    is_vqmodel = told.get("_class_name") == "VQModel"
-    return files[0], told if is_vqmodel else {}
+    is_vqmodel = content.get("_class_name") == "VQModel"
+    return files[0], content if is_vqmodel else {}
 
 
 def download(source: str) -> Path:
-    """``user/repo`` of the hub as a folder with its config and weights, ``user/repo/FILE`` as that file; no code.
+    """Downloads ``user/repo`` from the hub as a folder of config and weights, or ``user/repo/FILE`` as that file.
+
+    No code.
 
     Raises:
-        WeightsUnavailable: It cannot be reached, or is not there.
+        WeightsUnavailable: The hub cannot be reached, or has no such repository or file.
     """
     try:
         import huggingface_hub

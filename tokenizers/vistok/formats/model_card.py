@@ -1,4 +1,4 @@
-"""The model card that goes with every exported tokenizer: what is known of it, and what is not."""
+"""Model card of an exported tokenizer: everything known about it, and what is unknown."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +23,7 @@ def write(
     library: str = "vistok",
     parity: str | None = None,
 ) -> None:
-    """Write ``README.md``; the arguments are those of ``text``."""
+    """Writes ``README.md``. Arguments as for ``text``."""
     (folder / README).write_text(text(tokenizer, about, usage, library, parity), encoding="utf-8")
 
 
@@ -34,16 +34,16 @@ def text(
     library: str = "vistok",
     parity: str | None = None,
 ) -> str:
-    """A model card in Markdown, with the header that the Hugging Face hub reads.
+    """Model card in Markdown, with the header that the Hugging Face hub reads.
 
     Args:
         tokenizer: The tokenizer, folded.
-        about: What a run tells of itself (``training.summary``): ``data``, ``metrics``, ``versions``, ``updates``,
+        about: Facts about the run (``training.summary``): ``data``, ``metrics``, ``versions``, ``updates``,
             ``image_size``, ``batch_size``, ``seed``; ``name``, ``licence``, ``data_licence``; and ``evaluation``, the
-            report of ``eval.py``. What is not there is said to be unknown.
-        usage: Python that loads and uses the files.
-        library: The library that does, by its name on the hub.
-        parity: What was checked when the files were written.
+            report of ``eval.py``. Missing entries are listed as unknown.
+        usage: Python code that loads and uses the files.
+        library: Name on the hub of the library that loads the files.
+        parity: Description of the check when the files were written.
     """
     about = about or {}
     evaluation = about.get("evaluation") or {}
@@ -124,7 +124,7 @@ def _evaluated(evaluation: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _scores(evaluation: Mapping[str, Any]) -> dict[str, Any]:
-    """The numbers of the report's first tokenizer, each with its protocol."""
+    """Numbers of the report's first tokenizer, each with its protocol."""
     scores = evaluation.get("scores") or []
     own = [score for score in scores if score.get("tokenizer") == scores[0].get("tokenizer")]
     return {

@@ -1,9 +1,11 @@
-"""A tokenizer as a folder: ``config.json`` says how to build it, ``model.safetensors`` holds its weights.
+"""Our format of a tokenizer.
+
+A folder in which ``config.json`` describes it and ``model.safetensors`` holds its weights.
 
 ``README.md`` is its model card.
 
-A downloaded folder is data, never code: only the classes in ``CLASSES`` are built, and nothing is unpickled. Nothing is
-allocated either before the description is known to fit the weights (``vistok.untrusted``).
+A downloaded folder is data, never code: only the classes in ``CLASSES`` are built, and nothing is unpickled. Memory is
+allocated only after the description is known to fit the weights (``vistok.untrusted``).
 """
 
 import inspect
@@ -32,7 +34,7 @@ from vistok.untrusted.tensor_files import read_safetensors
 
 FORMAT = 1
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
-OWN = "VISTOK_IMPORT"  # in the environment: modules, with commas between them, that register classes of the user's own
+IMPORTS = "VISTOK_IMPORT"  # environment variable: comma-separated modules that register the user's classes
 USAGE = """
 import vistok
 
@@ -45,20 +47,20 @@ images = tokenizer.detokenize(codes)
 def _public(
     package: types.ModuleType, home: types.ModuleType | None = None, kinds: tuple[type, ...] = ()
 ) -> list[type]:
-    """The classes among a package's public names that are of a module, or of these kinds and not abstract."""
+    """Classes among a package's public names that are defined in a module, or are concrete subclasses of ``kinds``."""
     found = [getattr(package, name) for name in package.__all__]
     if home is not None:
         return [part for part in found if isinstance(part, type) and part.__module__ == home.__name__]
-    kept = [part for part in found if isinstance(part, type) and issubclass(part, kinds) and part not in kinds]
-    return [part for part in kept if not inspect.isabstract(part)]
+    found = [part for part in found if isinstance(part, type) and issubclass(part, kinds) and part not in kinds]
+    return [part for part in found if not inspect.isabstract(part)]
 
 
 HEADS, BACKBONES = _public(quantizers, kinds=(Quantizer,)), _public(backbones, kinds=(Encoder, Decoder))
 ESTIMATORS, ROUTERS = tuple(_public(quantizers, estimators)), _public(quantizers, routers)
 PIXELS = (LogitLaplaceMap, PixelMap)
 CLASSES = {c.__name__: c for c in (Tokenizer, *PIXELS, *BACKBONES, *HEADS, *ESTIMATORS, *ROUTERS, nn.Conv2d)}
-REGISTERED: set[type] = set()  # of the user's own
-KEPT_AS = {(BranchedEncoder, "grid"): "side"}  # attributes of other names than their arguments
+REGISTERED: set[type] = set()  # classes of the user
+ATTRIBUTE_NAMES = {(BranchedEncoder, "grid"): "side"}  # attributes whose names differ from their arguments
 CONV_ARGUMENTS = {
     "in_channels": int,
     "out_channels": int,
@@ -66,23 +68,24 @@ CONV_ARGUMENTS = {
     "padding": int | tuple[int, int] | str,
     "groups": int,
 }
-MOST, LARGEST, LONGEST = 2**31, 1e30, 1_024  # a whole number, any number, and members of a list in a description
+MOST, LARGEST, LONGEST = 2**31, 1e30, 1_024  # limits of integers, floats and the length of lists in a description
 
 
 def register(part: type) -> type:
-    """Let exported folders name a class of one's own: a head, a part of one, an encoder or a decoder.
+    """Registers a user's class, so that exported folders can name it: a head, a part of one, an encoder or a decoder.
 
-    The class keeps each constructor argument as an attribute of the same name: numbers, texts, lists of them, or other
-    such parts. What reads a folder imports the module that registers its classes before; no file can name others.
+    The class must keep each constructor argument as an attribute of the same name: numbers, texts, lists of them, or
+    other such parts. A program that reads a folder must import the module that registers its classes first; a file
+    cannot name other classes.
 
     Args:
         part: The class.
 
     Returns:
-        The same, so that ``@vistok.register`` can stand above it.
+        The class itself, so that ``@vistok.register`` works as a decorator.
 
     Raises:
-        ValueError: It is no class, has arguments without names, or another class has its name.
+        ValueError: The argument is not a class or has arguments without names, or another class has the same name.
     """
     if not isinstance(part, type):
         raise ValueError(f"vistok.register takes a class, not {part!r}")
@@ -99,7 +102,7 @@ def register(part: type) -> type:
 
 @torch.no_grad()
 def check(tokenizer: Tokenizer) -> None:
-    """Refuse a tokenizer that ``save`` could not write or ``load`` not read: before it is trained.
+    """Refuses a tokenizer that ``save`` cannot write or ``load`` cannot read, before it is trained.
 
     Raises:
         ValueError: The message names the part and what it lacks.
@@ -118,21 +121,21 @@ def check(tokenizer: Tokenizer) -> None:
 
 
 def save(tokenizer: Tokenizer, folder: str | Path, about: dict[str, Any] | None = None, half: bool = False) -> Path:
-    """Write a tokenizer for inference: its head folded into a plain table, its weights in float32.
+    """Writes a tokenizer for inference: its head folded into a plain table, its weights in float32.
 
     Args:
         tokenizer: The tokenizer.
-        folder: Made if need be; the three files in it are replaced.
-        about: What else ``config.json`` should tell, under ``about``, and the model card: data, metrics, versions.
-        half: Store float16, half the size. Loading makes float32 of these values, whose codes may differ a little.
+        folder: Path of the folder, created if it does not exist; its three files are replaced.
+        about: Further content of ``config.json``, under ``about``, and of the model card: data, metrics, versions.
+        half: True stores float16, half the size. Loading converts these values to float32; some codes may differ.
 
     Raises:
-        ValueError: A part is of no known class, with ``half`` a weight is beyond what float16 can hold, or ``about``
-            is longer than what is read again.
+        ValueError: A part's class is unknown, ``half`` would overflow float16, or ``about`` is too long to be read
+            again.
     """
     folded = tokenizer.fold()
     config = {"format": FORMAT, "tokenizer": describe(folded), "about": about or {}}
-    text = json.dumps(config, indent=2)  # before anything is written: what JSON cannot hold raises here
+    text = json.dumps(config, indent=2)  # before anything is written: content that JSON cannot represent raises here
     if len(text) >= MAX_JSON:
         raise ValueError(f"about makes {len(text):,} bytes of JSON; {CONFIG} may have {MAX_JSON:,}")
     folder = Path(folder)
@@ -147,27 +150,27 @@ def save(tokenizer: Tokenizer, folder: str | Path, about: dict[str, Any] | None 
 
 
 def stored_half(name: str, tensor: Tensor) -> Tensor:
-    """A tensor as it is stored in half the size: floats as float16, others as they are."""
+    """Tensor in the form that ``half`` stores: floats as float16, other types unchanged."""
     if not tensor.is_floating_point():
         return tensor
     if not torch.equal(tensor.isfinite(), (rounded := tensor.half()).isfinite()):
-        raise ValueError(f"{name} has values up to {float(tensor.abs().max()):.3g}, beyond float16: leave out half")
+        raise ValueError(f"{name} has values up to {float(tensor.abs().max()):.3g}, beyond float16: do not use half")
     return rounded
 
 
 def push_to_hub(folder: str | Path, repo_id: str, private: bool = False) -> str:
-    """Upload an exported folder, of any target, to the Hugging Face hub.
+    """Uploads an exported folder, of any target, to the Hugging Face hub.
 
     Args:
         folder: The folder.
-        repo_id: ``user/name``; made if need be.
-        private: Whether a repository that is made is private.
+        repo_id: ``user/name``; the repository is created if it does not exist.
+        private: True creates a private repository.
 
     Returns:
-        The address of the commit.
+        Address of the commit.
 
     Raises:
-        ValueError: The folder has no model card, and so was not exported.
+        ValueError: The folder has no model card, so it is not an exported tokenizer.
     """
     try:
         from huggingface_hub import HfApi
@@ -182,16 +185,16 @@ def push_to_hub(folder: str | Path, repo_id: str, private: bool = False) -> str:
 
 
 def load(folder: str | Path) -> Tokenizer:
-    """Read a tokenizer that ``save`` or a training run wrote, ready for inference.
+    """Reads a tokenizer that ``save`` or a training run wrote, for inference.
 
     Args:
-        folder: The exported folder, or a run folder that has one named ``tokenizer``.
+        folder: The exported folder, or a run folder with a subfolder ``tokenizer``.
 
     Raises:
-        FileNotFoundError: One of the two files is not there.
-        ValueError: They do not make a tokenizer of a known kind.
+        FileNotFoundError: One of the two files does not exist.
+        ValueError: The files do not describe a tokenizer of known classes.
     """
-    for module in filter(None, os.environ.get(OWN, "").split(",")):
+    for module in filter(None, os.environ.get(IMPORTS, "").split(",")):
         import_module(module)
     folder = Path(folder)
     if not (folder / CONFIG).is_file() and (folder / "tokenizer" / CONFIG).is_file():
@@ -205,10 +208,10 @@ def load(folder: str | Path) -> Tokenizer:
         raise ValueError(f"{folder / CONFIG} has the format {short(found)}; this version reads {FORMAT}")
 
     def described() -> Tokenizer:
-        made = build(config.get("tokenizer"))
-        if not isinstance(made, Tokenizer):
-            raise ValueError(f"it describes a {type(made).__name__}, not a Tokenizer")
-        return made
+        part = build(config.get("tokenizer"))
+        if not isinstance(part, Tokenizer):
+            raise ValueError(f"it describes a {type(part).__name__}, not a Tokenizer")
+        return part
 
     try:
         tensors = read_safetensors(weights).tensors
@@ -224,7 +227,7 @@ def load(folder: str | Path) -> Tokenizer:
 
 
 def describe(part: Any) -> Any:
-    """A part as JSON: its class and constructor arguments, which it keeps as attributes of the same names."""
+    """Description of a part as JSON: its class and constructor arguments, read from attributes of the same names."""
     if isinstance(part, nn.Identity):
         return None
     if isinstance(part, list | tuple | nn.ModuleList):
@@ -232,7 +235,7 @@ def describe(part: Any) -> Any:
     if type(part) not in CLASSES.values():
         if isinstance(part, nn.Module):
             raise ValueError(
-                f"{type(part).__name__} cannot be exported: it is no class of vistok's own and not registered; "
+                f"{type(part).__name__} cannot be exported: it is neither a class of vistok nor registered; "
                 f"vistok.register({type(part).__name__}) makes it known"
             )
         if not isinstance(part, int | float | str | None):
@@ -241,7 +244,7 @@ def describe(part: Any) -> Any:
     described = {"class": type(part).__name__}
     for name in _arguments(type(part)):
         try:
-            described[name] = describe(getattr(part, KEPT_AS.get((type(part), name), name)))
+            described[name] = describe(getattr(part, ATTRIBUTE_NAMES.get((type(part), name), name)))
         except AttributeError as error:
             raise ValueError(
                 f"{type(part).__name__} cannot be exported: it does not keep its argument {name} as an attribute"
@@ -250,10 +253,10 @@ def describe(part: Any) -> Any:
 
 
 def build(description: Any) -> Any:
-    """The part that ``describe`` gave a description of, with fresh weights.
+    """Builds a part from its description, with newly initialised weights.
 
     Raises:
-        ValueError: It names an unknown class, or the arguments of one are not what it takes.
+        ValueError: The description names an unknown class, or arguments that do not fit it.
     """
     if isinstance(description, list):
         if len(description) > LONGEST:
@@ -264,8 +267,8 @@ def build(description: Any) -> Any:
     name = description.get("class")
     if type(name) is not str or name not in CLASSES:
         raise ValueError(
-            f"unknown class {short(name)}: known are {', '.join(sorted(CLASSES))}; one of your own is known once the "
-            f"module is imported that calls vistok.register with it, which {OWN}=MODULE in the environment does"
+            f"unknown class {short(name)}: known are {', '.join(sorted(CLASSES))}; your own class is known once the "
+            f"module is imported that calls vistok.register with it, which {IMPORTS}=MODULE in the environment does"
         )
     hints = _arguments(CLASSES[name])
     unknown = [argument for argument in description if argument != "class" and argument not in hints]
@@ -274,13 +277,13 @@ def build(description: Any) -> Any:
     arguments = {argument: build(value) for argument, value in description.items() if argument != "class"}
     for argument, value in arguments.items():
         if not _fits(value, hints[argument]):
-            raise ValueError(f"the arguments of {name} do not fit: {argument} cannot be {_shown(value)}")
+            raise ValueError(f"the arguments of {name} do not fit: {argument} cannot be {_preview(value)}")
     try:
         return CLASSES[name](**arguments)
     except Beyond:
         raise
     except (TypeError, ValueError, AttributeError, IndexError, ZeroDivisionError, OverflowError, RuntimeError) as error:
-        # an argument is left out, or values of the right kind make no network together
+        # an argument is missing, or the values do not fit together
         raise ValueError(f"the arguments of {name} do not fit: {one_line(error)}") from error
 
 
@@ -294,12 +297,12 @@ def _arguments(part: type) -> dict[str, Any]:
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    """True if a value of a description is of an argument's type: numbers finite, whole ones from 0 on."""
+    """True if a value of a description has an argument's type; numbers must be finite, integers non-negative."""
     origin = get_origin(hint)
     if hint is Any:
         return True
     if type(value) in REGISTERED and (hint in (Encoder, Decoder) or origin is Callable):
-        return True  # one of the user's own need be no subclass
+        return True  # a user's class need not be a subclass
     if origin in (Union, types.UnionType):
         return any(_fits(value, one) for one in get_args(hint))
     if origin in (Sequence, list):
@@ -315,5 +318,5 @@ def _fits(value: Any, hint: Any) -> bool:
     return isinstance(value, hint)
 
 
-def _shown(value: Any) -> str:
+def _preview(value: Any) -> str:
     return f"a {type(value).__name__}" if isinstance(value, nn.Module) else short(value)

@@ -1,4 +1,4 @@
-"""Data, metrics, versions and config that a run or an exported folder tells of itself."""
+"""Facts about a tokenizer in its run or exported folder: data, metrics, versions and config."""
 
 import json
 from pathlib import Path
@@ -8,18 +8,18 @@ from omegaconf import DictConfig, OmegaConf
 
 from vistok.formats import native
 
-OF_RUN = ("name", "image_size", "batch_size", "seed")  # of a run's config.yaml, for the model card
+OF_RUN = ("name", "image_size", "batch_size", "seed")  # keys of a run's config.yaml for the model card
 
 
 def about_of(source: Path) -> dict[str, Any]:
-    """What a run or an exported folder tells of itself; nothing for other sources."""
+    """Facts in a run folder or an exported folder; an empty dict for other sources."""
     about: dict[str, Any] = {}
     for folder in (source / "tokenizer", source):
         path = folder / native.CONFIG
         if path.is_file():
-            told = json.loads(path.read_text())
-            told = told.get("about") if isinstance(told, dict) else None
-            about |= told if isinstance(told, dict) else {}
+            content = json.loads(path.read_text())
+            content = content.get("about") if isinstance(content, dict) else None
+            about |= content if isinstance(content, dict) else {}
             break
     run = source / "config.yaml"
     if run.is_file():

@@ -1,1 +1,1 @@
-"""Tokenizers written in the layouts of other libraries."""
+"""Exporters of tokenizers to the layouts of other libraries."""

@@ -1,4 +1,7 @@
-"""To graphs that run without vistok: ONNX and ``torch.export``, images to codes and codes to images."""
+"""Export to graphs that run without vistok.
+
+ONNX and ``torch.export``, from images to codes and from codes to images.
+"""
 
 import logging
 import warnings
@@ -21,7 +24,7 @@ from vistok.formats.exporters.plain import inference_copy
 from vistok.tokenizer import Tokenizer
 
 ENCODER, DECODER = "encoder", "decoder"
-GIVEN = frozenset({"maps"})  # fields of a context that a graph from images has
+PROVIDED = frozenset({"maps"})  # fields of the context that a graph of images provides
 ONNX_USAGE = """
 import onnxruntime
 
@@ -39,7 +42,7 @@ images = decoder(codes)  # clamped to [-1, 1]
 
 
 class ToCodes(nn.Module):
-    """Images (b, c, H, W) in [-1, 1] to codes (b, k, h, w), and of a dynamic head to ``keep`` (b, h, w) as well."""
+    """Maps images (b, c, H, W) in [-1, 1] to codes (b, k, h, w), and for a dynamic head also to ``keep`` (b, h, w)."""
 
     def __init__(self, tokenizer: Tokenizer):
         super().__init__()
@@ -51,7 +54,7 @@ class ToCodes(nn.Module):
 
 
 class ToImages(nn.Module):
-    """Codes (b, k, h, w) to images (b, c, H, W), clamped to [-1, 1]. Codes out of range are not refused."""
+    """Maps codes (b, k, h, w) to images (b, c, H, W), clamped to [-1, 1]; codes out of range are not detected."""
 
     def __init__(self, tokenizer: Tokenizer, size: tuple[int, int] | None):
         super().__init__()
@@ -64,17 +67,18 @@ class ToImages(nn.Module):
 def save_onnx(
     tokenizer: Tokenizer, folder: str | Path, about: Mapping[str, Any] | None = None, image_size: int | None = None
 ) -> Parity:
-    """Write ``encoder.onnx`` and ``decoder.onnx``, check them in onnxruntime, and give their folder its name.
+    """Writes ``encoder.onnx`` and ``decoder.onnx``, checks them in onnxruntime, then renames their folder.
 
     Args:
-        tokenizer: Any tokenizer but one whose head reads more than the latent and the encoder's maps.
-        folder: Where to; must not be there.
-        about: What the model card tells.
-        image_size: Side of the only images that the graphs take; None for any height and width. The batch is free.
+        tokenizer: Any tokenizer whose head reads only the latent and the encoder's maps.
+        folder: Path of the folder, which must not exist.
+        about: Facts for the model card.
+        image_size: Side in pixels of the only images that the graphs accept; None for any height and width. The batch
+            size is free.
 
     Raises:
-        ValueError: The tokenizer has no such graph; the message says what it has.
-        ParityError: It was written, but differs.
+        ValueError: The tokenizer has no such graph; the message names an alternative.
+        ParityError: The written graphs differ from the tokenizer.
     """
     try:
         import onnxruntime
@@ -84,7 +88,7 @@ def save_onnx(
 
     def write(name: str, program: ExportedProgram, partial: Path) -> None:
         inputs, outputs = (["images"], ["codes", "keep"]) if name == ENCODER else (["codes"], ["images"])
-        outputs = outputs[: len(program.graph_signature.user_outputs)]  # only a dynamic head says what to keep
+        outputs = outputs[: len(program.graph_signature.user_outputs)]  # only a dynamic head returns keep
         graph = torch.onnx.export(program, input_names=inputs, output_names=outputs, dynamo=True, verbose=False)
         cast(Any, graph).save(partial / f"{name}.onnx")
 
@@ -99,10 +103,10 @@ def save_onnx(
 def save_torch(
     tokenizer: Tokenizer, folder: str | Path, about: Mapping[str, Any] | None = None, image_size: int | None = None
 ) -> Parity:
-    """Write ``encoder.pt2`` and ``decoder.pt2`` for ``torch.export.load``; all else is as for ``save_onnx``."""
+    """Writes ``encoder.pt2`` and ``decoder.pt2`` for ``torch.export.load``. Arguments as for ``save_onnx``."""
 
     def write(name: str, program: ExportedProgram, partial: Path) -> None:
-        program = program.run_decompositions({})  # puts what is computed with autocast off in line: save refuses it
+        program = program.run_decompositions({})  # inlines regions with autocast off, which save refuses
         torch.export.save(program, partial / f"{name}.pt2")
 
     def load(name: str, partial: Path) -> Callable[[Tensor], tuple[Tensor, ...]]:
@@ -141,23 +145,23 @@ def _save(
 
 @torch.no_grad()
 def programs(tokenizer: Tokenizer, image_size: int | None = None) -> dict[str, ExportedProgram]:
-    """The graphs of both directions, by name.
+    """Graphs of both directions, by name.
 
     Args:
-        tokenizer: Folded, in evaluation mode.
-        image_size: Side of the only images that they take; None for any height and width.
+        tokenizer: A folded tokenizer in evaluation mode.
+        image_size: Side in pixels of the only images that the graphs accept; None for any height and width.
 
     Raises:
         ValueError: There are no such graphs.
     """
     head = tokenizer.quantizer
-    if lacking := head.context_fields - GIVEN:
+    if lacking := head.context_fields - PROVIDED:
         raise ValueError(
             f"a {type(head).__name__} that reads {' and '.join(sorted(lacking))} beside the latent, as an entropy "
             "router reads images in parts, has no graph; the target folder takes it"
         )
     learned = [m for m in tokenizer.modules() if isinstance(m, LearnedPositions | PositionalDecoder)]
-    if learned and image_size is None:  # on their own grid they are read, on others interpolated: two graphs
+    if learned and image_size is None:  # read directly on their own grid, interpolated on others: two graphs
         raise ValueError("learned positions have no graph for images of any size; give the one image_size it is for")
     f = tokenizer.factor
     cells = head.grid_multiple
@@ -180,7 +184,7 @@ def programs(tokenizer: Tokenizer, image_size: int | None = None) -> dict[str, E
                 (DECODER, ToImages(tokenizer, None if image_size is None else (image_size, image_size)), codes),
             )
         }
-    except (UserError, RuntimeError) as error:  # what depends on the size other than by growing
+    except (UserError, RuntimeError) as error:  # the graph depends on the size
         if image_size is not None:
             raise ValueError(
                 f"torch makes no graph of it ({_first_line(error)}); the target folder takes it"
@@ -196,7 +200,7 @@ def _first_line(error: Exception) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the exporters' advice on their own insides."""
+    """Suppresses the exporters' messages about their internals."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "torch.export", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():

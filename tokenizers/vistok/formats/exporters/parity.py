@@ -1,4 +1,4 @@
-"""Whether an exported tokenizer, loaded by those it is for, does what the tokenizer does."""
+"""Comparison of an exported tokenizer, loaded by its consumer, with the original."""
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
@@ -9,15 +9,15 @@ from torch import Tensor
 
 from vistok.tokenizer import Tokenizer
 
-TOLERANCE = 1e-4  # of latents and images, as a share of their largest absolute value where that is above 1
+TOLERANCE = 1e-4  # of latents and images, relative to their largest absolute value where that is above 1
 
 
 class ParityError(RuntimeError):
-    """What was written differs from the tokenizer, so that it was removed; the message says in what."""
+    """Exported files differ from the tokenizer and were removed; the message names the difference."""
 
 
 class Encoded(NamedTuple):
-    """What a consumer makes of images; None for what it does not show."""
+    """Output of a consumer for images; None for values that it does not return."""
 
     codes: Tensor  # (b, k, h, w)
     latent: Tensor | None = None  # (b, d, h, w), before quantization
@@ -25,13 +25,13 @@ class Encoded(NamedTuple):
 
 
 class Parity(NamedTuple):
-    """What was compared, and how far apart it was."""
+    """Result of a comparison: its extent, and the largest differences."""
 
-    sizes: tuple[tuple[int, int], ...]  # of the images, (H, W)
+    sizes: tuple[tuple[int, int], ...]  # sizes (H, W) of the images
     codes: int
-    near_ties: int  # of the codes: another one, as near in float64 as float32 can tell
+    near_ties: int  # codes that differ but are equally near within the precision of float32
     pixels: float  # largest difference between decoded images
-    by_metric: int | None = None  # codes other than the tokenizer's own, since its metric is unknown to the consumer
+    by_metric: int | None = None  # codes that differ because the consumer does not know the tokenizer's metric
 
     def __str__(self) -> str:
         sizes = " and ".join(f"{height}x{width}" for height, width in self.sizes)
@@ -54,19 +54,19 @@ def check(
     clamped: bool = False,
     original: Tokenizer | None = None,
 ) -> Parity:
-    """Compare a consumer of exported files with the tokenizer, on random images and codes.
+    """Compares a consumer of exported files with the tokenizer, on random images and codes.
 
     Args:
-        tokenizer: The tokenizer, folded, in evaluation mode.
-        encode: The consumer's way from images (b, c, H, W) in [-1, 1] to codes.
-        decode: The consumer's way from codes (b, k, h, w) to images of a size (H, W).
-        sizes: Of the images, (H, W) each; the first comes as a batch of two, others alone.
-        clamped: Whether the consumer clamps images to [-1, 1].
-        original: Where ``tokenizer`` is another one, whose metric the consumer does not know: codes that differ from
-            its are counted.
+        tokenizer: The folded tokenizer in evaluation mode.
+        encode: The consumer's function from images (b, c, H, W) in [-1, 1] to codes.
+        decode: The consumer's function from codes (b, k, h, w) to images of a size (H, W).
+        sizes: Sizes (H, W) of the images; the first is a batch of two, the others single images.
+        clamped: True if the consumer clamps images to [-1, 1].
+        original: The tokenizer with its own metric, if ``tokenizer`` is a version with another metric that the consumer
+            knows; codes that differ from the original's are counted.
 
     Raises:
-        ParityError: They differ.
+        ParityError: The consumer and the tokenizer differ.
     """
     head, generator = tokenizer.quantizer, torch.Generator().manual_seed(0)
     total = ties = by_metric = 0
@@ -107,15 +107,15 @@ def _difference(what: str, theirs: Tensor, ours: Tensor) -> float:
 
 
 def random_images(number: int, channels: int, size: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """Images (number, channels, H, W) in [-1, 1], of soft blotches under noise, so that their codes differ."""
+    """Images (number, channels, H, W) in [-1, 1] of smooth blobs with noise, so that their codes vary."""
     coarse = torch.rand(number, channels, 5, 5, generator=generator) * 3 - 1.5
     noise = torch.rand(number, channels, *size, generator=generator) * 0.6 - 0.3
     return (F.interpolate(coarse, size, mode="bilinear") + noise).clamp(-1, 1)
 
 
 def sizes_of(tokenizer: Tokenizer) -> tuple[tuple[int, int], ...]:
-    """Small sizes (H, W) to check at, of different shapes, and the size that a transformer was trained on."""
-    multiple = tokenizer.quantizer.grid_multiple  # of a dynamic head: a region, of which graphs need two a side
+    """Small sizes (H, W) for a check, of different shapes, and the training size of a transformer."""
+    multiple = tokenizer.quantizer.grid_multiple  # a region of a dynamic head; graphs need two on each side
     side = tokenizer.factor * multiple * max(2, -(-4 // multiple))
     own = getattr(tokenizer.encoder, "image_size", None)
     return ((side, 2 * side), (2 * side, side), *([(own, own)] if own else []))

@@ -1,4 +1,4 @@
-"""What layouts of others have room for: VQGAN's networks around one codebook."""
+"""Tokenizers that other libraries' layouts can represent: VQGAN's networks with one codebook."""
 
 import copy
 from typing import cast
@@ -17,20 +17,20 @@ INSTEAD = "the targets onnx, torch and folder take it"
 
 
 def refuse(target: str, what: str) -> ValueError:
-    """The error that says why a layout has no room, and what has."""
+    """Error about a part that a layout cannot represent, with alternative targets."""
     return ValueError(f"{target} has no place for {what}; {INSTEAD}")
 
 
 def inference_copy(tokenizer: Tokenizer) -> Tokenizer:
-    """A folded copy on the CPU in float32, in evaluation mode; nothing is shared with the original."""
+    """Folded copy on the CPU in float32 and evaluation mode, which shares nothing with the original."""
     return copy.deepcopy(tokenizer.fold()).cpu().float().eval().requires_grad_(False)
 
 
 def vqgan(tokenizer: Tokenizer, target: str) -> Tokenizer:
-    """A folded copy of a tokenizer that is VQGAN's networks around one codebook.
+    """Folded copy of a tokenizer that consists of VQGAN's networks and one codebook.
 
     Raises:
-        ValueError: It is something else; the message names a target that takes it.
+        ValueError: The tokenizer is of another kind; the message names a target that supports it.
     """
     encoder, decoder = tokenizer.encoder, tokenizer.decoder
     for part, wanted in ((encoder, CNNEncoder), (decoder, CNNDecoder)):
@@ -66,12 +66,12 @@ def vqgan(tokenizer: Tokenizer, target: str) -> Tokenizer:
 
 
 def networks(tokenizer: Tokenizer) -> tuple[CNNEncoder, CNNDecoder]:
-    """The encoder and decoder of what ``vqgan`` gave, typed as what it made sure that they are."""
+    """Encoder and decoder of a tokenizer from ``vqgan``, with the types that it has checked."""
     return cast(CNNEncoder, tokenizer.encoder), cast(CNNDecoder, tokenizer.decoder)
 
 
 def norm_groups(tokenizer: Tokenizer, target: str) -> int:
-    """The groups that all norms have."""
+    """Number of groups of all norms."""
     groups = {module.num_groups for module in tokenizer.modules() if isinstance(module, nn.GroupNorm)}
     if len(groups) > 1:
         raise refuse(target, f"norms of {', '.join(map(str, sorted(groups)))} groups, only for one number")
@@ -79,7 +79,7 @@ def norm_groups(tokenizer: Tokenizer, target: str) -> int:
 
 
 def check_llamagen(tokenizer: Tokenizer, target: str) -> None:
-    """Refuse networks that LlamaGen's VQ model and its port to transformers cannot be."""
+    """Refuses networks that LlamaGen's VQ model and its port to transformers cannot represent."""
     encoder, decoder = networks(tokenizer)
     groups, last = norm_groups(tokenizer, target), len(encoder.sizes.multipliers) - 1
     if groups != 32:
@@ -92,12 +92,12 @@ def check_llamagen(tokenizer: Tokenizer, target: str) -> None:
 
 
 def table_of(tokenizer: Tokenizer) -> Table:
-    """The one codebook of what ``vqgan`` gave."""
+    """The codebook of a tokenizer from ``vqgan``."""
     return cast(Table, tokenizer.quantizer.table(0))
 
 
 def refuse_two_tables(tokenizer: Tokenizer, target: str) -> None:
-    """Refuse a head that decodes other codewords than it searches."""
+    """Refuses a head that decodes other codewords than those it searches."""
     table = table_of(tokenizer)
     if not torch.equal(table.search, table.values):
         name = type(tokenizer.quantizer).__name__
@@ -105,12 +105,12 @@ def refuse_two_tables(tokenizer: Tokenizer, target: str) -> None:
 
 
 def codewords_are_unit(tokenizer: Tokenizer) -> bool:
-    """Whether all codewords are of length 1."""
+    """True if all codewords have unit length."""
     return bool(((table_of(tokenizer).values.norm(dim=1) - 1).abs() < 1e-5).all())
 
 
 def by_l2(tokenizer: Tokenizer) -> Tokenizer:
-    """The same networks and codewords, compared by L2: what a consumer that knows no other metric makes of them."""
+    """Tokenizer with the same networks and codewords but L2 distances, as a consumer without other metrics has it."""
     if table_of(tokenizer).metric == "l2":
         return tokenizer
     other = tokenizer.fold()
@@ -119,7 +119,7 @@ def by_l2(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def state_of(tokenizer: Tokenizer) -> dict[str, Tensor]:
-    """The state dict with both maps around the head: where it has none, convolutions that change nothing."""
+    """State dict with both convolutions around the head, identities where the tokenizer has none."""
     state = {name: tensor for name, tensor in tokenizer.state_dict().items() if not name.startswith("quantizer.")}
     state["quantizer.table"] = table_of(tokenizer).search
     for name in ("to_latent", "from_latent"):

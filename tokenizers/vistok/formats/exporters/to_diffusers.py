@@ -1,4 +1,4 @@
-"""To diffusers' ``VQModel``: a folder that ``VQModel.from_pretrained`` loads."""
+"""Export to diffusers' ``VQModel``: a folder that ``VQModel.from_pretrained`` loads."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,21 +30,21 @@ images = model.decode(codes.flatten(), force_not_quantize=True, shape=(b, h, w, 
 def save(
     tokenizer: Tokenizer, folder: str | Path, about: Mapping[str, Any] | None = None, image_size: int | None = None
 ) -> Parity:
-    """Write a tokenizer for diffusers, check it there, and give it its name.
+    """Writes a tokenizer for diffusers, checks it there, then renames its folder.
 
-    The head is folded, so that VQModel's distances to the table choose the same codes; those that float32 cannot
-    tell apart may differ, since it computes distances in another way. A cosine head is searched by L2 there, which
-    gives latents near zero other codes: how many differ on the images of the check is said.
+    The head is folded, so that VQModel's distances to the table select the same codes, except for near ties in float32,
+    since it computes distances differently. VQModel searches the table of a cosine head by L2, which gives latents near
+    zero other codes; the result of the check states their number.
 
     Args:
-        tokenizer: VQGAN's networks around any head that folds into one table.
-        folder: Where to; must not be there.
-        about: What the model card tells.
-        image_size: Side of the images that it was trained on, for ``sample_size``; diffusers takes any.
+        tokenizer: VQGAN's networks with any head that folds into one table.
+        folder: Path of the folder, which must not exist.
+        about: Facts for the model card.
+        image_size: Side in pixels of the training images, for ``sample_size``; diffusers accepts any size.
 
     Raises:
-        ValueError: VQModel cannot be this tokenizer; the message names a target that can.
-        ParityError: It was written, but differs.
+        ValueError: VQModel cannot represent this tokenizer; the message names a target that can.
+        ParityError: The written model differs from the tokenizer.
     """
     try:
         from diffusers.models.autoencoders.vq_model import VQModel

@@ -18,10 +18,10 @@ def save_folder(
     image_size: int | None = None,
     half: bool = False,
 ) -> Parity:
-    """Write our own folder, load it again, check it, and give it its name.
+    """Writes our own folder, checks it by loading it again, then renames it.
 
-    The arguments are those of the others, and ``half``: see ``native.save``. What is checked then is the tokenizer of
-    the rounded weights.
+    Arguments as for the other exporters, and ``half`` as in ``native.save``. With ``half`` the check uses the rounded
+    weights.
     """
     folded = inference_copy(tokenizer)
     if half:

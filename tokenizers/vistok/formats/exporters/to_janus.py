@@ -1,4 +1,4 @@
-"""To transformers' ``JanusVQVAE``, its port of LlamaGen's VQ model: a folder that ``from_pretrained`` loads."""
+"""Export to transformers' ``JanusVQVAE``, its port of LlamaGen's VQ model: a folder that ``from_pretrained`` loads."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -31,21 +31,21 @@ images = model.decode(codes)  # of the one size that config.num_patches says
 def save(
     tokenizer: Tokenizer, folder: str | Path, about: Mapping[str, Any] | None = None, image_size: int | None = None
 ) -> Parity:
-    """Write a tokenizer for transformers, check it there, and give it its name.
+    """Writes a tokenizer for transformers, checks it there, then renames its folder.
 
-    JanusVQVAE decodes codewords at unit length but chooses codes by the distance to the table as it is, so that only
-    a table of unit codewords means one thing to it: that of a cosine head. It searches that by L2, which gives latents
-    near zero other codes: how many differ on the images of the check is said.
+    JanusVQVAE decodes codewords at unit length but selects codes by the distance to the unnormalised table. Both agree
+    only for a table of unit codewords, that of a cosine head. JanusVQVAE searches it by L2, which gives latents near
+    zero other codes; the result of the check states their number.
 
     Args:
-        tokenizer: LlamaGen's networks around a cosine head, or a tokenizer imported from Janus.
-        folder: Where to; must not be there.
-        about: What the model card tells.
-        image_size: Side of the square images that it decodes; None for 256.
+        tokenizer: LlamaGen's networks with a cosine head, or a tokenizer imported from Janus.
+        folder: Path of the folder, which must not exist.
+        about: Facts for the model card.
+        image_size: Side in pixels of the square images that it decodes; None for 256.
 
     Raises:
-        ValueError: JanusVQVAE cannot be this tokenizer; the message names a target that can.
-        ParityError: It was written, but differs.
+        ValueError: JanusVQVAE cannot represent this tokenizer; the message names a target that can.
+        ParityError: The written model differs from the tokenizer.
     """
     try:
         from transformers import JanusVQVAE, JanusVQVAEConfig
@@ -76,7 +76,7 @@ def save(
 
 
 def config_of(tokenizer: Tokenizer, image_size: int) -> dict[str, Any]:
-    """The arguments with which ``JanusVQVAEConfig`` is this tokenizer's networks."""
+    """Arguments of ``JanusVQVAEConfig`` for this tokenizer's networks."""
     (encoder, decoder), head = plain.networks(tokenizer), tokenizer.quantizer
     plain.check_llamagen(tokenizer, TARGET)
     table = plain.table_of(tokenizer)

@@ -1,4 +1,4 @@
-"""To LlamaGen's layout (arXiv:2406.06525): a torch file for its code, and for the many that have taken it over."""
+"""Export to LlamaGen's layout (arXiv:2406.06525): a torch file for its code and projects that use the same layout."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +17,7 @@ from vistok.tokenizer import Tokenizer
 
 TARGET = "LlamaGen's layout"
 FILE = "vq_model.pt"
-WINDOW = 65536  # of LlamaGen's count of recent codes
+WINDOW = 65536  # length of LlamaGen's list of recent codes
 USAGE = f"""
 checkpoint = torch.load("FOLDER/{FILE}", weights_only=True)
 arguments = ModelArgs(**{{name: value for name, value in checkpoint["config"].items() if hasattr(ModelArgs, name)}})
@@ -29,22 +29,22 @@ model.load_state_dict(checkpoint["model"])
 def save(
     tokenizer: Tokenizer, folder: str | Path, about: Mapping[str, Any] | None = None, image_size: int | None = None
 ) -> Parity:
-    """Write ``vq_model.pt``, read it again, check it, and give its folder its name.
+    """Writes ``vq_model.pt``, checks it, then renames its folder.
 
     The file holds ``model``, the tensors under LlamaGen's names, and ``config``, the arguments of its ``ModelArgs``.
-    Its code knows ``ch=128`` and ``num_res_blocks=2`` only; others, also in ``config``, need its ``Encoder`` and
-    ``Decoder`` made with them. ``codebook_l2_norm`` is true for a cosine head, and where all codewords are of unit
-    length; where it is false, LlamaGen's scripts have to be told.
+    Its code supports only ``ch=128`` and ``num_res_blocks=2``; for other values, which are in ``config`` too, its
+    ``Encoder`` and ``Decoder`` must be created with them. ``codebook_l2_norm`` is true for a cosine head, and where all
+    codewords have unit length; where it is false, it must be set in LlamaGen's scripts.
 
     Args:
-        tokenizer: LlamaGen's networks around any head that folds into one table.
-        folder: Where to; must not be there.
-        about: What the model card tells.
-        image_size: Not needed: the networks take any.
+        tokenizer: LlamaGen's networks with any head that folds into one table.
+        folder: Path of the folder, which must not exist.
+        about: Facts for the model card.
+        image_size: Ignored: the networks accept any size.
 
     Raises:
-        ValueError: LlamaGen's model cannot be this tokenizer; the message names a target that can.
-        ParityError: It was written, but differs.
+        ValueError: LlamaGen's model cannot represent this tokenizer; the message names a target that can.
+        ParityError: The written model differs from the tokenizer.
     """
     folded = plain.vqgan(tokenizer, TARGET)
     config = config_of(folded)
@@ -65,7 +65,7 @@ def save(
 
 
 def config_of(tokenizer: Tokenizer) -> dict[str, Any]:
-    """What LlamaGen's code calls the arguments of these networks."""
+    """Arguments of these networks by LlamaGen's names."""
     (encoder, decoder), head = plain.networks(tokenizer), tokenizer.quantizer
     plain.check_llamagen(tokenizer, TARGET)
     plain.refuse_two_tables(tokenizer, TARGET)

@@ -1,1 +1,1 @@
-"""Published families of tokenizers: for each its table of names, and how its parts are built."""
+"""Importers of published families of tokenizers: for each its table of names and the construction of its parts."""

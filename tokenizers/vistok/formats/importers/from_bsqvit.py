@@ -47,12 +47,14 @@ RULES = (
 
 
 def build(shapes: vqgan_rules.Shapes, config: Mapping[str, Any], sure: bool) -> Tokenizer:
-    """The tokenizer that tensors of our names are for."""
+    """Builds the tokenizer for tensors with our names."""
     only(config, "logit_laplace", False)
     patch = vqgan_rules.shape(shapes, "encoder.conv_in.weight", 4)[2]
     group, bits = get(config, "embed_group_size", 1), vqgan_rules.shape(shapes, "to_latent.weight", 4)[0]
     parts = []
-    decoder = "dvitconfig" if get(config, "dvitconfig") else "vitconfig"  # theirs, too, is the encoder's if not given
+    decoder = (
+        "dvitconfig" if get(config, "dvitconfig") else "vitconfig"
+    )  # as in their code, that of the encoder if missing
     for side, key, made in (("encoder", "vitconfig", ViTEncoder), ("decoder", decoder, ViTDecoder)):
         dim, rows, _ = vqgan_rules.shape(shapes, f"{side}.transformer.positions.table", 3)
         heads = need(config, f"{key}.heads", int, HEADS.get(dim))
@@ -74,7 +76,7 @@ def build(shapes: vqgan_rules.Shapes, config: Mapping[str, Any], sure: bool) -> 
                 output_mlp_ratio=output,
             )
         )
-    with torch.device("cpu"):  # its powers of 2 are in no file
+    with torch.device("cpu"):  # files do not contain its powers of 2
         head = BinaryQuantizer(bits, group=group)
     return Tokenizer(
         parts[0],

@@ -1,4 +1,4 @@
-"""diffusers' VQModel: VQGAN with its levels top-down and its attention as linear maps."""
+"""Importer of diffusers' VQModel: VQGAN with reversed levels, and attention as linear maps."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -40,7 +40,7 @@ RULES = (
 
 
 def build(shapes: vqgan_rules.Shapes, config: Mapping[str, Any], sure: bool) -> Tokenizer:
-    """The tokenizer that tensors of our names are for; without ``config`` its norms have the library's 32 groups."""
+    """Builds the tokenizer for tensors with our names; without ``config`` its norms have the library's 32 groups."""
     only(config, "act_fn", "silu")
     only(config, "norm_type", "group", None)
     groups = need(config, "norm_num_groups", int, 32)

@@ -1,4 +1,4 @@
-"""DQ-VAE with two or three grains, routed by features or by entropy (arXiv:2305.11718)."""
+"""Importer of DQ-VAE with two or three granularities, routed by features or by entropy (arXiv:2305.11718)."""
 
 import re
 from collections.abc import Mapping
@@ -14,10 +14,10 @@ from vistok.formats.importers.key_map import Rule, under
 from vistok.quantizers import DynamicQuantizer, EntropyRouter, FeatureRouter, VectorQuantizer
 from vistok.tokenizer import Tokenizer
 
-GRAINS = {2: ("coarse", "fine"), 3: ("coarse", "median", "fine")}
+BRANCHES = {2: ("coarse", "fine"), 3: ("coarse", "median", "fine")}
 
 
-def grain(i: int, name: str) -> list[Rule]:
+def branch(i: int, name: str) -> list[Rule]:
     tail = f"encoder.tails.{i}"
     return [
         *vqgan_rules.middle(f"encoder.mid_{name}", f"{tail}.mid"),
@@ -28,7 +28,7 @@ def grain(i: int, name: str) -> list[Rule]:
 
 
 def without_padding(table: Tensor) -> Tensor:
-    """Codewords (n, d) of a table (n + 1, d), whose last row is never chosen."""
+    """Codewords (n, d) of a table (n + 1, d) whose last row is never selected."""
     return table[:-1]
 
 
@@ -37,11 +37,11 @@ def with_padding(table: Tensor) -> Tensor:
 
 
 def rules(grains: int) -> tuple[Rule, ...]:
-    """The table of the model with so many grains."""
+    """Table of names of the model with ``grains`` granularities."""
     return (
         Rule("encoder.conv_in.{p}", "encoder.conv_in.{p}"),
         *vqgan_rules.level("encoder.down.{i}", "encoder.levels.{i}"),
-        *(rule for i, name in enumerate(GRAINS[grains]) for rule in grain(i, name)),
+        *(rule for i, name in enumerate(BRANCHES[grains]) for rule in branch(i, name)),
         *under("encoder.router.gate", "quantizer.router.gate", {"0": "0", "2": "2"}),
         *under("decoder", "decoder.decoder", vqgan_rules.ENDS),
         *vqgan_rules.middle("decoder.mid", "decoder.decoder.mid"),
@@ -61,7 +61,7 @@ DUAL, TRIPLE = rules(2), rules(3)
 
 
 def build(shapes: vqgan_rules.Shapes, config: Mapping[str, Any], sure: bool) -> Tokenizer:
-    """The tokenizer that tensors of our names are for, its codebook learned as its authors did."""
+    """Builds the tokenizer for tensors with our names; its codebook is learned as in the authors' code."""
     only(config, "decoder.position_type", "fourier+learned")
     grains = vqgan_rules.count(shapes, "encoder.tails.")
     encoder = HierarchicalEncoder(
@@ -87,7 +87,7 @@ def build(shapes: vqgan_rules.Shapes, config: Mapping[str, Any], sure: bool) -> 
 
 
 def groups(config: Mapping[str, Any]) -> int:
-    """Groups of the feature router's norms; released ones have 32."""
+    """Number of groups of the feature router's norms; 32 in released models."""
     only(config, "router.gate_type", "2layer-fc-SiLu")
     kind = str(get(config, "router.normalization_type", "group-32"))
     if not re.fullmatch(r"group-[1-9]\d{0,3}", kind):
@@ -96,31 +96,37 @@ def groups(config: Mapping[str, Any]) -> int:
 
 
 def thresholds(config: Mapping[str, Any], grains: int) -> list[float]:
-    """Entropies above which a region gets the next grain: ``config["thresholds"]``, as a list or as its ``value``."""
-    given = config.get("thresholds")
-    given = get(config, "thresholds.value", given)
-    if isinstance(given, Mapping):  # of a table of percentiles, the one that leaves this share of regions above it
+    """Entropies above which a region gets the next granularity.
+
+    ``config["thresholds"]`` as a list or as its ``value``.
+    """
+    value = config.get("thresholds")
+    value = get(config, "thresholds.value", value)
+    if isinstance(value, Mapping):  # table of percentiles: the one that leaves this share of regions above it
         share = get(config, "router.fine_grain_ratio")
-        table = given.get("table", given)
+        table = value.get("table", value)
         percentile = str(round(100 - 100 * share)) if isinstance(share, float) else None
-        given = table.get(percentile) if isinstance(table, Mapping) else None
-    if given is None:
+        value = table.get(percentile) if isinstance(table, Mapping) else None
+    if value is None:
         raise Unknown(
             "its keys do not tell the entropy thresholds: give config={'thresholds': [...]} in nats, and "
             "'router': {'bins': [low, high]} if its histogram does not span -1 to 1. The released table has 1.6778 for "
             "half of the regions, over bins from 0 to 1; python -m vistok data thresholds measures those of your data"
         )
-    values = given if isinstance(given, list | tuple) else [given]
+    values = value if isinstance(value, list | tuple) else [value]
     if len(values) != grains - 1 or not all(type(value) in (int, float) for value in values):
-        raise ValueError(f"config's thresholds must be {grains - 1} numbers for {grains} grains, not {given!r}")
+        raise ValueError(f"config's thresholds must be {grains - 1} numbers for {grains} granularities, not {value!r}")
     return [float(value) for value in values]
 
 
 def bins(config: Mapping[str, Any]) -> tuple[float, float]:
-    """Pixel values of the first and the last of the 32 bins: ``router.bins`` as a pair, or as the linspace."""
-    given = get(config, "router.bins", (-1.0, 1.0))
-    if isinstance(given, str) and (match := re.fullmatch(r"linspace\((-?[\d.]+), ?(-?[\d.]+), ?32\)", given)):
-        given = [float(match[1]), float(match[2])]
-    if not isinstance(given, list | tuple) or len(given) != 2 or not all(type(v) in (int, float) for v in given):
-        raise ValueError(f"config's router.bins must be the first and the last of 32, not {given!r}")
-    return float(given[0]), float(given[1])
+    """Pixel values of the first and the last of the 32 bins.
+
+    ``router.bins`` as a pair, or as its linspace expression.
+    """
+    value = get(config, "router.bins", (-1.0, 1.0))
+    if isinstance(value, str) and (match := re.fullmatch(r"linspace\((-?[\d.]+), ?(-?[\d.]+), ?32\)", value)):
+        value = [float(match[1]), float(match[2])]
+    if not isinstance(value, list | tuple) or len(value) != 2 or not all(type(v) in (int, float) for v in value):
+        raise ValueError(f"config's router.bins must be the first and the last of 32, not {value!r}")
+    return float(value[0]), float(value[1])

@@ -1,4 +1,4 @@
-"""enhancing-transformers' ViT-VQGAN (its weights are public; after arXiv:2110.04627)."""
+"""Importer of enhancing-transformers' ViT-VQGAN (its weights are public; after arXiv:2110.04627)."""
 
 import math
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ from vistok.images.ranges import PixelMap
 from vistok.quantizers import VectorQuantizer
 from vistok.tokenizer import Tokenizer
 
-HEAD_DIM = 64  # of every published model, whatever its width
+HEAD_DIM = 64  # of every published model of any width
 
 
 def blocks(side: str) -> list[Rule]:
@@ -47,14 +47,14 @@ POSITIONS = ("encoder.en_pos_embedding", "decoder.de_pos_embedding")  # fixed: c
 
 
 def image_size(positions: Tensor, patch: int) -> int:
-    """The side of the images that fixed positions (1, n, dim) are for.
+    """Side in pixels of the images for which fixed positions (1, n, dim) are made.
 
     Raises:
         ValueError: They are not the sin-cos positions of a square grid.
     """
     side = math.isqrt(positions.shape[1]) if positions.ndim == 3 else 0
     if positions.ndim != 3 or side * side != positions.shape[1] or len(positions) != 1:
-        raise ValueError(f"its positions {list(positions.shape)} are of no square grid, which alone can be imported")
+        raise ValueError(f"its positions {list(positions.shape)} are not those of a square grid, which importing needs")
     with torch.device("cpu"):
         expected = SinCosPositions(positions.shape[2], side)(torch.empty(1, 1, side, side))
     if not torch.allclose(positions[0].float(), expected.flatten(1).T, rtol=0, atol=1e-3):

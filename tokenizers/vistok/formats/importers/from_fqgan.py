@@ -1,4 +1,4 @@
-"""FQGAN with two or three sub-codebooks (arXiv:2411.16681)."""
+"""Importer of FQGAN with two or three sub-codebooks (arXiv:2411.16681)."""
 
 import math
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from vistok.formats.importers.key_map import Rule, under
 from vistok.quantizers import FactorizedQuantizer, VectorQuantizer
 from vistok.tokenizer import Tokenizer
 
-BRANCHES = {  # in the order of the channels: our number, their names of the quantizer and of the adapter
+BRANCHES = {  # by number, in the order of channels: their names of the quantizer and of the adapter
     2: (("vis", "visual_head"), ("sem", "semantic_head")),
     3: (("vis", "visual_head"), ("sem_mid", "semantic_head_mid"), ("sem_high", "semantic_head_high")),
 }
@@ -53,7 +53,7 @@ def grid(positions):
 
 
 def rules(branches: int) -> tuple[Rule, ...]:
-    """The table of the model with so many sub-codebooks."""
+    """Table of names of the model with ``branches`` sub-codebooks."""
     return (
         *from_llamagen.NETWORKS,
         *(rule for i, names in enumerate(BRANCHES[branches]) for rule in branch(i, *names)),
@@ -65,7 +65,7 @@ DUAL, TRIPLE = rules(2), rules(3)
 
 
 def build(shapes: vqgan_rules.Shapes, config: Mapping[str, Any], sure: bool) -> Tokenizer:
-    """The tokenizer that tensors of our names are for; published adapters have 8 heads of 64 channels."""
+    """Builds the tokenizer for tensors with our names; published adapters have 8 heads of 64 channels."""
     branches = vqgan_rules.count(shapes, "quantizer.heads.")
     sizes = [vqgan_rules.shape(shapes, f"quantizer.heads.{i}.table", 2) for i in range(branches)]
     cosine = need(config, "codebook_l2_norm", bool, True)

@@ -1,4 +1,4 @@
-"""The VQ model of transformers' Janus: LlamaGen's network under other names, looked up in two ways."""
+"""Importer of transformers' Janus VQ model: LlamaGen's network under other names, with two kinds of lookup."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -24,14 +24,14 @@ RULES = (
 
 
 def build(shapes: vqgan_rules.Shapes, config: Mapping[str, Any], sure: bool) -> Tokenizer:
-    """The tokenizer that tensors of our names are for.
+    """Builds the tokenizer for tensors with our names.
 
-    transformers chooses codes by L2 and decodes unit codewords, and so does this one. DeepSeek's own code, from which
-    the weights are, takes unit vectors for both: ``config={"codebook_l2_norm": True}``.
+    transformers selects codes by L2 and decodes unit codewords, and so does this tokenizer. DeepSeek's own code, which
+    trained the weights, uses unit vectors for both: ``config={"codebook_l2_norm": True}``.
     """
     only(config, "double_latent", False)
     size, dim = vqgan_rules.shape(shapes, "quantizer.table", 2)
-    as_trained = get(config, "codebook_l2_norm", False) is True
-    head: Quantizer = VectorQuantizer(size, dim, cosine=True) if as_trained else JanusQuantizer(size, dim)
+    cosine = get(config, "codebook_l2_norm", False) is True
+    head: Quantizer = VectorQuantizer(size, dim, cosine=True) if cosine else JanusQuantizer(size, dim)
     to_latent, from_latent = vqgan_rules.conv(shapes, "to_latent"), vqgan_rules.conv(shapes, "from_latent")
     return Tokenizer(vqgan_rules.encoder(shapes), head, vqgan_rules.decoder(shapes), to_latent, from_latent)

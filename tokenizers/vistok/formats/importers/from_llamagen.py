@@ -1,4 +1,4 @@
-"""LlamaGen's VQ models (arXiv:2406.06525), and FVQ's before and after its bridge is folded (arXiv:2509.10140)."""
+"""Importer of LlamaGen's VQ models (arXiv:2406.06525), and of FVQ's with bridge or folded (arXiv:2509.10140)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -26,7 +26,7 @@ BRIDGE = (
     Rule(
         "quantize.qbridge.y_embedder.embedding_table.weight",
         "quantizer.bridge.condition",
-        lambda t: t[0] if len(t) == 1 else t,  # more rows are conditions that ours does not have
+        lambda t: t[0] if len(t) == 1 else t,  # further rows are conditions, which ours does not have
         lambda t: t[None],
     ),
     *under("quantize.qbridge", "quantizer.bridge", {
@@ -47,10 +47,10 @@ IGNORED = (r"quantize\.codebook_used",)  # a window of recent codes
 
 
 def build(shapes: vqgan_rules.Shapes, config: Mapping[str, Any], sure: bool) -> Tokenizer:
-    """LlamaGen's: nearest by cosine, unless ``config`` says ``codebook_l2_norm: False``.
+    """Builds LlamaGen's tokenizer: nearest codewords by cosine, unless ``config`` has ``codebook_l2_norm: False``.
 
-    Released files with codes of 8 channels are LlamaGen's; a caller that does not name the family vouches for nothing
-    else.
+    Released files with codes of 8 channels are LlamaGen's. For other files the metric is known only if the caller names
+    the family.
     """
     size, dim = vqgan_rules.shape(shapes, "quantizer.table", 2)
     cosine = need(config, "codebook_l2_norm", bool, True if sure or dim == 8 else None, WHY)
@@ -58,7 +58,7 @@ def build(shapes: vqgan_rules.Shapes, config: Mapping[str, Any], sure: bool) -> 
 
 
 def build_fvq(shapes: vqgan_rules.Shapes, config: Mapping[str, Any], sure: bool) -> Tokenizer:
-    """FVQ's: nearest by L2, of the bridged codewords where there is a bridge."""
+    """Builds FVQ's tokenizer: nearest codewords by L2, after the bridge if there is one."""
     size, dim = vqgan_rules.shape(shapes, "quantizer.table", 2)
     if need(config, "codebook_l2_norm", bool, False):
         raise ValueError("codebook_l2_norm=True cannot be imported with a bridge or as FVQ; family='llamagen' has it")

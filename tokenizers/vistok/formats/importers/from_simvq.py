@@ -1,4 +1,4 @@
-"""SimVQ's image models (arXiv:2411.02038)."""
+"""Importer of SimVQ's image models (arXiv:2411.02038)."""
 
 import math
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ RULES = (
 
 
 def build(shapes: vqgan_rules.Shapes, config: Mapping[str, Any], sure: bool) -> Tokenizer:
-    """The tokenizer that tensors of our names are for; its head keeps basis and map apart, to be trained on."""
+    """Builds the tokenizer for tensors with our names; its head keeps basis and map separate, for training."""
     only(config, "l2_norm", False)
     wide = vqgan_rules.widths(shapes, "decoder.levels.")[::-1]
     channels = math.gcd(*wide)

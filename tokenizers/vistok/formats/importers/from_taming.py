@@ -1,4 +1,4 @@
-"""taming-transformers' VQGAN and latent diffusion's VQ models (arXiv:2012.09841, arXiv:2112.10752)."""
+"""Importer of taming-transformers' VQGAN and latent diffusion's VQ models (arXiv:2012.09841, arXiv:2112.10752)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +19,7 @@ RULES = (
     *vqgan_rules.MAPS,
     vqgan_rules.TABLE,
 )
-# Codewords and their dimension, of the published models of 128 channels and 2 blocks a level. IBQ's have 4 blocks.
+# Codewords and dimension of the published models with 128 channels and 2 blocks in each level. IBQ's have 4 blocks.
 PUBLISHED = ((1024, 256), (16384, 256), (8192, 3), (16384, 4), (256, 4), (16384, 8))
 
 

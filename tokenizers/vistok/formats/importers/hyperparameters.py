@@ -1,4 +1,4 @@
-"""What a file's keys do not tell: from the caller's ``config``, a published model known by its shape, or missing."""
+"""Settings that a file's keys do not determine: from the caller's ``config``, from published models, or missing."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,11 +7,11 @@ from vistok.untrusted.bounded_json import short
 
 
 class Unknown(ValueError):
-    """A model cannot be built from its file alone; the message lists what ``config=`` has to say."""
+    """A model cannot be built from its file alone; the message lists the missing entries of ``config=``."""
 
 
 def get(config: Mapping[str, Any], path: str, default: Any = None) -> Any:
-    """The value at a dotted path of nested mappings, or ``default``."""
+    """Value at a dotted path of nested mappings, or ``default``."""
     node: Any = config
     for name in path.split("."):
         if not isinstance(node, Mapping) or name not in node:
@@ -42,13 +42,13 @@ def need(config: Mapping[str, Any], path: str, kind: type, published: Any = None
         raise Unknown(f"its keys do not tell {path}: give config={str(example).replace(repr('...'), '...')}{why}")
     if type(value) is not kind or (kind is int and not 1 <= value < 2**31):
         raise ValueError(
-            f"config's {path} must be {'a whole number' if kind is int else 'true or false'}, not {short(value)}"
+            f"config's {path} must be {'an integer' if kind is int else 'true or false'}, not {short(value)}"
         )
     return value
 
 
 def only(config: Mapping[str, Any], path: str, *allowed: Any) -> None:
-    """Refuse a setting that is not among those that can be imported; one that is not given passes."""
+    """Refuses a setting that importing does not support; a missing setting is accepted."""
     value = get(config, path, allowed[0])
     if value not in allowed:
         raise ValueError(f"{path}={short(value)} cannot be imported, only {' or '.join(map(repr, allowed))}")

@@ -1,8 +1,8 @@
-"""Tables of names, read both ways: a published model's tensors and ours.
+"""Tables that map a published model's tensor names to ours, in both directions.
 
-In a name ``{i}`` and ``{j}`` stand for whole numbers and ``{p}`` for ``weight`` or ``bias``. ``{~i}`` of ours counts
-the levels from the other end. ``name#0``, ``name#1`` and so on are parts of our tensor, one behind the other in its
-first dimension.
+In a name ``{i}`` and ``{j}`` stand for integers and ``{p}`` for ``weight`` or ``bias``. ``{~i}`` in our name counts the
+levels from the other end. ``name#0``, ``name#1`` and so on are parts of our tensor, concatenated along its first
+dimension.
 """
 
 import re
@@ -27,12 +27,12 @@ class Rule(NamedTuple):
 
     theirs: str
     ours: str
-    into: Callable[[Tensor], Tensor] = same  # their tensor to ours
-    back: Callable[[Tensor], Tensor] = same  # ours to theirs
+    into: Callable[[Tensor], Tensor] = same  # converts their tensor to ours
+    back: Callable[[Tensor], Tensor] = same  # converts ours to theirs
 
 
 def linear(rule: Rule) -> Rule:
-    """A weight that is theirs as a linear map (out, in) and ours as a 1x1 convolution (out, in, 1, 1)."""
+    """Rule for a weight that is a linear map (out, in) there and a 1x1 convolution (out, in, 1, 1) here."""
     return rule._replace(
         into=lambda t: t[:, :, None, None] if t.ndim == 2 else t,
         back=lambda t: t[:, :, 0, 0] if t.ndim == 4 else t,
@@ -40,7 +40,7 @@ def linear(rule: Rule) -> Rule:
 
 
 def under(theirs: str, ours: str, names: Mapping[str, str]) -> list[Rule]:
-    """Rules for the weight and bias of the layers of one module: their layer's name to ours."""
+    """Rules for the weights and biases of the layers of one module, from names there to names here."""
     return [Rule(f"{theirs}.{a}.{{p}}", f"{ours}.{b}.{{p}}") for a, b in names.items()]
 
 
@@ -55,7 +55,7 @@ def to_ours(rules: Sequence[Rule], tensors: Mapping[str, Tensor], levels: int = 
     Raises:
         ValueError: A name that no rule has, or two for one of ours.
     """
-    whole: dict[str, Tensor] = {}
+    complete: dict[str, Tensor] = {}
     parts: dict[str, dict[int, Tensor]] = {}
     patterns = [(_pattern(rule.theirs), rule) for rule in rules]
     unknown = []
@@ -67,30 +67,30 @@ def to_ours(rules: Sequence[Rule], tensors: Mapping[str, Tensor], levels: int = 
         ours, _, part = _fill(rule.ours, values, levels).partition("#")
         if part:
             parts.setdefault(ours, {})[int(part)] = rule.into(tensor)
-        elif ours in whole:
+        elif ours in complete:
             raise ValueError(f"two of its tensors are our {ours}; one of them is {one_line(name, 80)}")
         else:
-            whole[ours] = rule.into(tensor)
+            complete[ours] = rule.into(tensor)
     if unknown:
         more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
         first = ", ".join(one_line(name, 80) for name in sorted(unknown)[:5])
         raise ValueError(f"its table of names has no {first}{more}")
     for ours, pieces in parts.items():
-        whole[ours] = torch.cat([pieces[k] for k in sorted(pieces)])
-    return whole
+        complete[ours] = torch.cat([pieces[k] for k in sorted(pieces)])
+    return complete
 
 
 def to_theirs(rules: Sequence[Rule], tensors: Mapping[str, Tensor], levels: int = 0) -> dict[str, Tensor]:
-    """Our tensors under published names, by the first rule that has each; the inverse of ``to_ours``.
+    """Our tensors under published names, by the first rule that matches each; the inverse of ``to_ours``.
 
     Raises:
-        ValueError: A name that no rule has.
+        ValueError: No rule matches a name.
     """
     theirs = {}
-    whole = [(_pattern(rule.ours), rule) for rule in rules if "#" not in rule.ours]
+    complete = [(_pattern(rule.ours), rule) for rule in rules if "#" not in rule.ours]
     split = [rule for rule in rules if "#" in rule.ours]
     for name, tensor in tensors.items():
-        rule, values = _find(whole, name)
+        rule, values = _find(complete, name)
         if rule is not None:
             theirs[_fill(rule.theirs, values, levels, rule.ours)] = rule.back(tensor)
             continue

@@ -1,4 +1,4 @@
-"""What the convolutional families share: the rules of VQGAN's networks, and the networks that tensors are for."""
+"""Parts that the convolutional families share: the rules of VQGAN's networks, and the networks for given tensors."""
 
 import math
 import re
@@ -10,7 +10,7 @@ from torch import nn
 from vistok.backbones import CNNDecoder, CNNEncoder
 from vistok.formats.importers.key_map import Rule, under
 
-MAX_LEVELS = 32  # each doubles the pixels of a position
+MAX_LEVELS = 32  # each level doubles the pixels of a position
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -23,34 +23,34 @@ TABLE = Rule("quantize.embedding.weight", "quantizer.table")
 
 
 def residual(theirs: str, ours: str, shortcut: str = "nin_shortcut") -> list[Rule]:
-    """A residual block."""
+    """Rules of a residual block."""
     layers = {name: name for name in ("norm1", "conv1", "norm2", "conv2")}
     return under(theirs, ours, {**layers, shortcut: "shortcut"})
 
 
 def attention(theirs: str, ours: str) -> list[Rule]:
-    """A self-attention block."""
+    """Rules of a self-attention block."""
     return under(theirs, ours, {"norm": "norm", "q": "q", "k": "k", "v": "v", "proj_out": "out"})
 
 
 def middle(theirs: str, ours: str, places: Sequence[str] = ("block_1", "attn_1", "block_2")) -> list[Rule]:
-    """Residual, attention, residual."""
+    """Rules of a middle part: residual, attention, residual."""
     first, between, last = (f"{theirs}.{place}" for place in places)
     return [*residual(first, f"{ours}.0"), *attention(between, f"{ours}.1"), *residual(last, f"{ours}.2")]
 
 
 def level(theirs: str, ours: str, block: str = "block", resample: str = "downsample.conv") -> list[Rule]:
-    """A level's blocks, attentions and change of resolution."""
+    """Rules of a level's blocks, attentions and change of resolution."""
     blocks = residual(f"{theirs}.{block}.{{j}}", f"{ours}.blocks.{{j}}")
     attentions = attention(f"{theirs}.attn.{{j}}", f"{ours}.attentions.{{j}}")
     return [*blocks, *attentions, *under(theirs, ours, {resample: "resample.conv"})]
 
 
 def shape(shapes: Shapes, name: str, ndim: int) -> tuple[int, ...]:
-    """The sizes of one of our tensors.
+    """Shape of one of our tensors.
 
     Raises:
-        ValueError: It is not there, or has another number of dimensions, or an empty one.
+        ValueError: The tensor does not exist, or has another number of dimensions, or an empty one.
     """
     if name not in shapes:
         raise ValueError(f"it has no tensor for our {name}")
@@ -60,10 +60,10 @@ def shape(shapes: Shapes, name: str, ndim: int) -> tuple[int, ...]:
 
 
 def count(shapes: Shapes, prefix: str) -> int:
-    """How many numbers follow ``prefix``: 0, 1 and so on.
+    """Number of consecutive numbers 0, 1, ... that follow ``prefix``.
 
     Raises:
-        ValueError: One is left out, or there is none.
+        ValueError: A number is missing, or there is none.
     """
     found = {int(match[1]) for name in shapes if (match := re.match(rf"{re.escape(prefix)}(\d{{1,5}})\.", name))}
     if not found or found != set(range(len(found))):
@@ -75,7 +75,7 @@ def widths(shapes: Shapes, prefix: str) -> list[int]:
     """Channels of each level.
 
     Raises:
-        ValueError: There are more levels than any image has octaves.
+        ValueError: There are more than 32 levels.
     """
     levels = count(shapes, prefix)
     if levels > MAX_LEVELS:
@@ -84,15 +84,17 @@ def widths(shapes: Shapes, prefix: str) -> list[int]:
 
 
 def path_down(shapes: Shapes, prefix: str = "encoder.") -> dict[str, Any]:
-    """Arguments of any encoder with VQGAN's levels.
+    """Arguments of an encoder with VQGAN's levels.
 
     Raises:
-        ValueError: A level's width is no multiple of the first convolution's.
+        ValueError: A level's width is not a multiple of the first convolution's.
     """
     channels = shape(shapes, f"{prefix}conv_in.weight", 4)[0]
     wide = widths(shapes, f"{prefix}levels.")
     if any(width % channels for width in wide):
-        raise ValueError(f"its levels have {wide} channels, no multiples of the {channels} of the first convolution")
+        raise ValueError(
+            f"its levels have {wide} channels, which are not multiples of the {channels} of the first convolution"
+        )
     return {
         "channels": channels,
         "multipliers": [width // channels for width in wide],
@@ -113,12 +115,12 @@ def image_channels(channels: int) -> int:
 
 
 def attended(shapes: Shapes, prefix: str) -> list[int]:
-    """The levels that have attention, as the file numbers them."""
+    """Levels that have attention, by their number in the file."""
     return [i for i in range(count(shapes, prefix)) if f"{prefix}{i}.attentions.0.q.weight" in shapes]
 
 
 def encoder(shapes: Shapes, norm_groups: int = 32) -> CNNEncoder:
-    """The encoder that tensors of our names are for."""
+    """Encoder for tensors with our names."""
     return CNNEncoder(
         **path_down(shapes),
         attention=attended(shapes, "encoder.levels."),
@@ -129,7 +131,7 @@ def encoder(shapes: Shapes, norm_groups: int = 32) -> CNNEncoder:
 
 
 def decoder(shapes: Shapes, prefix: str = "decoder.", norm_groups: int = 32) -> CNNDecoder:
-    """The decoder that tensors of our names are for."""
+    """Decoder for tensors with our names."""
     wide = widths(shapes, f"{prefix}levels.")[::-1]
     channels = math.gcd(*wide)
     return CNNDecoder(
@@ -145,6 +147,6 @@ def decoder(shapes: Shapes, prefix: str = "decoder.", norm_groups: int = 32) -> 
 
 
 def conv(shapes: Shapes, name: str, groups: int = 1) -> nn.Conv2d:
-    """A convolution with a bias that keeps the grid, of the sizes of the file's."""
+    """Convolution with a bias that keeps the grid, with the shape in the file."""
     width, before, side, _ = shape(shapes, f"{name}.weight", 4)
     return nn.Conv2d(before * groups, width, side, padding=side // 2, groups=groups)
