@@ -10,7 +10,7 @@ from PIL import Image
 
 from vistok.data import folder, sample
 from vistok.data.batches import Batch
-from vistok.data.sample import recolored, turned
+from vistok.data.sample import recolored, reoriented
 from vistok.data.sampler import EndlessSampler, StrideSampler
 from vistok.images.crops import ADMCrop, CenterCrop, ResizeShortSide, to_tensor
 from vistok.images.ranges import to_float
@@ -125,7 +125,7 @@ def test_augmentation_depends_on_seed_epoch_and_index_only(photos):
     ({"resize": 0, "image_size": 64}, r"(?s)has 56x40 pixels, smaller than the crop of 64"),
     ({"crop": "five"}, "data.crop must be one of random, adm, center, not 'five'"),
     ({"resize": 16}, "data.resize=16 is smaller than the crop of 32"),
-    ({"val_count": 12}, "data.val_count=12 leaves nothing of 12 images"),
+    ({"val_count": 12}, "data.val_count=12 leaves none of 12 images"),
 ])  # fmt: skip
 def test_folder_arguments_that_do_not_fit(photos, arguments, message):
     with pytest.raises(ValueError, match=message):
@@ -226,7 +226,7 @@ def test_what_could_not_be_read_is_in_the_checkpoint(photos, tmp_path):
     first.skipped_in["training"].note(Batch(torch.zeros(1, 3, 1, 1), names=["x"], skipped=["\udcff.png: broken"]), None)
     torch.save(first.state_dict(), tmp_path / "state.pt")
     second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-    assert second.unreadable == {"\udcff.png: broken"} and second.skipped_in["training"].seen == 2
+    assert second.unreadable == {"\udcff.png: broken"} and second.skipped_in["training"].count == 2
     second.load_state_dict({name: value for name, value in first.state_dict().items() if name != "skipped"})
 
 
@@ -255,7 +255,7 @@ def test_sample_photos_are_not_larger_than_they_are():
 
 def test_orientations():
     square = torch.arange(12, dtype=torch.uint8).reshape(3, 2, 2)
-    seen = {tuple(turned(square, np.random.default_rng(i)).flatten().tolist()) for i in range(100)}
+    seen = {tuple(reoriented(square, np.random.default_rng(i)).flatten().tolist()) for i in range(100)}
     assert len(seen) == 8 and all(sorted(pixels) == list(range(12)) for pixels in seen)
 
 

@@ -145,9 +145,9 @@ def test_another_conversion_is_refused(arrays, photos, tmp_path):
     ({"labels": np.zeros(3, np.int16)}, "3 labels for 7 images"),
     ({"data": np.zeros(5, np.float32)}, "data must be bytes in a row, not float32"),
     ({"classes": np.array(["a", None], dtype=object)}, "allow_pickle=False"),
-    ({"offsets": np.array(3)}, r"offsets must be whole numbers in a row, not int64 of shape \(\)"),
+    ({"offsets": np.array(3)}, r"offsets must be a row of integers, not int64 of shape \(\)"),
     ({"offsets": np.array([0, 10**6, 0], np.uint64)}, "offsets must rise"),
-    ({"labels": np.array(list("abcdefg"))}, "labels must be whole numbers in a row, not <U1"),
+    ({"labels": np.array(list("abcdefg"))}, "labels must be a row of integers, not <U1"),
 ])  # fmt: skip
 def test_arrays_of_another_layout(arrays, tmp_path, change, message):
     path, _ = arrays
@@ -163,7 +163,7 @@ def test_an_index_that_is_none(photos, tmp_path, content):
     for name in ("index.json", "index.json.partial"):
         (tmp_path / "out").mkdir(exist_ok=True)
         (tmp_path / "out" / name).write_text(content)
-        with pytest.raises(SystemExit, match=f"out/{name} is no index of shards"):
+        with pytest.raises(SystemExit, match=f"out/{name} is not an index of shards"):
             data_shards.main(["--images", str(photos), "--out", str(tmp_path / "out")])
         (tmp_path / "out" / name).unlink()
 

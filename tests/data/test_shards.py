@@ -235,13 +235,13 @@ def test_shards_that_vanish_are_passed_over_until_there_is_none(tmp_path):
     assert Counter(number(sample) for sample in samples) == {0: 3, 1: 3}
     assert any("s-001.tar: FileNotFoundError" in reason for sample in samples for reason in sample.skipped)
     (tmp_path / "s-000.tar").unlink()
-    with pytest.raises(UnreadableImage, match="2 shards in a row have no image that can be read; the last is .*s-00"):
+    with pytest.raises(UnreadableImage, match="2 shards in a row have no readable image; the last is .*s-00"):
         next(iter(ShardStream(urls, [])))
 
 
 def test_no_images_at_all(tmp_path):
     url = write(tmp_path / "a.tar", [("a.txt", b"text"), ("b.seg.png", png(1)), ("__meta__", b"")])
-    with pytest.raises(UnreadableImage, match="1 shards in a row have no image that can be read$"):
+    with pytest.raises(UnreadableImage, match="1 shards in a row have no readable image$"):
         next(iter(ShardStream([url], [])))
     url = write(tmp_path / "b.tar", [(f"{i}.png", BROKEN) for i in range(101)])
     with pytest.raises(UnreadableImage, match="100 images in a row cannot be read"):
@@ -282,7 +282,7 @@ def test_a_command_that_fails(tmp_path):
     ("", "data.urls= names no shard"),
     ("s-{00..tar", "data.urls=s-{00..tar: "),
     ("${UNSET}.tar", "missing environment variable"),
-    ("s3://bucket/a.tar", "nothing opens s3://bucket/a.tar; 'pipe:COMMAND'"),
+    ("s3://bucket/a.tar", "s3://bucket/a.tar cannot be opened; 'pipe:COMMAND'"),
     ("/", r"/ is a folder; .*/\*.tar are the shards in it"),
 ])  # fmt: skip
 def test_urls_that_name_nothing(urls, message):

@@ -170,8 +170,8 @@ def test_a_run_folder_that_cannot_be_made(train, folder):
 
 
 @pytest.mark.parametrize("words, message", [
-    ([], "nothing is left to train on in .*one: it has 1 image, held out for validation"),
-    (["data.val_count=1"], "data.val_count=1 leaves nothing of 1 images to train on"),
+    ([], "no images are left to train on in .*one: it has 1 image, held out for validation"),
+    (["data.val_count=1"], "data.val_count=1 leaves none of 1 images to train on"),
     (["data.val_count=-1"], "data.val_count must be at least 0, not -1"),
 ])  # fmt: skip
 def test_a_folder_with_one_image_or_none(train, tmp_path, words, message):

@@ -1,4 +1,4 @@
-"""Images for training and evaluation."""
+"""Image data for training and evaluation."""
 
 from vistok.data.data_module import ImageDataModule
 from vistok.data.image_folder import folder

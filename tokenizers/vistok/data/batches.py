@@ -8,37 +8,37 @@ from torch import Tensor
 
 from vistok.images.crops import Transform
 
-MOST_REPLACED = 100  # unreadable images in a row before a training set is given up
+MOST_REPLACED = 100  # consecutive unreadable images after which reading a training set fails
 
 
 class Sample(NamedTuple):
     """One image of a data set."""
 
-    image: Tensor | None  # (3, H, W) uint8; None if it cannot be read and nothing takes its place
+    image: Tensor | None  # (3, H, W) uint8; None if it is unreadable and not replaced
     name: str
-    skipped: tuple[str, ...] = ()  # images that could not be read, and why
-    place: tuple[int, int, int] | None = None  # in a stream: worker, shards and images of the next one that are over
+    skipped: tuple[str, ...] = ()  # unreadable images, with the reason
+    place: tuple[int, int, int] | None = None  # in a stream: worker, finished shards, finished images of the next
 
 
 class Batch(NamedTuple):
-    """What a loader yields and a training step takes: images alone unless more is asked for."""
+    """Batch of a loader and of a training step; only images are required."""
 
-    images: Tensor  # (b, 3, H, W) in [-1, 1]; uint8 from a loader. Where some cannot be read b is less, or 0
+    images: Tensor  # (b, 3, H, W) in [-1, 1]; uint8 from a loader. b is smaller if images are unreadable
     labels: Tensor | None = None  # (b,) int64
     captions: Sequence[str] | None = None
     mask: Tensor | None = None  # (b, 1, H, W) bool, True where a pixel is known
     names: Sequence[str] = ()
     skipped: Sequence[str] = ()
-    place: tuple[int, int, int] | None = None  # of the last one
+    place: tuple[int, int, int] | None = None  # place of the last sample
 
     @classmethod
     def of(cls, images: "Batch | Tensor") -> "Batch":
-        """A batch as it is, or of bare images."""
+        """Returns a batch unchanged, or makes one of an image tensor."""
         return images if isinstance(images, cls) else cls(images)
 
 
 def collate(samples: Sequence[Sample]) -> Batch:
-    """Samples to a batch, without those that have no image."""
+    """Collates samples to a batch, without those that have no image."""
     read = [sample for sample in samples if sample.image is not None]
     images = torch.stack([sample.image for sample in read]) if read else torch.empty(0, 3, 0, 0, dtype=torch.uint8)
     skipped = [reason for sample in samples for reason in sample.skipped]
@@ -47,7 +47,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
 
 
 class Images(Protocol):
-    """A data set. Item (epoch, index) is the same image on every worker and rank."""
+    """Data set of images. Item (epoch, index) is the same image on every worker and rank."""
 
     def __getitem__(self, key: tuple[int, int]) -> Sample: ...
 
@@ -55,10 +55,10 @@ class Images(Protocol):
 
 
 class NamedImages(Images, Protocol):
-    """A data set whose images can be told apart in a report."""
+    """Data set whose images have names for reports."""
 
     def names(self) -> Sequence[str]:
-        """What identifies the images: listed and hashed in reports."""
+        """Names of the images, listed and hashed in reports."""
 
     def with_transforms(self, transforms: Sequence[Transform]) -> "NamedImages":
-        """The same images, but for their transforms; pictures that have none stay as they are."""
+        """Data set of the same images with other transforms; crops without transforms are unchanged."""

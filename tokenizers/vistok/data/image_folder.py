@@ -1,4 +1,4 @@
-"""Images from a folder."""
+"""Images of a folder."""
 
 import os
 import sys
@@ -21,15 +21,15 @@ from vistok.processes.patience import PATIENCE, in_time
 
 
 class ImageFiles:
-    """Image files as a data set: RGB, transformed, uint8.
+    """Data set of image files: RGB, transformed, uint8.
 
     Args:
         root: Folder that ``files`` are relative to.
         files: Relative paths.
-        transforms: Applied in order.
-        seed: Random choices for an image depend on (seed, epoch, index) only.
-        replace: Whether the next image takes the place of one that cannot be read.
-        read: From a file to an image for the transforms.
+        transforms: Transforms, applied in order.
+        seed: Random choices for an image depend only on (seed, epoch, index).
+        replace: True replaces an unreadable image by the next one.
+        read: Function from a file to an image for the transforms.
     """
 
     def __init__(
@@ -89,31 +89,33 @@ def folder(
     timeout: float = PATIENCE,
     max_pixels: int = MOST_PIXELS,
 ) -> ImageDataModule:
-    """All images below a folder: JPEG, PNG, WebP, AVIF, GIF, BMP, TIFF, PPM and JPEG 2000 files.
+    """Data module of all images below a folder: JPEG, PNG, WebP, AVIF, GIF, BMP, TIFF, PPM and JPEG 2000 files.
 
-    With subfolders ``train`` and ``val`` in ``root`` these are the split, and evaluation scores ``val``. Else
+    If ``root`` has the subfolders ``train`` and ``val``, these are the splits, and evaluation scores ``val``. Otherwise
     ``val_count`` images, drawn by ``seed``, are held out for validation, and evaluation scores all images.
 
     Args:
         root: The folder.
-        image_size: Height and width of the crops, pixels.
+        image_size: Height and width of the crops in pixels.
         batch_size: Images in a batch of each process.
-        crop: For training: ``random`` (a random place after ``resize``), ``adm`` (ADM's random scale and place, as
-            LlamaGen) or ``center``. Validation and evaluation use ADM's centre crop, or the centre if ``resize`` is 0.
-        resize: Short side before a ``random`` or ``center`` crop; None means ``image_size``, 0 leaves the size alone.
-        min_crop: Least share of the short side that an ``adm`` crop covers.
-        flip: Mirror every other training image.
-        val_count: Images held out where ``root`` has no split of its own; 0 holds out a twentieth, at most 1,000.
-        num_workers: Processes that decode images.
-        seed: Of the held-out choice, the order and the augmentation.
-        max_unreadable: The share of a set that may be unreadable before the work is stopped.
-        decoder: Of images to train on: ``pillow``, or ``fast`` (see ``read_fast``), within one grey level of it.
-            Validation and evaluation always have Pillow's pixels.
-        timeout: Seconds to wait for a batch before the work is stopped.
-        max_pixels: The largest image; one with more pixels is unreadable.
+        crop: Crop of training images: ``random`` (a random place after ``resize``), ``adm`` (ADM's random scale and
+            place, as in LlamaGen) or ``center``. Validation and evaluation use ADM's centre crop, or the centre if
+            ``resize`` is 0.
+        resize: Short side in pixels before a ``random`` or ``center`` crop; None means ``image_size``, 0 does not
+            resize.
+        min_crop: Smallest share of the short side that an ``adm`` crop covers, in (0, 1].
+        flip: True mirrors each training image with probability 1/2.
+        val_count: Number of held-out images if ``root`` has no splits; 0 holds out a twentieth, at most 1,000.
+        num_workers: Number of processes that decode images.
+        seed: Seed of the held-out images, the order and the augmentation.
+        max_unreadable: Largest share of unreadable images in a set, in [0, 1], before an error.
+        decoder: Decoder of training images: ``pillow``, or ``fast`` (see ``read_fast``), within one grey level of it.
+            Validation and evaluation always use Pillow.
+        timeout: Seconds to wait for a batch before an error.
+        max_pixels: Number of pixels above which an image counts as unreadable.
 
     Raises:
-        ValueError: There is no such folder, it has no images, or one is smaller than the crop.
+        ValueError: The folder does not exist, has no images, or an image is smaller than the crop.
     """
     path = Path(root).expanduser()
     training, center = croppings(crop, image_size, resize, min_crop, flip)
@@ -130,7 +132,7 @@ def folder(
             raise ValueError(f"data.val_count must be at least 0, not {val_count}")
         count = val_count or min(1000, max(1, len(test) // 20))
         if val_count >= len(test) > 0:
-            raise ValueError(f"data.val_count={val_count} leaves nothing of {len(test)} images to train on")
+            raise ValueError(f"data.val_count={val_count} leaves none of {len(test)} images to train on")
         held_out = set(np.random.default_rng(seed).permutation(len(test))[:count].tolist())
         train = [name for i, name in enumerate(test) if i not in held_out]
         val = [name for i, name in enumerate(test) if i in held_out]
@@ -157,7 +159,7 @@ def list_images(root: Path, subfolder: str = "") -> list[str]:
     """Image files below ``root / subfolder`` by their extension, relative to ``root``, sorted.
 
     Raises:
-        RuntimeError: The storage is silent.
+        RuntimeError: The storage does not respond.
     """
     known = image_extensions()
     found = in_time((_images_in(*entry, known) for entry in os.walk(root / subfolder)), PATIENCE)
@@ -170,7 +172,7 @@ def _images_in(folder: str, _: list[str], names: list[str], known: set[str]) -> 
 
 
 def _refuse_small(root: Path, files: set[str], size: int, max_unreadable: float) -> None:
-    """Refuse a folder with an image too small for its crop, or with too many that cannot be read, by their headers."""
+    """Refuses a folder with an image smaller than its crop or with too many unreadable ones, by the files' headers."""
     unreadable = []
     for name in sorted(files):
         try:

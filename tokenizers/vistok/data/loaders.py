@@ -20,10 +20,10 @@ def loader(
     timeout: float = PATIENCE,
     in_memory: bool = False,
 ) -> DataLoader:
-    """Batches of a data set, in the sampler's order or, without one, as the set itself yields its images.
+    """Loader of a data set, in the sampler's order or, without a sampler, in the order of an iterable data set.
 
-    Workers that are silent for ``timeout`` seconds are an error: torch would wait for a stopped one forever. So is
-    storage that is, where there are no workers, unless the images are in memory.
+    Workers that do not respond for ``timeout`` seconds are an error; torch would wait for a stopped worker forever. The
+    same holds for storage that is read without workers, unless the images are in memory.
     """
     if timeout <= 0:
         raise ValueError(f"data.timeout must be more than 0 seconds, not {timeout}")
@@ -36,7 +36,7 @@ def loader(
         persistent_workers=num_workers > 0,
         timeout=timeout if num_workers else 0,
         worker_init_fn=leave_signals_to_the_parent,
-        generator=torch.Generator(),  # else a process's first validation draws from the training's numbers
+        generator=torch.Generator(),  # else the first validation would draw from the training's random numbers
         pin_memory=trainer is not None and trainer.accelerator.__class__.__name__ == "CUDAAccelerator",
     )
     batches.patience = None if in_memory else timeout
@@ -44,14 +44,15 @@ def loader(
 
 
 def rank_of(trainer: pl.Trainer | None) -> tuple[int, int]:
-    """This process's rank, and how many there are."""
+    """Rank of this process and number of processes."""
     return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
 
 
 def leave_signals_to_the_parent(worker: int) -> None:
-    """What a terminal, a scheduler or torchrun sends reaches every process; the training process decides when its
-    workers end, and needs them until it has saved. Torch ends a worker that does not end by itself with SIGTERM: the
-    second one does.
+    """Makes a worker ignore signals that end the training process, which needs its workers until it has saved.
+
+    A terminal, a scheduler or torchrun sends signals to every process. torch ends a remaining worker with SIGTERM: the
+    second one ends it.
     """
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Entropies of the regions of images, from which thresholds of an entropy router are taken."""
+"""Entropies of image regions, from which the thresholds of an entropy router are computed."""
 
 import numpy as np
 import torch
@@ -14,15 +14,15 @@ from vistok.quantizers.routers import patch_entropy
 def region_entropies(
     data: ImageDataModule, patch: int, low: float, high: float, images: int, num_workers: int = 0
 ) -> np.ndarray:
-    """The entropy in nats of every region of training images, float32.
+    """Entropy in nats of every region of training images, float32.
 
     Args:
-        data: Whose training images.
-        patch: Pixels along each side of a region.
+        data: Data module with the training images.
+        patch: Side of a region in pixels.
         low: Pixel value of the first bin.
-        high: Pixel value of the last one.
-        images: At most so many, spread evenly over all.
-        num_workers: Processes that decode images.
+        high: Pixel value of the last bin.
+        images: Largest number of images, spread evenly over the set.
+        num_workers: Number of processes that decode images.
     """
     total = len(data.train)
     count = min(images, total)

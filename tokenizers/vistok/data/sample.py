@@ -1,4 +1,4 @@
-"""Photos that scikit-image ships, so that everything runs with no download."""
+"""Photos in scikit-image, so that everything runs without a download."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -14,24 +14,24 @@ from vistok.images.crops import ResizeShortSide, Transform, to_tensor
 
 TRAIN = ("chelsea", "rocket", "hubble_deep_field", "motorcycle_left", "motorcycle_right", "retina", "ihc")
 HELD_OUT = ("coffee", "astronaut")
-SHORT_SIDE = 128  # of the held-out photos, pixels; larger for crops that would not fit
+SHORT_SIDE = 128  # of the held-out photos in pixels; larger for larger crops
 
 
 def sample(
     image_size: int = 64, batch_size: int = 32, epoch_length: int = 4096, num_workers: int = 0, seed: int = 0
 ) -> ImageDataModule:
-    """Crops of seven colour photos to train on, and of two others, coffee and astronaut, to validate on.
+    """Data module of crops of seven colour photos for training, and of two others for validation: coffee, astronaut.
 
-    A training crop covers a quarter to all of its photo's short side, at a random place, turned and recoloured. The
-    held-out ones are fixed: both photos at a short side of 128 pixels (or ``image_size``, if that is more), cut every
-    quarter of a crop.
+    A training crop covers a quarter to all of its photo's short side, at a random place, with random orientation and
+    colour. The held-out crops are fixed: both photos at a short side of 128 pixels (or ``image_size``, if that is
+    larger), cropped at steps of a quarter of a crop.
 
     Args:
-        image_size: Height and width of the crops, at most 300 pixels.
+        image_size: Height and width of the crops in pixels, at most 300.
         batch_size: Images in a batch of each process.
-        epoch_length: Crops that count as one epoch.
-        num_workers: Processes that cut crops.
-        seed: Of the crops.
+        epoch_length: Number of crops in an epoch.
+        num_workers: Number of processes that crop.
+        seed: Seed of the crops.
     """
     smallest = min(min(photo(name).size) for name in TRAIN)
     if image_size > smallest:
@@ -52,7 +52,7 @@ def sample(
 
 @cache
 def photo(name: str) -> Image.Image:
-    """One of the photos in RGB, never changed; ``name`` is a function of ``skimage.data``, or the file behind it."""
+    """Photo in RGB, not to be modified; ``name`` is a function of ``skimage.data``, or the file that it reads."""
     from skimage import data
 
     special = {
@@ -65,19 +65,19 @@ def photo(name: str) -> Image.Image:
 
 
 class RandomCrops:
-    """Squares of random scale, place, orientation and colour from photos held in memory.
+    """Squares of random scale, place, orientation and colour from photos in memory.
 
     Args:
-        photos: Names of photos; each is as likely as the others.
-        size: Height and width, pixels.
-        length: Crops in an epoch.
-        seed: A crop depends on (seed, epoch, index) only.
+        photos: Names of the photos, drawn with equal probability.
+        size: Height and width in pixels.
+        length: Number of crops in an epoch.
+        seed: A crop depends only on (seed, epoch, index).
     """
 
     def __init__(self, photos: tuple[str, ...], size: int, length: int, seed: int = 0):
         full = [photo(name) for name in photos]
         resize = ResizeShortSide(min(4 * size, *(min(image.size) for image in full)))
-        self.photos = [resize(image, np.random.default_rng(0)) for image in full]  # it draws nothing
+        self.photos = [resize(image, np.random.default_rng(0)) for image in full]  # resizing draws no random numbers
         self.names_of_photos = photos
         self.size, self.length, self.seed = size, length, seed
 
@@ -93,12 +93,12 @@ class RandomCrops:
         left, top = (rng.uniform(0, length - side) for length in image.size)
         box = (left, top, left + side, top + side)
         crop = image.resize((self.size, self.size), Image.Resampling.BICUBIC, box=box)
-        pixels = recolored(turned(to_tensor(crop), rng), rng)
+        pixels = recolored(reoriented(to_tensor(crop), rng), rng)
         return Sample(pixels, f"{self.names_of_photos[chosen]} {left:.0f},{top:.0f} {side:.0f}")
 
 
-def turned(pixels: Tensor, rng: np.random.Generator) -> Tensor:
-    """A square (3, H, H) in one of its eight orientations."""
+def reoriented(pixels: Tensor, rng: np.random.Generator) -> Tensor:
+    """Square (3, H, H) in a random one of its eight orientations."""
     mirror, flip, transpose = rng.random(3) < 0.5
     pixels = pixels.flip(-1) if mirror else pixels
     pixels = pixels.flip(-2) if flip else pixels
@@ -108,26 +108,26 @@ def turned(pixels: Tensor, rng: np.random.Generator) -> Tensor:
 def recolored(pixels: Tensor, rng: np.random.Generator) -> Tensor:
     """Uint8 (3, H, W) with contrast scaled by 0.8 to 1.2, each channel by 0.85 to 1.15, and up to 19 levels added.
 
-    Seven photos have few colours: without this the held-out ones come out in theirs.
+    Seven photos have few colours: without this, reconstructions of held-out photos would take on those.
     """
     gain = rng.uniform(0.8, 1.2) * rng.uniform(0.85, 1.15, 3)
     shift = rng.uniform(-19, 19)
-    table = (np.arange(256) - 127.5) * gain[:, None] + 127.5 + shift  # what becomes of each level, by channel
+    table = (np.arange(256) - 127.5) * gain[:, None] + 127.5 + shift  # new value of each level, by channel
     table = torch.from_numpy(table.round().clip(0, 255).astype(np.uint8))
     return torch.stack([levels[channel.long()] for levels, channel in zip(table, pixels, strict=True)])
 
 
 class FixedCrops:
-    """All squares of photos on a grid of a quarter of their size.
+    """All squares of photos on a grid with steps of a quarter of their size.
 
     Args:
-        photos: Names of photos.
-        size: Height and width, pixels.
+        photos: Names of the photos.
+        size: Height and width in pixels.
     """
 
     def __init__(self, photos: tuple[str, ...], size: int):
         self.crops, self._names = [], []
-        rng = np.random.default_rng(0)  # resizing draws nothing from it
+        rng = np.random.default_rng(0)  # resizing draws no random numbers
         for name in photos:
             pixels = to_tensor(ResizeShortSide(max(SHORT_SIDE, size))(photo(name), rng))
             for top in range(0, pixels.shape[1] - size + 1, max(1, size // 4)):

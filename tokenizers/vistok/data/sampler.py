@@ -1,4 +1,4 @@
-"""Which image comes when: a function of seed, position and rank alone."""
+"""Order of images as a function of seed, position and rank alone."""
 
 from collections.abc import Iterator
 
@@ -7,18 +7,18 @@ from torch.utils.data import Sampler
 
 
 class EndlessSampler(Sampler[tuple[int, int]]):
-    """An endless sequence of (epoch, index) pairs, each epoch in its own order.
+    """Endless sequence of (epoch, index) pairs, with a different order in each epoch.
 
-    All ranks walk the same sequence. Of each global batch a rank takes its own slice, so N processes see together what
-    one process with the N-fold batch sees. Epochs run into each other without a short last batch.
+    All ranks follow the same sequence. Each rank takes its slice of every global batch, so that N processes together
+    read what one process with an N times larger batch reads. Epochs follow each other without a shorter last batch.
 
     Args:
         length: Number of images.
         batch_size: Images in a rank's batch.
-        seed: Of the orders.
-        rank: This process.
+        seed: Seed of the orders.
+        rank: Rank of this process.
         world_size: Number of processes.
-        start: Batches (of each rank) that are over already: resuming goes on after them.
+        start: Number of batches (of each rank) already read; a resumed run continues after them.
 
     Raises:
         ValueError: There are no images.
@@ -26,7 +26,7 @@ class EndlessSampler(Sampler[tuple[int, int]]):
 
     def __init__(self, length: int, batch_size: int, seed: int = 0, rank: int = 0, world_size: int = 1, start: int = 0):
         if length < 1:
-            raise ValueError("nothing is left to train on: there are no images")
+            raise ValueError("there are no images to train on")
         self.length, self.batch_size, self.seed = length, batch_size, seed
         self.rank, self.world_size, self.start = rank, world_size, start
 
@@ -44,13 +44,13 @@ class EndlessSampler(Sampler[tuple[int, int]]):
 
 
 class StrideSampler(Sampler[tuple[int, int]]):
-    """Every index once, shared among ranks by stride; nothing is padded, so all ranks together see each image once.
+    """Every index once, distributed over ranks by stride without padding: all ranks together read each image once.
 
     Args:
         length: Number of images.
-        rank: This process.
+        rank: Rank of this process.
         world_size: Number of processes.
-        start: Images of this process that are over already.
+        start: Number of images of this process already read.
     """
 
     def __init__(self, length: int, rank: int = 0, world_size: int = 1, start: int = 0):

@@ -1,4 +1,4 @@
-"""Images written as webdataset tar shards."""
+"""Writer of webdataset tar shards."""
 
 import hashlib
 import io
@@ -25,18 +25,18 @@ from vistok.terminal import say
 from vistok.untrusted.bounded_json import MAX_LISTING, one_line, read_object
 
 INDEX = "index.json"
-PARTIAL_INDEX = "index.json.partial"  # there until all shards are
+PARTIAL_INDEX = "index.json.partial"  # exists until all shards do
 
 
 class Samples(ABC):
-    """Numbered images to convert."""
+    """Numbered samples to write."""
 
-    keys: list[str]  # of each image, unique
-    about: dict[str, Any]  # that belongs in the index
+    keys: list[str]  # unique key of each sample
+    about: dict[str, Any]  # facts for the index
 
     @abstractmethod
     def sizes(self) -> Sequence[int]:
-        """Bytes of each image."""
+        """Size of each sample in bytes."""
 
     @abstractmethod
     def members(self, i: int) -> dict[str, bytes]:
@@ -44,7 +44,7 @@ class Samples(ABC):
 
 
 class FolderSamples(Samples):
-    """All images below a folder. Their keys are relative paths without what webdataset would stumble over."""
+    """All images below a folder; keys are relative paths with unsupported characters replaced."""
 
     def __init__(self, root: Path):
         self.root, self.files = root, list_images(root)
@@ -61,9 +61,9 @@ class FolderSamples(Samples):
 
 
 class ArraySamples(Samples):
-    """An ``.npz`` file: ``data`` (uint8, all JPEG files back to back), ``offsets`` (n + 1), ``labels``, ``classes``.
+    """An ``.npz`` file: ``data`` (uint8, all JPEG files concatenated), ``offsets`` (n + 1), ``labels``, ``classes``.
 
-    A sample is ``KEY.jpg`` and ``KEY.cls``, the label in digits. The labels' names go into the index.
+    A sample is ``KEY.jpg`` and ``KEY.cls``, the label in digits. The index has the names of the labels.
     """
 
     def __init__(self, path: Path):
@@ -71,12 +71,12 @@ class ArraySamples(Samples):
             self.data, self.offsets, self.labels, classes = (
                 array_in(path, name) for name in ("data", "offsets", "labels", "classes")
             )
-        except Exception as error:  # of a file that is no archive, lacks one, or claims more than memory holds
+        except Exception as error:  # no archive, a missing array, or one larger than memory
             raise ValueError(f"{path} does not hold data, offsets, labels and classes: {error!r}") from error
         for name, array in (("offsets", self.offsets), ("labels", self.labels)):
             if array.ndim != 1 or array.dtype.kind not in "iu":
                 kind = f"{array.dtype} of shape {array.shape}"
-                raise ValueError(f"{path}: {name} must be whole numbers in a row, not {kind}")
+                raise ValueError(f"{path}: {name} must be a row of integers, not {kind}")
         count = len(self.offsets) - 1
         lengths = np.diff(self.offsets.astype(np.int64))
         if self.data.dtype != np.uint8 or self.data.ndim != 1:
@@ -105,19 +105,19 @@ def convert(
     timeout: float = PATIENCE,
     take_over: bool = False,
 ) -> None:
-    """Write the shards that are not there yet, then the index.
+    """Writes the shards that are still missing, then the index.
 
     Args:
-        source: The images.
+        source: The samples.
         destination: Folder of the shards.
-        per_shard: Images in a shard; the last may have fewer.
-        shuffle_seed: Of the order of the images; None keeps the source's.
-        console: Where the progress is shown.
-        timeout: Seconds to wait for an image before the work is stopped.
-        take_over: Take the folder from a process on another machine that has gone silent.
+        per_shard: Number of samples in a shard; the last shard may have fewer.
+        shuffle_seed: Seed of the order of samples; None keeps the source's order.
+        console: Console for progress.
+        timeout: Seconds to wait for a sample before an error.
+        take_over: True takes over the folder of a process on another machine that no longer responds.
 
     Raises:
-        ValueError: The destination holds something else, or is in use.
+        ValueError: The destination has other content, or is in use.
     """
     if per_shard < 1:
         raise ValueError(f"per-shard={per_shard} must be at least 1")
@@ -153,17 +153,17 @@ def convert(
 
 
 def write_shard(path: Path, source: Samples, chosen: Sequence[int], timeout: float = PATIENCE) -> None:
-    """A tar of some samples; the same samples give the same bytes. It appears under its name when it is whole."""
+    """Writes a tar of some samples atomically; the same samples give the same bytes."""
     with atomic_write(path) as file, tarfile.open(fileobj=file, mode="w", format=tarfile.GNU_FORMAT) as archive:
         for i, members in zip(chosen, in_time(map(source.members, chosen), timeout), strict=False):
             for extension, data in members.items():
-                member = tarfile.TarInfo(f"{source.keys[i]}.{extension}")  # no owner, at the beginning of time
+                member = tarfile.TarInfo(f"{source.keys[i]}.{extension}")  # without owner and time
                 member.size = len(data)
                 archive.addfile(member, io.BytesIO(data))
 
 
 def safe_keys(files: Sequence[str]) -> list[str]:
-    """A key for each relative path: no dots, which would end the key, and nothing but ASCII; no two are alike."""
+    """Unique key for each relative path, in ASCII and without dots, which would end the key."""
     keys, taken = [], set()
     for file in files:
         stem = re.sub(r"[^\w/-]|^__", "_", file[: -len(Path(file).suffix)], flags=re.ASCII)
@@ -177,7 +177,7 @@ def safe_keys(files: Sequence[str]) -> list[str]:
 
 
 def array_in(path: Path, name: str) -> np.ndarray:
-    """An array of an ``.npz`` file, on disk rather than in memory where it is not compressed."""
+    """Array of an ``.npz`` file, memory-mapped if it is not compressed."""
     with zipfile.ZipFile(path) as archive:
         info = archive.getinfo(f"{name}.npy")
         with archive.open(info) as member:
@@ -189,17 +189,17 @@ def array_in(path: Path, name: str) -> np.ndarray:
         with np.load(path, allow_pickle=False) as arrays:
             return arrays[name]
     with path.open("rb") as file:
-        file.seek(info.header_offset + 26)  # of the lengths of the name and of the extra field before the contents
+        file.seek(info.header_offset + 26)  # lengths of the name and of the extra field before the contents
         before = sum(struct.unpack("<HH", file.read(4)))
     start = info.header_offset + 30 + before + length
     return np.memmap(path, dtype, "r", start, shape, "F" if fortran else "C")
 
 
 def _begin(destination: Path, plan: dict[str, Any]) -> dict[str, str]:
-    """Begin in a new folder, or see that what one holds is of the same conversion.
+    """Starts in a new folder, or checks that the folder belongs to the same conversion.
 
     Returns:
-        The sha256 of each shard by its name, if all were written before.
+        SHA-256 of each shard by name, if all were written before.
     """
     for name in (INDEX, PARTIAL_INDEX):
         if (destination / name).is_file():
@@ -217,12 +217,12 @@ def _begin(destination: Path, plan: dict[str, Any]) -> dict[str, str]:
 
 
 def _read_index(path: Path) -> dict[str, Any]:
-    """The index that ``_begin`` or ``convert`` wrote."""
+    """Reads an index that ``_begin`` or ``convert`` wrote."""
     try:
         content = read_object(path, MAX_LISTING)
         shards = [{"name": str(own["name"]), "sha256": own["sha256"]} for own in content.get("shards", [])]
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} is no index of shards: {one_line(repr(error))}") from error
+        raise ValueError(f"{path} is not an index of shards: {one_line(repr(error))}") from error
     return content | {"shards": shards}
 
 

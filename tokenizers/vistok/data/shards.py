@@ -1,4 +1,4 @@
-"""Images from webdataset tar shards."""
+"""Images of webdataset tar shards."""
 
 import itertools
 from collections.abc import Iterator, Sequence
@@ -24,22 +24,22 @@ from vistok.processes.patience import PATIENCE
 
 
 class ShardDataModule(pl.LightningDataModule):
-    """Batches (b, 3, H, W) of images in [-1, 1], as ``ImageDataModule`` has them, from streams of unknown length.
+    """Batches (b, 3, H, W) of images in [-1, 1] from streams of unknown length; otherwise like ``ImageDataModule``.
 
-    A checkpoint holds the place of each reader after the batches that were trained on, not those read ahead.
+    A checkpoint stores each reader's place after the batches that were trained on, not after those read ahead.
 
     Args:
-        train: Endlessly; None can only evaluate.
-        val: For validation during training, and what ``eval.py`` scores.
-        image_size: Height and width of the images.
+        train: Endless training stream; None allows evaluation only.
+        val: Images for validation during training, and those that ``eval.py`` scores.
+        image_size: Height and width of the images in pixels.
         batch_size: Images in a batch of each process.
-        num_workers: Processes that decode images; 0 decodes in the training process.
-        about: Where the images come from, for reports.
-        max_unreadable: The share of images that may be unreadable before the work is stopped.
-        timeout: Seconds to wait for a batch before the work is stopped.
+        num_workers: Number of processes that decode images; 0 decodes in the training process.
+        about: Location of the images, for reports.
+        max_unreadable: Largest share of unreadable images, in [0, 1], before an error.
+        timeout: Seconds to wait for a batch before an error.
     """
 
-    num_test = None  # images that eval.py scores: only reading them tells
+    num_test = None  # number of images that eval.py scores: unknown before they are read
 
     def __init__(
         self,
@@ -57,22 +57,22 @@ class ShardDataModule(pl.LightningDataModule):
         self.train, self.val = train, val
         self.image_size, self.batch_size, self.num_workers = image_size, batch_size, num_workers
         self.about = about
-        self.batches = 0  # that a resumed run has had
-        self.places = [Place(0, 0)] * max(1, num_workers)  # of this process's workers
-        self.names: list[str] = []  # of the images in the last batch
+        self.batches = 0  # batches before a resume
+        self.places = [Place(0, 0)] * max(1, num_workers)  # places of this process's workers
+        self.names: list[str] = []  # names of the images in the last batch
         self.skipped, self.skipped_in = Skipped(max_unreadable), by_split(max_unreadable)
 
     @property
     def unreadable(self) -> set[str]:
-        """Images, or shards, that could not be read, each with the reason."""
+        """Unreadable images and shards, each with the reason."""
         return self.skipped.reasons.union(*(skipped.reasons for skipped in self.skipped_in.values()))
 
     @property
     def sizes(self) -> str:
-        """How much there is to train and to validate on.
+        """Numbers of shards for training and validation, as text.
 
         Raises:
-            ValueError: There is nothing to train on.
+            ValueError: There are no training shards.
         """
         count = len(self._train().urls)
         return f"{count:,} shard{'s' * (count > 1)} to train on, {len(self.val.urls):,} held out"
@@ -80,7 +80,7 @@ class ShardDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         batches = self.trainer.lightning_module.batches if self.trainer else self.batches
         if batches != self.batches:
-            raise ValueError("ckpt= is of a run on other data: it has no places in shards to go on from")
+            raise ValueError("ckpt= is of a run on other data: it has no places in shards to resume from")
         stream = self._train().at(*rank_of(self.trainer), self.batches, self.places)
         return loader(stream, self.batch_size, self.num_workers, self.trainer, timeout=self.timeout)
 
@@ -94,7 +94,10 @@ class ShardDataModule(pl.LightningDataModule):
     def scored_batches(
         self, transforms: Sequence[Transform], rank: int = 0, world_size: int = 1, start: int = 0
     ) -> Iterator[Batch]:
-        """What ``eval.py`` scores, as ``ImageDataModule`` has it; batches that are over are read again and left out."""
+        """Batches that ``eval.py`` scores, as in ``ImageDataModule``.
+
+        Batches already scored are read again and dropped.
+        """
         images = self.val.with_transforms(transforms).at(rank, world_size)
         batches = loader(images, self.batch_size, self.num_workers, None, timeout=self.timeout)
         return itertools.islice(batches, start, None)
@@ -111,10 +114,10 @@ class ShardDataModule(pl.LightningDataModule):
         return batch._replace(images=to_float(batch.images))
 
     def note(self, batch: Batch, total: int | None = None) -> None:
-        """Keep the names of a batch that ``eval.py`` scores, and say which images could not be read.
+        """Stores the names of a batch that ``eval.py`` scores, and reports unreadable images.
 
         Raises:
-            UnreadableImage: They are too many of the ``total`` images, or of those that came by.
+            UnreadableImage: Too many of the ``total`` images, or of those read so far, are unreadable.
         """
         self.names = batch.names
         self.skipped.note(batch, total)
@@ -124,7 +127,7 @@ class ShardDataModule(pl.LightningDataModule):
             "batches": self.trainer.lightning_module.batches,
             "places": gather_objects([list(place) for place in self.places]),
             "order": self._train().order(),
-            "skipped": self.skipped_in["training"].state_dict(),  # validations read all of their set each time
+            "skipped": self.skipped_in["training"].state_dict(),  # each validation reads its full set
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -133,7 +136,7 @@ class ShardDataModule(pl.LightningDataModule):
         processes, workers = len(places), len(places[0])
         if (processes, workers) != (world_size, len(self.places)):
             raise ValueError(
-                f"the checkpoint is of a run with processes={processes} data.num_workers={workers}, and goes on with "
+                f"the checkpoint is of a run with processes={processes} data.num_workers={workers}, and resumes with "
                 f"these only, not with processes={world_size} data.num_workers={self.num_workers}"
             )
         if state["order"] != self._train().order():
@@ -166,28 +169,29 @@ def shards(
     timeout: float = PATIENCE,
     max_pixels: int = MOST_PIXELS,
 ) -> ShardDataModule:
-    """Images in webdataset tar shards, on disk or behind any URL that webdataset opens.
+    """Data module of images in webdataset tar shards, on disk or behind any URL that webdataset opens.
 
     Args:
-        urls: Shards to train on: one or several, with braces (``{000..011}``) or, for files, ``*``; None can only
-            evaluate.
+        urls: Training shards: one or several, with braces (``{000..011}``) or, for files, ``*``; None allows evaluation
+            only.
         val_urls: Shards for validation and evaluation.
-        image_size: Height and width of the crops, pixels.
+        image_size: Height and width of the crops in pixels.
         batch_size: Images in a batch of each process.
-        crop: For training: ``random``, ``adm`` or ``center``, as in ``folder``.
-        resize: Short side before a ``random`` or ``center`` crop; None means ``image_size``, 0 leaves the size alone.
-        min_crop: Least share of the short side that an ``adm`` crop covers.
-        flip: Mirror every other training image.
+        crop: Crop of training images: ``random``, ``adm`` or ``center``, as in ``folder``.
+        resize: Short side in pixels before a ``random`` or ``center`` crop; None means ``image_size``, 0 does not
+            resize.
+        min_crop: Smallest share of the short side that an ``adm`` crop covers, in (0, 1].
+        flip: True mirrors each training image with probability 1/2.
         block: Images of a shard that each worker holds in memory and shuffles.
-        num_workers: Processes that decode images.
-        seed: Of the order and the augmentation.
-        max_unreadable: The share of images that may be unreadable before the work is stopped.
-        decoder: Of images to train on, as in ``folder``.
-        timeout: Seconds to wait for a batch before the work is stopped.
-        max_pixels: The largest image; one with more pixels is unreadable.
+        num_workers: Number of processes that decode images.
+        seed: Seed of the order and the augmentation.
+        max_unreadable: Largest share of unreadable images, in [0, 1], before an error.
+        decoder: Decoder of training images, as in ``folder``.
+        timeout: Seconds to wait for a batch before an error.
+        max_pixels: Number of pixels above which an image counts as unreadable.
 
     Raises:
-        ValueError: There is no such shard, or an argument makes no sense.
+        ValueError: A shard does not exist, or an argument is invalid.
     """
     training, center = croppings(crop, image_size, resize, min_crop, flip)
     large_enough = [AtLeast(image_size)] * (resize == 0)

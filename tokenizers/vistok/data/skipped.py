@@ -1,4 +1,4 @@
-"""What becomes of images that cannot be read: they are named, counted, and at some point too many."""
+"""Reports and counts of unreadable images, with a limit on their share."""
 
 from typing import Any
 
@@ -7,56 +7,56 @@ from vistok.distributed.collectives import gather_objects, rank_and_size
 from vistok.images.rgb import UnreadableImage
 from vistok.terminal import say, visible
 
-ENOUGH = 100  # images after which a share says something about a set whose size is not known
+ENOUGH = 100  # images after which the share is checked in a set of unknown size
 
 
 class Skipped:
-    """The unreadable images of a set.
+    """Unreadable images of a set.
 
     Args:
-        limit: The share of the set that may be unreadable.
-        argument: What the user calls the limit, for messages.
-        what: What the set holds, for messages.
+        limit: Largest share of unreadable images, in [0, 1].
+        argument: The user's name of the limit, for messages.
+        what: Name of the set's content, for messages.
     """
 
     def __init__(self, limit: float, argument: str = "data.max_unreadable", what: str = "images"):
         if not 0 <= limit <= 1:
             raise ValueError(f"{argument} must be a share in [0, 1], not {limit}")
         self.limit, self.argument, self.what = limit, argument, what
-        self.reasons: set[str] = set()  # of each image, with its name
-        self.times, self.seen = 0, 0  # how often an image was skipped, how many came by in all
+        self.reasons: set[str] = set()  # name and reason of each image
+        self.times, self.count = 0, 0  # number of skipped images and of all images read
 
     def note(self, batch: Batch, total: int | None) -> None:
-        """Say which images of a batch could not be read: once for each, however often it comes.
+        """Reports the unreadable images of a batch, each image once.
 
         Args:
-            batch: Of this set.
-            total: Images in the set; None where that is not known, and what came by stands for it.
+            batch: Batch of this set.
+            total: Number of images in the set; None if unknown, in which case the number read so far is used.
 
         Raises:
-            UnreadableImage: They are too many.
+            UnreadableImage: Too many images are unreadable.
         """
         self.times += len(batch.skipped)
-        self.seen += len(batch.images) + len(batch.skipped)
+        self.count += len(batch.images) + len(batch.skipped)
         for reason in batch.skipped:
             if reason not in self.reasons:
                 self.reasons.add(reason)
                 say(f"skipped: {visible(reason)}", "yellow")
-        if total is not None or self.seen >= ENOUGH:
-            self._judge(total)
+        if total is not None or self.count >= ENOUGH:
+            self._check(total)
 
     def end_pass(self) -> None:
-        """All images of a set whose size is not known have come by: they are judged, and counted anew from now on.
+        """Ends a pass over a set of unknown size: checks the share of unreadable images and resets the counts.
 
         Raises:
-            UnreadableImage: Too many could not be read.
+            UnreadableImage: Too many images are unreadable.
         """
-        if self.seen:
-            self._judge(None)
-        self.times, self.seen = 0, 0
+        if self.count:
+            self._check(None)
+        self.times, self.count = 0, 0
 
-    def _judge(self, total: int | None) -> None:
-        count, of = (self.times, self.seen) if total is None else (len(self.reasons), total)
+    def _check(self, total: int | None) -> None:
+        count, of = (self.times, self.count) if total is None else (len(self.reasons), total)
         if count > self.limit * of:
             first = "\n  ".join(sorted(self.reasons)[:5])
             raise UnreadableImage(
@@ -65,17 +65,17 @@ class Skipped:
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """For a checkpoint. All ranks have to ask for it: each learns which images the others could not read."""
-        everyone = gather_objects((sorted(self.reasons), self.times, self.seen))
-        self.reasons = {reason for reasons, _, _ in everyone for reason in reasons}
-        return {"reasons": sorted(self.reasons), "counts": [[times, seen] for _, times, seen in everyone]}
+        """State for a checkpoint. A collective: every rank calls it and learns the unreadable images of the others."""
+        of_ranks = gather_objects((sorted(self.reasons), self.times, self.count))
+        self.reasons = {reason for reasons, _, _ in of_ranks for reason in reasons}
+        return {"reasons": sorted(self.reasons), "counts": [[times, count] for _, times, count in of_ranks]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         rank, _ = rank_and_size()
         self.reasons = set(state["reasons"])
-        self.times, self.seen = state["counts"][rank] if rank < len(state["counts"]) else (0, 0)
+        self.times, self.count = state["counts"][rank] if rank < len(state["counts"]) else (0, 0)
 
 
 def by_split(limit: float) -> dict[str, Skipped]:
-    """The unreadable images of each of the two sets that a training run reads, counted apart."""
+    """Unreadable images of each of the two sets that a training run reads, counted separately."""
     return {split: Skipped(limit, what=f"{split} images") for split in ("training", "validation")}

@@ -1,7 +1,7 @@
-"""Images from tar shards as streams: an endless one to train on, and one that ends to validate on.
+"""Streams of images from tar shards: an endless one for training, and a finite one for validation.
 
-Each process has as many readers as it has workers. Which reader reads what is a function of seed, position and the
-numbers of processes and workers, so that a stream can be gone on with at any image.
+Each process has one reader for each worker. A reader's images are a function of seed, position and the numbers of
+processes and workers, so that a stream can be resumed at any image.
 """
 
 import copy
@@ -23,25 +23,25 @@ from vistok.images.rgb import UnreadableImage
 
 
 class Place(NamedTuple):
-    """How far a reader has come."""
+    """Progress of a reader."""
 
-    shard: int  # its shards that are over
-    done: int  # images of the next one that are over
+    shard: int  # number of finished shards
+    done: int  # number of finished images in the next shard
 
 
 class ShardStream(IterableDataset):
-    """Endless: every shard once in epoch 0, in an order of its own, then in epoch 1, and so on without a break.
+    """Endless stream: every shard once in epoch 0, in a random order, then in epoch 1, and so on without a break.
 
-    Of this sequence of shards a reader takes every n-th, n being the number of readers: each shard of an epoch has
-    exactly one reader, and none waits for work, also where shards are fewer than readers. Within a shard the images
+    A reader takes every n-th shard of this sequence, where n is the number of readers: each shard of an epoch has
+    exactly one reader, and no reader is idle, even if there are fewer shards than readers. Within a shard the images
     are shuffled in blocks.
 
     Args:
-        urls: Of the shards: paths, and what ``tars.expand`` made of URLs.
-        transforms: Applied in order.
-        seed: The orders depend on (seed, epoch), what is random about an image on (seed, epoch, shard, index) only.
-        block: Images that are held in memory and shuffled.
-        read: From a file to an image for the transforms.
+        urls: Shards: paths, and the URLs that ``tars.expand`` returned.
+        transforms: Transforms, applied in order.
+        seed: Orders depend on (seed, epoch); random choices for an image only on (seed, epoch, shard, index).
+        block: Number of images that are held in memory and shuffled.
+        read: Function from a file to an image for the transforms.
     """
 
     def __init__(
@@ -57,83 +57,83 @@ class ShardStream(IterableDataset):
         self.urls, self.transforms, self.seed, self.block = list(urls), list(transforms), seed, block
         self.read = read
         self.rank, self.world_size, self.batches = 0, 1, 0
-        self.places: list[Place] = []  # of the workers; empty at the beginning
+        self.places: list[Place] = []  # places of the workers; empty at the start
 
     def at(self, rank: int, world_size: int, batches: int = 0, places: Sequence[Place] = ()) -> "ShardStream":
-        """This stream for one process of several, going on after so many of its batches.
+        """This stream for one process of several, resumed after a number of its batches.
 
         Args:
-            rank: This process.
+            rank: Rank of this process.
             world_size: Number of processes.
-            batches: That are over.
-            places: Where they have left each worker.
+            batches: Number of batches already read.
+            places: Place of each worker after them.
         """
         stream = copy.copy(self)
         stream.rank, stream.world_size, stream.batches, stream.places = rank, world_size, batches, list(places)
         return stream
 
     def order(self) -> str:
-        """A digest of all that a place depends on."""
+        """Hash of everything that a place depends on."""
         parts = [*map(shard_name, self.urls), str(self.seed), str(self.block)]
         return hashlib.sha256(encodable("\n".join(parts)).encode()).hexdigest()
 
     def __iter__(self) -> Iterator[Sample]:
         worker, workers = worker_and_count()
-        worker = (worker + self.batches) % workers  # batch n is worker n % workers', and a new loader begins with its 0
+        worker = (worker + self.batches) % workers  # worker n % workers has batch n; a new loader starts at 0
         reader, readers = worker * self.world_size + self.rank, workers * self.world_size
         first, done = self.places[worker] if self.places else Place(0, 0)
-        skipped: list[str] = []  # since the last image
-        barren = 0  # shards in a row
+        skipped: list[str] = []  # unreadable images since the last readable one
+        empty_shards = 0  # consecutive shards without readable images
         for shard in itertools.count(first):
             epoch, at = divmod(reader + shard * readers, len(self.urls))
             number = int(np.random.default_rng((self.seed, epoch)).permutation(len(self.urls))[at])
-            barren = 0 if done else barren + 1
+            empty_shards = 0 if done else empty_shards + 1
             for i, sample in enumerate(self._shard(epoch, number, done), done + 1):
                 skipped += sample.skipped
                 if sample.image is not None:
-                    barren = 0
+                    empty_shards = 0
                     yield sample._replace(skipped=tuple(skipped), place=(worker, shard, i))
                     skipped = []
                 elif len(skipped) >= MOST_REPLACED:
                     raise UnreadableImage(f"{len(skipped)} images in a row cannot be read, the last is {skipped[-1]}")
-            if barren >= len(self.urls):
+            if empty_shards >= len(self.urls):
                 last = f"; the last is {skipped[-1]}" if skipped else ""
-                raise UnreadableImage(f"{barren} shards in a row have no image that can be read{last}")
+                raise UnreadableImage(f"{empty_shards} shards in a row have no readable image{last}")
             done = 0
 
     def _shard(self, epoch: int, number: int, done: int) -> Iterator[Sample]:
-        """The images of a shard in their order, but for the first ``done``; what ends it early, if anything does."""
+        """Images of a shard in order, without the first ``done``; then the error that ended the shard early, if any."""
         url = self.urls[number]
         members = enumerate(images_in(url))
         for block in itertools.count():
-            held, problem = [], ()
+            in_block, problem = [], ()
             try:
                 for member in itertools.islice(members, self.block):
-                    held.append(member)  # one by one: they are kept where the next one fails
+                    in_block.append(member)  # one by one: earlier members are kept if the next one fails
             except UnreadableImage as error:
                 problem = (encodable(str(error)),)
-            order = np.random.default_rng((self.seed, epoch, number, block)).permutation(len(held))
+            order = np.random.default_rng((self.seed, epoch, number, block)).permutation(len(in_block))
             for at in order[max(0, done - block * self.block) :]:
-                index, (name, data) = held[at]
+                index, (name, data) = in_block[at]
                 rng = np.random.default_rng((self.seed, epoch, number, index))
                 yield decode(url, name, data, self.transforms, rng, self.read)
             if problem:
                 yield Sample(None, encodable(shard_name(url)), problem)
-            if len(held) < self.block:
+            if len(in_block) < self.block:
                 return
 
 
 class ShardImages(IterableDataset):
-    """Every image of some shards once, shared among the readers of all processes; nothing is padded.
+    """Every image of several shards once, distributed over the readers of all processes without padding.
 
-    Readers are dealt to shards in turn. Where they are more than the shards, those of one shard all read it and each
-    decodes its part; where they are fewer, a reader has several shards to itself. So a shard is read by as few of them
-    as can be.
+    Readers are assigned to shards in turn. If there are more readers than shards, all readers of a shard read it and
+    each decodes its part; otherwise a reader has several shards of its own. Hence each shard is read by as few readers
+    as possible.
 
     Args:
-        urls: Of the shards, as in ``ShardStream``.
-        transforms: Applied in order; they draw nothing.
-        read: From a file to an image for the transforms.
+        urls: Shards, as in ``ShardStream``.
+        transforms: Transforms without randomness, applied in order.
+        read: Function from a file to an image for the transforms.
     """
 
     def __init__(
@@ -147,7 +147,7 @@ class ShardImages(IterableDataset):
         return ShardImages(self.urls, transforms, self.read)
 
     def at(self, rank: int, world_size: int) -> "ShardImages":
-        """The share of one process of several."""
+        """Share of one process of several."""
         images = copy.copy(self)
         images.rank, images.world_size = rank, world_size
         return images
@@ -175,7 +175,7 @@ def decode(
     rng: np.random.Generator,
     read: Callable[[BinaryIO], Any] = read_rgb,
 ) -> Sample:
-    """The image in the bytes of a shard's member; if there is none, the reason."""
+    """Decodes the bytes of a shard's member to an image; without an image the sample has the reason."""
     known = encodable(f"{shard_name(url)}:{name}")
     try:
         return Sample(read_crop(io.BytesIO(data), read, transforms, rng), known)
@@ -184,6 +184,6 @@ def decode(
 
 
 def worker_and_count() -> tuple[int, int]:
-    """This loader process, and how many there are; without any the training process counts as one."""
+    """Index of this loader process and their number; without workers the training process counts as one."""
     info = get_worker_info()
     return (info.id, info.num_workers) if info else (0, 1)

@@ -1,7 +1,7 @@
-"""The images in tar shards, wherever the shards lie.
+"""Images in tar shards, local or remote.
 
-Only a URL that the user typed has a scheme, and may so run a command; it is a ``Url``. Any other text is the path of a
-file, whatever it looks like: a file on disk may be called ``pipe:COMMAND``.
+Only a URL that the user typed has a scheme and may thus run a command; it is a ``Url``. Any other text is the path of a
+file, whatever it looks like: a file on disk may be named ``pipe:COMMAND``.
 """
 
 import glob
@@ -22,37 +22,38 @@ from vistok.images.decoding import image_extensions
 from vistok.images.rgb import UnreadableImage
 
 LABEL = ".cls"
-MOST_BYTES = 2**28  # of an image's file; a compressed or sparse member of a few kB may claim any size
-MOST_HEADER = 2**20  # bytes of a long name or of pax fields, which are read at once
+MOST_BYTES = 2**28  # largest image file; a compressed or sparse member of a few kB may claim any size
+MOST_HEADER = 2**20  # largest header with a long name or pax fields, in bytes, which is read at once
 HEADER_TYPES = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME)
 HEADER_TYPES += (tarfile.GNUTYPE_LONGLINK,)
 META = re.compile(r"__[^/]*__($|/)")  # members that webdataset reserves
 
 
 class Url(str):
-    """A URL that the user typed. Only ``expand`` makes them, of its arguments; what it finds on disk is plain text."""
+    """URL that the user typed. Only ``expand`` creates them, from its arguments; names found on disk are plain text."""
 
 
 def expand(urls: str | Sequence[str], argument: str) -> list[str]:
-    """The shards that are meant: braces as webdataset expands them, ``*`` and ``?`` in paths as a shell does.
+    """Expands the user's shard patterns: braces as webdataset does, ``*`` and ``?`` in paths as a shell does.
 
-    Where a file has the very name, that file is meant: a shell has perhaps expanded ``*.tar`` to ``pipe:COMMAND.tar``.
+    A pattern that is the exact name of a file means that file: a shell may have expanded ``*.tar`` to
+    ``pipe:COMMAND.tar``.
 
     Args:
-        urls: One or several, as the user typed them.
-        argument: What the user calls them, for messages.
+        urls: One or several patterns, as the user typed them.
+        argument: The user's name of the argument, for messages.
 
     Returns:
         Paths of files, and ``Url``s.
 
     Raises:
-        ValueError: There are none, a file does not exist, or nothing opens URLs of that kind.
+        ValueError: There are no shards, a file does not exist, or URLs of this kind cannot be opened.
     """
     found = []
     for pattern in [urls] if isinstance(urls, str) else urls:
         try:
             expanded = [pattern] if os.path.exists(pattern) else expand_urls(pattern)
-        except (AssertionError, ValueError) as error:  # a variable that is not set, braces that do not match
+        except (AssertionError, ValueError) as error:  # an unset variable, or unbalanced braces
             raise ValueError(f"{argument}={pattern}: {error}") from error
         for url in filter(None, expanded):
             found += _existing(url, argument)
@@ -70,7 +71,7 @@ def _existing(url: str, argument: str) -> list[str]:
             raise ValueError(f"{argument}={url}: {error}") from error
         if parts.scheme not in ("", "file"):
             if parts.scheme not in gopen_schemes:
-                raise ValueError(f"{argument}: nothing opens {url}; 'pipe:COMMAND' reads what a command writes")
+                raise ValueError(f"{argument}: {url} cannot be opened; 'pipe:COMMAND' reads the output of a command")
             return [Url(url)]
         path = os.path.expanduser(url2pathname(parts.path)) if parts.scheme else path
     path = str(Path(path))
@@ -83,19 +84,19 @@ def _existing(url: str, argument: str) -> list[str]:
 
 
 def open_shard(shard: str) -> BinaryIO:
-    """A shard's bytes: of the file with that path, or of what webdataset makes of a ``Url``."""
+    """Opens the bytes of a shard: the file with that path, or a ``Url`` through webdataset."""
     return gopen(shard) if isinstance(shard, Url) else open(shard, "rb")
 
 
 def shard_name(url: str) -> str:
-    """The last part of a URL, without a query."""
+    """Last part of a URL, without a query."""
     return url.partition("?")[0].rpartition("/")[2]
 
 
 def images_in(url: str) -> Iterator[tuple[str, bytes]]:
-    """Name and bytes of each image in a shard, in its order; of members with the same key the first image.
+    """Name and bytes of each image in a shard, in order; only the first image of members with the same key.
 
-    Key and extension are webdataset's: what is before the first dot of the file name, and what is behind it.
+    Key and extension are webdataset's: the parts of the file name before and after the first dot.
 
     Raises:
         UnreadableImage: The shard cannot be opened, or not read to its end.
@@ -108,7 +109,7 @@ def images_in(url: str) -> Iterator[tuple[str, bytes]]:
 
 
 def labelled_images_in(url: str) -> Iterator[tuple[str, bytes, bytes | None]]:
-    """As ``images_in``, with what the member ``KEY.cls`` beside the image holds, on either side of it; None for none.
+    """Images as in ``images_in``, each with the content of the member ``KEY.cls`` beside it, or None.
 
     Raises:
         UnreadableImage: The shard cannot be opened, or not read to its end.
@@ -128,7 +129,7 @@ def labelled_images_in(url: str) -> Iterator[tuple[str, bytes, bytes | None]]:
 
 
 def members_in(url: str, extensions: Container[str]) -> Iterator[tuple[str, str, str, bytes]]:
-    """Key, extension, name and bytes of each member of a shard that has one of the extensions, in its order.
+    """Key, extension, name and bytes of each member of a shard with one of the extensions, in order.
 
     Raises:
         UnreadableImage: The shard cannot be opened, or not read to its end.
@@ -138,27 +139,27 @@ def members_in(url: str, extensions: Container[str]) -> Iterator[tuple[str, str,
             try:
                 with tarfile.open(fileobj=stream, mode="r|*", tarinfo=MemberHeader) as archive:
                     while (member := archive.next()) is not None:
-                        archive.members.clear()  # it would keep them all
+                        archive.members.clear()  # tarfile would keep all of them
                         key, extension = base_plus_ext(member.name)
                         if key is None or not member.isreg() or META.match(member.name):
                             continue
                         if (extension := f".{extension.lower()}") in extensions:
                             if member.size > MOST_BYTES:
                                 raise ValueError(f"{member.name} has {member.size:,} bytes: no image is so large")
-                            if member.issparse():  # 512 bytes of the archive could be 256 MiB, again and again
+                            if member.issparse():  # 512 bytes of the archive could expand to 256 MiB, repeatedly
                                 raise ValueError(f"{member.name} is stored with holes: no image is")
                             yield key, extension, member.name, archive.extractfile(member).read()
-                while stream.read(2**20):  # a pipe's writer is not broken off before its end
+                while stream.read(2**20):  # lets the writer of a pipe finish
                     pass
             except GeneratorExit:
-                set_options(stream, ignore_errors=True)  # of a pipe whose reader goes
+                set_options(stream, ignore_errors=True)  # for a pipe whose reader ends early
                 raise
-    except Exception as error:  # of a file system, a server, a command or a decompressor
+    except Exception as error:  # errors of a file system, a server, a command or a decompressor
         raise UnreadableImage(f"{url}: {type(error).__name__}: {error}") from error
 
 
 class MemberHeader(tarfile.TarInfo):
-    """A member's header. An archive that stops without its end mark is cut short; ``tarfile`` takes it for whole."""
+    """Header of a member; an archive without its end mark is an error, which ``tarfile`` would ignore."""
 
     @classmethod
     def fromtarfile(cls, archive: tarfile.TarFile) -> "MemberHeader":
@@ -167,7 +168,7 @@ class MemberHeader(tarfile.TarInfo):
         except tarfile.EOFHeaderError:
             raise
         except tarfile.HeaderError as error:
-            raise tarfile.ReadError(f"the archive is cut short or damaged: {error}") from error
+            raise tarfile.ReadError(f"the archive is truncated or damaged: {error}") from error
 
     @classmethod
     def frombuf(cls, block: bytes, encoding: str, errors: str) -> "MemberHeader":

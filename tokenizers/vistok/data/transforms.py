@@ -1,4 +1,4 @@
-"""From a Pillow image to the uint8 crop that a batch is made of. Random choices come from the generator given."""
+"""Transforms from a Pillow image to the crop for a batch, with random choices from a given generator."""
 
 import numpy as np
 from PIL import Image
@@ -8,7 +8,7 @@ from vistok.images.rgb import UnreadableImage
 
 
 class Flip:
-    """Left and right exchanged, for every other image."""
+    """Mirrors an image left to right with probability 1/2."""
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         return image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if rng.random() < 0.5 else image
@@ -32,14 +32,14 @@ class AtLeast:
 def croppings(
     crop: str, size: int, resize: int | None, min_crop: float, flip: bool
 ) -> tuple[list[Transform], list[Transform]]:
-    """The transforms for training, and those for validation and evaluation: ADM's, or the centre if ``resize`` is 0.
+    """Transforms for training, and those for validation and evaluation: ADM's, or the centre if ``resize`` is 0.
 
     Args:
-        crop: For training: ``random``, ``adm`` or ``center``.
-        size: Pixels of the square crops.
-        resize: Short side before a ``random`` or ``center`` crop; None means ``size``, 0 leaves the size alone.
-        min_crop: Least share of the short side that an ``adm`` crop covers.
-        flip: Mirror every other training image.
+        crop: Crop of training images: ``random``, ``adm`` or ``center``.
+        size: Side of the square crops in pixels.
+        resize: Short side in pixels before a ``random`` or ``center`` crop; None means ``size``, 0 does not resize.
+        min_crop: Smallest share of the short side that an ``adm`` crop covers, in (0, 1].
+        flip: True mirrors each training image with probability 1/2.
     """
     resized = [] if resize == 0 else [ResizeShortSide(resize or size)]
     crops = {

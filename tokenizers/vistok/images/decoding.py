@@ -39,8 +39,8 @@ def open_image(file: str | Path | BinaryIO, max_pixels: int = MOST_PIXELS, argum
             return Image.open(file, formats=known)
         except Image.DecompressionBombError as error:
             pixels = re.search(r"\d+", str(error))
-            many = f"{int(pixels[0]):,}" if pixels else "more"
-            raise UnreadableImage(f"it has {many} pixels, more than {argument}={max_pixels}") from error
+            count = f"{int(pixels[0]):,}" if pixels else "more"
+            raise UnreadableImage(f"it has {count} pixels, more than {argument}={max_pixels}") from error
         finally:
             Image.MAX_IMAGE_PIXELS = former
 

@@ -1,4 +1,4 @@
-"""Waiting for storage no longer than the user wants to."""
+"""Timeouts for reading from storage."""
 
 import queue
 import threading
@@ -7,14 +7,15 @@ from typing import Any, TypeVar
 
 from torch.utils.data import DataLoader
 
-PATIENCE = 300.0  # seconds, unless an argument says otherwise
+PATIENCE = 300.0  # default timeout in seconds
 Item = TypeVar("Item")
 
 
 class PatientLoader(DataLoader):
-    """A loader without workers reads in a thread of its own, which is waited for as workers are.
+    """Loader that without workers reads in a separate thread, with a timeout like that of workers.
 
-    Storage may be silent in a way that no signal ends. The process can then say so and end.
+    No signal can interrupt a read from storage that does not respond. With the thread the process can report it and
+    end.
 
     Attributes:
         patience: Seconds to wait for a batch that this process reads; None reads without a thread.
@@ -28,27 +29,27 @@ class PatientLoader(DataLoader):
 
 
 def in_time(items: Iterator[Item], seconds: float) -> Iterator[Item]:
-    """The same items, each read by a thread when it is asked for.
+    """Yields the same items, each read by a thread on request.
 
     Raises:
-        RuntimeError: One has not come within so many seconds; the words are those of torch's loader with workers.
+        RuntimeError: An item has not arrived within ``seconds``; the message is that of torch's loader with workers.
     """
-    asked: queue.SimpleQueue[bool] = queue.SimpleQueue()
-    given: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
+    requests: queue.SimpleQueue[bool] = queue.SimpleQueue()
+    results: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
 
     def read() -> None:
-        while asked.get():
+        while requests.get():
             try:
-                given.put((next(items), None))
+                results.put((next(items), None))
             except BaseException as error:
-                given.put((None, error))
+                results.put((None, error))
 
     threading.Thread(target=read, daemon=True).start()
     try:
         while True:
-            asked.put(True)
+            requests.put(True)
             try:
-                item, error = given.get(timeout=seconds)
+                item, error = results.get(timeout=seconds)
             except queue.Empty:
                 raise RuntimeError(f"DataLoader timed out after {seconds:g} seconds") from None
             if isinstance(error, StopIteration):
@@ -57,9 +58,9 @@ def in_time(items: Iterator[Item], seconds: float) -> Iterator[Item]:
                 raise error
             yield item
     finally:
-        asked.put(False)
+        requests.put(False)
 
 
 def within(seconds: float, read: Callable[..., Item], *arguments: Any) -> Item:
-    """The result of a function that reads from storage, with the limit of ``in_time``."""
+    """Result of a function that reads from storage, with the timeout of ``in_time``."""
     return next(in_time((read(*arguments) for _ in range(1)), seconds))

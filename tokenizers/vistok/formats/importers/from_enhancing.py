@@ -68,10 +68,10 @@ def build(
     """The tokenizer that tensors of our names are for.
 
     Args:
-        shapes: Their sizes.
-        config: What the caller knows.
-        sure: Whether the caller has named the family.
-        positions: The file's, of encoder and decoder.
+        shapes: Shapes of the tensors by name.
+        config: The caller's settings.
+        sure: True if the caller has named the family.
+        positions: Positions in the file, of encoder and decoder.
     """
     only(config, "use_residual", False)
     cosine = need(config, "use_norm", bool, True)

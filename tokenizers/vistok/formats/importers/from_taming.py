@@ -27,9 +27,9 @@ def build(shapes: vqgan_rules.Shapes, config: Mapping[str, Any], sure: bool) -> 
     """The tokenizer that tensors of our names are for.
 
     Args:
-        shapes: Their sizes.
-        config: What the caller knows.
-        sure: Whether the caller has named the family.
+        shapes: Shapes of the tensors by name.
+        config: The caller's settings.
+        sure: True if the caller has named the family.
     """
     only(config, "l2_norm", False)
     only(config, "ddconfig.double_z", False)

@@ -21,18 +21,18 @@ def get(config: Mapping[str, Any], path: str, default: Any = None) -> Any:
 
 
 def need(config: Mapping[str, Any], path: str, kind: type, published: Any = None, why: str = "") -> Any:
-    """A value that must be known.
+    """Value of a setting that must be known.
 
     Args:
-        config: The caller's.
-        path: Its place there, dotted.
+        config: The caller's settings.
+        path: Dotted path of the setting.
         kind: ``int`` (at least 1) or ``bool``.
-        published: What the published model of this shape has; None where this is no published shape.
-        why: What else to say where it is missing.
+        published: Value in the published model of this shape; None if the shape is not a published one.
+        why: Further text for the message about a missing value.
 
     Raises:
-        Unknown: Neither says.
-        ValueError: The caller's value is of another kind.
+        Unknown: The value is missing.
+        ValueError: The caller's value is of another type.
     """
     value = get(config, path, published)
     if value is None:

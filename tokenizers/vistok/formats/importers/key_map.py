@@ -48,12 +48,12 @@ def to_ours(rules: Sequence[Rule], tensors: Mapping[str, Tensor], levels: int = 
     """Published tensors under our names.
 
     Args:
-        rules: The table.
-        tensors: Their tensors.
-        levels: How many there are for ``{~i}``.
+        rules: The table of names.
+        tensors: Published tensors by name.
+        levels: Number of levels, for ``{~i}``.
 
     Raises:
-        ValueError: A name that no rule has, or two for one of ours.
+        ValueError: No rule matches a name, or two tensors have the same name of ours.
     """
     complete: dict[str, Tensor] = {}
     parts: dict[str, dict[int, Tensor]] = {}

@@ -104,13 +104,13 @@ def path_down(shapes: Shapes, prefix: str = "encoder.") -> dict[str, Any]:
 
 
 def image_channels(channels: int) -> int:
-    """The channels of images, of which a network that sees squares of pixels at once would have many more.
+    """Number of channels of images; refuses networks whose input channels are squares of pixels.
 
     Raises:
-        ValueError: There are more than 4: no published model has them, and they do not tell the square's side.
+        ValueError: There are more than 4 channels. No published model has them, and they do not determine the square.
     """
     if channels > 4:
-        raise ValueError(f"its images would have {channels} channels: squares of pixels as channels are of no layout")
+        raise ValueError(f"its images would have {channels} channels; no layout has squares of pixels as channels")
     return channels
 
 
