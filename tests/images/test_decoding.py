@@ -105,7 +105,7 @@ def test_what_cannot_be_read(file):
 
 
 def test_floats_have_no_known_range():
-    with pytest.raises(UnreadableImage, match="floats of no known range"):
+    with pytest.raises(UnreadableImage, match="floats of unknown range"):
         through_a_file(Image.fromarray(RAMP.astype(np.float32)), "TIFF")
 
 

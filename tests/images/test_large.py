@@ -98,7 +98,7 @@ def test_files_that_pillow_maps_into_memory(in_parts, tmp_path, mode):
 def test_floats_are_refused_before_a_view_is_made(in_parts):
     file = io.BytesIO()
     Image.fromarray(np.zeros((9, 9), np.float32)).save(file, "TIFF")
-    with pytest.raises(UnreadableImage, match="floats of no known range"):
+    with pytest.raises(UnreadableImage, match="floats of unknown range"):
         read_rgb(file)
 
 

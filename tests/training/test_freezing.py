@@ -131,7 +131,7 @@ def test_the_decoders_gradient_reaches_the_codewords_in_use():
             False,
             "this VectorQuantizer has no codebook that is learned by gradient",
         ),
-        (VectorQuantizer(16, 4), True, "the StraightThrough estimator hands the decoder's gradient to the encoder"),
+        (VectorQuantizer(16, 4), True, "the StraightThrough estimator passes the decoder's gradient to the encoder"),
         (VectorQuantizer(16, 4, estimator=RotationTrick()), True, "the RotationTrick estimator"),
     ],
 )

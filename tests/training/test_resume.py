@@ -154,7 +154,7 @@ def test_auto_closes_what_was_killed_after_its_last_checkpoint(train, tmp_path):
     assert closed["updates"] == 2 and closed["metrics"] == metrics
     assert (run / "tokenizer" / "model.safetensors").read_bytes() == weights
     assert (run / "checkpoints" / "slim.safetensors").is_file()
-    with pytest.raises(ValueError, match="has made all of its updates: 2; raise updates= to go on"):
+    with pytest.raises(ValueError, match="has made all of its updates: 2; raise updates= to continue"):
         train(run, "ema_decay=0.5", "ckpt=auto")
 
 

@@ -54,12 +54,12 @@ GOOD = "{'descr': '<i8', 'fortran_order': False, 'shape': (2,), }"
     (header(b"__import__('os').system('touch PWN')"), "its header is"),
     (header(b"x" * 60_000), "its header claims 60,000 bytes"),
     (header(GOOD.encode(), bytes(16), 2**31, b"\2\0"), "its header claims 2,147,483,648 bytes"),
-    (header(GOOD.encode(), bytes(16), version=b"\x09\0"), "does not begin as a .npy file"),
+    (header(GOOD.encode(), bytes(16), version=b"\x09\0"), "does not start like a .npy file"),
     (header(GOOD.encode(), bytes(15)), "15 bytes follow its header"),
     (header(GOOD.encode(), bytes(17)), "17 bytes follow its header"),
     (saved(np.array([{}]), allow_pickle=True), "not numbers"),
-    (b"", "does not begin as a .npy file"),
-    (b"PK\3\4" + bytes(100), "does not begin as a .npy file"),
+    (b"", "does not start like a .npy file"),
+    (b"PK\3\4" + bytes(100), "does not start like a .npy file"),
 ])  # fmt: skip
 def test_arrays_that_are_refused(tmp_path, monkeypatch, content, message):
     monkeypatch.chdir(tmp_path)

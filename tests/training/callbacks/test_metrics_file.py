@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from vistok.training.callbacks.metrics_file import MetricsFile, goes_on_in, read_rows
+from vistok.training.callbacks.metrics_file import MetricsFile, read_rows, resumes_in
 from vistok.training.module import LitTokenizer
 
 WORDS = ["schedule.decay=constant", "loss=small_data", "loss.adversary.regularizers.r1.every=2", "save_every=1"]
@@ -82,7 +82,7 @@ def test_which_checkpoints_are_the_runs_own(tmp_path):
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
     for path, own in (("run/checkpoints/last.ckpt", True), ("other/checkpoints/last.ckpt", False), (None, False)):
         trainer = SimpleNamespace(ckpt_path=path and tmp_path / path)
-        assert goes_on_in(tmp_path / "run", trainer) == own
+        assert resumes_in(tmp_path / "run", trainer) == own
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,7 @@
-"""Crops of images: what is resized and then cropped is made whole only where it is small (``large.resized``).
+"""Crops of images; a large image is resized only within its crop (``large.resized``).
 
-An image is Pillow's, or anything with that much of its interface (``fast_jpeg.Pixels``, ``large.View``).
+An image is Pillow's, or an object with the same methods as far as they are used here (``fast_jpeg.Pixels``,
+``large.View``).
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ Transform = Callable[[Image.Image, np.random.Generator], Image.Image]
 
 
 class ResizeShortSide:
-    """Resize so that the short side has ``size`` pixels; bicubic, antialiased as Pillow does."""
+    """Resizes the short side to ``size`` pixels; bicubic, antialiased as in Pillow."""
 
     def __init__(self, size: int):
         self.size = size
@@ -30,18 +31,20 @@ class ResizeShortSide:
 
 
 class ADMCrop:
-    """Resize and crop as ADM does (arXiv:2105.05233, code): halve with a box filter while at least twice too large,
-    then bicubic to the final scale.
+    """Resizes and crops as ADM does (arXiv:2105.05233, code).
+
+    The image is halved with a box filter while it is at least twice too large, then resized bicubically to the final
+    scale.
 
     Args:
-        size: Pixels of the square crop.
-        min_fraction: Least share of the short side that a random crop covers, in (0, 1]; at most it covers all of it.
-        random: Draw the scale and place of the crop; else it covers all of the short side, at the centre.
+        size: Side of the square crop in pixels.
+        min_fraction: Smallest share of the short side that a random crop covers, in (0, 1]; the largest is 1.
+        random: True draws the scale and place of the crop; False takes the full short side, at the centre.
     """
 
     def __init__(self, size: int, min_fraction: float = 1.0, random: bool = False):
         if not 0 < min_fraction <= 1:
-            raise ValueError(f"the least share that a crop covers must be in (0, 1], not {min_fraction}")
+            raise ValueError(f"the smallest share that a crop covers must be in (0, 1], not {min_fraction}")
         self.size, self.random = size, random
         self.largest = int(np.ceil(size / min_fraction))  # short side of which the crop is that share
 
@@ -55,7 +58,7 @@ class ADMCrop:
 
 
 class RandomCrop:
-    """A square of ``size`` pixels anywhere in the image."""
+    """Square of ``size`` pixels at a random place."""
 
     def __init__(self, size: int):
         self.size = size
@@ -67,7 +70,7 @@ class RandomCrop:
 
 
 class CenterCrop:
-    """The square of ``size`` pixels in the middle."""
+    """Square of ``size`` pixels at the centre."""
 
     def __init__(self, size: int):
         self.size = size

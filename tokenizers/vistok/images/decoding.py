@@ -1,4 +1,4 @@
-"""Image files opened and decoded, within bounds."""
+"""Opening and decoding of image files, within bounds."""
 
 import functools
 import re
@@ -14,22 +14,22 @@ from vistok.images.rgb import UnreadableImage, to_rgb
 
 # Pillow's names of formats that hold photos. Its other decoders stay unused: EPS starts a program, few are maintained.
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
-MOST_PIXELS = 178_956_970  # of an image, unless max_pixels says otherwise; Pillow's own limit
+MOST_PIXELS = 178_956_970  # default of max_pixels; Pillow's own limit
 ORIENTATION = 0x0112  # EXIF's tag
-_limit_of_pillow = threading.Lock()  # held while it is ours: Pillow has one for the process, of images and their tiles
+_limit_of_pillow = threading.Lock()  # protects Pillow's limit, which is global and also applies to tiles
 
 
 def open_image(file: str | Path | BinaryIO, max_pixels: int = MOST_PIXELS, argument: str = "max_pixels") -> Image.Image:
-    """An image of one of ``FORMATS`` of which only the header is read. All images of the package are opened here.
+    """Opens an image of one of ``FORMATS`` and reads only its header. The package opens all images here.
 
     Args:
-        file: Its path, or the file itself.
-        max_pixels: The largest image.
-        argument: What the user calls that, for messages.
+        file: Path of the file, or the open file.
+        max_pixels: Largest accepted number of pixels.
+        argument: The user's name of ``max_pixels``, for messages.
 
     Raises:
-        UnreadableImage: It is larger.
-        Exception: It is no image; decoders raise anything.
+        UnreadableImage: The image has more pixels.
+        Exception: The file is not an image; decoders raise any exception.
     """
     known = formats()
     with _limit_of_pillow, warnings.catch_warnings():
@@ -47,7 +47,7 @@ def open_image(file: str | Path | BinaryIO, max_pixels: int = MOST_PIXELS, argum
 
 @functools.cache
 def formats() -> tuple[str, ...]:
-    """Those of ``FORMATS`` that this Pillow was built with."""
+    """Those of ``FORMATS`` that this Pillow build supports."""
     Image.init()
     return tuple(name for name in FORMATS if name in Image.OPEN)
 
@@ -55,15 +55,15 @@ def formats() -> tuple[str, ...]:
 def read_rgb(
     file: str | Path | BinaryIO, max_pixels: int = MOST_PIXELS, argument: str = "max_pixels"
 ) -> Image.Image | large.View:
-    """The image in a file, upright, as 8-bit RGB (see ``to_rgb``); a large one as a view (see ``large``).
+    """Image in a file, upright, as 8-bit RGB (see ``to_rgb``); a large image as a view (see ``large``).
 
     Args:
-        file: Its path, or the file itself.
-        max_pixels: The largest image.
-        argument: What the user calls that, for messages.
+        file: Path of the file, or the open file.
+        max_pixels: Largest accepted number of pixels.
+        argument: The user's name of ``max_pixels``, for messages.
 
     Raises:
-        UnreadableImage: It cannot be decoded to its end, or is larger.
+        UnreadableImage: The file is not an image, is damaged, or has more pixels.
     """
     try:
         with open_image(file, max_pixels, argument) as opened:
@@ -72,12 +72,12 @@ def read_rgb(
     except UnreadableImage:
         raise
     except Exception as error:  # decoders of broken files raise anything
-        reason = re.sub(r" <_io\.\w+ object at \w+>", "", str(error))  # an address: other words every time
+        reason = re.sub(r" <_io\.\w+ object at \w+>", "", str(error))  # a memory address, which varies
         raise UnreadableImage(f"{type(error).__name__}: {reason}") from error
 
 
 def upright(image: Image.Image, orientation: int = 1) -> Image.Image | large.View:
-    """A Pillow image as 8-bit RGB, turned as EXIF's orientation says; a large one as a view, not in memory twice."""
+    """Pillow image as 8-bit RGB with EXIF's orientation applied; a large image as a view, not in memory twice."""
     if image.width * image.height > large.PLAIN:
         to_rgb(image.crop((0, 0, 1, 1)))  # refuses what cannot be converted
         return large.Decoded(image, orientation)
@@ -86,6 +86,6 @@ def upright(image: Image.Image, orientation: int = 1) -> Image.Image | large.Vie
 
 
 def image_extensions() -> set[str]:
-    """The extensions of files of ``FORMATS``, such as ``.jpg``."""
+    """Extensions of the files of ``FORMATS``, such as ``.jpg``."""
     known = formats()
     return {extension for extension, name in Image.registered_extensions().items() if name in known}

@@ -1,4 +1,4 @@
-"""From an image of any size to the square that a tokenizer is scored on, as the evaluators of the field cut it."""
+"""Crops of published evaluators, from an image of any size to the square that a tokenizer is scored on."""
 
 from collections.abc import Callable
 
@@ -56,7 +56,7 @@ class ResizedByOpenCV(View):
 
 
 def taps(source: int, target: int, first: int, last: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Of pixels ``first`` to ``last`` of ``target`` the two among ``source`` that each is between; weights of 2048."""
+    """Two neighbours in ``source`` of each pixel ``first`` to ``last`` of ``target``, and their weights of sum 2048."""
     at = ((np.arange(first, last) + 0.5) * (1 / (target / source)) - 0.5).astype(np.float32)
     low = np.floor(at).astype(np.int64)
     share = at - low.astype(np.float32)
@@ -65,10 +65,10 @@ def taps(source: int, target: int, first: int, last: int) -> tuple[np.ndarray, n
 
 
 class TorchvisionResize:
-    """torchvision's Resize of a Pillow image: the short side to ``size`` pixels, the long one to a whole number below.
+    """torchvision's Resize of a Pillow image: the short side to ``size`` pixels, the long side rounded down.
 
     Args:
-        size: Pixels.
+        size: Length of the short side in pixels.
         resample: Pillow's antialiased filter.
     """
 
@@ -97,10 +97,10 @@ class TorchvisionCenterCrop:
 CROPS: dict[str, Callable[[int], list[Transform]]] = {
     # ADM's: halved by a box filter while at least twice too large, then bicubic, then the centre
     "adm": lambda size: [ADMCrop(size)],
-    # Pillow's filters, antialiased, and torchvision's centre, which rounds where others cut
+    # Pillow's filters, antialiased, and torchvision's centre, which rounds where others truncate
     "bicubic": lambda size: [TorchvisionResize(size, BICUBIC), TorchvisionCenterCrop(size)],
     "bilinear": lambda size: [TorchvisionResize(size, BILINEAR), TorchvisionCenterCrop(size)],
     "opencv": lambda size: [OpenCVResize(size), CenterCrop(size)],
-    # the centre of the image as it is; black where it is too small
+    # the centre of the image without resizing; black beyond it
     "none": lambda size: [TorchvisionCenterCrop(size)],
 }

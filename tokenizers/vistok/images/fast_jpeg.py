@@ -1,7 +1,7 @@
-"""JPEG files decoded and resized several times as fast as by Pillow, within one level of it (docs/data.md).
+"""JPEG decoding and resizing several times as fast as Pillow's, within one grey level of it (docs/data.md).
 
-simplejpeg brings libjpeg-turbo, whose pixels are Pillow's, in wheels for every platform, and reads from memory without
-a second copy. torch resizes 8-bit images itself, in Pillow's way.
+simplejpeg provides libjpeg-turbo, whose pixels equal Pillow's, in wheels for every platform, and reads from memory
+without a second copy. torch itself resizes 8-bit images in the same way as Pillow.
 """
 
 import io
@@ -16,12 +16,12 @@ from PIL import Image
 from vistok.images.decoding import MOST_PIXELS, ORIENTATION, open_image, read_rgb
 from vistok.images.large import View, odd_one
 
-LARGE = 2**24  # pixels of an image that are decoded here: 64 MiB
-LOW_BITS = np.uint32(0x7F7F7F7F)  # seven of each of a pixel's four bytes
+LARGE = 2**24  # largest image that is decoded here, in pixels: 64 MiB
+LOW_BITS = np.uint32(0x7F7F7F7F)  # the low seven bits of each of a pixel's four bytes
 
 
 class Pixels:
-    """An image (H, W, 4) uint8, the last channel without meaning, with what transforms use of Pillow's interface."""
+    """Image (H, W, 4) uint8 with an unused last channel, and those methods of Pillow's images that transforms use."""
 
     def __init__(self, levels: np.ndarray):
         self.levels = levels
@@ -39,7 +39,7 @@ class Pixels:
         return self.levels.shape[0]
 
     def resize(self, size: tuple[int, int], resample: Image.Resampling = Image.Resampling.BICUBIC) -> "Pixels":
-        """Bicubic and antialiased to any size, or with a box filter to half of each side, rounded down."""
+        """Resizes bicubically with antialiasing to any size, or by a box filter to half of each side, rounded down."""
         width, height = size
         if resample == Image.Resampling.BOX and size == (self.width // 2, self.height // 2):
             return Pixels(halve(self.levels))
@@ -65,15 +65,15 @@ class Pixels:
 def read_fast(
     file: str | Path | BinaryIO, max_pixels: int = MOST_PIXELS, argument: str = "max_pixels"
 ) -> Pixels | Image.Image | View:
-    """The image in a file, upright: fast if it is an ordinary JPEG, in colour or grey; else as ``read_rgb`` has it.
+    """Image in a file, upright: decoded fast if it is an ordinary JPEG, in colour or grey; else by ``read_rgb``.
 
     Args:
-        file: Its path, or the file itself.
-        max_pixels: The largest image.
-        argument: What the user calls that, for messages.
+        file: Path of the file, or the open file.
+        max_pixels: Largest accepted number of pixels.
+        argument: The user's name of ``max_pixels``, for messages.
 
     Raises:
-        UnreadableImage: It cannot be decoded to its end, or is larger.
+        UnreadableImage: The file is not an image, is damaged, or has more pixels.
         ModuleNotFoundError: simplejpeg is not installed.
     """
     import simplejpeg
@@ -87,7 +87,7 @@ def read_fast(
             height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
             if colours in ("YCbCr", "Gray") and ordinary(width, height) and width * height <= max_pixels:
                 return Pixels(simplejpeg.decode_jpeg(data, "RGBX"))
-        except ValueError:  # cut short or damaged: Pillow says whether that can be borne
+        except ValueError:  # truncated or damaged: Pillow decides whether it is readable
             pass
     return read_rgb(io.BytesIO(data), max_pixels, argument)
 
@@ -101,7 +101,7 @@ def ordinary(width: int, height: int) -> bool:
 
 
 def turned(data: bytes) -> bool:
-    """Whether a JPEG file says that it has to be turned or mirrored."""
+    """True if a JPEG file declares an orientation other than upright."""
     head = data[: data.find(b"\xff\xda") + 1]  # up to the first scan, perhaps that of a thumbnail within the Exif data
     if b"Exif" not in head and b"tiff:Orientation" not in head:
         return False
@@ -113,13 +113,13 @@ def turned(data: bytes) -> bool:
 
 
 def halve(levels: np.ndarray) -> np.ndarray:
-    """Half of each side of (H, W, 4) uint8, rounded down, as Pillow's box filter does it: columns, then rows."""
+    """Halves both sides of (H, W, 4) uint8, rounded down, as Pillow's box filter does: columns, then rows."""
     height, width, _ = levels.shape
     pixels = np.ascontiguousarray(levels).reshape(height, -1).view(np.uint32)  # (H, W)
     extra, third = odd_one(height) if height % 2 else (height, None)
     halved = np.empty((height // 2, width // 2), np.uint32)
     done = 0
-    for part in (pixels[:extra], pixels[extra + 1 :]):  # whole pairs of rows
+    for part in (pixels[:extra], pixels[extra + 1 :]):  # complete pairs of rows
         for top in range(0, len(part), 64):  # as much as a cache holds
             rows = halve_columns(part[top : top + 64])
             halved[done : done + len(rows) // 2] = mean_of_two(rows[::2], rows[1::2])
@@ -132,7 +132,7 @@ def halve(levels: np.ndarray) -> np.ndarray:
 
 
 def halve_columns(pixels: np.ndarray) -> np.ndarray:
-    """Half of the columns (H, W) uint32 of four bytes each, rounded down."""
+    """Halves the columns of (H, W) uint32 of four bytes each, rounded down."""
     extra, third = odd_one(pixels.shape[1]) if pixels.shape[1] % 2 else (pixels.shape[1], None)
     before, after = pixels[:, :extra], pixels[:, extra + 1 :]
     parts = [mean_of_two(part[:, ::2].copy(), part[:, 1::2].copy()) for part in (before, after) if part.shape[1]]
@@ -144,7 +144,7 @@ def halve_columns(pixels: np.ndarray) -> np.ndarray:
 
 
 def mean_of_two(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The mean of each byte of uint32, rounded up; no byte carries into the next."""
+    """Mean of each byte of uint32, rounded up; no byte carries into the next."""
     difference = a ^ b
     difference >>= np.uint32(1)
     difference &= LOW_BITS

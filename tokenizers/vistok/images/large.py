@@ -1,7 +1,7 @@
-"""Images that memory should not hold twice, and results of which only a crop is wanted.
+"""Large images as views, which are converted, halved and resized only where pixels are read.
 
-A ``View`` is an image whose pixels are converted, halved and resized where somebody looks at them, a strip of rows at a
-time. It has what transforms use of Pillow's interface. Its pixels are those that Pillow makes of the whole image.
+A ``View`` computes a strip of rows at a time and has those methods of Pillow's images that transforms use. Its pixels
+equal those that Pillow computes from the full image.
 """
 
 import functools
@@ -17,12 +17,12 @@ from vistok.images.rgb import Box, to_rgb
 
 PILLOW = int(PIL.__version__.partition(".")[0])
 
-PLAIN = 2**22  # pixels of an image, or of what is made of it, that are simply held: 16 MiB
-STRIP = 2**16  # pixels that are made at a time beyond that
+PLAIN = 2**22  # largest image or result that is held in full, in pixels: 16 MiB
+STRIP = 2**16  # pixels computed at a time for larger ones
 BICUBIC, BILINEAR, BOX = Image.Resampling.BICUBIC, Image.Resampling.BILINEAR, Image.Resampling.BOX
 SUPPORT = {BICUBIC: 2.0, BILINEAR: 1.0}  # of a filter, in pixels of the image or of the result, whichever are larger
 ONE = 2**22  # the weight 1 in Pillow's arithmetic of 8-bit images
-UPRIGHT = {  # by EXIF's orientation: how to turn, and whether that mirrors columns, mirrors rows, and swaps the two
+UPRIGHT = {  # by EXIF's orientation: the transposition; then if it mirrors columns, mirrors rows, swaps the two
     2: (Image.Transpose.FLIP_LEFT_RIGHT, True, False, False),
     3: (Image.Transpose.ROTATE_180, True, True, False),
     4: (Image.Transpose.FLIP_TOP_BOTTOM, False, True, False),
@@ -34,7 +34,7 @@ UPRIGHT = {  # by EXIF's orientation: how to turn, and whether that mirrors colu
 
 
 class View(ABC):
-    """An image in RGB of which pixels are made when they are asked for.
+    """RGB image whose pixels are computed when they are read.
 
     Attributes:
         size: Width and height.
@@ -52,10 +52,10 @@ class View(ABC):
 
     @abstractmethod
     def pixels(self, box: Box) -> Image.Image:
-        """The pixels in a box within the image."""
+        """Pixels in a box within the image."""
 
     def crop(self, box: Box) -> Image.Image:
-        """The pixels in a box (left, top, right, bottom); black beyond the image's edges."""
+        """Pixels in a box (left, top, right, bottom); black beyond the image's edges."""
         left, top, right, bottom = box
         inside = max(left, 0), max(top, 0), min(right, self.width), min(bottom, self.height)
         if inside == tuple(box):
@@ -66,7 +66,7 @@ class View(ABC):
         return canvas
 
     def resize(self, size: tuple[int, int], resample: Image.Resampling = BICUBIC) -> "View":
-        """Bicubic or bilinear and antialiased to any size, or with a box filter to half of each side, rounded down."""
+        """View resized bicubically or bilinearly with antialiasing, or halved by a box filter, rounded down."""
         if resample == BOX and size == (self.width // 2, self.height // 2):
             return Halved(self)
         return Resized(self, size, resample)
@@ -82,13 +82,13 @@ class View(ABC):
 
 
 def rows_first(size: tuple[int, int], target: tuple[int, int]) -> bool:
-    """Whether Pillow takes means of rows before those of columns: since 13, where far more height goes than width."""
+    """True if Pillow averages rows before columns: since version 13, where height shrinks far more than width."""
     (width, height), (new_width, new_height) = size, target
     return PILLOW >= 13 and height - new_height > max(0, 2 * (width - new_width))
 
 
 def strips(box: Box) -> Iterator[Box]:
-    """A box in parts of whole rows, each of at most ``STRIP`` pixels unless a row has more."""
+    """Splits a box into strips of complete rows, each of at most ``STRIP`` pixels unless a row has more."""
     left, top, right, bottom = box
     rows = max(1, STRIP // (right - left))
     for first in range(top, bottom, rows):
@@ -96,18 +96,18 @@ def strips(box: Box) -> Iterator[Box]:
 
 
 def resized(image: Any, size: tuple[int, int], resample: Image.Resampling = BICUBIC) -> Any:
-    """``image.resize(size, resample)``, as a view where the image, the result or what lies between is large."""
+    """``image.resize(size, resample)``, as a view if the image, the result or the intermediate image is large."""
     if isinstance(image, Image.Image) and max(image.width, size[0]) * max(image.height, size[1]) > PLAIN:
         image = Decoded(image)
     return image.resize(size, resample)
 
 
 class Decoded(View):
-    """A Pillow image of any mode, turned upright and converted to RGB.
+    """Pillow image of any mode, with its orientation applied and converted to RGB.
 
     Args:
-        image: Of any mode that ``to_rgb`` takes.
-        orientation: EXIF's.
+        image: Image of any mode that ``to_rgb`` accepts.
+        orientation: EXIF's orientation.
     """
 
     def __init__(self, image: Image.Image, orientation: int = 1):
@@ -137,7 +137,7 @@ class Transposed(View):
 
 
 class Halved(View):
-    """Half of each side, rounded down, by a box filter."""
+    """View halved on both sides by a box filter, rounded down."""
 
     def __init__(self, image: View):
         self.image, self.size = image, (image.width // 2, image.height // 2)
@@ -196,9 +196,9 @@ class Resized(View):
 
 
 class Taps:
-    """Which pixels of a row, with which weights, make pixels ``first`` to ``last`` of a resized one; as Pillow has it.
+    """Source pixels and weights for pixels ``first`` to ``last`` of a resized row, as in Pillow.
 
-    Where most of the resized row is wanted, Pillow makes it itself, of a whole row; ``few`` says that it is not so.
+    If most of the resized row is needed, Pillow computes it from the full row; ``few`` is True otherwise.
     """
 
     def __init__(self, length: int, target: int, first: int, last: int, resample: Image.Resampling):
@@ -216,7 +216,7 @@ class Taps:
         places = begin[:, None] + np.arange((end - begin).max())
         weights = kernel(np.abs((places - centres[:, None] + 0.5) * (1.0 / stretch)), resample)
         weights[places >= end[:, None]] = 0
-        weights /= weights.cumsum(1)[:, -1:]  # added one by one, as a loop does it
+        weights /= weights.cumsum(1)[:, -1:]  # summed one by one, as in a loop
         self.weights = np.trunc(weights * ONE + np.copysign(0.5, weights)).astype(np.int32)
         self.places = places.clip(max=self.stop - 1) - self.start
 
@@ -238,7 +238,7 @@ def kernel(x: np.ndarray, resample: Image.Resampling) -> np.ndarray:
 
 
 class Window(NamedTuple):
-    """Pixels of a halved row, and those of the row that they are means of."""
+    """Range of a halved row, and the range of source pixels that it averages."""
 
     first: int
     last: int

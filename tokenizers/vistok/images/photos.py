@@ -1,4 +1,4 @@
-"""One image from a file to the framework's pixels, and back: for trying a tokenizer out."""
+"""Conversion of one image file to the framework's pixels, and back, to try out a tokenizer."""
 
 from functools import partial
 from pathlib import Path
@@ -15,16 +15,16 @@ from vistok.images.rgb import UnreadableImage
 
 
 def read_image(source: str | Path | Image.Image | np.ndarray, size: int, max_pixels: int | None = None) -> Tensor:
-    """An image as a tokenizer takes it: the square in its middle, resized as ADM does, (1, 3, size, size) in [-1, 1].
+    """Reads an image as a tokenizer's input: ADM's centre crop, (1, 3, size, size) in [-1, 1].
 
     Args:
-        source: A file (JPEG, PNG, WebP, AVIF, GIF, BMP, TIFF, PPM or JPEG 2000), a Pillow image, or an array (H, W) or
-            (H, W, 3) of uint8.
-        size: Height and width, pixels; a multiple of the tokenizer's ``factor``.
-        max_pixels: Of a file: the largest image; None is 178,956,970 pixels.
+        source: A file (JPEG, PNG, WebP, AVIF, GIF, BMP, TIFF, PPM or JPEG 2000), a Pillow image, or a uint8 array (H,
+            W) or (H, W, 3).
+        size: Height and width in pixels; a multiple of the tokenizer's ``factor``.
+        max_pixels: Largest accepted number of pixels of a file; None is 178,956,970.
 
     Raises:
-        ValueError: It cannot be read, an array is not of uint8, or the size is not above 0.
+        ValueError: The file is unreadable, an array is not uint8, or the size is not positive.
     """
     if size < 1:
         raise ValueError(f"size must be at least 1, not {size}")
@@ -32,7 +32,7 @@ def read_image(source: str | Path | Image.Image | np.ndarray, size: int, max_pix
         if source.dtype != np.uint8:
             raise ValueError(f"an array of pixels must be uint8, not {source.dtype}")
         source = Image.fromarray(source)
-    rng = np.random.default_rng(0)  # a centre crop draws nothing
+    rng = np.random.default_rng(0)  # a centre crop draws no random numbers
     if isinstance(source, Image.Image):
         return to_float(read_crop(source, upright, [ADMCrop(size)], rng)[None])
     read = partial(read_rgb, max_pixels=MOST_PIXELS if max_pixels is None else max_pixels)
@@ -43,10 +43,10 @@ def read_image(source: str | Path | Image.Image | np.ndarray, size: int, max_pix
 
 
 def write_image(images: Tensor, path: str | Path) -> None:
-    """Write images (b, 3, H, W) in [-1, 1] to one file, side by side; the format is that of the path's extension.
+    """Writes images (b, 3, H, W) in [-1, 1] side by side to one file; the path's extension selects the format.
 
     Raises:
-        ValueError: The images have another shape, or the extension is of no known format.
+        ValueError: The images have another shape, or the extension is unknown.
     """
     if images.ndim != 4 or images.shape[1] != 3:
         raise ValueError(f"images have the shape {tuple(images.shape)}, not (b, 3, H, W)")

@@ -1,4 +1,4 @@
-"""Pixel ranges: [-1, 1] inside the framework, 8 bits on disk, whatever a network was trained on inside it."""
+"""Pixel ranges: [-1, 1] inside the framework, 8 bits on disk, and the range of each network's training."""
 
 from dataclasses import dataclass
 
@@ -8,9 +8,9 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class PixelMap:
-    """From images in [-1, 1] to the pixels a network was trained on, and back: ``pixels = scale * images + shift``.
+    """Maps images in [-1, 1] to the pixel range of a network, and back: ``pixels = scale * images + shift``.
 
-    ``PixelMap(0.5, 0.5)`` is for networks that work in [0, 1].
+    ``PixelMap(0.5, 0.5)`` is for networks with pixels in [0, 1].
     """
 
     scale: float = 1.0
@@ -28,13 +28,14 @@ EPSILON = 0.1  # DALL-E's and BSQ-ViT's
 
 @dataclass(frozen=True)
 class LogitLaplaceMap:
-    """Pixels of a decoder that gives the mean μ of their logits, and ln b (arXiv:2102.12092, appendix A.3).
+    """Pixels of a decoder that predicts the mean μ of their logits, and ln b (arXiv:2102.12092, appendix A.3).
 
-    The encoder sees ``y = (1 - 2ε) x + ε``, where x in [0, 1] is the image. The decoder's output (b, 2c, H, W) is first
-    all μ, then all ln b, which only ``vistok.losses.LogitLaplace`` reads; the reconstruction is the pixel of logit μ.
+    The encoder's input is ``y = (1 - 2ε) x + ε``, where x in [0, 1] is the image. The decoder's output (b, 2c, H, W) is
+    first all μ, then all ln b, which only ``vistok.losses.LogitLaplace`` reads; the reconstruction is the pixel with
+    logit μ.
 
     Attributes:
-        epsilon: The ε, above 0 and below 0.5.
+        epsilon: ε, above 0 and below 0.5.
     """
 
     epsilon: float = EPSILON
@@ -55,10 +56,10 @@ class LogitLaplaceMap:
 
 
 def to_float(images: Tensor) -> Tensor:
-    """(b, 3, H, W) uint8 to [-1, 1]: 0 is -1 and 255 is 1."""
+    """Images (b, 3, H, W) uint8 to [-1, 1]: 0 is -1 and 255 is 1."""
     return images.float() / 127.5 - 1
 
 
 def to_uint8(images: Tensor) -> Tensor:
-    """[-1, 1] to the nearest of 256 levels, clamped; the inverse of u / 127.5 - 1 for all of them."""
+    """Images in [-1, 1] to the nearest of 256 levels, clamped; the exact inverse of u / 127.5 - 1."""
     return ((images.float().clamp(-1, 1) + 1) * 127.5 + 0.5).floor().to(torch.uint8)

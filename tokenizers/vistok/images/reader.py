@@ -1,4 +1,4 @@
-"""The choice of the decoder of image files."""
+"""Choice of the decoder of image files."""
 
 import functools
 from collections.abc import Callable
@@ -11,10 +11,10 @@ from vistok.images.fast_jpeg import read_fast
 
 
 def reader(decoder: str = "pillow", max_pixels: int = MOST_PIXELS) -> Callable[[str | Path | BinaryIO], Any]:
-    """The function that reads an image for transforms: ``pillow``'s ``read_rgb``, or ``fast_jpeg.read_fast``.
+    """Function that reads an image for transforms: ``pillow``'s ``read_rgb``, or ``fast_jpeg.read_fast``.
 
     Raises:
-        ValueError: There is no such decoder, simplejpeg is not installed, or no image is so small.
+        ValueError: The decoder is unknown, simplejpeg is not installed, or ``max_pixels`` is below 1.
     """
     if max_pixels < 1:
         raise ValueError(f"data.max_pixels must be at least 1, not {max_pixels}")

@@ -1,4 +1,4 @@
-"""Any Pillow image as 8-bit RGB."""
+"""Conversion of any Pillow image to 8-bit RGB."""
 
 import numpy as np
 from PIL import Image
@@ -8,19 +8,19 @@ Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 
 class UnreadableImage(ValueError):
-    """The file is no image, is cut short, or holds values of no known range."""
+    """The file is not an image, is truncated, or has values of unknown range."""
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """Any Pillow image as 8-bit RGB.
+    """Converts any Pillow image to 8-bit RGB.
 
-    Grey is repeated, 16 bits are scaled to 8, what is transparent shows white, CMYK is converted as Pillow does.
+    Grey is repeated, 16 bits are scaled to 8, transparency is composited on white, CMYK is converted as in Pillow.
 
     Raises:
-        UnreadableImage: The values are floats, whose range is not known.
+        UnreadableImage: The values are floats, whose range is unknown.
     """
     if image.mode == "F":
-        raise UnreadableImage("its values are floats of no known range")
+        raise UnreadableImage("its values are floats of unknown range")
     if image.mode in SIXTEEN_BITS:
         levels = np.asarray(image).clip(0, 65535).astype(np.uint32)
         image = Image.fromarray(((levels * 255 + 32767) // 65535).astype(np.uint8))

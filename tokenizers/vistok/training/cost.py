@@ -1,7 +1,7 @@
-"""What a run will need, before it is queued: parameters, FLOPs, memory, and the batch that fits.
+"""Estimate of a run's parameters, FLOPs and memory, and of the batch that fits, before it is queued.
 
-The training step itself runs, on fake tensors: they have shapes, types and lifetimes, but neither values nor memory.
-Every storage counts from the operation that makes it until it is freed; the largest sum is the peak.
+The training step itself runs on fake tensors, which have shapes, types and lifetimes but neither values nor memory.
+Every storage counts from the operation that creates it until it is freed; the largest sum is the peak.
 """
 
 import sys
@@ -27,31 +27,34 @@ from vistok.terminal import say, visible
 from vistok.training.module import LitTokenizer, parameters_of
 
 GIB = 2**30
-# Kept free of the memory that is to be fitted; both are assumed, not measured.
+# Reserve in the available memory; both values are assumed, not measured.
 CONTEXT = GIB  # bytes: the CUDA context, workspaces of cuDNN and cuBLAS
 SLACK = 0.05  # share of the memory: fragmentation
-# Batches large enough that activations outweigh whatever does not grow with the batch.
+# Batches large enough that activations outweigh everything that does not grow with the batch.
 LARGE = (32, 64)
 
 
 class Estimate(NamedTuple):
-    """What one process of a run needs, with the discriminator where the run reaches it. Memory is in bytes."""
+    """Requirements of one process of a run, with the discriminator if the run reaches it. Memory is in bytes."""
 
-    parameters: dict[str, tuple[int, int]]  # of each part: all, and how many are trained
+    parameters: dict[str, tuple[int, int]]  # for each part: all parameters, and the trained ones
     flops: dict[str, float]  # of one image, by direction; a multiply-add is two
-    memory: dict[str, int]  # that stays whatever the batch
+    memory: dict[str, int]  # independent of the batch
     batch: int  # images in a batch of the config
     peak: int  # with that batch
     least: int  # with a batch of one image
-    fixed: float  # of the line that the peaks of large batches lie on
-    per_image: float  # what each image adds to it
+    fixed: float  # constant of the line through the peaks of large batches
+    per_image: float  # slope of that line
 
     def peak_of(self, batch: int) -> float:
-        """The peak with another batch: a line, but no less than with one image, where the optimizer's step is more."""
+        """Peak with another batch.
+
+        A line, but at least the peak with one image, where the optimizer's step needs more.
+        """
         return max(self.least, self.fixed + batch * self.per_image)
 
     def fitting(self, memory: float) -> int:
-        """The largest batch that ``memory`` bytes hold, less what is kept free; 0 where no image fits."""
+        """Largest batch that fits in ``memory`` bytes minus a reserve; 0 if no image fits."""
         room = memory * (1 - SLACK) - CONTEXT
         return int((room - self.fixed) // self.per_image) if room >= self.peak_of(1) else 0
 
@@ -64,18 +67,18 @@ def estimate(
     precision: str = "bf16-mixed",
     ddp: bool = False,
 ) -> Estimate:
-    """Run a few updates of a module without computing them: seconds, whatever its size.
+    """Runs a few updates of a module without computing values: it takes seconds for any size.
 
     Args:
         build: Makes the module; called where new tensors have no values and take no memory.
-        image_size: Pixels along each side of an image.
-        batch: Images in a batch.
-        gpu: For CUDA's kinds of number under autocast, and its optimizer steps, which handle all parameters at once.
+        image_size: Height and width of the images in pixels.
+        batch: Number of images in a batch.
+        gpu: True for CUDA's dtypes under autocast, and its optimizer steps, which process all parameters at once.
         precision: ``bf16-mixed`` or ``32-true``.
-        ddp: For one of several processes, which hold each gradient twice.
+        ddp: True for one of several processes, which store each gradient twice.
 
     Raises:
-        ValueError: Another precision.
+        ValueError: The precision is another one.
     """
     if precision not in ("bf16-mixed", "32-true"):
         raise ValueError(f"trainer.precision={precision} cannot be estimated: use bf16-mixed or 32-true")
@@ -113,10 +116,10 @@ def estimate(
 
 
 class LiveMemory(TorchDispatchMode):
-    """Bytes of all storages that were made inside and are still alive: ``now``, and the ``peak`` so far.
+    """Bytes of all storages that were created inside and are still alive: ``now``, and the ``peak`` so far.
 
-    A number that Python reads from a tensor is 1, since fake tensors have none: it says that an update is finite, and
-    it is a valid code.
+    A number that Python reads from a tensor is 1, since fake tensors have no values: it means that an update is finite,
+    and it is a valid code.
     """
 
     def __init__(self):
@@ -127,12 +130,12 @@ class LiveMemory(TorchDispatchMode):
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None) -> Any:
         if operation is torch.ops.aten._local_scalar_dense.default:
             return 1
-        made = operation(*args, **(kwargs or {}))
-        for tensor in tree_leaves(made):
+        results = operation(*args, **(kwargs or {}))
+        for tensor in tree_leaves(results):
             if isinstance(tensor, Tensor):
                 self._count(tensor.untyped_storage())
         self.peak = max(self.peak, self.now)
-        return made
+        return results
 
     def _count(self, storage: torch.UntypedStorage) -> None:
         if storage._cdata not in self._known:
@@ -146,9 +149,9 @@ class LiveMemory(TorchDispatchMode):
 
 
 class Float32AsOnCUDA(TorchFunctionMode):
-    """What CUDA's autocast computes in float32 and the CPU's, which stands in for it here, does not.
+    """Computes in float32 those operations for which CUDA's autocast does and the CPU's does not.
 
-    Fake tensors of a GPU cannot run backwards on a machine that has none.
+    Autocast of the CPU is used because fake tensors of a GPU cannot run backward passes on a machine without one.
     """
 
     NAMES = frozenset({
@@ -164,17 +167,17 @@ class Float32AsOnCUDA(TorchFunctionMode):
 
 
 class Step:
-    """A module's own ``training_step``, with the little of Lightning's trainer that it asks for.
+    """A module's own ``training_step``, with the attributes of Lightning's trainer that it needs.
 
     Args:
-        lit: The module; what it was is overwritten.
-        gpu: Optimizers take all parameters in one call, as they do on CUDA.
-        mixed: Under bfloat16 autocast.
+        lit: The module; its state is overwritten.
+        gpu: True processes all parameters in one call of an optimizer, as on CUDA.
+        mixed: True uses bfloat16 autocast.
     """
 
     log_every_n_steps = sys.maxsize  # never
     should_stop = False
-    model = None  # of a strategy with several processes
+    model = None  # set by strategies with several processes
 
     def __init__(self, lit: LitTokenizer, gpu: bool, mixed: bool):
         self.lit, self.gpu, self.mixed = lit.train(), gpu, mixed
@@ -185,7 +188,7 @@ class Step:
         lit.trainer = self
         lit.optimizers = lambda: self.optimizers
         lit.manual_backward = Tensor.backward
-        lit.accumulate = min(lit.accumulate, 2)  # the second batch finds the gradients of the first, as all others do
+        lit.accumulate = min(lit.accumulate, 2)  # the second batch adds to gradients, as all later ones do
 
     def __call__(self, images: Tensor) -> None:
         start = self.lit.adversary.start if self.lit.adversary else 0
@@ -196,31 +199,31 @@ class Step:
 
     @contextmanager
     def precision(self) -> Iterator[None]:
-        device = "cuda" if self.lit.device.type == "cuda" else "cpu"  # fake tensors are the CPU's
+        device = "cuda" if self.lit.device.type == "cuda" else "cpu"  # fake tensors are on the CPU
         autocast = torch.autocast(device, torch.bfloat16, enabled=self.mixed)
         with autocast, Float32AsOnCUDA() if self.gpu else nullcontext():
             yield
 
 
 def make_fake(module: nn.Module) -> None:
-    """Put a fake tensor of the CPU in the place of each parameter and buffer, which are on the meta device.
+    """Replaces each parameter and buffer, which are on the meta device, by a fake tensor of the CPU.
 
-    Autocast, and many an operation, know the CPU but not the meta device.
+    Autocast and many operations support the CPU but not the meta device.
     """
-    made: dict[Tensor, Tensor] = {}
+    fakes: dict[Tensor, Tensor] = {}
     for owner in module.modules():
         for name, parameter in owner.named_parameters(recurse=False):
-            if parameter not in made:
+            if parameter not in fakes:
                 fake = torch.empty_like(parameter, device="cpu")
-                made[parameter] = nn.Parameter(fake, parameter.requires_grad)
-            setattr(owner, name, made[parameter])
+                fakes[parameter] = nn.Parameter(fake, parameter.requires_grad)
+            setattr(owner, name, fakes[parameter])
         for name, buffer in owner.named_buffers(recurse=False):
-            if buffer not in made:
-                made[buffer] = torch.empty_like(buffer, device="cpu")
-            setattr(owner, name, made[buffer])
+            if buffer not in fakes:
+                fakes[buffer] = torch.empty_like(buffer, device="cpu")
+            setattr(owner, name, fakes[buffer])
     for owner in module.modules():
         if isinstance(owner, Adversary):  # it has a list of them
-            owner.trained = [made[parameter] for parameter in owner.trained]
+            owner.trained = [fakes[parameter] for parameter in owner.trained]
 
 
 def images_of(batch: int, size: int) -> Tensor:
@@ -228,7 +231,7 @@ def images_of(batch: int, size: int) -> Tensor:
 
 
 def size_of(tensors: Iterable[Any]) -> int:
-    """Bytes of those that are tensors."""
+    """Bytes of all tensors among the values."""
     return sum(t.numel() * t.element_size() for t in tensors if isinstance(t, Tensor))
 
 
@@ -265,12 +268,12 @@ def _parameters(lit: LitTokenizer) -> dict[str, tuple[int, int]]:
 
 
 def show(estimated: Estimate, memory: float | None, about: str) -> None:
-    """Print an estimate, and the batch that fits.
+    """Prints an estimate, and the batch that fits.
 
     Args:
         estimated: The estimate.
-        memory: The memory of a GPU that a batch has to fit, in bytes; None asks for no batch.
-        about: The run, in a few words.
+        memory: Memory of a GPU in bytes; None prints no batch.
+        about: Description of the run, for the title.
     """
     table = Table(title=Text(visible(about), "bold"), title_justify="left", show_header=False)
     total, trained = (sum(counts) for counts in zip(*estimated.parameters.values(), strict=True))
@@ -282,7 +285,7 @@ def show(estimated: Estimate, memory: float | None, about: str) -> None:
         table.add_row(name, f"{flops / 1e9:,.2f} GFLOPs", "for each image")
     table.add_section()
     for name, size in estimated.memory.items():
-        table.add_row(name, in_units(size), "whatever the batch")
+        table.add_row(name, in_units(size), "for any batch")
     table.add_row("activations, their gradients", in_units(estimated.per_image), "for each image")
     table.add_row("peak", in_units(estimated.peak), f"with batch_size={estimated.batch}")
     get_console().print(table)
@@ -296,5 +299,5 @@ def show(estimated: Estimate, memory: float | None, about: str) -> None:
 
 
 def in_units(size: float) -> str:
-    """Bytes for a reader."""
+    """Bytes as text in MiB or GiB."""
     return f"{size / GIB:,.2f} GiB" if size >= GIB else f"{size / 2**20:,.1f} MiB"

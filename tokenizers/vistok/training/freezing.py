@@ -1,4 +1,4 @@
-"""Training codebooks alone, around networks that nothing changes (arXiv:2307.08265, section 3.2)."""
+"""Training of codebooks alone, with frozen networks (arXiv:2307.08265, section 3.2)."""
 
 from typing import TYPE_CHECKING
 
@@ -12,14 +12,14 @@ if TYPE_CHECKING:
 
 
 def leave_codebooks(tokenizer: "Tokenizer", adversary: "Adversary | None" = None) -> None:
-    """Freeze all of a tokenizer but the heads' codebooks, in place.
+    """Freezes all of a tokenizer except the heads' codebooks, in place.
 
-    Parameters without gradients get into no optimizer, so neither weight decay nor moments move them; networks in
-    evaluation mode update no statistics of batches and drop nothing out. Lightning keeps the mode of each module.
+    Parameters without gradients are in no optimizer, so neither weight decay nor moments change them; networks in
+    evaluation mode update no batch statistics and apply no dropout. Lightning keeps the mode of each module.
 
     Args:
         tokenizer: The tokenizer.
-        adversary: Of the training, if any.
+        adversary: Adversary of the training, or None.
 
     Raises:
         ValueError: No codebook is learned by gradient, or the discriminator's gradient would reach none.
@@ -36,13 +36,13 @@ def leave_codebooks(tokenizer: "Tokenizer", adversary: "Adversary | None" = None
         if adversary is not None and not decoder_teaches(head):
             name = type(head.estimator).__name__
             raise ValueError(
-                f"trainable=codebook: the {name} estimator hands the decoder's gradient to the encoder, which is "
+                f"trainable=codebook: the {name} estimator passes the decoder's gradient to the encoder, which is "
                 "frozen; take estimator=codeword, or a loss without an adversary"
             )
 
 
 def decoder_teaches(head: Quantizer) -> bool:
-    """True if a gradient at the latent that a head gives would reach the head's parameters."""
+    """True if a gradient at a head's latent reaches the head's parameters."""
     parameters = list(head.parameters())
     with torch.random.fork_rng(devices=[]):
         z = torch.zeros(1, head.input_dim or head.dim, head.grid_multiple, head.grid_multiple)

@@ -1,4 +1,4 @@
-"""A training run from its config: checked, built, trained, exported."""
+"""Training run from a config: check, build, train, export."""
 
 import sys
 import time
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
 
 
 def train(config: DictConfig, overrides: list[str]) -> dict[str, float]:
-    """Train, validate and export as ``configs/train.yaml`` says.
+    """Trains, validates and exports as ``configs/train.yaml`` says.
 
     Args:
         config: The composed config.
-        overrides: The words of the command line, for the advice on resuming.
+        overrides: Arguments of the command line, for the advice on resuming.
 
     Returns:
-        The metrics of the last validation, by name.
+        Metrics of the last validation, by name.
 
     Raises:
-        ValueError: The config does not make sense, or does not fit the data or the checkpoint: before any long work.
+        ValueError: The config is inconsistent, or a checkpoint, data or hardware does not fit it.
     """
     _check_config(config)
     if config.gpu_memory is not None:
@@ -76,7 +76,7 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, float]:
             slim_checkpoint.load_slim(lit, Path(config.init), config.family, config.family_config)
         _ = data.sizes  # refuses data without images to train on
         folder, new = run_folder.folder_of(config, checkpoint)
-        with run_folder.unmade(folder, new):
+        with run_folder.removed_on_error(folder, new):
             if existing is None:
                 lock.enter_context(run_folder.locked(folder, config.take_over))
             config = OmegaConf.merge(config, {"run_dir": str(folder)})
@@ -97,7 +97,7 @@ def _fit(
     lit: "LitTokenizer",
     checkpoint: Path | None,
 ) -> dict[str, float]:
-    """Train from where ``checkpoint`` is, and leave in the folder what a run leaves."""
+    """Trains from ``checkpoint``, and writes the files of a finished run into the folder."""
     from vistok.distributed import launchers
     from vistok.processes.signals import Interrupted
     from vistok.training import fsdp, summary
@@ -109,7 +109,7 @@ def _fit(
         trainer.fit(lit, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except Interrupted as interrupted:
         if trainer.is_global_zero:
-            summary.say_how_to_resume(folder, lit, overrides)
+            summary.print_resume_command(folder, lit, overrides)
         launchers.hand_on(interrupted.number)
         sys.exit(interrupted.status)
     if lit.device_mesh is not None:
@@ -125,24 +125,24 @@ def _fit(
 
 
 def job_of_sweep(config: DictConfig, folder: str) -> DictConfig:
-    """The config of one job of ``python train.py -m``: its run has a folder of its own, and goes on there if requeued.
+    """Config of one job of ``python train.py -m``: its run has its own folder, and resumes there if requeued.
 
     Args:
         config: The composed config.
-        folder: The job's, in the sweep's folder.
+        folder: Folder of the job in the folder of the sweep.
     """
     return OmegaConf.merge(config, {"run_dir": config.run_dir or folder, "ckpt": config.ckpt or "auto"})
 
 
 def build(config: DictConfig) -> tuple["ImageDataModule", "LitTokenizer"]:
-    """The data and the module to train, from a config; wrong arguments raise ValueError."""
+    """Data and module to train, from a config; invalid arguments raise ``ValueError``."""
     data, lit = instantiate(config.data), build_module(config)
     check_image_size(data.image_size, lit.tokenizer)
     return data, lit
 
 
 def build_module(config: DictConfig) -> "LitTokenizer":
-    """The module to train alone."""
+    """Module to train, without data."""
     from vistok.training.freezing import leave_codebooks
     from vistok.training.module import LitTokenizer
 
@@ -166,7 +166,7 @@ def build_module(config: DictConfig) -> "LitTokenizer":
 
 
 def optimizer_of(config: DictConfig) -> Callable[..., Any]:
-    """From parameters to an optimizer; its arguments are tried on one parameter."""
+    """Function from parameters to an optimizer; its arguments are tried on one parameter."""
     import torch
 
     try:
@@ -178,10 +178,10 @@ def optimizer_of(config: DictConfig) -> Callable[..., Any]:
 
 
 def estimate(config: DictConfig) -> None:
-    """Print the needs of the run, and the batch that fits ``gpu_memory`` GiB; needs no data, weights or GPU.
+    """Prints a run's requirements, and the batch that fits ``gpu_memory`` GiB; needs no data, weights or GPU.
 
     Raises:
-        ValueError: The config does not make sense.
+        ValueError: The config is inconsistent.
     """
     memory = config.gpu_memory
     if memory is not None and (isinstance(memory, bool | str) or not memory > 0):
@@ -239,7 +239,7 @@ COUNTS = (
 
 
 def _check_config(config: DictConfig) -> None:
-    """What can be seen to be wrong from the config alone."""
+    """Refuses errors that are visible in the config alone."""
     refuse_missing(config)
     check(OmegaConf.merge(config, {"run_dir": config.run_dir or "runs"}), KEYS, GIVEN_TO)
     refuse_below(config, 1, COUNTS)
@@ -325,7 +325,10 @@ def _trainer(
 
 
 def _open_loggers(trainer: "pl.Trainer") -> None:
-    """Begin with others' loggers at once: one without an account, or a connection, ends the run before its folder."""
+    """Initialises external loggers at once.
+
+    One without an account or a connection ends the run before its folder exists.
+    """
     for logger in trainer.loggers:
         try:
             _ = logger.experiment
@@ -335,7 +338,7 @@ def _open_loggers(trainer: "pl.Trainer") -> None:
 
 
 def _quiet_lightning() -> None:
-    """Lightning's hints that do not apply: the loaders and the folder are as they should be."""
+    """Suppresses Lightning's hints that do not apply here."""
     import logging
     import warnings
 

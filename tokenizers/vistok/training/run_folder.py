@@ -1,4 +1,4 @@
-"""The folder of a run, and the checkpoint that the run goes on from."""
+"""Folder of a run, and the checkpoint from which the run resumes."""
 
 import shutil
 from collections.abc import Iterator
@@ -18,12 +18,12 @@ METRICS = "metrics.json"  # written last, when a run is closed
 
 
 def checkpoint_of(config: DictConfig) -> Path | None:
-    """The checkpoint that ``ckpt`` asks for: that file, or with ``auto`` the newest whole one of the run's folder.
+    """Checkpoint that ``ckpt`` selects: that file, or for ``auto`` the newest undamaged one of the run's folder.
 
     The folder is ``run_dir``, or else the newest below ``runs/NAME``.
 
     Returns:
-        None where nothing is asked for, or ``auto`` finds nothing to go on from.
+        None if ``ckpt`` is not set, or ``auto`` finds no checkpoint.
     """
     if config.ckpt != "auto":
         return Path(config.ckpt) if config.ckpt else None
@@ -32,25 +32,25 @@ def checkpoint_of(config: DictConfig) -> Path | None:
 
 
 def newest_run(parent: Path) -> Path | None:
-    """The newest run below a folder that has a checkpoint."""
+    """Newest run below a folder that has a checkpoint."""
     found = [run for run in parent.glob("*") if any((run / LAST.parent).glob("*.ckpt"))]
     return max(found, key=lambda run: (run / LAST.parent).stat().st_mtime) if found else None
 
 
 def existing_folder(config: DictConfig) -> Path | None:
-    """The folder that there is already of a run that goes on, or that a new one would overwrite; None for a new one."""
+    """Existing folder of a run that resumes, or that a new run would overwrite; None for a new run."""
     if config.run_dir is not None:
         folder = Path(config.run_dir)
     elif config.ckpt == "auto":
         folder = newest_run(Path("runs") / str(config.name))
     else:
-        folder = _own(Path(config.ckpt)) if config.ckpt else None
+        folder = _run_of(Path(config.ckpt)) if config.ckpt else None
     return folder if folder and folder.is_dir() else None
 
 
 @contextmanager
 def locked(folder: Path, take_over: bool) -> Iterator[None]:
-    """Keep others off a run's folder, which is made if need be: rank 0 does so for all."""
+    """Locks a run's folder, which is created if it does not exist; rank 0 does so for all ranks."""
     if rank_zero_only.rank != 0:
         yield
         return
@@ -59,21 +59,21 @@ def locked(folder: Path, take_over: bool) -> Iterator[None]:
 
 
 def folder_of(config: DictConfig, checkpoint: Path | None) -> tuple[Path, bool]:
-    """The folder of this run: made by rank 0, which alone writes to it; never one that holds another run.
+    """Folder of this run, created by rank 0, which alone writes to it; never one that holds another run.
 
-    A run that goes on from a checkpoint of its own folder stays there. With ``ckpt=auto`` so does one that was killed
+    A run that resumes from a checkpoint in its own folder stays there. With ``ckpt=auto`` so does a run that was killed
     before its first checkpoint.
 
     Returns:
-        The folder, and whether it was made.
+        The folder, and True if it was created.
     """
-    own = _own(checkpoint) if checkpoint else None
+    own = _run_of(checkpoint) if checkpoint else None
     if config.run_dir is None and own:
         return own, False
     run = Path(config.run_dir or Path("runs") / str(config.name) / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
     if rank_zero_only.rank != 0 or (own and run.resolve() == own.resolve()):
         return run, False
-    if config.run_dir is not None and _is_taken(run) and not (config.ckpt == "auto" and _was_killed_early(run)):
+    if config.run_dir is not None and _has_files(run) and not (config.ckpt == "auto" and _was_killed_early(run)):
         raise ValueError(f"run_dir={run} exists already and is not overwritten; ckpt=auto continues it")
     first, n = run, 1
     while True:
@@ -90,30 +90,33 @@ def folder_of(config: DictConfig, checkpoint: Path | None) -> tuple[Path, bool]:
 
 
 @contextmanager
-def unmade(folder: Path, made: bool) -> Iterator[None]:
-    """Where the block raises, a folder that was made for it is removed."""
+def removed_on_error(folder: Path, created: bool) -> Iterator[None]:
+    """Removes a folder that was created for the block if the block raises."""
     try:
         yield
     except BaseException:
-        if made:
+        if created:
             shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
-def _own(checkpoint: Path) -> Path | None:
-    """The folder of the run that a checkpoint is of, if it lies where runs have theirs."""
+def _run_of(checkpoint: Path) -> Path | None:
+    """Folder of the run that a checkpoint belongs to, if it lies where runs have their checkpoints."""
     return checkpoint.parent.parent if checkpoint.parent.name == LAST.parent.name else None
 
 
-def _is_taken(run: Path) -> bool:
-    """Whether there is a file in it, or it is one: a run killed at once leaves empty folders, and its lock."""
+def _has_files(run: Path) -> bool:
+    """True if the path is a file or a folder with files.
+
+    A run killed at once leaves only empty folders and its lock.
+    """
     if not run.exists():
         return False
     return not run.is_dir() or any(not path.is_dir() and path.name != locks.NAME for path in run.rglob("*"))
 
 
 def _was_killed_early(run: Path) -> bool:
-    """Whether a folder is that of a run that has written its config and nothing that could be lost."""
+    """True for the folder of a run that has written its config and nothing that could be lost."""
     return (run / "config.yaml").is_file() and not any((run / LAST.parent).glob("*.ckpt"))
 
 

@@ -1,4 +1,4 @@
-"""Learning rates as a factor for each update."""
+"""Learning rate schedules as a factor for each update."""
 
 import math
 from dataclasses import dataclass
@@ -8,13 +8,13 @@ DECAYS = ("constant", "linear", "cosine")
 
 @dataclass(frozen=True)
 class Schedule:
-    """Linear warm-up, a plateau, then decay: a function of the update that multiplies the learning rate.
+    """Linear warm-up, a plateau, then decay: a factor of the learning rate as a function of the update.
 
     Attributes:
-        updates: Length of the whole schedule; later updates keep the last factor.
+        updates: Length of the schedule; later updates keep the last factor.
         decay: ``constant``, ``linear`` or ``cosine`` (half a period).
         warmup: Updates of linear warm-up from ``start`` to 1; below 1, a share of all updates.
-        start: Factor from which the warm-up rises, reaching 1 at its last update.
+        start: Factor at the start of the warm-up, which reaches 1 at its last update.
         hold: Share of the updates after the warm-up that stay at 1 before the decay (0.3 in FVQ, arXiv:2509.10140).
         final: Factor at the end of the decay.
     """
@@ -35,7 +35,7 @@ class Schedule:
             raise ValueError(f"hold is a share of the updates, in [0, 1], not {self.hold}")
 
     def __call__(self, update: int) -> float:
-        """The factor for ``update``, counted from 0."""
+        """Factor for ``update``, counted from 0."""
         warmup = round(self.warmup * self.updates) if self.warmup < 1 else self.warmup
         if update < warmup:
             return self.start + (1 - self.start) * (update + 1) / warmup

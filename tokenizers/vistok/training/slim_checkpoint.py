@@ -1,4 +1,4 @@
-"""Weights without optimizer states: written at a run's end, read at another's beginning."""
+"""Weights without optimizer states: written at the end of a run, read at the start of another."""
 
 import json
 from collections.abc import Mapping
@@ -21,16 +21,19 @@ if TYPE_CHECKING:
 
 
 SLIM = Path("checkpoints") / "slim.safetensors"
-EXPORTED = "model.safetensors"  # of an exported folder: heads are folded, so that it fits a config with quantizer=vq
-OWN = ("encoder.levels.", "encoder.transformer.blocks.")  # names that our encoders have and no published one
-SETTINGS = (  # arguments on which weights depend without a shape that tells
+EXPORTED = "model.safetensors"  # in an exported folder: heads are folded, so it fits a config with quantizer=vq
+OUR_NAMES = (
+    "encoder.levels.",
+    "encoder.transformer.blocks.",
+)  # prefixes of names that only our encoders have
+SETTINGS = (  # arguments on which weights depend, but not their shapes
     *("class", "cosine", "num_heads", "heads", "activation", "positions", "patch", "norm_groups", "groups"),
     *("scale", "shift", "thresholds", "low", "high"),
 )
 
 
 def save_slim(lit: "LitTokenizer", path: Path) -> None:
-    """Write what is needed to share a tokenizer or train it further: the weights that are evaluated, heads unfolded."""
+    """Writes the weights to share a tokenizer or to train it further: those that are evaluated, with heads unfolded."""
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in lit.evaluated.state_dict().items()}
     safetensors.torch.save_file(weights, path)
 
@@ -38,18 +41,19 @@ def save_slim(lit: "LitTokenizer", path: Path) -> None:
 def load_slim(
     lit: "LitTokenizer", path: Path, family: str | None = None, family_config: Mapping[str, Any] | None = None
 ) -> None:
-    """Begin a training run with the weights of a run, an exported folder, ``slim.safetensors`` or a published file.
+    """Initialises a run from the weights of a run, an exported folder, ``slim.safetensors`` or a published file.
 
-    Optimizers, schedule and discriminator begin anew, so that the discriminator starts at ``adversarial_start`` again.
+    Optimizers, schedule and discriminator start anew, so that the discriminator starts at ``adversarial_start`` again.
 
     Args:
         lit: The module to train.
         path: The file or folder.
-        family: A published file's, as for ``vistok.load``.
-        family_config: What else its keys do not tell.
+        family: Family of a published file, as for ``vistok.load``.
+        family_config: Settings that its keys do not determine.
 
     Raises:
-        ValueError: It is not there, cannot be read, or has other names, shapes or settings; the message says which.
+        ValueError: The file does not exist, is unreadable, or has other names, shapes or settings; the message names
+            them.
     """
     if path.is_dir():
         path = path / (EXPORTED if (path / EXPORTED).is_file() else SLIM)
@@ -61,7 +65,7 @@ def load_slim(
             weights = read_safetensors(path).tensors
         except ValueError as error:
             raise ValueError(f"init={path} cannot be read: {error}") from error
-    if weights is None or not any(name.startswith(OWN) for name in weights):
+    if weights is None or not any(name.startswith(OUR_NAMES) for name in weights):
         weights = _published(lit, path, family, family_config)
     _refuse_differences(f"init={path}", weights, lit.tokenizer.state_dict())
     lit.tokenizer.load_state_dict(weights)
@@ -72,7 +76,7 @@ def load_slim(
 def _published(
     lit: "LitTokenizer", path: Path, family: str | None, family_config: Mapping[str, Any] | None
 ) -> Mapping[str, Tensor]:
-    """The weights of a published file, whose settings must be the config's where no shape tells them."""
+    """Weights of a published file, whose settings must equal the config's where shapes do not determine them."""
     theirs = load(path, family, family_config)
     _refuse_differences(f"init={path}", theirs.state_dict(), lit.tokenizer.state_dict())
     there, here = (settings(native.describe(tokenizer)) for tokenizer in (theirs, lit.tokenizer))
@@ -84,7 +88,7 @@ def _published(
 
 
 def settings(description: dict[str, Any], path: str = "tokenizer") -> dict[str, Any]:
-    """From what ``native.describe`` gives: what weights depend on and their shapes do not show, by its place."""
+    """Settings in a description of ``native.describe`` on which weights depend but not their shapes, by dotted path."""
     found = {f"{path}.{name}": value for name, value in description.items() if name in SETTINGS}
     for name, value in description.items():
         members = dict(enumerate(value)) if isinstance(value, list) else {"": value}
@@ -95,9 +99,9 @@ def settings(description: dict[str, Any], path: str = "tokenizer") -> dict[str, 
 
 
 def check_checkpoint(lit: "LitTokenizer", path: Path) -> None:
-    """Refuse a checkpoint that is not there, is of a finished run, or does not fit: before any data is read.
+    """Refuses a checkpoint that does not exist, is of a finished run, or does not fit, before any data is read.
 
-    It may have made all updates: a run can be killed after its last checkpoint and before its export.
+    It may have all updates of the run: a run can be killed after its last checkpoint and before its export.
 
     Raises:
         ValueError: The message names the keys and shapes that differ.
@@ -105,12 +109,12 @@ def check_checkpoint(lit: "LitTokenizer", path: Path) -> None:
     checkpoint = checkpoint_io.read(path)
     updates = checkpoint["updates"]
     if updates >= lit.schedule.updates and _updates_of_report(path.parent.parent / METRICS) >= updates:
-        raise ValueError(f"ckpt={path} has made all of its updates: {updates}; raise updates= to go on")
+        raise ValueError(f"ckpt={path} has made all of its updates: {updates}; raise updates= to continue")
     _refuse_differences(f"ckpt={path}", checkpoint["state_dict"], lit.saved(lit.state_dict()))
 
 
 def _updates_of_report(path: Path) -> int:
-    """After how many updates a run was closed; 0 if it was not."""
+    """Number of updates of a finished run; 0 if it is not finished."""
     try:
         return int(json.loads(path.read_text())["updates"])
     except (OSError, ValueError, KeyError, TypeError):
@@ -118,7 +122,7 @@ def _updates_of_report(path: Path) -> int:
 
 
 def _shape(tensor: Tensor) -> tuple[int | torch.dtype, ...]:
-    """The sizes of a tensor, and its type where it has no real numbers."""
+    """Shape of a tensor, with its dtype if it does not hold real numbers."""
     return (*tensor.shape, *(() if tensor.is_floating_point() else (tensor.dtype,)))
 
 

@@ -1,4 +1,4 @@
-"""Messages and files of a run about itself: at its beginning, its end, and an interruption."""
+"""Messages and files about a run at its start, its end, and an interruption."""
 
 import shlex
 import sys
@@ -19,7 +19,7 @@ from vistok.versions import versions
 
 
 def open_run(config: DictConfig, run: Path, lit: LitTokenizer, data: Data) -> None:
-    """Make the folder's first contents and say what is about to happen."""
+    """Creates the first contents of the folder and prints what the run will do."""
     about = f"{data.about}: {data.sizes}"  # refuses data without images to train on
     (run / "checkpoints").mkdir(parents=True, exist_ok=True)
     OmegaConf.save(config, run / "config.yaml", resolve=True)
@@ -39,7 +39,7 @@ def open_run(config: DictConfig, run: Path, lit: LitTokenizer, data: Data) -> No
 
 
 def close_run(run: Path, lit: LitTokenizer, data: Data, metrics: dict[str, float], seconds: float) -> None:
-    """Export, write ``metrics.json``, and print what came out and what to do with it."""
+    """Exports the tokenizer, writes ``metrics.json``, and prints the results and next commands."""
     report = finite(
         {
             "metrics": metrics,
@@ -54,7 +54,7 @@ def close_run(run: Path, lit: LitTokenizer, data: Data, metrics: dict[str, float
         save(lit.evaluated, run / "tokenizer", about=report)
     except ValueError as error:
         raise ValueError(
-            f"{error}\nThe run could not be exported. All that it learned is kept in {run}; once that is mended, the "
+            f"{error}\nThe run could not be exported. Its weights are kept in {run}; once the problem is solved, the "
             f"same command with run_dir={run} ckpt=auto exports and closes it"
         ) from error
     write_json(report, run / run_folder.METRICS)
@@ -68,22 +68,22 @@ def close_run(run: Path, lit: LitTokenizer, data: Data, metrics: dict[str, float
     say(f"python -c \"import vistok; print(vistok.load('{exported}').factor)\"", label="load      ")
 
 
-def say_how_to_resume(run: Path, lit: LitTokenizer, overrides: list[str]) -> None:
-    """Print the command that goes on with an interrupted run; ``overrides`` are the words it was started with."""
+def print_resume_command(run: Path, lit: LitTokenizer, overrides: list[str]) -> None:
+    """Prints the command that resumes an interrupted run; ``overrides`` are the arguments that started it."""
     again = [word for word in overrides if not word.startswith(("ckpt=", "run_dir="))]
     command = program("train") + " " + shlex.join([*again, f"ckpt={run / 'checkpoints' / 'last.ckpt'}"])
-    say(f"\ninterrupted after {lit.updates:,} updates; everything is saved. To go on:\n  {command}")
+    say(f"\ninterrupted after {lit.updates:,} updates; everything is saved. To resume:\n  {command}")
 
 
 def program(name: str) -> str:
-    """How to call ``train`` or ``eval``, as this process was called: the repository's script, or the package."""
+    """Command that calls ``train`` or ``eval`` as this process was called: the repository's script, or the package."""
     called = Path(sys.argv[0])
     packaged = called.name == "vistok" or called.parts[-2:] == ("vistok", "__main__.py")
     return f"python -m vistok {name}" if packaged else f"python {name}.py"
 
 
 def metrics_table(metrics: dict[str, float]) -> Table:
-    """A rich table of metrics with their units."""
+    """Rich table of metrics with their units."""
     table = Table(show_header=False)
     for name, value in metrics.items():
         table.add_row(name.replace("_", " "), *_with_unit(name, value))

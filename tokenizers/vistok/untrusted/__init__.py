@@ -1,1 +1,1 @@
-"""Files that anybody may have written, read within bounds: JSON, safetensors, pickles."""
+"""Bounded readers of files from unknown sources: JSON, safetensors, pickles, arrays."""

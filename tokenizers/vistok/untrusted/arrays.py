@@ -1,7 +1,7 @@
-"""Arrays from files that anybody may have written: read or refused, never unpickled, nothing of them evaluated.
+"""Arrays in files from unknown sources: read or refused, never unpickled or evaluated.
 
-numpy's own reader parses a header as Python and allocates what it claims. Here a header is matched as text, and its
-array must be as long as the file is.
+numpy's own reader parses a header as Python and allocates the memory that it claims. Here a header is matched as text,
+and its array must have exactly the rest of the file.
 """
 
 import io
@@ -13,7 +13,7 @@ import numpy as np
 
 from vistok.untrusted.bounded_json import short
 
-MAX_HEADER = 4_096  # bytes; numpy writes 118 for any array of up to 32 dimensions that there is
+MAX_HEADER = 4_096  # bytes; numpy writes 118 for typical arrays
 MAX_DIMENSIONS, MAX_SIDE = 8, 2**48
 TYPES = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248])")
 ENTRY = (
@@ -25,22 +25,22 @@ HEADER = re.compile(r"\{\s*" + r"\s*,\s*".join([re.sub(r"\?P<\w+>", "?:", ENTRY)
 
 
 def read_array(file: Path | bytes, where: str, mapped: bool = False) -> np.ndarray:
-    """The array of numbers in a ``.npy`` file, or in its bytes; not to be written to.
+    """Read-only array of numbers in a ``.npy`` file, or in its bytes.
 
     Args:
         file: The file.
-        where: What to call it in messages.
-        mapped: Leave it on disk until it is used.
+        where: Name of the file, for messages.
+        mapped: True maps the file into memory instead of reading it.
 
     Raises:
-        ValueError: It holds no such array.
+        ValueError: The file has no such array.
     """
     try:
         with io.BytesIO(file) if isinstance(file, bytes) else file.open("rb") as stream:
             size = stream.seek(0, io.SEEK_END)
             stream.seek(0)
             dtype, shape, order, start = _header(stream.read(MAX_HEADER + 12), size)
-            if not math.prod(shape):  # nothing maps or reads an array without elements
+            if not math.prod(shape):  # an empty array can be neither mapped nor read
                 return np.empty(shape, dtype)
             if mapped:
                 return np.memmap(stream, dtype, "r", start, shape, order)
@@ -51,9 +51,9 @@ def read_array(file: Path | bytes, where: str, mapped: bool = False) -> np.ndarr
 
 
 def _header(begin: bytes, size: int) -> tuple[np.dtype, tuple[int, ...], str, int]:
-    """Type, shape, order and first byte of the array in a file of ``size`` bytes that begins so."""
+    """Dtype, shape, order and first byte of the array in a file of ``size`` bytes that starts with ``begin``."""
     if begin[:6] != b"\x93NUMPY" or begin[6:8] not in (b"\1\0", b"\2\0", b"\3\0"):
-        raise ValueError("it does not begin as a .npy file")
+        raise ValueError("it does not start like a .npy file")
     start = 10 if begin[6] == 1 else 12
     length = int.from_bytes(begin[8:start], "little")
     text = begin[start : start + length].decode("latin1")

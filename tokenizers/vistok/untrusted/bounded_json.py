@@ -1,8 +1,4 @@
-"""JSON, safetensors and networks of files that anybody may have written: within bounds, or a ValueError.
-
-Nothing is allocated because a file claims it: JSON is bounded in bytes and depth, tensors are mapped, and a network
-that a file describes is first built without values and compared with the tensors that the file has.
-"""
+"""JSON from unknown sources, bounded in size and depth."""
 
 import json
 import reprlib
@@ -11,10 +7,10 @@ from typing import Any
 
 from vistok.terminal import visible
 
-MAX_JSON = 2**20  # bytes of a description
-MAX_LISTING = 2**28  # bytes of a JSON file that lists what a data set has
-MAX_DEPTH = 64  # containers within one another
-MAX_CALLS, MAX_CALLS_FOR_EACH = 1_000, 12  # of torch to build a network: in all, and for each tensor of its file
+MAX_JSON = 2**20  # largest description in bytes
+MAX_LISTING = 2**28  # largest JSON file that lists a data set, in bytes
+MAX_DEPTH = 64  # deepest nesting of containers
+MAX_CALLS, MAX_CALLS_FOR_EACH = 1_000, 12  # calls of torch to build a network: a base, and for each tensor
 
 _shortened = reprlib.Repr()
 _shortened.maxstring = _shortened.maxother = _shortened.maxlong = 80
@@ -22,29 +18,29 @@ _shortened.maxlevel = 2
 
 
 def short(value: Any) -> str:
-    """A value of a file for a message: its ``repr`` in one line, cut in the middle where it is long."""
+    """Value of a file for a message: its ``repr`` in one line, shortened in the middle."""
     return _shortened.repr(value).replace("\n", " ")
 
 
 def one_line(text: object, most: int = 400) -> str:
-    """A library's message for one of ours: in one line, control characters escaped, cut where it is long."""
-    words = " ".join(str(text)[: 4 * most].split())
-    words = visible(words)
-    return words if len(words) <= most else f"{words[:most]}..."
+    """Another library's message in one line, with control characters escaped, shortened at the end."""
+    line = " ".join(str(text)[: 4 * most].split())
+    line = visible(line)
+    return line if len(line) <= most else f"{line[:most]}..."
 
 
 # ------------------------------------------------------------------------------------------------------------- JSON
 
 
 def read_json(path: Path, most: int = MAX_JSON) -> Any:
-    """The content of a JSON file.
+    """Content of a JSON file.
 
     Args:
         path: The file.
-        most: Bytes that it may have.
+        most: Largest accepted size in bytes.
 
     Raises:
-        ValueError: There is no such file, it is larger, or it is not JSON.
+        ValueError: The file does not exist, is larger, or is not JSON.
     """
     if not path.is_file():
         raise ValueError(f"there is no {path}")
@@ -55,10 +51,10 @@ def read_json(path: Path, most: int = MAX_JSON) -> Any:
 
 
 def read_object(path: Path, most: int = MAX_JSON) -> dict[str, Any]:
-    """The content of a JSON file that has names and their values.
+    """Content of a JSON file that is an object.
 
     Raises:
-        ValueError: As ``read_json``, or it is something else.
+        ValueError: As for ``read_json``, or the content is not an object.
     """
     content = read_json(path, most)
     if type(content) is not dict:
@@ -67,12 +63,12 @@ def read_object(path: Path, most: int = MAX_JSON) -> dict[str, Any]:
 
 
 def parse_json(content: bytes, where: str | Path) -> Any:
-    """The content of a text of JSON; ``where`` names it in messages.
+    """Content of JSON text; ``where`` names it in messages.
 
-    Numbers may be NaN or infinite, as Python writes them: whoever reads one checks its range.
+    Numbers may be NaN or infinite, as Python writes them; callers check the range.
 
     Raises:
-        ValueError: It is not JSON in UTF-8, has a name twice in one object, or containers too deep within one another.
+        ValueError: The text is not JSON in UTF-8, an object has a name twice, or containers are nested too deeply.
     """
     try:
         tree = json.loads(content.decode(), object_pairs_hook=_object)
@@ -88,12 +84,12 @@ def parse_json(content: bytes, where: str | Path) -> Any:
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    made: dict[str, Any] = {}
+    content: dict[str, Any] = {}
     for name, value in pairs:
-        if name in made:
+        if name in content:
             raise ValueError(f"an object has {short(name)} twice")
-        made[name] = value
-    return made
+        content[name] = value
+    return content
 
 
 # ------------------------------------------------------------------------------------------------------ safetensors

@@ -1,4 +1,4 @@
-"""Networks built from descriptions that anybody may have written, within the size of their weights."""
+"""Networks built from descriptions of unknown sources, bounded by the size of their weights."""
 
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -10,26 +10,27 @@ from torch.overrides import TorchFunctionMode
 
 from vistok.untrusted.bounded_json import MAX_CALLS, MAX_CALLS_FOR_EACH, short
 
-MAX_OF_NETWORK = 4_000  # tensors of one network
-SMALL = 4_096  # values of tensors that a constructor may make beside those of the file
+MAX_OF_NETWORK = 4_000  # most tensors of a network
+SMALL = 4_096  # largest tensor, in values, that a constructor may create besides those of the file
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 Network = TypeVar("Network", bound=nn.Module)
 
 
 class Beyond(ValueError):
-    """A description asks for more than its file of weights has."""
+    """A description needs more than its file of weights has."""
 
 
 class Bounded(TorchFunctionMode):
-    """Ends a construction that makes more tensors than a file has, or larger ones, or empty ones.
+    """Stops a construction that creates more or larger tensors than a file has, or empty ones.
 
-    Inside ``torch.device("meta")``, where tensors have sizes and no values, that is before anything is spent on them.
+    Used inside ``torch.device("meta")``, where tensors have shapes but no values, so that it stops before memory is
+    allocated.
 
     Args:
-        tensors: The file's.
+        tensors: Tensors of the file.
 
     Raises:
-        Beyond: It does, or the file has more tensors than a network.
+        Beyond: The construction exceeds the file, or the file has more tensors than a network.
     """
 
     def __init__(self, tensors: Iterable[Tensor]):
@@ -42,28 +43,28 @@ class Bounded(TorchFunctionMode):
         self.calls = MAX_CALLS + MAX_CALLS_FOR_EACH * len(sizes)
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        made = function(*args, **(kwargs or {}))
+        result = function(*args, **(kwargs or {}))
         self.calls -= 1
         if self.calls < 0:
             raise Beyond(f"it describes a network of far more than the {self.number:,} tensors that there are")
-        if isinstance(made, Tensor) and not 0 < made.numel() <= self.largest:
-            sizes = " x ".join(f"{side:,}" for side in made.shape)
+        if isinstance(result, Tensor) and not 0 < result.numel() <= self.largest:
+            sizes = " x ".join(f"{side:,}" for side in result.shape)
             raise Beyond(f"it describes a tensor of {sizes} values; the largest that there is has {self.largest:,}")
-        return made
+        return result
 
 
 def network_of(tensors: Mapping[str, Tensor], build: Callable[[], Network]) -> Network:
-    """The network that ``build`` makes, with the values of a file.
+    """Network that ``build`` makes, with the values of a file.
 
-    It is built twice: without values, to see that all tensors that it has are in the file, of the same sizes; then
-    really, since a constructor may compute values that are in no file.
+    It is built twice: first without values, to check that the file has exactly its tensors with the same shapes; then
+    with values, since a constructor may compute values that no file has.
 
     Args:
-        tensors: The file's.
-        build: Gives the same network each time.
+        tensors: Tensors of the file.
+        build: Makes the same network at each call.
 
     Raises:
-        ValueError: ``build`` raises it, or the network has other tensors than the file.
+        ValueError: ``build`` raises it, or the network and the file have different tensors.
     """
     with torch.device("meta"), Bounded(tensors.values()):
         planned = build()
@@ -74,10 +75,10 @@ def network_of(tensors: Mapping[str, Tensor], build: Callable[[], Network]) -> N
 
 
 def refuse_differences(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Refuse tensors that have not the names, sizes and kinds of those expected.
+    """Refuses tensors whose names, shapes or types differ from the expected ones.
 
     Raises:
-        Beyond: The message lists the first of them.
+        Beyond: The message lists the first differences.
     """
     differences = [f"Missing key {short(name)}" for name in expected if name not in tensors]
     differences += [f"Unexpected key {short(name)}" for name in tensors if name not in expected]
@@ -93,12 +94,12 @@ def refuse_differences(tensors: Mapping[str, Tensor], expected: Mapping[str, Ten
 
 
 def refuse_shared(tensors: Mapping[str, Tensor]) -> None:
-    """Refuse tensors that take far more memory as copies than as they lie in a file, sharing storages.
+    """Refuses tensors that share storages such that copies would take far more memory than the file.
 
     Raises:
         ValueError: They do.
     """
-    held = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors.values()}
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors.values()}
     copied = math.fsum(t.numel() * t.element_size() for t in tensors.values())
-    if copied > 2 * sum(held.values()) + 2**20:
-        raise ValueError(f"its tensors share storages: {sum(held.values()):,} bytes would become {copied:,.0f}")
+    if copied > 2 * sum(storages.values()) + 2**20:
+        raise ValueError(f"its tensors share storages: {sum(storages.values()):,} bytes would become {copied:,.0f}")

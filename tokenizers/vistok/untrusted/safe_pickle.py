@@ -18,10 +18,10 @@ from torch import Tensor
 MAX_PICKLE = 64 * 2**20  # bytes
 MAX_STEPS = 2_000_000  # opcodes, and items copied by calls; a Lightning checkpoint of VQGAN has some 100,000
 MAX_DEPTH = 100
-MAX_SMALL = 2**32  # below it whole numbers have hashes that nobody can make collide
-MAX_ODD = 1_000  # keys of dicts whose hashes somebody can: other numbers, and tuples
-MAX_STUBS = 10_000  # names of what is not read
-MAX_NAME = 200  # characters of a stub's name that are kept
+MAX_SMALL = 2**32  # hashes of integers below it cannot be made to collide
+MAX_ODD = 1_000  # most keys of dicts whose hashes can be made to collide: other numbers, and tuples
+MAX_STUBS = 10_000  # most names of objects that are not created
+MAX_NAME = 200  # longest name of a stub in characters
 
 _STORAGES = {
     "Double": torch.float64,
@@ -56,7 +56,7 @@ NUMBERS = {
 
 
 class Stub:
-    """What stands for an object, class or function of the file that is not read: its name and nothing else."""
+    """Placeholder for an object, class or function of the file: only its name."""
 
     __slots__ = ("name",)
 
@@ -77,30 +77,29 @@ class Stub:
 
 
 class Machine:
-    """Runs a pickle without importing or calling anything of it.
+    """Interprets a pickle without importing or calling anything that it names.
 
-    What takes longer than one opcode may is counted with ``spend``: a few bytes could ask for a list's copy a million
-    times.
+    Work beyond one step per opcode is counted by ``spend``: a few bytes could otherwise copy a list a million times.
 
     Args:
-        storage: Gives the storage of a key, dtype and number of values as a tensor (n,), or raises ``ValueError``.
+        storage: Returns the storage with a key, dtype and number of values as a tensor (n,), or raises ``ValueError``.
     """
 
     def __init__(self, storage: Callable[[str, torch.dtype, int], Tensor]):
         self.storage = storage
         self.storages: dict[str, tuple[torch.dtype, int, Tensor]] = {}
-        self.given: set[int] = set()  # ids of the storages, which live as long as this
+        self.known_storages: set[int] = set()  # ids of the storages, which live as long as the machine
         self.stack: list[Any] = []
         self.marks: list[int] = []
         self.memo: dict[int, Any] = {}
-        self.asked: set[str] = set()
+        self.requested: set[str] = set()
         self.steps = self.odd_keys = 0
 
     def names(self) -> tuple[str, ...]:
-        return tuple(sorted(self.asked))
+        return tuple(sorted(self.requested))
 
     def run(self, stream: io.BytesIO) -> Any:
-        """The object of the pickle that begins at the stream's position, which is then behind it."""
+        """Object of the pickle at the stream's position, which then is at its end."""
         try:
             for opcode, argument, _ in pickletools.genops(stream):
                 self.spend(1)
@@ -185,7 +184,7 @@ class Machine:
                 self.top()
             case "PUT" | "BINPUT" | "LONG_BINPUT":
                 if not 0 <= argument < MAX_SMALL:
-                    raise ValueError("an object is kept under a number that no pickle needs")
+                    raise ValueError("an object is stored under a number that no pickle needs")
                 self.memo[argument] = self.top()
             case "MEMOIZE":
                 self.memo[len(self.memo)] = self.top()
@@ -213,7 +212,7 @@ class Machine:
             case "OBJ":
                 cls, *arguments = self.pop_mark()
                 stack.append(self.call(cls, tuple(arguments)))
-            case "BUILD":  # attributes: nothing that is built here has any
+            case "BUILD":  # sets attributes: nothing that is built here has any
                 state, built = self.pop(), self.top()
                 swapped = type(state) is tuple and len(state) > 1 and type(state[1]) is str and state[1] == ">"
                 if swapped and type(built) is Stub and built.name.startswith("numpy.dtype "):
@@ -239,8 +238,8 @@ class Machine:
         return items
 
     def stub(self, name: str) -> Stub:
-        self.asked.add(name[:MAX_NAME])
-        if len(self.asked) > MAX_STUBS:
+        self.requested.add(name[:MAX_NAME])
+        if len(self.requested) > MAX_STUBS:
             raise ValueError(f"it asks for more than {MAX_STUBS:,} objects by name")
         return Stub(name)
 
@@ -262,9 +261,9 @@ class Machine:
         return target
 
     def key(self, key: Any) -> Any:
-        """A key of a dict as it is, if hashing it takes no time and many of its kind have no hash in common.
+        """Key of a dict, if it can be hashed quickly and without deliberate collisions.
 
-        Python draws the hashes of strings and bytes anew in each process, but not those of numbers and tuples.
+        Python randomises the hashes of strings and bytes in each process, but not those of numbers and tuples.
         """
         if type(key) in (str, bytes, Stub) or key is None or (type(key) in (int, bool) and 0 <= key < MAX_SMALL):
             return key
@@ -290,13 +289,13 @@ class Machine:
             raise ValueError(f"a storage whose key has {len(key):,} characters")
         if key not in self.storages:
             self.storages[key] = (dtype, numel, self.storage(key, dtype, numel))
-            self.given.add(id(self.storages[key][2]))
+            self.known_storages.add(id(self.storages[key][2]))
         if self.storages[key][:2] != (dtype, numel):
             raise ValueError(f"the storage {key!r} is used as two kinds")
         return self.storages[key][2]
 
     def call(self, function: Any, arguments: Any) -> Any:
-        """The only calls there are; any other gives a stub of its name."""
+        """The only supported calls; any other gives a stub of its name."""
         if type(function) is not Stub or type(arguments) is not tuple:
             raise ValueError(f"a call of a {type(function).__name__} with a {type(arguments).__name__}")
         name = function.name
@@ -328,13 +327,13 @@ class Machine:
         return self.stub(name)
 
     def rebuild(self, kind: str, arguments: tuple[Any, ...]) -> Tensor:
-        """A tensor that ``torch._utils._rebuild_{kind}`` would give, as a view of its storage."""
+        """Tensor that ``torch._utils._rebuild_{kind}`` would return, as a view of its storage."""
         if kind.startswith("parameter"):
             if not isinstance(arguments[0], Tensor):
                 raise ValueError("a parameter of something else than a tensor")
             return arguments[0]
         flat, offset, shape, strides = arguments[:4]
-        if id(flat) not in self.given:
+        if id(flat) not in self.known_storages:
             raise ValueError("a tensor of something else than a storage")
         if kind == "tensor_v3":
             dtype = arguments[6]
@@ -346,7 +345,7 @@ class Machine:
 
 
 def check_layout(numel: int, offset: Any, shape: Any, strides: Any) -> None:
-    """Whether a tensor lies within a storage of ``numel`` values and has no more values than that.
+    """Checks that a tensor lies within a storage of ``numel`` values and has no more values than it.
 
     Raises:
         ValueError: It does not.
@@ -361,10 +360,10 @@ def check_layout(numel: int, offset: Any, shape: Any, strides: Any) -> None:
 
 
 def checked_tree(tree: Any) -> Any:
-    """The same object, if whoever walks through it comes to an end: no cycle, not too deep, not too large unfolded.
+    """Checks that a tree can be traversed: no cycle, bounded depth, and bounded size when unfolded; returns it.
 
     Raises:
-        ValueError: It is not so.
+        ValueError: The tree violates a bound.
     """
     sizes: dict[int, int] = {}
     open_now: set[int] = set()

@@ -1,4 +1,4 @@
-"""Torch files of strangers, read as data: where tensors and pickles lie in them."""
+"""Torch files from unknown sources, read as data: locations of their tensors and pickles."""
 
 import io
 import mmap
@@ -16,31 +16,31 @@ from vistok.untrusted.safe_pickle import MAX_NAME, MAX_PICKLE, Machine, checked_
 from vistok.untrusted.tensor_files import read_safetensors
 
 MAX_MEMBERS = 100_000
-MAX_DIRECTORY = 4 * 2**20  # bytes of a zip file's list of members
+MAX_DIRECTORY = 4 * 2**20  # largest list of members of a zip file in bytes
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
 
 
 class Contents(NamedTuple):
-    """What is in a checkpoint."""
+    """Contents of a checkpoint."""
 
     tree: Any  # nested dicts, lists and tuples of tensors, numbers, strings, bytes, dtypes, None and stubs
-    stubs: tuple[str, ...]  # every name that the file asked for and did not get, sorted
+    stubs: tuple[str, ...]  # sorted names of all objects that were not created
 
 
 def read_tensors(path: str | Path) -> Contents:
-    """Read a published checkpoint: safetensors, or what ``torch.save`` writes, today's zip or the older stream.
+    """Reads a published checkpoint: safetensors, or a file of ``torch.save`` as a zip file or the older stream.
 
-    Tensors are mapped from the file, copy on write (the older stream's are copied where not aligned): leave it as it is
-    while they are in use. Those that share a storage in the file share it here. ``requires_grad``, hooks, devices and
-    attributes are dropped.
+    Tensors are mapped from the file, copy on write (tensors of the older stream are copied if not aligned), so the file
+    must not change while they are used. Tensors that share a storage in the file share it in memory. ``requires_grad``,
+    hooks, devices and attributes are dropped.
 
     Args:
-        path: The file. ``.safetensors`` is read as such, any other name as torch's.
+        path: The file. ``.safetensors`` is read as such, any other name as torch's format.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is damaged, of another format, or asks for more than a checkpoint does.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is damaged, of another format, or needs more than a checkpoint does.
     """
     path = Path(path)
     if not path.is_file():
@@ -59,7 +59,9 @@ def read_tensors(path: str | Path) -> Contents:
             return _read_legacy(data)
     except ValueError as error:
         raise ValueError(f"{path} cannot be read as a checkpoint: {one_line(error)}") from error
-    raise ValueError(f"{path} cannot be read as a checkpoint: it begins neither as torch's nor is named .safetensors")
+    raise ValueError(
+        f"{path} cannot be read as a checkpoint: it neither starts like torch's files nor is named .safetensors"
+    )
 
 
 def _read_zip(path: Path, data: mmap.mmap) -> Contents:
@@ -93,7 +95,7 @@ def _read_zip(path: Path, data: mmap.mmap) -> Contents:
 
 
 def _members(path: Path, data: mmap.mmap) -> dict[str, tuple[int, int]]:
-    """First byte and length of each member, all of them plain bytes apart from each other within the file."""
+    """First byte and length of each member; all members must be uncompressed and must not overlap."""
     _check_directory_size(data)
     try:
         with zipfile.ZipFile(path) as archive:
@@ -123,7 +125,7 @@ def _members(path: Path, data: mmap.mmap) -> dict[str, tuple[int, int]]:
     spans.sort()
     if any(end > begin for (_, end), (begin, _) in zip(spans, spans[1:], strict=False)):
         raise ValueError("its members overlap")
-    for info in infos:  # now that no byte is in two of them
+    for info in infos:  # after the check that members do not overlap
         start, size = members[info.filename]
         if zlib.crc32(memoryview(data)[start : start + size]) != info.CRC:
             raise ValueError(f"the member {info.filename[:MAX_NAME]!r} is not what was written: its checksum differs")
@@ -131,12 +133,12 @@ def _members(path: Path, data: mmap.mmap) -> dict[str, tuple[int, int]]:
 
 
 def _check_directory_size(data: mmap.mmap) -> None:
-    """``zipfile`` reads the whole list of members at once and makes an object of each."""
+    """Bounds the list of members, which ``zipfile`` reads at once, with an object for each member."""
     tail_at = max(0, len(data) - 2**16 - 22)
     tail = data[tail_at:]
     end = tail.rfind(b"PK\x05\x06")
     if end < 0 or end + 22 > len(tail):
-        raise ValueError("a zip file that is cut short: it has no list of members")
+        raise ValueError("a truncated zip file: it has no list of members")
     sizes = [struct.unpack_from("<I", tail, end + 12)[0]]
     locator = tail_at + end - 20
     if locator >= 0 and data[locator : locator + 4] == b"PK\x06\x07":
@@ -148,7 +150,7 @@ def _check_directory_size(data: mmap.mmap) -> None:
 
 
 def _mapped(data: mmap.mmap, first: int, dtype: torch.dtype, numel: int) -> Tensor:
-    """``numel`` values from byte ``first`` on, the caller having seen that they are there."""
+    """Maps ``numel`` values from byte ``first`` on; the caller has checked that they exist."""
     if not numel:
         return torch.empty(0, dtype=dtype)
     flat = torch.frombuffer(data, dtype=torch.uint8, count=numel * dtype.itemsize, offset=first)
@@ -166,7 +168,7 @@ def _read_legacy(data: mmap.mmap) -> Contents:
         raise ValueError("it is of an unknown version of torch's format, or not of a little-endian machine")
     begin, found = stream.tell(), {}
 
-    def note(key: str, dtype: torch.dtype, numel: int) -> Tensor:  # where a storage lies stands behind the pickle
+    def note(key: str, dtype: torch.dtype, numel: int) -> Tensor:  # locations of storages follow the pickle
         found[key] = (dtype, numel)
         return torch.empty(numel, dtype=dtype, device="meta")
 

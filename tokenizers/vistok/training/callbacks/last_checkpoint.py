@@ -1,4 +1,4 @@
-"""The checkpoint that a run goes on from, also after a signal."""
+"""Checkpoint from which a run resumes, also after a signal."""
 
 import os
 import signal
@@ -13,36 +13,37 @@ import torch
 from vistok.distributed.collectives import sum_over_ranks
 from vistok.processes import signals
 from vistok.training.callbacks.finite import CALMER, NotFinite
-from vistok.training.callbacks.metrics_file import goes_on_in, validation_follows
+from vistok.training.callbacks.metrics_file import resumes_in, validation_follows
 from vistok.training.checkpoint_io import last_one
 
 
 class LastCheckpoint(pl.Callback):
-    """Keeps ``last.ckpt``: written before every validation, every so many updates, and when the run is interrupted.
+    """Writes ``last.ckpt`` before every validation, every ``every`` updates, and when the run is interrupted.
 
-    Nothing is written where no update was made since the last time, nor weights that are not finite.
+    Nothing is written without a new update since the last checkpoint, nor when weights are not finite.
 
-    Ctrl-C (SIGINT), SIGTERM, SIGHUP, which a terminal sends when it is closed, and SIGUSR1 and SIGUSR2, which
-    schedulers send before they kill, let the batch finish, save and raise ``signals.Interrupted``; a validation is left
-    at once and done again by the resumed run. With several ranks one of them is enough, and they agree on it at logging
-    intervals and after validations. A second Ctrl-C quits at once. A signal that was ignored stays so: ``nohup``.
+    On Ctrl-C (SIGINT), SIGTERM, SIGHUP, which a closed terminal sends, and SIGUSR1 and SIGUSR2, which schedulers send
+    before a kill, the run finishes the batch, saves, and raises ``signals.Interrupted``; a validation stops at once,
+    and the resumed run repeats it. With several ranks one signal is enough: the ranks agree at logging intervals and
+    after validations. A second Ctrl-C ends the process at once. A signal that was ignored before stays ignored, for
+    ``nohup``.
 
     Args:
-        path: Where to.
-        every: Updates; None saves before validations only.
+        path: Path of the checkpoint.
+        every: Number of updates between checkpoints; None saves only before validations.
     """
 
     def __init__(self, path: Path, every: int | None = None):
         self.path, self.every = path, every
-        self.written: int | None = None  # updates in the checkpoint that the run began with or wrote last
-        self.ahead = 0  # updates that a signal's save learned of early: they were left out
-        self.received = 0  # the signal's number
+        self.written: int | None = None  # updates in the checkpoint that the run started from or wrote last
+        self.ahead = 0  # skipped updates that the save at a signal learned of early
+        self.received = 0  # number of the received signal
         self.former: dict[int, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         # Not earlier: Lightning sets its own handler for SIGTERM after on_fit_start.
-        ours = [number for number in signals.NUMBERS if signal.getsignal(number) != signal.SIG_IGN]
-        self.former = {number: signal.signal(number, self._receive) for number in ours}
+        numbers = [number for number in signals.NUMBERS if signal.getsignal(number) != signal.SIG_IGN]
+        self.former = {number: signal.signal(number, self._receive) for number in numbers}
 
     def _receive(self, number: int, frame: Any) -> None:
         self.received = number
@@ -71,8 +72,8 @@ class LastCheckpoint(pl.Callback):
             return
         wrong = module.not_finite()
         if sum_over_ranks(torch.tensor(float(len(wrong)), device=module.device)):
-            told = f"{', '.join(wrong[:3]) or 'weights of another rank'} not finite after {module.updates:,} updates"
-            raise NotFinite(f"{told}, which is not saved; {last_one(self.path)}. {CALMER}")
+            names = f"{', '.join(wrong[:3]) or 'weights of another rank'} not finite after {module.updates:,} updates"
+            raise NotFinite(f"{names}, which is not saved; {last_one(self.path)}. {CALMER}")
         trainer.save_checkpoint(self.path, weights_only=False)
         self.written = module.updates
 
@@ -84,10 +85,10 @@ class LastCheckpoint(pl.Callback):
     def on_load_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        self.written = checkpoint["updates"] if goes_on_in(self.path.parent, trainer) else None
+        self.written = checkpoint["updates"] if resumes_in(self.path.parent, trainer) else None
 
     def _of_any_rank(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> int:
-        """The signal that this or another rank received, or 0: asking costs a message."""
+        """Signal that any rank has received, or 0; asking the other ranks costs a collective."""
         if trainer.world_size == 1:
             return self.received
         if pl_module.batches % trainer.log_every_n_steps:
@@ -98,7 +99,7 @@ class LastCheckpoint(pl.Callback):
         return int(trainer.strategy.reduce(torch.tensor(self.received, device=module.device), reduce_op="max"))
 
     def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        if trainer.world_size == 1 and self.received:  # what came before the validation is saved
+        if trainer.world_size == 1 and self.received:  # everything before the validation is saved
             raise signals.Interrupted(self.received)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -113,7 +114,7 @@ class LastCheckpoint(pl.Callback):
 
 
 def leave_closed_terminal() -> None:
-    """Let go of standard output and error where they are a terminal that was closed: to print there is an error."""
+    """Redirects standard output and error to nowhere if their terminal was closed: printing there is an error."""
     for descriptor in (1, 2):
         with suppress(OSError):  # it may not be open at all
             if stat.S_ISCHR(os.fstat(descriptor).st_mode) and not os.isatty(descriptor):

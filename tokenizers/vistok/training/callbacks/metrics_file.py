@@ -1,4 +1,4 @@
-"""``metrics.csv``: every logged number of a run, each row once, however often the run was killed and resumed."""
+"""``metrics.csv``: every logged number of a run, each row once, for any number of kills and resumes."""
 
 import csv
 import io
@@ -13,17 +13,17 @@ Row = dict[str, Any]
 
 
 class MetricsFile(pl.Callback):
-    """Adds a row to a CSV at each logging interval and after each validation.
+    """Adds a row to a CSV file at each logging interval and after each validation.
 
-    A row is on disk before the checkpoint of its update is written. A resumed run goes on in the same file: rows of
-    batches that its checkpoint has not seen, which will be made again, move to ``metrics_1.csv``, or the next free
-    number; so does a file that is not such a CSV.
+    A row is on disk before the checkpoint of its update is written. A resumed run continues the same file: rows of
+    batches after its checkpoint, which are repeated, move to ``metrics_1.csv`` or the next free number; so does a file
+    that is not such a CSV.
 
     Args:
-        path: Where to.
+        path: Path of the file.
 
     Attributes:
-        validated: The ``step`` of the last validation that has a row, -1 without any.
+        validated: The ``step`` of the last validation that has a row, or -1.
     """
 
     def __init__(self, path: Path):
@@ -67,7 +67,7 @@ class MetricsFile(pl.Callback):
             csv.DictWriter(file, self.columns).writerow(row)
 
     def _read(self) -> list[Row]:
-        """The rows in the file. One that has others' contents gets another name."""
+        """Rows of the file. A file with other content is renamed."""
         rows = read_rows(self.path) if self.path.exists() else []
         if rows is None:
             self.path.rename(self._free_name())
@@ -86,7 +86,7 @@ class MetricsFile(pl.Callback):
 
 
 def read_rows(path: Path) -> list[Row] | None:
-    """The rows of a metrics file, without one that a killed process has left unfinished; None if it is no such file."""
+    """Rows of a metrics file, without an unfinished last row; None if the file has other content."""
     try:
         text = path.read_bytes().decode()
         lines = text[: text.rfind("\n") + 1].splitlines(keepends=True)
@@ -98,7 +98,7 @@ def read_rows(path: Path) -> list[Row] | None:
 
 
 def text_of(rows: list[Row], columns: list[str]) -> str:
-    """A CSV."""
+    """Rows as CSV text."""
     file = io.StringIO(newline="")
     writer = csv.DictWriter(file, columns)
     writer.writeheader()
@@ -112,12 +112,12 @@ def is_validation(row: Row) -> bool:
 
 
 class MissedValidation(pl.Callback):
-    """Does a validation that was cut short again before the resumed run goes on.
+    """Repeats an interrupted validation before the resumed run continues.
 
     A run that has made all of its updates, and was killed before it was closed, is validated and ends.
 
     Args:
-        metrics: Knows which validations are over.
+        metrics: Callback that records finished validations.
     """
 
     def __init__(self, metrics: MetricsFile):
@@ -126,7 +126,7 @@ class MissedValidation(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         finished = pl_module.updates >= pl_module.schedule.updates
         missed = self.metrics.validated != pl_module.batches - 1 and validation_follows(trainer, pl_module)
-        missed = missed and goes_on_in(self.metrics.path.parent, trainer)
+        missed = missed and resumes_in(self.metrics.path.parent, trainer)
         if finished or trainer.strategy.broadcast(missed):  # only rank 0 has read the file
             loop = trainer.fit_loop.epoch_loop.val_loop
             loop.restarting = False  # it begins at its first batch
@@ -137,11 +137,11 @@ class MissedValidation(pl.Callback):
 
 
 def validation_follows(trainer: pl.Trainer, module: pl.LightningModule) -> bool:
-    """True if the batches made so far end with a validation."""
+    """True if a validation follows the batches made so far."""
     due = trainer.should_stop or module.batches % trainer.val_check_batch == 0
     return bool(trainer.enable_validation and module.batches and due)
 
 
-def goes_on_in(run: Path, trainer: pl.Trainer) -> bool:
-    """True if the run goes on from a checkpoint of its own folder."""
+def resumes_in(run: Path, trainer: pl.Trainer) -> bool:
+    """True if the run resumes from a checkpoint of its own folder."""
     return trainer.ckpt_path is not None and Path(trainer.ckpt_path).resolve().is_relative_to(run.resolve())

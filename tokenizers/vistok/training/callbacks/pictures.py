@@ -1,4 +1,4 @@
-"""Pictures of a run: reconstructions and the use of the codebook."""
+"""Pictures of a run: reconstructions and codebook usage."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,19 +16,20 @@ from vistok.plots import codebook_plot, reconstruction_grid
 
 
 class Pictures(pl.Callback):
-    """Writes ``reconstructions.png`` and ``codebook.png`` at every validation, and hands them to the loggers.
+    """Writes ``reconstructions.png`` and ``codebook.png`` at every validation, and passes them to the loggers.
 
-    The images shown are spread evenly over the validation set, the same ones every time; of a stream the first ones.
+    The images are spread evenly over the validation set and are the same every time; of a stream they are the first
+    ones.
 
     Args:
-        folder: Where to.
-        columns: Images shown.
+        folder: Folder of the pictures.
+        columns: Number of images.
     """
 
     def __init__(self, folder: Path, columns: int = 8):
         self.folder, self.columns = folder, columns
         self.pairs: list[tuple[Tensor, Tensor]] = []  # original and reconstruction, uint8
-        self.keep: list[Tensor] = []  # for a dynamic head: which positions of these are tokens
+        self.keep: list[Tensor] = []  # for a dynamic head: positions of these that are tokens
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.pairs, self.keep = [], []
@@ -44,9 +45,9 @@ class Pictures(pl.Callback):
             chosen = list(range(min(self.columns - len(self.pairs), len(images))))
         else:
             total = min(len(loader.sampler), trainer.num_val_batches[0] * loader.batch_size)
-            shown = {i * total // self.columns for i in range(min(self.columns, total))}
+            indices = {i * total // self.columns for i in range(min(self.columns, total))}
             first = index * loader.batch_size
-            chosen = [i - first for i in sorted(shown) if first <= i < first + len(images)]
+            chosen = [i - first for i in sorted(indices) if first <= i < first + len(images)]
         self.pairs += zip(to_uint8(images[chosen]), to_uint8(outputs["reconstruction"][chosen]), strict=True)
         self.keep += [] if outputs["keep"] is None else outputs["keep"][chosen]
 

@@ -1,4 +1,4 @@
-"""The progress of a run: a bar in a terminal, elsewhere a line now and then."""
+"""Progress of a run: a bar in a terminal, elsewhere a line from time to time."""
 
 import re
 import time
@@ -16,16 +16,16 @@ from vistok.terminal import say
 
 
 class ProgressLine(pl.Callback):
-    """A live bar with losses, PSNR, codebook usage, perplexity and time left; plain lines where there is no terminal.
+    """Live bar with losses, PSNR, codebook usage, perplexity and remaining time; plain lines without a terminal.
 
-    Numbers are read at logging intervals only: each time costs a wait for the GPU.
+    Numbers are read only at logging intervals, since each reading waits for the GPU.
 
     Args:
-        pause: Least seconds between two plain lines.
+        pause: Smallest number of seconds between two plain lines.
     """
 
     def __init__(self, pause: float = 10.0):
-        self.pause, self.console = pause, get_console()  # others' too: what they print stands above the bar
+        self.pause, self.console = pause, get_console()  # shared, so that other output appears above the bar
         self.live: Live | None = None
         self.last_line = float("-inf")
 
@@ -85,24 +85,24 @@ class ProgressLine(pl.Callback):
             self.live = None
 
 
-USE = ("usage", "perplexity", "entropy_bits", "tokens")  # what use() shows, or leaves to the logs
+USAGE = ("usage", "perplexity", "entropy_bits", "tokens")  # what usage_parts() shows, or leaves to the logs
 
 
 def numbers(prefix: str, metrics: dict[str, Tensor]) -> str:
-    """The metrics of ``train/`` or ``val/`` in one line, codebook use last."""
+    """Metrics of ``train/`` or ``val/`` in one line, codebook usage last."""
     parts = []
     for key, value in metrics.items():
         group, _, name = key.partition("/")
-        if group != prefix or name.startswith(USE) or name.endswith(("_step", "_epoch", "images")):
+        if group != prefix or name.startswith(USAGE) or name.endswith(("_step", "_epoch", "images")):
             continue
         value = float(value)
         parts.append(f"{name} {value:.2f} dB" if name.startswith("psnr") else f"{name} {value:.4g}")
-    parts += use("codebook" if prefix == "train" else prefix, metrics)
+    parts += usage_parts("codebook" if prefix == "train" else prefix, metrics)
     return f"{prefix}: " + " · ".join(parts) if parts else ""
 
 
-def use(group: str, metrics: dict[str, Tensor]) -> list[str]:
-    """Usage and perplexity of every codebook, from the metrics of ``codebook/`` or ``val/``; which have collapsed."""
+def usage_parts(group: str, metrics: dict[str, Tensor]) -> list[str]:
+    """Usage and perplexity of every codebook, from the metrics of ``codebook/`` or ``val/``, and which have collapsed."""
     own = {key.partition("/")[2]: float(value) for key, value in metrics.items() if key.startswith(f"{group}/")}
     suffixes = [name.removeprefix("usage") for name in own if re.fullmatch(r"usage(_\d+)?", name)]
     if not suffixes:
