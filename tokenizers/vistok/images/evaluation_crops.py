@@ -22,10 +22,10 @@ class OpenCVResize:
 
 
 class ResizedByOpenCV(View):
-    """Another size, as ``cv2.resize`` makes it, of which only what is cropped is computed.
+    """View resized as by ``cv2.resize``, computed only within a crop.
 
-    OpenCV is no dependency; its arithmetic of 8-bit images is done here in numpy, to the bit: weights of 11 bits, and
-    between rows products shifted down before they are added, which loses a level now and then.
+    OpenCV is not a dependency; its arithmetic of 8-bit images is reproduced in numpy, bit by bit: weights of 11 bits,
+    and between rows products that are shifted down before they are added, which sometimes loses a level.
     """
 
     def __init__(self, image: Image.Image | View, size: tuple[int, int]):

@@ -93,9 +93,9 @@ def read_fast(
 
 
 def ordinary(width: int, height: int) -> bool:
-    """Whether an image is neither so large nor so wide that only parts of what is made of it should be held.
+    """True if an image is small and narrow enough to be decoded and resized in full.
 
-    Of one of more than twice its width in height Pillow halves rows before columns.
+    Pillow halves rows before columns for images whose height is more than twice their width.
     """
     return height <= 2 * width and width <= 4 * height and width * height <= LARGE
 

@@ -229,7 +229,7 @@ class Taps:
 
 
 def kernel(x: np.ndarray, resample: Image.Resampling) -> np.ndarray:
-    """A filter's weights at distances x."""
+    """Weights of a filter at distances x."""
     if resample == BILINEAR:
         return np.where(x < 1, 1 - x, 0)
     a = -0.5
@@ -247,12 +247,15 @@ class Window(NamedTuple):
 
 
 def windows(length: int, first: int, last: int) -> Iterator[Window]:
-    """Parts of ``first`` to ``last`` of a halved row within which each mean is of as many of its ``length`` pixels."""
+    """Splits ``first`` to ``last`` of a halved row where the number of averaged pixels changes.
+
+    The row has ``length``.
+    """
     if length % 2 == 0:
         yield Window(first, last, 2 * first, 2 * last)
         return
     extra, third = odd_one(length)
-    before = extra // 2 if third is None else third  # means before it are of two pixels each, and so are those behind
+    before = extra // 2 if third is None else third  # all other means have two pixels
     after = before if third is None else third + 1
     if first < (stop := min(last, before)):
         yield Window(first, stop, 2 * first, 2 * stop)
@@ -264,11 +267,11 @@ def windows(length: int, first: int, last: int) -> Iterator[Window]:
 
 @functools.lru_cache(maxsize=1024)
 def odd_one(size: int) -> tuple[int, int | None]:
-    """Which of an odd number of pixels has no partner when pairs become one, in the windows of Pillow's box filter.
+    """Pixel of an odd number that has no partner when pairs are averaged in the windows of Pillow's box filter.
 
     Returns:
-        Its place, even; and where it is the third of a mean, the place of that mean. None where rounding puts it
-        between two windows, and it counts in neither.
+        Its position, which is even. If it is the third pixel of a mean, also the position of that mean; None if
+        rounding puts it between two windows, so that it is in no mean.
     """
     half = size // 2
     scale = size / half

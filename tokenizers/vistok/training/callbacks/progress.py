@@ -102,7 +102,7 @@ def numbers(prefix: str, metrics: dict[str, Tensor]) -> str:
 
 
 def usage_parts(group: str, metrics: dict[str, Tensor]) -> list[str]:
-    """Usage and perplexity of every codebook, from the metrics of ``codebook/`` or ``val/``, and which have collapsed."""
+    """Usage and perplexity of every codebook, and the collapsed ones, from the metrics of ``codebook/`` or ``val/``."""
     own = {key.partition("/")[2]: float(value) for key, value in metrics.items() if key.startswith(f"{group}/")}
     suffixes = [name.removeprefix("usage") for name in own if re.fullmatch(r"usage(_\d+)?", name)]
     if not suffixes:
