@@ -123,7 +123,7 @@ def test_damaged_lines(stores, tmp_path):
     path = tmp_path / "out" / "tokens.jsonl"
     lines = path.read_text().splitlines(keepends=True)
     for damaged, message in (
-        (lines[:-2], "holds 6 images, not 7: it is cut short"),
+        (lines[:-2], "holds 6 images, not 7: it is truncated"),
         (lines[:-1], "line 13: not 2 views of one image"),
         ([lines[0], lines[1][:50]], "line 2 is no line of tokens"),
         ([lines[0], '{"class_id": 0, "tokens": [1, 2]}\n'], "2 ids do not fill 1 x 8 x 8 places"),
@@ -242,7 +242,7 @@ def test_tars_and_indices_of_strangers(stores, tmp_path):
     path, index = tmp_path / "out" / "shard-000000.tar", tmp_path / "out" / "index.json"
     whole, listed = path.read_bytes(), index.read_text()
     rewritten(path, lambda members: dict(list(members.items())[:-4]))
-    with pytest.raises(ValueError, match="holds 6 images, not 7: it is cut short"):
+    with pytest.raises(ValueError, match="holds 6 images, not 7: it is truncated"):
         list(READERS["webdataset"](tmp_path / "out"))
     path.write_bytes(gzip.compress(whole))
     with pytest.raises(ValueError, match="shard-000000.tar is compressed"):

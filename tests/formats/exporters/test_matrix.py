@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from vistok.commands.export import TARGETS
-from vistok.formats.exporters.graphs import GIVEN
+from vistok.formats.exporters.graphs import PROVIDED
 
 spec = importlib.util.spec_from_file_location(
     "export_matrix", Path(__file__).parent.parent.parent.parent / "benchmarks" / "export_matrix.py"
@@ -37,7 +37,7 @@ def test_targets(name, tmp_path):
         assert matrix.in_words(works, said) == documented[target], (target, said)
         assert works or "the targets onnx, torch and folder take it" in said
         assert works == (tmp_path / target).exists()
-    graph = "yes" if tokenizer.quantizer.context_fields <= GIVEN else "no: reads the image"
+    graph = "yes" if tokenizer.quantizer.context_fields <= PROVIDED else "no: reads the image"
     assert all(documented[target] == graph for target in GRAPHS)
 
 

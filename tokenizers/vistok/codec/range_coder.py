@@ -83,8 +83,8 @@ def decode(data: bytes, shape: tuple[int, ...], statistics: Sequence[Statistics]
     if len(data) < least_bytes(number, statistics, coding):
         raise ValueError(f"the codes are damaged: {number:,} of each codebook take more than {len(data):,} bytes")
     coder = constriction()
-    words = np.frombuffer(data + bytes(-len(data) % 4), dtype=">u4").astype(np.uint32)
-    decoder = coder.stream.queue.RangeDecoder(words)
+    chunks = np.frombuffer(data + bytes(-len(data) % 4), dtype=">u4").astype(np.uint32)
+    decoder = coder.stream.queue.RangeDecoder(chunks)
     codes = np.zeros((len(statistics), *shape), dtype=np.int64)
     try:
         for of_codebook, s in zip(codes, statistics, strict=True):

@@ -55,7 +55,7 @@ class Examples(Accumulator):
             for kind, key in keys.items():
                 own = self.chosen[kind]
                 if len(own) < self.count or (key, name) < own[-1].key:
-                    pair = (side[i].cpu().clone() for side in (images, reconstruction))  # not the whole batch
+                    pair = (side[i].cpu().clone() for side in (images, reconstruction))  # not the full batch
                     self._add(kind, Example((key, name), distance, *pair))
 
     @classmethod

@@ -55,7 +55,7 @@ def search(z: Tensor, codebook: Tensor) -> Tensor:
     shape = (n, k, d, *z.stride(), *codebook.stride())
     half_norms[(triton.cdiv(k, TILE),)](codebook, mean, scale, halves, k, d, *codebook.stride(), BD=min(width, 32))
     tile_maxima[lambda config: (triton.cdiv(n, config["BM"]), splits)](
-        *places, halves, scores, starts, *shape, span, splits, BD=width, WHOLE=d <= width, SINGLE=single, FACTOR=FACTOR
+        *places, halves, scores, starts, *shape, span, splits, BD=width, FULL=d <= width, SINGLE=single, FACTOR=FACTOR
     )
     resolve[(n,)](*places, scores, starts, packed, listed, count, *shape, splits, BD=min(width, 32))
     rescan[(4 * processors,)](*places, packed, listed, count, *shape, BD=16)
@@ -108,12 +108,12 @@ CONFIGS = [
 def tile_maxima(
     z, codebook, mean, scale, halves, scores, starts,
     n, k, d, z_stride, z_column, c_stride, c_column, span, splits,
-    BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, WHOLE: tl.constexpr, SINGLE: tl.constexpr,
+    BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, FULL: tl.constexpr, SINGLE: tl.constexpr,
     FACTOR: tl.constexpr,
 ):  # fmt: skip
     """For BM vectors and one span of codewords: the best tile, and what any other may reach.
 
-    ``WHOLE``: all d columns fit in BD, so that the vectors are loaded once. ``SINGLE``: bfloat16 needs no splitting.
+    ``FULL``: all d columns fit in BD, so that the vectors are loaded once. ``SINGLE``: bfloat16 needs no splitting.
     """
     rows = tl.program_id(0) * BM + tl.arange(0, BM)
     split = tl.program_id(1)
@@ -145,7 +145,7 @@ def tile_maxima(
         for start in range(0, d, BD):
             columns = start + lanes
             centre = tl.load(mean + columns, mask=columns < d, other=0.0)
-            if not WHOLE:
+            if not FULL:
                 inside = (rows < n)[:, None] & (columns < d)[None, :]
                 x = load(z, rows, columns, z_stride, z_column, inside)
                 x = tl.where(inside, (x - centre[None, :]) * factor, 0.0)
@@ -170,10 +170,10 @@ def tile_maxima(
         where = tl.where(better, first, where)
         best = tl.where(better, top, best)
     place = split.to(tl.int64) * n + rows
-    whole = splits.to(tl.int64) * n
+    size = splits.to(tl.int64) * n
     tl.store(scores + place, best, mask=rows < n)
-    tl.store(scores + whole + place, upper, mask=rows < n)
-    tl.store(scores + 2 * whole + place, others, mask=rows < n)
+    tl.store(scores + size + place, upper, mask=rows < n)
+    tl.store(scores + 2 * size + place, others, mask=rows < n)
     tl.store(starts + place, where, mask=rows < n)
 
 
@@ -199,13 +199,13 @@ def resolve(
     upper = -float("inf")
     others = -float("inf")
     first = 0
-    whole = splits.to(tl.int64) * n
+    size = splits.to(tl.int64) * n
     for split in range(0, splits):
         place = split * n + row
-        top, bound = tl.load(scores + place), tl.load(scores + whole + place)
+        top, bound = tl.load(scores + place), tl.load(scores + size + place)
         better = top > best
         others = tl.maximum(others, tl.where(better, upper, bound))
-        others = tl.maximum(others, tl.load(scores + 2 * whole + place))
+        others = tl.maximum(others, tl.load(scores + 2 * size + place))
         upper = tl.where(better, bound, upper)
         first = tl.where(better, tl.load(starts + place), first)
         best = tl.where(better, top, best)

@@ -35,27 +35,27 @@ def progress(console: Console, title: str, total: int | None, done: int) -> Iter
             *columns, console=console, transient=True, disable=console.quiet, speed_estimate_period=60
         ) as bar:
             task = bar.add_task(title, total=total, completed=done)
-            yield lambda seen: bar.update(task, completed=seen)
+            yield lambda count: bar.update(task, completed=count)
         return
-    began = said = time.monotonic()
+    began = printed = time.monotonic()
 
-    def say(seen: int) -> None:
-        nonlocal said
+    def say(count: int) -> None:
+        nonlocal printed
         now = time.monotonic()
-        if now - said >= EVERY and seen > done:
-            said = now
-            terminal.say(line(title, total, seen, (seen - done) / (now - began)), console=console)
+        if now - printed >= EVERY and count > done:
+            printed = now
+            terminal.say(line(title, total, count, (count - done) / (now - began)), console=console)
 
     yield say
 
 
-def line(title: str, total: int | None, seen: int, rate: float) -> str:
+def line(title: str, total: int | None, count: int, rate: float) -> str:
     """Progress in one line: ``adm crops: 1,200 of 50,000 images, 98.5 images/s, 0:08:16 left``."""
     if total is None:
-        return f"{title}: {seen:,} images, {rate:,.1f} images/s"
-    minutes, seconds = divmod(round((total - seen) / rate), 60)
+        return f"{title}: {count:,} images, {rate:,.1f} images/s"
+    minutes, seconds = divmod(round((total - count) / rate), 60)
     left = f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
-    return f"{title}: {seen:,} of {total:,} images, {rate:,.1f} images/s, {left} left"
+    return f"{title}: {count:,} of {total:,} images, {rate:,.1f} images/s, {left} left"
 
 
 class RateColumn(ProgressColumn):

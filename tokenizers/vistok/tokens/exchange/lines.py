@@ -93,7 +93,7 @@ def read_jsonl(folder: Path, header: Header | None = None) -> Iterator[Record]:
             yield record_of(views[0][0], [own for _, own in views], header, layout, f"{path}, line {first}")
             count_read += 1
     if count is not None and count_read != count:
-        raise ValueError(f"{path} holds {count_read} images, not {count}: it is cut short")
+        raise ValueError(f"{path} holds {count_read} images, not {count}: it is truncated")
 
 
 def record_of(label: int, views: list[dict[str, Any]], header: Header, layout: str, where: str) -> Record:

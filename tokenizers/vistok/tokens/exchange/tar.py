@@ -107,7 +107,7 @@ def read_webdataset(folder: Path, header: Header | None = None) -> Iterator[Reco
     if views:
         raise ValueError(f"{folder}: the last image has {len(views)} of {header.num_views} views")
     if count is not None and count_read != count:
-        raise ValueError(f"{folder} holds {count_read:,} images, not {count:,}: it is cut short")
+        raise ValueError(f"{folder} holds {count_read:,} images, not {count:,}: it is truncated")
 
 
 def _tars(path: Path) -> list[dict[str, Any]]:
