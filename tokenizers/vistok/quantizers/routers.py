@@ -114,16 +114,16 @@ def one_hot(granularity: Tensor, grains: int) -> Tensor:
 
 
 def granularities_by_rank(worth: Tensor, rate: Tensor, grains: int) -> Tensor:
-    """Give each image's most worthy regions the finest granularity, the next ones the next.
+    """Granularities from the rank of regions within each image: the highest values get the finest granularity.
 
     Args:
-        worth: (b, h, w).
-        rate: Shares of the regions for granularity 1 and, with more grains, 2 and so on: (b,) for two grains, else
-            (b, grains - 1), each row with a sum of at most 1.
-        grains: G.
+        worth: Values of the regions, (b, h, w).
+        rate: Shares of the regions for granularity 1 and, if there are more, 2 and so on: (b,) for two granularities,
+            else (b, grains - 1), each row with a sum of at most 1.
+        grains: Number of granularities G.
 
     Returns:
-        Grains (b, h, w) int64; 0 is the coarsest.
+        Granularities (b, h, w) int64; 0 is the coarsest.
     """
     _, h, w = worth.shape
     rank = worth.flatten(1).argsort(dim=1, descending=True, stable=True).argsort(dim=1)
