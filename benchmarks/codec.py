@@ -1,4 +1,4 @@
-"""What the codec is worth on whole photos, beside JPEG and WebP at equal bytes, and with parts of its files lost.
+"""Quality of the codec on full photos, compared with JPEG and WebP at equal bytes, and with parts of its files lost.
 
     python benchmarks/codec.py curve CODEC IMAGES --stlpips FILE --out DIR
     python benchmarks/codec.py loss CODEC IMAGES --out DIR
@@ -127,7 +127,7 @@ def curve(asked: argparse.Namespace) -> None:
 
 
 def prepare(codec: str, stlpips: str | None) -> None:
-    """What each process loads once."""
+    """Objects that each process loads once."""
     torch.set_num_threads(1)
     keep_freed_pages()  # else two thirds of the time goes to the kernel
     CODEC.append(load(codec))

@@ -1,4 +1,4 @@
-"""What comparisons of runs share: training each into a folder of its own, a table, and a picture of them all."""
+"""Shared parts of comparisons of runs: training each into its own folder, a table, and a picture of all."""
 
 import json
 import resource
@@ -30,7 +30,7 @@ def finished(name: str, folder: Path) -> bool:
 
 
 def launch(run: Path, words: Sequence[str]) -> dict | None:
-    """What ``train.py`` leaves in ``metrics.json``; None where it ended in an error.
+    """Content of ``metrics.json`` after ``train.py``; None if it ended in an error.
 
     The run's output, and the CPU time that it took with its loaders, are in ``log.txt``.
     """

@@ -42,7 +42,7 @@ def config_of(name: str) -> DictConfig:
 
 
 def resident(step: Step, images: torch.Tensor) -> int:
-    """How far the process's memory rose above what it had before an update."""
+    """Rise of the process's memory during an update."""
     Path("/proc/self/clear_refs").write_text("5")  # sets VmHWM back
     before = _status("VmRSS")
     step(images)

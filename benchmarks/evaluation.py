@@ -1,4 +1,4 @@
-"""What an evaluation costs besides the tokenizer, against the evaluators of the field. CPU time, one thread.
+"""Cost of an evaluation besides the tokenizer, compared with the evaluators of the field. CPU time, one thread.
 
     PYTHONPATH=tokenizers python benchmarks/evaluation.py [frechet] [statistics] [inception] [ssim] [--gate]
 

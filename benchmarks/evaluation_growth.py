@@ -1,4 +1,4 @@
-"""How the cost of an evaluation grows with the number of images: CPU time and memory, in one process, one thread.
+"""Growth of an evaluation's cost with the number of images: CPU time and memory, in one process, one thread.
 
     PYTHONPATH=tokenizers python benchmarks/evaluation_growth.py --weights vqvae-cifar10-f4-k512.pt \
         --data cifar10-jpeg32-test10k.npz --at 250 500 1000 2000 5000 10000 --plot growth.png [--gate]

@@ -1,4 +1,4 @@
-"""How well a generator of a fixed budget learns a tokenizer's tokens, and what it makes of them.
+"""Quality of a generator of a fixed budget on a tokenizer's tokens, and its samples.
 
     python benchmarks/generator.py TOKENIZER --train DIR --test DIR --images TARS --network FILE --out FOLDER
     python benchmarks/generator.py --table FOLDER ...
@@ -136,7 +136,7 @@ class Generator(nn.Module):
         return out.logits[..., : self.places.vocabulary] + self.allowed[slots]
 
     def start(self, labels: Tensor) -> Tensor:
-        """What stands in front of the first id, (b, 1); a label of ``classes`` is no class."""
+        """Start id before the first id, (b, 1); the label ``classes`` means no class."""
         return labels[:, None] + self.places.vocabulary
 
     def nats(self, batch: Batch, labels: Tensor) -> Tensor:

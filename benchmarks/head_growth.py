@@ -1,4 +1,4 @@
-"""What a training step of a head costs as its codebook grows, on one CPU thread: a table and a plot.
+"""Cost of a head's training step as its codebook grows, on one CPU thread: a table and a plot.
 
     python benchmarks/head_growth.py [--codewords K ...] [--samples S] [--picture FILE]
 

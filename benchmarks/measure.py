@@ -1,4 +1,4 @@
-"""How the benchmarks measure: CPU time in turns, bytes of torch's allocator, and claims that may be missed."""
+"""Measurements of the benchmarks: CPU time in turns, bytes of torch's allocator, and claims that may be missed."""
 
 import statistics
 import sys

@@ -1,4 +1,4 @@
-"""What ``speed.fast`` changes of a trained tokenizer: PSNR in float32 and in bfloat16, and the share of equal codes.
+"""Effect of ``speed.fast`` on a trained tokenizer: PSNR in float32 and in bfloat16, and the share of equal codes.
 
     python benchmarks/precision.py TOKENIZER --shards VAL.tar [--size 256] [--images 64] [--gate]
 

@@ -1,4 +1,4 @@
-"""What a run on many GPUs asks of network, storage and processors, from its config; and the part that can be measured.
+"""Demands of a run on many GPUs on network, storage and processors, from its config; and the measurable part.
 
     python benchmarks/scaling.py experiment=llamagen_vq16_imagenet256 [--gpus 8 64 512] [--network 50 ...]
     python benchmarks/scaling.py --measure WORDS ...
@@ -78,7 +78,7 @@ class Recorder:
 
     @contextmanager
     def recording(self, ranks: int | None = None) -> Iterator[None]:
-        """Watch all collectives; with ``ranks``, pretend that there are so many and send nothing."""
+        """Record all collectives; with ``ranks``, pretend that there are so many and send nothing."""
         with ExitStack() as stack:
             for name in ("all_reduce", "broadcast", "all_gather"):
                 stack.enter_context(patch.object(dist, name, self._watched(getattr(dist, name), ranks)))
@@ -96,7 +96,7 @@ class Recorder:
 
 
 class Counted(NamedTuple):
-    """What an update and a checkpoint of a config are made of; bytes."""
+    """Parts of an update and of a checkpoint of a config, in bytes."""
 
     traffic: dict[str, int]  # of one update, for each rank, by what it is for
     backwards: int  # in an update's last batch; DDP reduces all gradients in each of these
@@ -253,7 +253,7 @@ def rank(words: Sequence[str], folder: Path) -> None:
 
 
 def measure(words: Sequence[str]) -> bool:
-    """Whether two gloo processes send, and save, what was counted."""
+    """Checks that two gloo processes send and save the counted bytes."""
     ranks = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"]
     words = [*words, *ranks, "updates=4", "val_every=4", "log_every=100", "trainer.limit_val_batches=1"]
     counted = count(compose(words), 2)

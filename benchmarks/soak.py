@@ -1,4 +1,4 @@
-"""What goes wrong on clusters, done to a training run on purpose: does it go on, or stop and say why, and is all there?
+"""Failures of clusters, injected into a training run: it must continue, or stop with a reason, and lose nothing.
 
     python benchmarks/soak.py [--runs 3] [--seed 0] [--only NAME ...] [--out DIR]
 
@@ -353,7 +353,7 @@ def newest_whole(run: Path) -> int:
 
 
 def verdict(run: Path, whole: Path, same: bool) -> list[str]:
-    """What is wrong with a finished run: weights, or updates that no log has."""
+    """Errors of a finished run: weights, or updates that no log has."""
     wrong = differences(whole, run)[:3] if same else []
     if updates_of(run) != UPDATES:
         wrong.append(f"it has {updates_of(run)} updates")

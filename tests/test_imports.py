@@ -1,4 +1,4 @@
-"""What is only sometimes needed is not imported before."""
+"""Modules that are only sometimes needed are imported late."""
 
 import json
 import os

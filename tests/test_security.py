@@ -1,4 +1,4 @@
-"""What docs/security.md promises: no connection that nobody asked for, and shards that write and follow nothing."""
+"""Promises of docs/security.md: no unrequested connection, and shards that write and follow nothing."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""What each head costs in training: time, memory, parameters and FLOPs of an update, one after the other.
+"""Cost of each head in training: time, memory, parameters and FLOPs of an update, one after the other.
 
     python benchmarks/study/cost.py [--out runs/study/cost.md]    # on a GPU if there is one
     python benchmarks/study/cost.py --count    # nothing timed

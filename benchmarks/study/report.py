@@ -44,7 +44,7 @@ TILE, GAP, CAPTION = 128, 6, 24
 
 
 def results(folder: Path) -> dict[str, dict]:
-    """What the finished runs found, by name."""
+    """Results of the finished runs, by name."""
     files = {run.name: folder_of(run, folder) / "result.json" for run in RUNS}
     return {name: json.loads(file.read_text()) for name, file in files.items() if file.is_file()}
 

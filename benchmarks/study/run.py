@@ -39,7 +39,7 @@ KEPT = ("result.json", "metrics.csv", "pictures.png", "error.txt", "log.txt")
 
 
 def folder_of(run: Run, out: Path) -> Path:
-    """Where a run leaves what it found."""
+    """File of a run's results."""
     return out / "_".join("".join(c if c.isalnum() else " " for c in run.name).split())
 
 

@@ -73,7 +73,7 @@ def from_dqvae(key, num_maps, levels):
 
 
 class Reduced(NamedTuple):
-    """What sets the authors' small models apart."""
+    """Settings in which the authors' small models differ."""
 
     down: tuple[int, ...]  # multipliers
     attention: tuple[int, ...]

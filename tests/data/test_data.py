@@ -1,4 +1,4 @@
-"""Which images come when, and how they are cut."""
+"""Order and crops of images."""
 
 import itertools
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""Which images of tar shards come when, to whom, and how a stream is gone on with."""
+"""Order and distribution of the images in tar shards, and the resumption of a stream."""
 
 import io
 import itertools
@@ -342,7 +342,7 @@ def test_a_pass_over_a_small_set_is_judged_when_it_is_over():
 
 
 def test_shards_have_what_folders_have(tmp_path, photos):
-    """What commands, callbacks and reports use of either."""
+    """Attributes of both data modules that commands, callbacks and reports use."""
     make(tmp_path, 2)
     for data in (module(tmp_path), folder(str(photos), 8, 2)):
         for name in ("image_size", "about", "names", "unreadable", "sizes", "num_test", "note", "train_dataloader"):

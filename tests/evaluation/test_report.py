@@ -100,7 +100,7 @@ def test_it_refers_to_nothing_outside(evaluated):
 
 
 def in_browser(path: Path, folder: Path, *flags: str) -> tuple[list[str], set[str]]:
-    """What a page logs, and the hosts that were asked for anything but those that Chromium itself asks."""
+    """Log of a page, and the hosts it connects to, without those of Chromium itself."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if not chromium:
         pytest.skip("no chromium is installed")

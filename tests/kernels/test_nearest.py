@@ -15,7 +15,7 @@ def clusters(n, k, d):
 
 
 def copies(n, d):
-    """What a restart makes of few vectors: near each of them twenty codewords."""
+    """Codewords after a restart with few vectors: twenty near each vector."""
     z = torch.randn(n, d)
     return z, z.repeat(20, 1) + torch.rand(20 * n, d) * (0.01 * d**-0.5)
 

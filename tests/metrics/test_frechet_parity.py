@@ -60,7 +60,7 @@ def test_two_fixed_sets_are_as_far_apart_as_torch_fidelity_says(inception_weight
 
 @pytest.mark.slow
 def test_floats_are_as_far_apart_as_pytorch_fid_says(inception_weights, monkeypatch):
-    """What ``frechet: float`` of a protocol means: pytorch-fid's network, on floats that it resizes itself."""
+    """``frechet: float`` of a protocol is pytorch-fid's network, on floats that it resizes itself."""
     inception = pytest.importorskip("pytorch_fid.inception", reason="pytorch-fid is in the dev extra")
     fid_score = pytest.importorskip("pytorch_fid.fid_score")
     state = torch.load(inception_weights, weights_only=True)

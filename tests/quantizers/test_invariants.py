@@ -1,4 +1,4 @@
-"""What every head guarantees, tested once over all of them, their variants and nestings."""
+"""Guarantees of every head, tested once over all heads, their variants and nestings."""
 
 from functools import partial
 from pathlib import Path
@@ -129,7 +129,7 @@ def inputs(head, b=2, h=4, w=4, **arguments):
 
 
 def reaches(loss, tensors):
-    """Whether a loss moves any of the tensors."""
+    """True if a loss has a gradient to any of the tensors."""
     if not loss.requires_grad:
         return False
     tensors = [t for t in tensors if t.requires_grad]

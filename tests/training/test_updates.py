@@ -110,7 +110,7 @@ def test_logits_are_not_shared_where_they_would_differ():
 
 
 class Reads(TorchDispatchMode):
-    """What the host has to wait for a GPU for: numbers read from tensors, and shapes that depend on values."""
+    """Operations for which the host waits for a GPU: numbers read from tensors, and shapes that depend on values."""
 
     WAIT = ("_local_scalar_dense", "nonzero", "masked_select", "_unique2", "unique_dim", "equal", "bincount")
 

@@ -48,7 +48,7 @@ def latent(*vectors):
 
 
 class Run:
-    """What a callback sees of training, where each update is one batch: ``logged`` holds its numbers."""
+    """Stand-in for training with one batch in each update; ``logged`` has the logged numbers."""
 
     def __init__(self, health, head, window=1, ema_decay=None):
         tokenizer = nn.Module()

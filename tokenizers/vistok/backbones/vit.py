@@ -184,10 +184,7 @@ class ViTDecoder(Decoder):
 
 
 class Transformer(nn.Module):
-    """Adds positions to a grid (b, dim, h, w), applies the blocks to all tokens, then a norm.
-
-    The shape is unchanged.
-    """
+    """Transformer over the tokens of a grid (b, dim, h, w): adds positions, applies the blocks, then a norm."""
 
     def __init__(self, dim: int, blocks: list["Block"], positions: nn.Module, pre_norm: bool, checkpoint: bool):
         super().__init__()

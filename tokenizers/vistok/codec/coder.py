@@ -80,7 +80,7 @@ class Codec:
     def encode(self, image: Tensor, rate: int = 0) -> Tensor:
         """Encodes an image (3, H, W) uint8 of any size to codes (k, h, w).
 
-        Border pixels are repeated to full positions.
+        Border pixels are repeated where a side is not a multiple of the factor.
         """
         height, width = image.shape[-2:]
         h, w = self.grid(width, height)

@@ -1,4 +1,4 @@
-"""The process that an evaluation runs in: one of several that ``torchrun`` has started, or alone."""
+"""Process group of an evaluation or extraction: processes started by ``torchrun``, or a single one."""
 
 import os
 from collections.abc import Iterator

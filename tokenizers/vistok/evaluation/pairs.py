@@ -1,4 +1,4 @@
-"""A batch's images and reconstructions in the forms that protocols compare."""
+"""Images and reconstructions of a batch in the forms that protocols compare."""
 
 import io
 from collections.abc import Callable

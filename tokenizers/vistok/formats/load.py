@@ -300,7 +300,7 @@ def averaged(state: dict[str, Any], weights: str) -> dict[str, Any]:
 def published_folder(folder: Path) -> tuple[Path, dict[str, Any] | None]:
     """Path and settings to read from a folder.
 
-    The folder itself and None for our format, else a file and its config.
+    For our format they are the folder itself and None; for others a file and its config.
     """
     config = folder / "config.json"
     if not config.is_file() or (folder / "tokenizer" / "config.json").is_file():
@@ -321,7 +321,7 @@ def published_folder(folder: Path) -> tuple[Path, dict[str, Any] | None]:
 def download(source: str) -> Path:
     """Downloads ``user/repo`` from the hub as a folder of config and weights, or ``user/repo/FILE`` as that file.
 
-    No code.
+    Code is never downloaded.
 
     Raises:
         WeightsUnavailable: The hub cannot be reached, or has no such repository or file.

@@ -1,6 +1,4 @@
-"""Our format of a tokenizer.
-
-A folder in which ``config.json`` describes it and ``model.safetensors`` holds its weights.
+"""Our format of a tokenizer: a folder with its description, ``config.json``, and weights, ``model.safetensors``.
 
 ``README.md`` is its model card.
 

@@ -83,10 +83,10 @@ class CenterCrop:
 def read_crop(
     file: Any, read: Callable[[Any], Any], transforms: Sequence[Transform], rng: np.random.Generator
 ) -> Tensor:
-    """The image in a file after some transforms, as (3, H, W) uint8.
+    """Reads an image and applies transforms; returns (3, H, W) uint8.
 
     Raises:
-        UnreadableImage: It cannot be read, or there is not memory enough for it.
+        UnreadableImage: The file is not an image or is damaged, a transform refuses it, or memory is insufficient.
     """
     try:
         image = read(file)
@@ -98,5 +98,5 @@ def read_crop(
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    """A Pillow image as (3, H, W) uint8."""
+    """Converts a Pillow image to (3, H, W) uint8."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()

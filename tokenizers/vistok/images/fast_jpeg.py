@@ -152,6 +152,6 @@ def mean_of_two(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def mean_of_three(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """The rounded means of uint8, with Pillow's weights of 22 bits."""
+    """Rounded means of three uint8 arrays, with Pillow's weights of 22 bits."""
     third = round(2**22 / 3)
     return ((a.astype(np.int64) + b + c) * third + 2**21 >> 22).astype(np.uint8)

@@ -221,7 +221,7 @@ class Taps:
         self.places = places.clip(max=self.stop - 1) - self.start
 
     def applied(self, levels: np.ndarray) -> np.ndarray:
-        """To (stop - start, n, 3) uint8."""
+        """Applies the weights to rows of pixels; returns (stop - start, n, 3) uint8."""
         total = np.full((len(self.places), *levels.shape[1:]), ONE // 2, np.int32)
         for place, weight in zip(self.places.T, self.weights.T, strict=True):
             total += levels[place] * weight[:, None, None]
@@ -247,10 +247,7 @@ class Window(NamedTuple):
 
 
 def windows(length: int, first: int, last: int) -> Iterator[Window]:
-    """Splits ``first`` to ``last`` of a halved row where the number of averaged pixels changes.
-
-    The row has ``length``.
-    """
+    """Splits ``first`` to ``last`` of a halved row of ``length`` pixels where the number of averaged pixels changes."""
     if length % 2 == 0:
         yield Window(first, last, 2 * first, 2 * last)
         return

@@ -76,9 +76,9 @@ def triton_runs() -> bool:
 
 
 def plain_search(z: Tensor, codebook: Tensor, parts: bool = True) -> Tensor:
-    """The result by ``argmax`` over all scores, with near ties left to rounding.
+    """Plain form of the search: ``argmax`` over all scores, with near ties left to rounding.
 
-    For exports, and devices without a kernel.
+    It serves exports, and devices without a kernel.
 
     Args:
         z: Vectors (n, d).

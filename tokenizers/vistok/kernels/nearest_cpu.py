@@ -96,7 +96,7 @@ def _search(z: Tensor, codebook: Tensor, frame: Frame, scratch: Tensor) -> Tenso
 
 
 def _search_small(z: Tensor, codebook: Tensor, frame: Frame) -> Tensor:
-    """For a codebook of one block, whose scores need not be computed twice."""
+    """Searches a codebook of one block, whose scores need to be computed only once."""
     block, choice = frame(codebook), Choice(z, codebook)
     halves = block.square().sum(1).mul_(-0.5)
     reach = (-2 * halves.amin(0, keepdim=True)).sqrt_()
@@ -117,7 +117,7 @@ def product(halves: Tensor, z: Tensor, block: Tensor, scratch: Tensor) -> Tensor
 
 
 def block_maxima(z: Tensor, codebook: Tensor, frame: Frame, scratch: Tensor) -> tuple[Tensor, Tensor]:
-    """For centred vectors (n, d): the largest score in each block (blocks, n), and every codeword's -|c|²/2 (k,)."""
+    """Largest score in each block (blocks, n) for centred vectors (n, d), and -|c|²/2 of every codeword (k,)."""
     k, d = codebook.shape
     maxima, halves = torch.empty(-(-k // BLOCK), len(z)), torch.empty(k)
     width = max(1, PANEL // (d * BLOCK)) * BLOCK

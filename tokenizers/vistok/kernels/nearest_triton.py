@@ -64,7 +64,7 @@ def search(z: Tensor, codebook: Tensor) -> Tensor:
 
 @triton.jit
 def load(place, rows, columns, stride, column_stride, inside):
-    """A tile of vectors in float32; what is outside, or not finite, is 0."""
+    """Tile of vectors in float32, with 0 for values outside or not finite."""
     offsets = rows.to(tl.int64)[:, None] * stride + columns[None, :] * column_stride
     x = tl.load(place + offsets, mask=inside, other=0.0).to(tl.float32)
     return tl.where(tl.abs(x) < float("inf"), x, 0.0)
@@ -111,7 +111,7 @@ def tile_maxima(
     BM: tl.constexpr, BN: tl.constexpr, BD: tl.constexpr, FULL: tl.constexpr, SINGLE: tl.constexpr,
     FACTOR: tl.constexpr,
 ):  # fmt: skip
-    """For BM vectors and one span of codewords: the best tile, and what any other may reach.
+    """Best tile for BM vectors within one span of codewords, and an upper bound of all other scores.
 
     ``FULL``: all d columns fit in BD, so that the vectors are loaded once. ``SINGLE``: bfloat16 needs no splitting.
     """
@@ -193,7 +193,7 @@ def resolve(
     z, codebook, mean, scale, scores, starts, packed, listed, count,
     n, k, d, z_stride, z_column, c_stride, c_column, splits, BD: tl.constexpr,
 ):  # fmt: skip
-    """The nearest codeword in the best tile of one vector, which is listed if another tile may have a nearer one."""
+    """Nearest codeword in the best tile of one vector; lists the vector if another tile may have a nearer one."""
     row = tl.program_id(0).to(tl.int64)
     best = -float("inf")
     upper = -float("inf")

@@ -125,10 +125,7 @@ def _scores(z: Tensor, codebook: Tensor, scale: float) -> Iterator[tuple[slice, 
 
 
 def _dot(a: Tensor, b: Tensor) -> Tensor:
-    """Inner product of each row (m, k) with the same row of another matrix.
-
-    (m,). ``(a * b).sum(1)`` would allocate a matrix.
-    """
+    """Inner products (m,) of the rows of two matrices (m, k). ``(a * b).sum(1)`` would allocate a matrix."""
     return torch.bmm(a[:, None], b[:, :, None])[:, 0, 0]
 
 

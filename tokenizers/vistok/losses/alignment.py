@@ -54,13 +54,14 @@ class ContrastiveAlignment(nn.Module):
 
 
 class PatchAlignment(nn.Module):
-    """One minus the cosine between the teacher's patch features and a small network's prediction from the latent.
+    """Cosine distance between the teacher's patch features and a small network's prediction from the latent.
 
-    As in REPA (arXiv:2410.06940), with two layers; the prediction is resized to the teacher's grid.
+    As in REPA (arXiv:2410.06940), with two layers; the prediction is resized to the teacher's grid. The loss is one
+    minus the cosine.
 
     Args:
         teacher: Teacher of features of patches (b, n, teacher.dim) on a square grid.
-        dim: Channels of the whole latent.
+        dim: Channels of the latent of all sub-codebooks.
         num_parts: Number of sub-codebooks, which share the channels equally.
         part: Index of the sub-codebook that learns from the teacher, from 0.
         hidden: Channels of the hidden layer.

@@ -156,9 +156,9 @@ class DINOv2(FeatureNetwork):
 
 
 class TimmFeatures(FeatureNetwork):
-    """Features of a timm model without its classifier; images are resized to its input (bicubic, antialiased).
+    """Features of a timm model without its classifier.
 
-    Images are not cropped.
+    Images are resized to the model's input (bicubic, antialiased), not cropped.
 
     Args:
         model: Name of the model in timm.

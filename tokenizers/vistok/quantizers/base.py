@@ -340,9 +340,7 @@ def nearest(z: Tensor, codebook: Tensor) -> Tensor:
 
 
 def near_ties(z: Tensor, a: Tensor, b: Tensor, table: Table) -> Tensor:
-    """Positions where the codewords of two codes (b, 1, h, w) are equally near to a latent (b, d, h, w) in float32.
-
-    Bool.
+    """Positions, as bool, where two codes (b, 1, h, w) are equally near to a latent (b, d, h, w) in float32.
 
     Distances, or scores where ``table.metric`` is ``dot``, are computed in float64.
     """
@@ -433,9 +431,8 @@ def sample(vectors: Tensor, number: int) -> Tensor:
 def entropy(z: Tensor, codebook: Tensor, temperature: float, weight: Tensor | None = None) -> Tensor:
     """Mean entropy of soft assignments minus the entropy of their mean.
 
-    Low if choices are certain and usage is uniform.
-
-    Assignments are ``softmax(-|z - c|² / temperature)`` (MaskGIT's VQGAN; LlamaGen arXiv:2406.06525, code).
+    It is low if choices are certain and usage is uniform. Assignments are ``softmax(-|z - c|² / temperature)``
+    (MaskGIT's VQGAN; LlamaGen arXiv:2406.06525, code).
 
     Args:
         z: Latent (b, d, h, w).

@@ -47,9 +47,9 @@ class Estimate(NamedTuple):
     per_image: float  # slope of that line
 
     def peak_of(self, batch: int) -> float:
-        """Peak with another batch.
+        """Peak memory with another batch.
 
-        A line, but at least the peak with one image, where the optimizer's step needs more.
+        It is linear in the batch, but at least the peak with one image, where the optimizer's step needs more.
         """
         return max(self.least, self.fixed + batch * self.per_image)
 

@@ -79,7 +79,7 @@ def shard(tokenizer: Tokenizer, mesh: DeviceMesh) -> None:
 def gathered(tokenizer: Tokenizer, build: Callable[[], Tokenizer]) -> Tokenizer:
     """Gathers the weights of a sharded tokenizer into a new one on the CPU of rank 0.
 
-    A collective: every rank calls it.
+    This is a collective: every rank calls it.
 
     Args:
         tokenizer: The sharded tokenizer, which the other ranks get back.

@@ -1,4 +1,4 @@
-"""The training and validation steps of a tokenizer."""
+"""Training and validation steps of a tokenizer."""
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping

@@ -325,9 +325,9 @@ def _trainer(
 
 
 def _open_loggers(trainer: "pl.Trainer") -> None:
-    """Initialises external loggers at once.
+    """Initialises external loggers before the run's folder exists.
 
-    One without an account or a connection ends the run before its folder exists.
+    A logger without an account or a connection thus ends the run without leaving a folder.
     """
     for logger in trainer.loggers:
         try:

@@ -1,7 +1,4 @@
-"""Export to graphs that run without vistok.
-
-ONNX and ``torch.export``, from images to codes and from codes to images.
-"""
+"""Export to graphs that run without vistok, ONNX and ``torch.export``: images to codes, and codes to images."""
 
 import logging
 import warnings

@@ -74,7 +74,7 @@ def save(
 
 
 def config_of(tokenizer: Tokenizer, image_size: int | None = None) -> dict[str, Any]:
-    """The arguments with which ``VQModel`` is this tokenizer's networks."""
+    """Arguments of ``VQModel`` for this tokenizer's networks."""
     (encoder, decoder), head = plain.networks(tokenizer), tokenizer.quantizer
     wide = encoder.sizes.widths
     plain.refuse_two_tables(tokenizer, TARGET)

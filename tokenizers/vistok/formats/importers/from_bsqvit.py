@@ -1,4 +1,4 @@
-"""BSQ-ViT (arXiv:2406.07548)."""
+"""Importer of BSQ-ViT (arXiv:2406.07548)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +19,7 @@ IGNORED = (r"quantize\.(group_)?basis",)  # powers of 2
 
 
 def patches(weight: Tensor) -> Tensor:
-    """A linear map of flattened square patches of three channels, (d, 3 p p), to a convolution (d, 3, p, p)."""
+    """Linear map of flattened square patches of three channels, (d, 3 p p), as a convolution (d, 3, p, p)."""
     side = round((weight.shape[1] / 3) ** 0.5)
     return weight.reshape(-1, 3, side, side)
 

@@ -98,7 +98,7 @@ def groups(config: Mapping[str, Any]) -> int:
 def thresholds(config: Mapping[str, Any], grains: int) -> list[float]:
     """Entropies above which a region gets the next granularity.
 
-    ``config["thresholds"]`` as a list or as its ``value``.
+    They are ``config["thresholds"]``, a list, or its ``value``.
     """
     value = config.get("thresholds")
     value = get(config, "thresholds.value", value)
@@ -122,7 +122,7 @@ def thresholds(config: Mapping[str, Any], grains: int) -> list[float]:
 def bins(config: Mapping[str, Any]) -> tuple[float, float]:
     """Pixel values of the first and the last of the 32 bins.
 
-    ``router.bins`` as a pair, or as its linspace expression.
+    They are ``router.bins``, a pair or its linspace expression.
     """
     value = get(config, "router.bins", (-1.0, 1.0))
     if isinstance(value, str) and (match := re.fullmatch(r"linspace\((-?[\d.]+), ?(-?[\d.]+), ?32\)", value)):

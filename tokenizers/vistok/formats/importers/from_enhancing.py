@@ -65,7 +65,7 @@ def image_size(positions: Tensor, patch: int) -> int:
 def build(
     shapes: vqgan_rules.Shapes, config: Mapping[str, Any], sure: bool, positions: tuple[Tensor, ...]
 ) -> Tokenizer:
-    """The tokenizer that tensors of our names are for.
+    """Builds the tokenizer for tensors with our names.
 
     Args:
         shapes: Shapes of the tensors by name.

@@ -24,7 +24,7 @@ PUBLISHED = ((1024, 256), (16384, 256), (8192, 3), (16384, 4), (256, 4), (16384,
 
 
 def build(shapes: vqgan_rules.Shapes, config: Mapping[str, Any], sure: bool) -> Tokenizer:
-    """The tokenizer that tensors of our names are for.
+    """Builds the tokenizer for tensors with our names.
 
     Args:
         shapes: Shapes of the tensors by name.
