@@ -157,9 +157,9 @@ def test_an_image_of_too_many_pixels(tmp_path):
 )
 def test_a_name_in_a_file_stays_below_its_folder(tmp_path, name):
     assert below(tmp_path, "a/b..tar", tmp_path) == tmp_path / "a" / "b..tar"
-    with pytest.raises(ValueError, match="index.json names the file .* which is no path below its folder"):
+    with pytest.raises(ValueError, match="index.json names the file .* which is not a path below its folder"):
         below(tmp_path, name, tmp_path / "index.json")
-    with pytest.raises(ValueError, match="which is no path below its folder"):
+    with pytest.raises(ValueError, match="which is not a path below its folder"):
         undamaged(tmp_path, {"tokens": {"name": name, "sha256": "0" * 64}})
 
 

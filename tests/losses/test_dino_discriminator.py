@@ -66,7 +66,7 @@ def test_weights_from_a_file(tmp_path):
 @pytest.mark.parametrize("change, message", [
     ({"blocks": (12,)}, r"blocks must be in 0, ..., 11 for vit_tiny_patch16_224, not \[12\]"),
     ({"blocks": ()}, "blocks must be in"),
-    ({"model": "resnet10t"}, "model=resnet10t is no vision transformer"),
+    ({"model": "resnet10t"}, "model=resnet10t is not a vision transformer"),
     ({"model": "no_such_vit"}, "timm has no model 'no_such_vit'"),
 ])  # fmt: skip
 def test_wrong_arguments(change, message):

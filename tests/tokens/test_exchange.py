@@ -125,7 +125,7 @@ def test_damaged_lines(stores, tmp_path):
     for damaged, message in (
         (lines[:-2], "holds 6 images, not 7: it is truncated"),
         (lines[:-1], "line 13: not 2 views of one image"),
-        ([lines[0], lines[1][:50]], "line 2 is no line of tokens"),
+        ([lines[0], lines[1][:50]], "line 2 is not a line of tokens"),
         ([lines[0], '{"class_id": 0, "tokens": [1, 2]}\n'], "2 ids do not fill 1 x 8 x 8 places"),
         ([lines[0], lines[1].replace("[", "[32, ", 1).rsplit(",", 1)[0] + "]}\n"], "the id 32 at place 0"),
         ([lines[0], '{"class_id": 0, "tokens": ["a"]}\n'], "not integers"),
@@ -154,15 +154,15 @@ def test_damaged_files(stores, tmp_path, form):
     (b'{"class_id": 0, "tokens": [true]}', "not integers"),
     (b'{"class_id": 0, "tokens": [99999999999999999999999]}', "not integers"),
     (b'{"class_id": 0}', "has no tokens"),
-    (b'{"class_id": "0", "tokens": []}', "is no line of tokens: its class_id is '0'"),
+    (b'{"class_id": "0", "tokens": []}', "is not a line of tokens: its class_id is '0'"),
     (b'{"class_id": 1e999, "tokens": []}', "its class_id is inf"),
     (b'{"class_id": true, "tokens": []}', "its class_id is True"),
     (b'{"tokens": []}', "its class_id is None"),
-    (b'{"class_id": 0, "class_id": 0}', "is no line of tokens: it is not JSON: an object has 'class_id' twice"),
+    (b'{"class_id": 0, "class_id": 0}', "is not a line of tokens: it is not JSON: an object has 'class_id' twice"),
     (b"[]", "its class_id is None"),
     (b"null", "its class_id is None"),
-    (b"[" * 10**5, "is no line of tokens: it is not JSON: maximum recursion"),
-    (b"\xff", "is no line of tokens: it is not JSON: 'utf-8' codec"),
+    (b"[" * 10**5, "is not a line of tokens: it is not JSON: maximum recursion"),
+    (b"\xff", "is not a line of tokens: it is not JSON: 'utf-8' codec"),
     (b'{"class_id": 0, "tokens": ["' + b"a" * 10**5 + b'"' + b', "b"' * 10**4 + b"]}", "not integers"),
 ])  # fmt: skip
 def test_lines_of_strangers(stores, tmp_path, line, message):

@@ -49,7 +49,7 @@ def below(folder: Path, name: Any, where: Path) -> Path:
     """
     plain = isinstance(name, str) and name and not NO_NAME.search(name)
     if not plain or Path(name).is_absolute() or ".." in Path(name).parts or re.match(r"\w[\w+.-]*:", name):
-        raise ValueError(f"{where} names the file {repr(name)[:200]}, which is no path below its folder")
+        raise ValueError(f"{where} names the file {repr(name)[:200]}, which is not a path below its folder")
     return folder / name
 
 

@@ -92,7 +92,7 @@ def torchvision_features(model: str, weights: str | Path = "pretrained") -> tupl
         network = models.get_model(model, weights=published if weights == "pretrained" else None, progress=False)
     parts = dict(network.named_children())
     if not {"features", "classifier"} <= parts.keys():
-        raise ValueError(f"torchvision's {model} is no convnet with `features`; timm may have it")
+        raise ValueError(f"torchvision's {model} is not a convnet with `features`; timm may have it")
     features = parts["features"]
     if weights not in ("pretrained", "random"):
         state = {k.removeprefix("features."): v for k, v in read_state(weights).items() if k.startswith("features.")}

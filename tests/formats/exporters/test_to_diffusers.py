@@ -129,7 +129,7 @@ def janus(tokenizer):
     (patched, "patch=2, only for 1"),
     (pixels, "PixelMap.scale=0.5, shift=0.5., only for networks on pixels"),
     (wide_map, "a to_latent of kernel_size=.3, 3."),
-    (factorized, "a FactorizedQuantizer: a product of 2 codebooks is no single table"),
+    (factorized, "a FactorizedQuantizer: a product of 2 codebooks is not a single table"),
     (dynamic, "a DynamicQuantizer: a dynamic head is no plain table"),
     (janus, "a JanusQuantizer, which chooses codes in one table and decodes another"),
 ])  # fmt: skip

@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 from vistok.speed import ONLY_CUDA
 
-TOGETHER = timedelta(minutes=30)  # that the first process waits for the last
+TOGETHER = timedelta(minutes=30)  # timeout of the first process for the last
 
 
 @contextmanager

@@ -44,7 +44,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         locks.held_for_all_ranks(locks.beside(output), f"output={output}", config.take_over, "take_over=true"),
     ):
         if device.type == "cpu":
-            keep_freed_pages()  # else most of the time goes to fetching pages from the kernel and giving them back
+            keep_freed_pages()  # otherwise most time goes to memory pages of the kernel
         rank, world_size = rank_and_size()
         console = Console(quiet=rank > 0)
         get_console().quiet = rank > 0

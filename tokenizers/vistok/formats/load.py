@@ -165,7 +165,7 @@ def tokenizer_of(tree: Any, family: str | None, config: Mapping[str, Any], weigh
     read = {name: tensor for name, tensor in tensors.items() if not ignored.fullmatch(name)}
     wrong = [name for name, tensor in read.items() if not isinstance(tensor, Tensor) or tensor.dtype not in FLOATS]
     if wrong:
-        raise ValueError(f"{one_line(wrong[0], 80)} is no tensor of floats")
+        raise ValueError(f"{one_line(wrong[0], 80)} is not a tensor of floats")
     empty = [name for name, tensor in read.items() if not tensor.numel()]
     if empty:
         raise ValueError(f"{one_line(empty[0], 80)} has no values")
@@ -270,7 +270,7 @@ def state_of(tree: Any, weights: str) -> dict[str, Any]:
         if any(name.startswith(prefix) for name in state):
             unknown = [name for name in state if not name.startswith((prefix, *others))]
             if unknown:
-                raise ValueError(f"{one_line(unknown[0], 80)} is no part of a model with {prefix}*")
+                raise ValueError(f"{one_line(unknown[0], 80)} is not part of a model with {prefix}*")
             state = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     return state
 

@@ -312,7 +312,7 @@ def _fits(value: Any, hint: Any) -> bool:
     if hint is int:
         return type(value) is int and 0 <= value < MOST
     if hint is float:
-        return type(value) in (int, float) and abs(value) <= LARGEST  # which NaN is not
+        return type(value) in (int, float) and abs(value) <= LARGEST  # False for NaN
     return isinstance(value, hint)
 
 

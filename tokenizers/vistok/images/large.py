@@ -20,7 +20,7 @@ PILLOW = int(PIL.__version__.partition(".")[0])
 PLAIN = 2**22  # largest image or result that is held in full, in pixels: 16 MiB
 STRIP = 2**16  # pixels computed at a time for larger ones
 BICUBIC, BILINEAR, BOX = Image.Resampling.BICUBIC, Image.Resampling.BILINEAR, Image.Resampling.BOX
-SUPPORT = {BICUBIC: 2.0, BILINEAR: 1.0}  # of a filter, in pixels of the image or of the result, whichever are larger
+SUPPORT = {BICUBIC: 2.0, BILINEAR: 1.0}  # of a filter, in the larger of the image's and the result's pixels
 ONE = 2**22  # the weight 1 in Pillow's arithmetic of 8-bit images
 UPRIGHT = {  # by EXIF's orientation: the transposition; then if it mirrors columns, mirrors rows, swaps the two
     2: (Image.Transpose.FLIP_LEFT_RIGHT, True, False, False),

@@ -60,7 +60,7 @@ class ViTFeatures(FrozenNetwork):
         self.network, settings = timm_network(model, weights)
         depth = len(getattr(self.network, "blocks", ()))
         if not depth:
-            raise ValueError(f"model={model} is no vision transformer: it has no blocks")
+            raise ValueError(f"model={model} is not a vision transformer: it has no blocks")
         if not blocks or not all(0 <= block < depth for block in blocks):
             raise ValueError(f"blocks must be in 0, ..., {depth - 1} for {model}, not {list(blocks)}")
         if settings["input_size"][1:] != (size, size):

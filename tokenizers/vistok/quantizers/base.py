@@ -26,7 +26,7 @@ class Quantized(NamedTuple):
     codes: Tensor  # (b, k, *positions) int64
     losses: dict[str, Tensor]  # unweighted scalars, named as they are weighted and logged
     keep: Tensor | None = None  # (b, *positions) bool, positions that become tokens; None keeps all
-    stats: dict[str, Tensor] | None = None  # what update() needs: counts, sums, samples; detached
+    stats: dict[str, Tensor] | None = None  # inputs of update(): counts, sums, samples; detached
     codewords: Tensor | None = None  # latent before the estimator, differentiable to the table: a head that sums
     #   the codewords of others applies one estimator to the sum (else D residual steps pass the gradient D times)
 
@@ -70,7 +70,7 @@ class Layout(NamedTuple):
 
     grids: tuple[tuple[int, int], ...]  # (h, w) of each scale, in order; ((1, n),) for 1-D tokens
     codebooks: int = 1  # k: side by side (product) or summed (residual)
-    granularities: int = 1  # of a dynamic head: cells of 1, 4, 16, ... positions
+    granularities: int = 1  # number for a dynamic head: cells of 1, 4, 16, ... positions
 
     @property
     def positions(self) -> tuple[int, int]:

@@ -347,7 +347,7 @@ def _quiet_lightning() -> None:
         ".*does not have many workers.*",
         ".*Experiment logs directory.*",
         ".*LeafSpec.*",
-        ".*sync_dist=True.*",  # what is logged is the same on all ranks
+        ".*sync_dist=True.*",  # logged values are equal on all ranks
         ".*in eval mode at the start of training.*",  # LPIPS is meant to be
         ".*broadcast_buffers. is deprecated.*",  # its successor is not in torch 2.6
     ):

@@ -315,7 +315,7 @@ class Machine:
         if name == "torch.device" and len(arguments) in (1, 2) and all(type(part) in (str, int) for part in arguments):
             return ":".join(str(part)[:MAX_NAME] for part in arguments)
         if name == "_codecs.encode" and len(arguments) == 2 and type(arguments[0]) is str and len(arguments[0]) <= 16:
-            return arguments[0].encode("latin1")  # how older protocols write the bytes of a numpy scalar
+            return arguments[0].encode("latin1")  # older protocols write the bytes of a numpy scalar so
         if name == "numpy.dtype" and arguments and type(arguments[0]) is str and arguments[0] in NUMBERS:
             return Stub(f"numpy.dtype {arguments[0]}")
         if name in SCALARS and len(arguments) == 2 and type(arguments[0]) is Stub and type(arguments[1]) is bytes:
@@ -353,7 +353,7 @@ def check_layout(numel: int, offset: Any, shape: Any, strides: Any) -> None:
     if type(shape) is not tuple or type(strides) is not tuple or len(shape) != len(strides) or len(shape) > 32:
         raise ValueError("a tensor without proper sizes and strides")
     if not all(type(n) is int and 0 <= n < 2**48 for n in (offset, *shape, *strides)):
-        raise ValueError("a tensor whose offset, sizes or strides are no counts")
+        raise ValueError("a tensor whose offset, sizes or strides are not counts")
     last = offset + sum((n - 1) * stride for n, stride in zip(shape, strides, strict=True))
     if offset > numel or (0 not in shape and (last >= numel or math.prod(shape) > numel)):
         raise ValueError(f"a tensor of sizes {shape} and strides {strides} at {offset} in a storage of {numel} values")

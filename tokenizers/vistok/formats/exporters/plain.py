@@ -45,7 +45,7 @@ def vqgan(tokenizer: Tokenizer, target: str) -> Tokenizer:
         why = "a dynamic head is no plain table: its router decides how many codes a region gets"
         raise refuse(target, f"a {name}: {why}")
     if len(head.codebook_sizes) > 1:
-        raise refuse(target, f"a {name}: a product of {len(head.codebook_sizes)} codebooks is no single table")
+        raise refuse(target, f"a {name}: a product of {len(head.codebook_sizes)} codebooks is not a single table")
     table = head.table(0)
     if table is None:
         raise refuse(target, f"a {name}: its codewords are computed, not read from a table")

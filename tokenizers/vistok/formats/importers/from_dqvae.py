@@ -109,7 +109,7 @@ def thresholds(config: Mapping[str, Any], grains: int) -> list[float]:
         value = table.get(percentile) if isinstance(table, Mapping) else None
     if value is None:
         raise Unknown(
-            "its keys do not tell the entropy thresholds: give config={'thresholds': [...]} in nats, and "
+            "its keys do not determine the entropy thresholds: give config={'thresholds': [...]} in nats, and "
             "'router': {'bins': [low, high]} if its histogram does not span -1 to 1. The released table has 1.6778 for "
             "half of the regions, over bins from 0 to 1; python -m vistok data thresholds measures those of your data"
         )

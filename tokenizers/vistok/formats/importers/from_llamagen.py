@@ -74,7 +74,7 @@ def bridge(shapes: vqgan_rules.Shapes, size: int, dim: int) -> Quantizer:
         raise ValueError(f"its bridge is {width} wide, FVQ's are {', '.join(map(str, names))}")
     variant = "dit" if "quantizer.bridge.positions" in shapes else "vit"
     if round(size**0.5) ** 2 != size or round(size**0.5) % patch:
-        raise ValueError(f"its {size} codewords are no square of squares of {patch} x {patch}")
+        raise ValueError(f"its {size} codewords are not a square of squares of {patch} x {patch}")
     return VQBridge(size, dim, names[width], patch, vqgan_rules.count(shapes, "quantizer.bridge.blocks."), variant)
 
 

@@ -39,7 +39,7 @@ def need(config: Mapping[str, Any], path: str, kind: type, published: Any = None
         example: Any = "..."
         for name in reversed(path.split(".")):
             example = {name: example}
-        raise Unknown(f"its keys do not tell {path}: give config={str(example).replace(repr('...'), '...')}{why}")
+        raise Unknown(f"its keys do not determine {path}: give config={str(example).replace(repr('...'), '...')}{why}")
     if type(value) is not kind or (kind is int and not 1 <= value < 2**31):
         raise ValueError(
             f"config's {path} must be {'an integer' if kind is int else 'true or false'}, not {short(value)}"

@@ -127,8 +127,8 @@ def _line(text: bytes, where: str) -> tuple[int, dict[str, Any]]:
     try:
         content = parse_json(text, "it")
     except ValueError as error:
-        raise ValueError(f"{where} is no line of tokens: {error}") from error
+        raise ValueError(f"{where} is not a line of tokens: {error}") from error
     label = content.get("class_id") if type(content) is dict else None
     if type(label) is not int or not -(2**63) <= label < 2**63:
-        raise ValueError(f"{where} is no line of tokens: its class_id is {short(label)}")
+        raise ValueError(f"{where} is not a line of tokens: its class_id is {short(label)}")
     return label, content

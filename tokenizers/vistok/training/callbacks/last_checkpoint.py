@@ -109,7 +109,7 @@ class LastCheckpoint(pl.Callback):
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         for number, former in self.former.items():
-            if signal.getsignal(number) == self._receive:  # else Lightning has put back what it found before its own
+            if signal.getsignal(number) == self._receive:  # else Lightning has restored an earlier handler
                 signal.signal(number, former)
 
 

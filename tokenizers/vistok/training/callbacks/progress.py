@@ -85,7 +85,7 @@ class ProgressLine(pl.Callback):
             self.live = None
 
 
-USAGE = ("usage", "perplexity", "entropy_bits", "tokens")  # what usage_parts() shows, or leaves to the logs
+USAGE = ("usage", "perplexity", "entropy_bits", "tokens")  # shown by usage_parts(), or only logged
 
 
 def numbers(prefix: str, metrics: dict[str, Tensor]) -> str:

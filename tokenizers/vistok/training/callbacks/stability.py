@@ -106,8 +106,8 @@ class StabilityMonitor(pl.Callback):
         streak = self.streaks["discriminator"]
         if streak.observe(update, accuracy >= self.certain, self.patience):
             lines.append(
-                f"discriminator accuracy {accuracy:.0%} since update {streak.since:,}: it tells every reconstruction "
-                f"from an image, and the decoder learns little from it; what to try: {ADVICE}"
+                f"discriminator accuracy {accuracy:.0%} since update {streak.since:,}: it distinguishes every "
+                f"reconstruction from an image, and the decoder learns little from it; what to try: {ADVICE}"
             )
         for name, band in self.bands.items():
             limits = band.at(update)
