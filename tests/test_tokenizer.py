@@ -1,5 +1,7 @@
 """The tokenizer: its maps between pixels, latents and codes."""
 
+import hashlib
+
 import numpy as np
 import pytest
 import torch
@@ -17,7 +19,9 @@ from vistok.backbones import (
     ViTDecoder,
     ViTEncoder,
 )
-from vistok.quantizers import VectorQuantizer
+from vistok.formats import native
+from vistok.quantizers import SimVQ, VectorQuantizer
+from vistok.tokenizer import fingerprint
 
 SIZE = {"channels": 8, "multipliers": (1, 2), "num_blocks": 1, "attention": (), "dim": 16}
 
@@ -57,6 +61,36 @@ def test_fold_shares_the_networks_and_keeps_the_codes(make_tokenizer, cosine):
     assert folded is not tokenizer and folded.encoder is tokenizer.encoder and not folded.training
     assert torch.equal(folded.tokenize(images), tokenizer.tokenize(images))
     assert torch.equal(folded(images).reconstruction, tokenizer(images).reconstruction)
+
+
+def test_the_fingerprint_is_that_of_the_export(tmp_path):
+    tokenizer = Tokenizer(CNNEncoder(**SIZE), SimVQ(32, 16), CNNDecoder(**SIZE)).eval()
+    exported = native.load(native.save(tokenizer, tmp_path / "export"))
+    assert fingerprint(tokenizer) == fingerprint(tokenizer.fold()) == fingerprint(exported)
+
+
+def test_the_fingerprint_tells_weights_and_pixels(make_tokenizer):
+    tokenizer = make_tokenizer().eval()
+    first = fingerprint(tokenizer)
+    with torch.no_grad():
+        tokenizer.decoder.conv_out.bias[0] += 1
+    second = fingerprint(tokenizer)
+    tokenizer.pixels = PixelMap(0.5, 0.5)
+    assert len({first, second, fingerprint(tokenizer), fingerprint(tokenizer, {"table": torch.zeros(2)})}) == 4
+
+
+def test_a_fingerprint_by_hand():
+    """Files hold it, so it stays as it is."""
+    head = VectorQuantizer(2, 2)
+    with torch.no_grad():
+        head.codewords.copy_(torch.tensor([[0.0, 1.0], [2.0, 3.0]]))
+    bare = nn.Module()
+    bare.quantizer, bare.pixels, bare.w = head, PixelMap(), nn.Parameter(torch.tensor([1.0, -2.0]))
+    stored = {name: (str(own.dtype)[6:], own.numpy()) for name, own in head.state_dict(prefix="quantizer.").items()}
+    text = b"PixelMap(scale=1.0, shift=0.0)"
+    for name, (dtype, values) in sorted(stored.items()) + [("w", ("float32", np.float32([1, -2])))]:
+        text += f"{name} {dtype} {values.shape}".encode() + values.tobytes()
+    assert fingerprint(bare) == hashlib.sha256(text).hexdigest()
 
 
 def test_pixel_map():

@@ -1,3 +1,4 @@
+import hashlib
 import shutil
 import sys
 import urllib.error
@@ -235,7 +236,7 @@ def test_dinov2_is_torch_fidelitys(monkeypatch):
 
 def test_only_the_official_inception_makes_an_fid(inception_weights, monkeypatch):
     network = Inception(inception_weights)
-    digest = feature_networks.hashlib.sha256(inception_weights.read_bytes()).hexdigest()
+    digest = hashlib.sha256(inception_weights.read_bytes()).hexdigest()
     assert (network.dim, network.name) == (2048, f"inception_{digest[:8]}")
     own = f"inception_{digest[:8]}"
     assert score_names(network) == {f"frechet_{own}": 2048, f"frechet_spatial_{own}": 2023}

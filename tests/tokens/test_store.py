@@ -31,7 +31,7 @@ def change(folder, **values):
     "values, message",
     [
         ({"format": "other"}, "not a header of tokens: its format is 'other'"),
-        ({"version": 2}, "version 2; this vistok reads 1"),
+        ({"version": 3}, "version 3; this vistok reads 2"),
         ({"grid": "missing"}, "lacks grid"),
         ({"grid": 8}, "grid=8, not a list"),
         ({"grid": [8, 0]}, "integers above 0"),
@@ -48,7 +48,7 @@ def change(folder, **values):
         ({"shards": [{"images": 4, "files": {"tokens": []}}]}, "the entry of shard 0 has the files"),
         ({"shards": [[]]}, "the entry of shard 0 lacks 'images'"),
         ({"shards": {}}, "lists no shards"),
-        ({"version": []}, r"version \[\]; this vistok reads 1"),
+        ({"version": []}, r"version \[\]; this vistok reads 2"),
         ({"codebook_sizes": None}, "codebook_sizes=None, not a list"),
         ({"codebook_sizes": [True]}, "integers above 0"),
         ({"codebook_sizes": [2.0]}, "integers above 0"),
@@ -183,6 +183,14 @@ def test_only_the_tokenizer_that_made_them_decodes(stores, make):
         ValueError, match=f"these tokens are of vq with the sha256 {store.header.tokenizer_sha256[:16]}"
     ):
         store.decode(tokenizer, codes)
+
+
+def test_tokens_of_an_earlier_hash_are_read_and_not_decoded(copy, make):
+    folder = copy()
+    change(folder, version=1, tokenizer_sha256="0" * 64)
+    store = TokenStore(folder)
+    with pytest.raises(ValueError, match="or an earlier vistok wrote them, .*python -m vistok tokenize writes them"):
+        store.decode(make("vq"), torch.from_numpy(store.codes(0)))
 
 
 def test_interleaving_by_hand():

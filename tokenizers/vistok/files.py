@@ -5,7 +5,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -95,23 +95,32 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
+def sha256_of_lines(lines: Iterable[str]) -> str:
+    """SHA-256 of lines of text, joined by line feeds."""
+    return hashlib.sha256(encodable("\n".join(lines)).encode()).hexdigest()
+
+
 def encodable(text: str) -> str:
     """Text with the undecodable bytes of file names escaped, as in ``caf\\udce9.png``, so that any file can hold it."""
     return text.encode(errors="backslashreplace").decode()
 
 
-def write_json(content: dict[str, Any], path: Path) -> None:
-    """Writes JSON atomically; a number that is not finite becomes null, since JSON has no other form for it."""
+def json_text(content: Any, indent: int | None = 2) -> str:
+    """JSON text, on one line if ``indent`` is None; a number that is not finite becomes null."""
+    return json.dumps(finite(content), indent=indent, allow_nan=False)
+
+
+def write_json(content: Any, path: Path, indent: int | None = 2) -> None:
+    """Writes JSON atomically, in the form of ``json_text``."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(finite(content), indent=2, allow_nan=False) + "\n"
     with atomic_write(path) as file:
-        file.write(text.encode())
+        file.write(f"{json_text(content, indent)}\n".encode())
 
 
 def finite(value: Any) -> Any:
-    """Copy of JSON content with None for every number that is not finite."""
+    """Copy of JSON content with None for every number that is not finite, and lists for tuples."""
     if isinstance(value, dict):
         return {key: finite(inner) for key, inner in value.items()}
-    if isinstance(value, list):
+    if isinstance(value, list | tuple):
         return [finite(inner) for inner in value]
     return None if isinstance(value, float) and value - value != 0 else value

@@ -1,5 +1,8 @@
 """Tokenizer: encoder, quantization head and decoder, with the maps between them."""
 
+import copy
+import hashlib
+from collections.abc import Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -217,6 +220,26 @@ class Tokenizer(nn.Module):
             None if isinstance(self.from_latent, nn.Identity) else self.from_latent,
             self.pixels,
         ).train(self.training)
+
+
+def fingerprint(tokenizer: Tokenizer, beside: Mapping[str, Tensor] | None = None) -> str:
+    """SHA-256 of the pixel range and of the weights in evaluation: names, dtypes, shapes and values.
+
+    Equal on every device, and for a tokenizer and its export: a head with a learned map is folded, on the CPU. Names of
+    classes and their arguments are left out: a later version may add some, and files that hold the hash stay readable.
+
+    Args:
+        tokenizer: The tokenizer.
+        beside: Further tensors, by name.
+    """
+    head = copy.deepcopy(tokenizer.quantizer).cpu().for_inference()
+    tensors = {name: own for name, own in tokenizer.state_dict().items() if not name.startswith("quantizer.")}
+    tensors |= {f"quantizer.{name}": own for name, own in head.state_dict().items()} | dict(beside or {})
+    sha = hashlib.sha256(repr(tokenizer.pixels).encode())
+    for name, tensor in sorted(tensors.items()):
+        sha.update(f"{name} {str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}".encode())
+        sha.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return sha.hexdigest()
 
 
 def _dtype(network: nn.Module, fallback: Tensor) -> torch.dtype:

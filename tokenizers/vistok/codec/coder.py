@@ -1,14 +1,11 @@
 """Codec: a tokenizer, codebooks of several sizes for it, their statistics, and optionally a concealment model."""
 
-import hashlib
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import safetensors.torch
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -17,15 +14,15 @@ from vistok.codec import concealment, packets, range_coder, stream
 from vistok.codec.filler import Filler
 from vistok.codec.frequencies import CLASSES, MAX_SUM, Statistics
 from vistok.codec.reduction import tables_of, with_tables
-from vistok.files import atomic_write
+from vistok.files import write_json
 from vistok.formats import native
 from vistok.images.ranges import to_float, to_uint8
 from vistok.processes.patience import PATIENCE, within
 from vistok.quantizers import Quantizer
-from vistok.tokenizer import Tokenizer
+from vistok.tokenizer import Tokenizer, fingerprint
 from vistok.untrusted.bounded_json import read_object, short
 from vistok.untrusted.bounded_network import network_of
-from vistok.untrusted.tensor_files import read_safetensors
+from vistok.untrusted.tensor_files import read_safetensors, write_safetensors
 
 FORMAT = 1
 CONFIG, TABLES, FILLER = "codec.json", "codec.safetensors", "filler.safetensors"
@@ -70,7 +67,7 @@ class Codec:
         if not 1 <= len(rates) <= MAX_RATES:
             raise ValueError(f"a codec has from 1 to {MAX_RATES} rates, not {len(rates)}")
         self.tokenizer, self.rates, self.filler = tokenizer, list(rates), filler
-        self.id = digest(tokenizer, rates)
+        self.id = bytes.fromhex(fingerprint(tokenizer, tensors_of(rates)))
 
     def grid(self, width: int, height: int) -> tuple[int, int]:
         """Grid (h, w) of an image's codes."""
@@ -204,11 +201,8 @@ class Codec:
         """Writes the tokenizer as an exported folder, with the codec beside it."""
         native.save(self.tokenizer, folder, about)
         config = {"format": FORMAT, "id": self.id.hex(), "rates": [list(rate.sizes) for rate in self.rates]}
-        tensors = {name: torch.from_numpy(array) for name, array in arrays(self.rates).items()}
-        with atomic_write(folder / TABLES) as file:
-            file.write(safetensors.torch.save(tensors))
-        with atomic_write(folder / CONFIG) as file:
-            file.write((json.dumps(config, indent=2) + "\n").encode())
+        write_safetensors(tensors_of(self.rates), folder / TABLES)
+        write_json(config, folder / CONFIG)
         if self.filler is not None:
             save_filler(self.filler, folder)
 
@@ -278,34 +272,21 @@ def _rate(tokenizer: Tokenizer, tensors: dict[str, Tensor], i: int) -> Rate:
     return Rate(with_tables(tokenizer.quantizer, tables), tuple(statistics))
 
 
-def arrays(rates: Sequence[Rate]) -> dict[str, np.ndarray]:
+def tensors_of(rates: Sequence[Rate]) -> dict[str, Tensor]:
     """All tables by their names in the file."""
     named = {}
     for i, rate in enumerate(rates):
         for j, (table, statistics) in enumerate(zip(tables_of(rate.head), rate.statistics, strict=True)):
-            named[f"{i}.{j}.table"] = table.cpu().numpy()
-            named |= {f"{i}.{j}.{name}": np.ascontiguousarray(a) for name, a in statistics._asdict().items()}
+            named[f"{i}.{j}.table"] = table.detach().cpu().contiguous()
+            arrays = statistics._asdict()
+            named |= {f"{i}.{j}.{name}": torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()}
     return named
-
-
-def digest(tokenizer: Tokenizer, rates: Sequence[Rate]) -> bytes:
-    """SHA-256 of the tokenizer's weights and pixel range and of all tables.
-
-    It excludes the tokenizer's description, to which a later version may add arguments, so that files stay readable.
-    """
-    sha = hashlib.sha256(repr(tokenizer.pixels).encode())
-    weights = {name: tensor.detach().cpu().numpy() for name, tensor in tokenizer.state_dict().items()}
-    for name, array in sorted((weights | arrays(rates)).items()):
-        sha.update(f"{name} {array.dtype} {array.shape}".encode() + np.ascontiguousarray(array).tobytes())
-    return sha.digest()
 
 
 def save_filler(filler: Filler, folder: Path) -> None:
     """Writes a concealment model into a codec's folder."""
     sizes = {name: str(getattr(filler, name)) for name in FILLER_SIZES}
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in filler.state_dict().items()}
-    with atomic_write(folder / FILLER) as file:
-        file.write(safetensors.torch.save(tensors, sizes))
+    write_safetensors(filler.state_dict(), folder / FILLER, sizes)
 
 
 def load_filler(folder: Path, tokenizer: Tokenizer) -> Filler | None:

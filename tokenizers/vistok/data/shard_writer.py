@@ -1,14 +1,12 @@
 """Writer of webdataset tar shards."""
 
-import hashlib
 import io
-import json
 import re
 import struct
 import tarfile
 import zipfile
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
@@ -18,7 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from vistok.data.image_folder import list_images
-from vistok.files import atomic_write, sha256_of
+from vistok.files import atomic_write, sha256_of, sha256_of_lines, write_json
 from vistok.processes import locks
 from vistok.processes.patience import PATIENCE, in_time
 from vistok.terminal import say
@@ -129,7 +127,7 @@ def convert(
         "images": count,
         "per_shard": per_shard,
         "shuffle_seed": shuffle_seed,
-        "sha256_of_keys_and_sizes": _digest(source),
+        "sha256_of_keys_and_sizes": sha256_of_lines(_keys_and_sizes(source)),
     }
     with locks.held(destination / locks.NAME, str(destination), take_over, "--take-over"):
         known = _begin(destination, plan)
@@ -147,7 +145,7 @@ def convert(
                     sha256 = sha256_of(path)
                 shards.append({"name": path.name, "images": len(chosen), "sha256": sha256})
                 bar.advance(task, len(chosen))
-        _write_json(destination / INDEX, plan | {"shards": shards})
+        write_json(plan | {"shards": shards}, destination / INDEX)
         (destination / PARTIAL_INDEX).unlink(missing_ok=True)
         say(f"{count:,} images in {len(shards):,} shards: {destination}", console=console)
 
@@ -212,7 +210,7 @@ def _begin(destination: Path, plan: dict[str, Any]) -> dict[str, str]:
             return {shard["name"]: shard["sha256"] for shard in former["shards"]}
     if [path for path in destination.iterdir() if path.suffix != ".partial" and path.name != locks.NAME]:
         raise ValueError(f"{destination} exists already and holds something else")
-    _write_json(destination / PARTIAL_INDEX, plan)
+    write_json(plan, destination / PARTIAL_INDEX)
     return {}
 
 
@@ -226,13 +224,7 @@ def _read_index(path: Path) -> dict[str, Any]:
     return content | {"shards": shards}
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    with atomic_write(path) as file:
-        file.write((json.dumps(content, indent=2) + "\n").encode())
-
-
-def _digest(source: Samples) -> str:
-    digest = hashlib.sha256()
+def _keys_and_sizes(source: Samples) -> Iterator[str]:
     for key, size in zip(source.keys, source.sizes(), strict=True):
-        digest.update(f"{key}\t{size}\n".encode())
-    return digest.hexdigest()
+        yield f"{key}\t{size}"
+    yield ""

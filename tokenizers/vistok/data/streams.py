@@ -5,7 +5,6 @@ processes and workers, so that a stream can be resumed at any image.
 """
 
 import copy
-import hashlib
 import io
 import itertools
 from collections.abc import Callable, Iterator, Sequence
@@ -16,7 +15,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from vistok.data.batches import MOST_REPLACED, Sample
 from vistok.data.tars import images_in, shard_name
-from vistok.files import encodable
+from vistok.files import encodable, sha256_of_lines
 from vistok.images.crops import Transform, read_crop
 from vistok.images.decoding import read_rgb
 from vistok.images.rgb import UnreadableImage
@@ -74,8 +73,7 @@ class ShardStream(IterableDataset):
 
     def order(self) -> str:
         """Hash of everything that a place depends on."""
-        parts = [*map(shard_name, self.urls), str(self.seed), str(self.block)]
-        return hashlib.sha256(encodable("\n".join(parts)).encode()).hexdigest()
+        return sha256_of_lines([*map(shard_name, self.urls), str(self.seed), str(self.block)])
 
     def __iter__(self) -> Iterator[Sample]:
         worker, workers = worker_and_count()

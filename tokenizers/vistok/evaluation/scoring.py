@@ -16,7 +16,7 @@ from vistok.distributed.collectives import rank_and_size
 from vistok.evaluation import statistics
 from vistok.evaluation.accumulator import Scores, too_small
 from vistok.evaluation.examples import Examples
-from vistok.evaluation.identity import fingerprint, names_hash
+from vistok.evaluation.identity import names_hash
 from vistok.evaluation.networks import ScoringNetworks
 from vistok.evaluation.protocols import Protocol, digest
 from vistok.evaluation.references import check_reference, known_statistics
@@ -26,9 +26,9 @@ from vistok.processes import locks, signals
 from vistok.processes.progress_bar import progress
 from vistok.quantizers import Codes, Context
 from vistok.terminal import say
-from vistok.tokenizer import Tokenizer
+from vistok.tokenizer import Tokenizer, fingerprint
 
-FORMAT = 5
+FORMAT = 6  # format 5 hashed the tokenizer in another way
 TOO_FEW = "a Fréchet distance needs at least 2 images; network=none omits it"
 
 
@@ -37,7 +37,7 @@ class Result:
 
     Attributes:
         scores: Scores of all ranks, by crop.
-        fingerprint: Hash of the tokenizer; see ``identity.fingerprint``.
+        fingerprint: Hash of the tokenizer, by ``vistok.tokenizer.fingerprint``.
     """
 
     def __init__(self, fingerprint: str):
@@ -117,7 +117,7 @@ def score(
             key = digest(
                 {
                     "format": FORMAT,
-                    "tokenizer": result.fingerprint,
+                    "tokenizer": [result.fingerprint, repr(tokenizer)],
                     "rate": rate,
                     "in_report": in_report,
                     "protocols": {name: asdict(protocol) for name, protocol in own.items()},

@@ -7,20 +7,16 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import safetensors.torch
 from torch import Tensor
 
-from vistok.files import atomic_write
 from vistok.untrusted.bounded_json import parse_json
-from vistok.untrusted.tensor_files import read_safetensors
+from vistok.untrusted.tensor_files import read_safetensors, write_safetensors
 
 
 def write(tensors: Mapping[str, Tensor], about: Mapping, path: Path) -> None:
     """Writes tensors and plain content as one file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with atomic_write(path) as file:  # by name: as bytes it would be in memory twice
-        safetensors.torch.save_file(contiguous, file.name, metadata={"about": json.dumps(about)})
+    write_safetensors(tensors, path, {"about": json.dumps(about)})
 
 
 def read(path: Path) -> tuple[dict[str, Tensor], dict]:

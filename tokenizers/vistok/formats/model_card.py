@@ -7,6 +7,7 @@ from typing import Any
 from torch import nn
 
 import vistok
+from vistok.files import atomic_write
 from vistok.images.ranges import PixelMap
 from vistok.tokenizer import Tokenizer
 
@@ -24,7 +25,8 @@ def write(
     parity: str | None = None,
 ) -> None:
     """Writes ``README.md``. Arguments as for ``text``."""
-    (folder / README).write_text(text(tokenizer, about, usage, library, parity), encoding="utf-8")
+    with atomic_write(folder / README) as file:
+        file.write(text(tokenizer, about, usage, library, parity).encode())
 
 
 def text(

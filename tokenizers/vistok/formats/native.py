@@ -16,19 +16,19 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from vistok import backbones, quantizers
 from vistok.backbones import BranchedEncoder, Decoder, Encoder
+from vistok.files import json_text, write_json
 from vistok.formats import model_card
 from vistok.images.ranges import LogitLaplaceMap, PixelMap
 from vistok.quantizers import Quantizer, estimators, routers
 from vistok.tokenizer import Tokenizer
 from vistok.untrusted.bounded_json import MAX_JSON, one_line, read_json, short
 from vistok.untrusted.bounded_network import Beyond, network_of
-from vistok.untrusted.tensor_files import read_safetensors
+from vistok.untrusted.tensor_files import read_safetensors, write_safetensors
 
 FORMAT = 1
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
@@ -133,16 +133,16 @@ def save(tokenizer: Tokenizer, folder: str | Path, about: dict[str, Any] | None 
     """
     folded = tokenizer.fold()
     config = {"format": FORMAT, "tokenizer": describe(folded), "about": about or {}}
-    text = json.dumps(config, indent=2)  # before anything is written: content that JSON cannot represent raises here
+    text = json_text(config)  # before anything is written: content that JSON cannot represent raises here
     if len(text) >= MAX_JSON:
         raise ValueError(f"about makes {len(text):,} bytes of JSON; {CONFIG} may have {MAX_JSON:,}")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in folded.state_dict().items()}
+    weights = folded.state_dict()
     if half:
         weights = {name: stored_half(name, tensor) for name, tensor in weights.items()}
-    safetensors.torch.save_file(weights, folder / WEIGHTS)
-    (folder / CONFIG).write_text(text + "\n")
+    write_safetensors(weights, folder / WEIGHTS)
+    write_json(config, folder / CONFIG)
     model_card.write(folder, folded, about, USAGE)
     return folder
 

@@ -1,12 +1,12 @@
 """Facts about a tokenizer in its run or exported folder: data, metrics, versions and config."""
 
-import json
 from pathlib import Path
 from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
 from vistok.formats import native
+from vistok.untrusted.bounded_json import read_object
 
 OF_RUN = ("name", "image_size", "batch_size", "seed")  # keys of a run's config.yaml for the model card
 
@@ -17,9 +17,8 @@ def about_of(source: Path) -> dict[str, Any]:
     for folder in (source / "tokenizer", source):
         path = folder / native.CONFIG
         if path.is_file():
-            content = json.loads(path.read_text())
-            content = content.get("about") if isinstance(content, dict) else None
-            about |= content if isinstance(content, dict) else {}
+            stored = read_object(path).get("about")
+            about |= stored if type(stored) is dict else {}
             break
     run = source / "config.yaml"
     if run.is_file():

@@ -1,6 +1,5 @@
 """Frozen feature networks for Fréchet distances: uint8 images (b, 3, H, W) to float32 features (b, d)."""
 
-import hashlib
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
+from vistok.files import sha256_of
 from vistok.pretrained import FrozenNetwork, downloading, fixed_seed, read_state, timm_network, torchvision_features
 
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # torch-fidelity's release
@@ -71,7 +71,7 @@ class Inception(FeatureNetwork):
             digest = INCEPTION_SHA256
         else:
             state = read_state(weights)
-            digest = hashlib.sha256(Path(weights).read_bytes()).hexdigest()
+            digest = sha256_of(Path(weights))
         file = io.BytesIO()  # torch-fidelity unpickles its file, so it gets one of plain tensors
         torch.save(state, file)
         file.seek(0)

@@ -21,8 +21,8 @@ from vistok.processes.patience import PATIENCE
 from vistok.processes.progress_bar import progress
 from vistok.quantizers import Codes, Context
 from vistok.terminal import say
-from vistok.tokenizer import Tokenizer
-from vistok.tokens.header import INDEX, Header, sha256_of_weights
+from vistok.tokenizer import Tokenizer, fingerprint
+from vistok.tokens.header import INDEX, Header
 from vistok.tokens.index import begin, finish, finished_shards, summary_of
 from vistok.tokens.loading import PartBatches, loaded
 from vistok.tokens.protocol import DTYPES, TokenProtocol
@@ -72,7 +72,7 @@ def tokenize(
     rank, world_size = rank_and_size()
     console = console or Console(quiet=True)
     skipped = Skipped(max_unreadable, "--max-unreadable")
-    sha256, tokenizer = sha256_of_weights(tokenizer), tokenizer.to(device).eval().fold()
+    sha256, tokenizer = fingerprint(tokenizer), tokenizer.to(device).eval().fold()
     header = header_of(tokenizer, sha256, protocol, source, name, torch.device(device))
     header.check(out / INDEX)
     plan = header.json() | {"source": source.identity(), "versions": versions.versions()}

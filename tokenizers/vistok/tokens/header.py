@@ -1,18 +1,16 @@
 """Header of tokens: their tokenizer, grid, vocabulary and crop, as JSON beside the arrays."""
 
-import hashlib
 import math
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from vistok.tokenizer import Tokenizer
+from vistok.tokenizer import Tokenizer, fingerprint
 from vistok.tokens.views import VIEWS
 from vistok.untrusted.bounded_json import MAX_LISTING, read_object, short
 
-FORMAT, VERSION = "vistok-tokens", 1
+FORMAT, VERSION = "vistok-tokens", 2
+OTHER_HASH = 1  # earlier version, which is read too: it hashed the tokenizer in another way
 INDEX = "index.json"
 PARTIAL_INDEX = f"{INDEX}.partial"  # exists until all shards do
 MAX_CODES = 2**24  # most codes of an image in all its views
@@ -24,9 +22,9 @@ class Header:
     """Everything that the meaning of tokens depends on.
 
     Attributes:
-        tokenizer: Name of the tokenizer, given by the user.
-        tokenizer_sha256: Hash of its weights, by ``sha256_of_weights``.
-        codebook_sizes: Number of codewords in each of the k codebooks.
+        tokenizer: What the user called it.
+        tokenizer_sha256: Hash of the tokenizer, by ``vistok.tokenizer.fingerprint``.
+        codebook_sizes: Codewords in each of the k codebooks.
         factor: Pixels along each side of a position.
         grid: Grid (h, w) of an image.
         grains: Number of granularities of a dynamic head, whose sequences are ragged; None for all other heads.
@@ -94,7 +92,7 @@ class Header:
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             found = content.get("format") if isinstance(content, dict) else type(content).__name__
             raise ValueError(f"{path} is not a header of tokens: its format is {short(found)}, not {FORMAT!r}")
-        if content.get("version") != VERSION:
+        if content.get("version") not in (OTHER_HASH, VERSION):
             raise ValueError(f"{path} has the version {short(content.get('version'))}; this vistok reads {VERSION}")
         names = [field.name for field in fields(cls)]
         missing = [name for name in names if name not in content]
@@ -120,11 +118,12 @@ class Header:
 
     def check_tokenizer(self, tokenizer: Tokenizer) -> None:
         """Refuses a tokenizer that did not make these tokens: the same ids would decode to other images."""
-        sha256 = sha256_of_weights(tokenizer)
+        sha256 = fingerprint(tokenizer)
         if sha256 != self.tokenizer_sha256:
             raise ValueError(
                 f"these tokens are of {self.tokenizer} with the sha256 {self.tokenizer_sha256[:16]}..., but the "
-                f"tokenizer given has {sha256[:16]}...: their ids mean other codewords"
+                f"tokenizer given has {sha256[:16]}...: their ids mean other codewords, or an "
+                "earlier vistok wrote them, with another hash; python -m vistok tokenize writes them again"
             )
 
     def check(self, path: Path) -> None:
@@ -168,15 +167,6 @@ class Header:
             raise ValueError(f"{path} has {wrong[0]}={short(getattr(self, wrong[0]))}")
         if len(self.tokenizer_sha256) != 64:
             raise ValueError(f"{path} has tokenizer_sha256={short(self.tokenizer_sha256)}, which is not a SHA-256")
-
-
-def sha256_of_weights(tokenizer: Tokenizer) -> str:
-    """SHA-256 of the names and values of a tokenizer's weights: the same on any device and in later versions."""
-    sha = hashlib.sha256()
-    for name, tensor in sorted(tokenizer.state_dict().items()):
-        sha.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        sha.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return sha.hexdigest()
 
 
 def _is_count(value: Any) -> bool:

@@ -33,7 +33,7 @@ def begin(out: Path, plan: dict[str, Any]) -> None:
 def _begin(out: Path, plan: dict[str, Any]) -> None:
     for path in (out / INDEX, out / PARTIAL_INDEX):
         if path.is_file():
-            former, here = read_object(path, MAX_LISTING), files.finite(_plain(plan))
+            former, here = read_object(path, MAX_LISTING), files.finite(plan)
             differing = [key for key in here if former.get(key) != here[key]]
             if differing:
                 raise ValueError(
@@ -83,10 +83,3 @@ def summary_of(out: Path) -> str:
         + f", {shards:,} shard{'s' * (shards != 1)}"
         + (f", {index['unreadable']:,} unreadable" if index["unreadable"] else "")
     )
-
-
-def _plain(content: Any) -> Any:
-    """Content as JSON would return it: tuples become lists."""
-    if isinstance(content, dict):
-        return {key: _plain(value) for key, value in content.items()}
-    return [_plain(value) for value in content] if isinstance(content, list | tuple) else content

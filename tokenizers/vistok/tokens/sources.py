@@ -1,6 +1,5 @@
 """Images with labels in numbered parts; each part becomes one shard of tokens, on any rank."""
 
-import hashlib
 import io
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
@@ -10,7 +9,7 @@ from typing import Any, BinaryIO, NamedTuple
 from vistok.data.image_folder import list_images
 from vistok.data.shard_writer import INDEX as CONVERTED
 from vistok.data.tars import Url, expand, labelled_images_in, shard_name
-from vistok.files import encodable
+from vistok.files import encodable, sha256_of_lines
 from vistok.untrusted.bounded_json import MAX_LISTING, read_json, short
 
 UNLABELLED = -1
@@ -88,7 +87,7 @@ class FolderSource(Source):
         return {
             "kind": "folder",
             "images": self.count,
-            "sha256_of_names": hashlib.sha256(encodable("\n".join(self.files)).encode()).hexdigest(),
+            "sha256_of_names": sha256_of_lines(self.files),
             "per_shard": self.per_shard,
         }
 

@@ -4,7 +4,6 @@ A shard ``shard-000000`` is ``.tokens.npy``, ``.labels.npy`` and ``.names.json``
 ``.positions.npy`` and ``.lengths.npy``. While an extraction runs, ``.json`` beside them marks them as complete.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from vistok.files import atomic_write, below, sha256_of
+from vistok.files import atomic_write, below, sha256_of, write_json
 from vistok.quantizers import Codes
 from vistok.quantizers.sequences import pack
 from vistok.tokens.header import Header
@@ -87,15 +86,14 @@ def write_shard(folder: Path, number: int, tokens: Packed, labels: Sequence[int]
     arrays["labels"] = np.array(labels, dtype=np.int64)
     files = {}
     for kind, name in shard_files(number, tokens.lengths is not None).items():
-        with atomic_write(folder / name) as file:
-            if kind == "names":
-                file.write((json.dumps(list(names)) + "\n").encode())
-            else:
+        if kind == "names":
+            write_json(list(names), folder / name, indent=None)
+        else:
+            with atomic_write(folder / name) as file:
                 np.save(file, arrays[kind], allow_pickle=False)
         files[kind] = {"name": name, "sha256": sha256_of(folder / name)}
     note = {"images": len(names), "unreadable": sorted(unreadable), "files": files}
-    with atomic_write(note_path(folder, number)) as file:
-        file.write((json.dumps(note) + "\n").encode())
+    write_json(note, note_path(folder, number))
     return note
 
 

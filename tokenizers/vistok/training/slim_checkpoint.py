@@ -1,11 +1,9 @@
 """Weights without optimizer states: written at the end of a run, read at the start of another."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -13,8 +11,8 @@ from vistok.formats import native
 from vistok.formats.load import load
 from vistok.training import checkpoint_io
 from vistok.training.run_folder import METRICS
-from vistok.untrusted.bounded_json import one_line
-from vistok.untrusted.tensor_files import read_safetensors
+from vistok.untrusted.bounded_json import one_line, read_object
+from vistok.untrusted.tensor_files import read_safetensors, write_safetensors
 
 if TYPE_CHECKING:
     from vistok.training.module import LitTokenizer
@@ -34,8 +32,7 @@ SETTINGS = (  # arguments on which weights depend, but not their shapes
 
 def save_slim(lit: "LitTokenizer", path: Path) -> None:
     """Writes the weights to share a tokenizer or to train it further: those that are evaluated, with heads unfolded."""
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in lit.evaluated.state_dict().items()}
-    safetensors.torch.save_file(weights, path)
+    write_safetensors(lit.evaluated.state_dict(), path)
 
 
 def load_slim(
@@ -116,7 +113,7 @@ def check_checkpoint(lit: "LitTokenizer", path: Path) -> None:
 def _updates_of_report(path: Path) -> int:
     """Number of updates of a finished run; 0 if it is not finished."""
     try:
-        return int(json.loads(path.read_text())["updates"])
+        return int(read_object(path)["updates"])
     except (OSError, ValueError, KeyError, TypeError):
         return 0
 

@@ -1,12 +1,15 @@
-"""Safetensors files from unknown sources, read within bounds."""
+"""Safetensors files: written atomically, and read within bounds where their source is unknown."""
 
 import struct
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
+import safetensors.torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from vistok.files import atomic_write
 from vistok.untrusted.bounded_json import one_line
 
 MAX_HEADER = 16 * 2**20  # largest JSON header of a safetensors file in bytes
@@ -44,3 +47,16 @@ def read_safetensors(path: Path) -> Stored:
             return Stored({name: file.get_tensor(name) for name in names}, file.metadata() or {})
     except (SafetensorError, RuntimeError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise ValueError(one_line(error)) from error  # errors of the library, and of torch for unsupported types
+
+
+def write_safetensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
+    """Writes a safetensors file atomically.
+
+    Args:
+        tensors: Tensors by name, on any device.
+        path: Path of the file.
+        metadata: Texts by name, for the header of the file.
+    """
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with atomic_write(path) as file:  # by name: as bytes it would be in memory twice
+        safetensors.torch.save_file(contiguous, file.name, metadata and dict(metadata))

@@ -3,7 +3,6 @@
 All text passes through ``html.escape``. The page's content policy refuses scripts and external content.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
@@ -15,11 +14,11 @@ import torch.nn.functional as F
 from matplotlib import colormaps
 from torch import Tensor
 
-from vistok import files as files_module
 from vistok.evaluation.accumulator import BASELINE, Scores
 from vistok.evaluation.examples import BEST, DRAWN, WORST, Example
 from vistok.evaluation.report import charts as report_charts
 from vistok.evaluation.report import score_table
+from vistok.files import json_text
 from vistok.metrics.distances import DISTANCES
 from vistok.metrics.usage import usage_of
 
@@ -371,6 +370,6 @@ def provenance(report: Mapping[str, Any]) -> str:
     }
     folded = ""
     for name, content in parts.items():
-        text = json.dumps(files_module.finite(content), indent=2)
+        text = json_text(content)
         folded += f"<details><summary>{name}</summary><pre>{escape(text)}</pre></details>"
     return f"<h2>Provenance</h2>{folded}\n"
