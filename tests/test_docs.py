@@ -318,6 +318,27 @@ def test_links_lead_somewhere(page):
         assert (ROOT / "tokenizers" / path).exists(), path
 
 
+def test_lists_are_those_of_the_code():
+    """API pages with every public name, their navigation, groups of configs, commands."""
+    lists = runpy.run_path(str(ROOT / "docs" / "assets" / "lists.py"))
+    pages = lists["pages"]()
+    differing = [str(path) for path, text in pages.items() if not path.exists() or path.read_text() != text]
+    assert not differing, "python docs/assets/lists.py writes them"
+    assert {path for path in pages if path.parent.name == "api"} == set((ROOT / "docs" / "api").glob("*.md"))
+    folders = {path.name for path in (ROOT / "configs").iterdir() if path.is_dir()}
+    assert folders == {*lists["GROUPS"], *lists["OF_EVALUATION"], *lists["NOT_GROUPS"]}
+
+
+WINGS = ("backbones", "codec", "data", "evaluation", "losses", "metrics", "quantizers", "tokens")
+
+
+@pytest.mark.parametrize("wing", WINGS)
+def test_public_names_are_on_their_page(wing):
+    page = (ROOT / "docs" / "api" / f"{wing}.md").read_text()
+    names = importlib.import_module(f"vistok.{wing}").__all__
+    assert names and [name for name in names if f"::: vistok.{wing}.{name}\n" not in page] == []
+
+
 def test_the_site_builds_without_a_warning(tmp_path):
     """In strict mode: links, anchors, pages that are nowhere in the navigation. It asks no other host for anything."""
     from mkdocs.commands.build import build

@@ -22,9 +22,9 @@ class Header:
     """Everything that the meaning of tokens depends on.
 
     Attributes:
-        tokenizer: What the user called it.
+        tokenizer: Name of the tokenizer, given by the user.
         tokenizer_sha256: Hash of the tokenizer, by ``vistok.tokenizer.fingerprint``.
-        codebook_sizes: Codewords in each of the k codebooks.
+        codebook_sizes: Number of codewords in each of the k codebooks.
         factor: Pixels along each side of a position.
         grid: Grid (h, w) of an image.
         grains: Number of granularities of a dynamic head, whose sequences are ragged; None for all other heads.

@@ -1,0 +1,144 @@
+"""Lists in the documentation that the code has: API pages and their navigation, groups of configs, commands.
+
+    python docs/assets/lists.py    # writes them; tests/test_docs.py fails where one is not up to date
+
+A list stands between two comments in its page, or is the whole page.
+"""
+
+import inspect
+import re
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+import vistok
+from vistok.__main__ import COMMANDS
+
+ROOT = Path(__file__).parent.parent.parent
+DOCS = ROOT / "docs"
+PACKAGE = ROOT / "tokenizers" / "vistok"
+HINT = "made by docs/assets/lists.py"
+BEGIN, END = f"<!-- {HINT} -->", "<!-- end -->"
+BESIDE = {  # further names of a page, beside those in __all__ of its package, by heading
+    "quantizers": {
+        "Sequences of a dynamic head": ("sequences.pack", "sequences.unpack"),
+        "Parts of heads": ("base.quantize", "base.lookup", "base.check_codes", "base.entropy"),
+    },
+    "evaluation": {"From a config": ("evaluate.evaluate",)},
+    "formats": {"Our folder": ("native.save", "native.push_to_hub"), "Exports": ("exporters.*.save*",)},
+    "training": {"The module": ("module.LitTokenizer", "schedules.Schedule")},
+    "untrusted": {"Checkpoints": ("torch_files.read_tensors",)},
+}
+GROUPS = {  # in configs/: its name on the command line where it is another, and the part that it sets
+    "backbone": ("", "encoder and decoder: see [Backbones](backbones.md)"),
+    "quantizer": ("", "the head: see [Heads](heads.md)"),
+    "estimator": ("", "the gradient estimator of the codeword choice"),
+    "loss": ("", "losses of images and latents, adversary and their weights: see [Losses](losses.md)"),
+    "discriminator": ("discriminator@loss.adversary.discriminator", "the discriminator of a loss"),
+    "data": ("", "images: see [Data](data.md)"),
+    "schedule": ("", "learning rate over the run"),
+    "trainer": ("", "hardware: see [Clusters](cluster.md) for `ddp` and `fsdp`"),
+    "speed": (
+        "",
+        "float32, or bfloat16 and other accelerations, as in `gpu` and `ddp`: see [Performance](performance.md)",
+    ),
+    "logger": ("", "further logs besides `metrics.csv`"),
+    "experiment": ("", "a published recipe: see [Recipes](recipes.md)"),
+}
+OF_EVALUATION = ("network", "protocol")  # docs/evaluation.md tells of them
+NOT_GROUPS = ("slurm",)
+MOST = 22  # choices that are listed
+
+
+def api_pages() -> dict[str, str]:
+    """The API pages by their names: of each package with public names, and the first one."""
+    pages = {}
+    for name in sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py")):
+        package = import_module(f"vistok.{name}")
+        own = entries([f"vistok.{name}.{public}" for public in in_order(package)])
+        for heading, patterns in BESIDE.get(name, {}).items():
+            found = [known for pattern in patterns for known in matching(f"vistok.{name}.{pattern}")]
+            own += f"\n## {heading}\n{entries(found)}"
+        if own:
+            pages[name] = f"# vistok.{name}\n\n{package.__doc__.strip()}\n{own}"
+    rows = "".join(f"| [`vistok.{name}`]({name}.md) | {first_line(f'vistok.{name}')} |\n" for name in pages)
+    own = entries([f"vistok.{name}" for name in in_order(vistok)])
+    about = "What `import vistok` offers. Signatures and texts are the docstrings of the code."
+    return {"index": f"# vistok\n\n{about}\n\n| | |\n| --- | --- |\n{rows}{own}"} | pages
+
+
+def entries(names: list[str]) -> str:
+    return "".join(f"\n::: {name}\n" for name in names)
+
+
+def in_order(package: ModuleType) -> list[str]:
+    """The public names of a package, by module and place in it."""
+
+    def place(name: str) -> tuple[str, int]:
+        own = getattr(package, name)
+        return own.__module__, inspect.getsourcelines(own)[1]
+
+    return sorted(getattr(package, "__all__", []), key=place)
+
+
+def matching(pattern: str) -> Iterator[str]:
+    """The full names of functions and classes that a pattern with a module's path is of."""
+    module, _, name = pattern.rpartition(".")
+    paths = PACKAGE.parent.glob(module.replace(".", "/") + ".py")
+    for path in sorted(paths):
+        home = ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
+        for public, own in vars(import_module(home)).items():
+            if getattr(own, "__module__", None) == home and re.fullmatch(name.replace("*", r"\w*"), public):
+                yield f"{home}.{public}"
+
+
+def first_line(module: str) -> str:
+    return import_module(module).__doc__.strip().partition("\n")[0].removesuffix(".")
+
+
+def navigation() -> str:
+    """The API pages in ``mkdocs.yml``."""
+    return "".join(f"      - api/{name}.md\n" for name in api_pages())
+
+
+def groups() -> str:
+    """The groups of ``configs/train.yaml`` with their choices."""
+    lines = ["| group | choices | sets |", "| --- | --- | --- |"]
+    for name, (called, about) in GROUPS.items():
+        choices = sorted(path.stem for path in (ROOT / "configs" / name).glob("*.yaml"))
+        shown = ", ".join(f"`{choice}`" for choice in choices)
+        if len(choices) > MOST:
+            shown = f"`{choices[-1]}` and {len(choices) - 1} more"
+        lines.append(f"| `{called or name}` | {shown} | {about} |")
+    return "\n".join(lines)
+
+
+def commands() -> str:
+    """The commands of ``python -m vistok``."""
+    rows = [f"| `{name}` | {about} |" for name, (_, about) in COMMANDS.items()]
+    return "\n".join(["| `python -m vistok` | |", "| --- | --- |", *rows])
+
+
+def filled(path: Path, content: str, begin: str = f"{BEGIN}\n\n", end: str = f"\n\n{END}") -> str:
+    """The text of a page with a list in its place."""
+    before, found, rest = path.read_text().partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise ValueError(f"{path} has no place for its list: {begin.strip()} ... {end.strip()}")
+    return f"{before}{begin}{content}{end}{after}"
+
+
+def pages() -> dict[Path, str]:
+    """Every file with a list in it, and its text."""
+    found = {DOCS / "api" / f"{name}.md": text for name, text in api_pages().items()}
+    site = ROOT / "mkdocs.yml"
+    found[site] = filled(site, navigation(), f"      # {HINT}\n", "      # end\n")
+    for name, content in (("training.md", groups()), ("quickstart.md", commands())):
+        found[DOCS / name] = filled(DOCS / name, content)
+    return found
+
+
+if __name__ == "__main__":
+    for path, text in pages().items():
+        path.write_text(text)
