@@ -23,7 +23,7 @@ from vistok.backbones import (
     ViTEncoder,
 )
 from vistok.evaluation.evaluate import evaluate
-from vistok.formats import load, native
+from vistok.formats import families, native
 from vistok.formats.importers import (
     from_bsqvit,
     from_diffusers,
@@ -90,7 +90,7 @@ def shaped(codes, like):
 def test_the_authors_codes_and_images(family, close, tmp_path, name):
     weights, io = family(name)
     recognised, given = MODELS[name]
-    assert load.family_of(weights) == recognised
+    assert families.family_of(weights) == recognised
     everything = {"family": name, "config": json.loads((SHARED / "golden" / f"{name}.json").read_text())["config"]}
     save_file(weights, tmp_path / "model.safetensors")
     torch.save({"state_dict": weights, "epoch": 3, "loss": nn.L1Loss}, tmp_path / "last.ckpt")
@@ -126,7 +126,7 @@ def test_raw_weights(family, tmp_path):
 @pytest.mark.parametrize("name", REFUSED)
 def test_families_whose_heads_are_not_here(family, tmp_path, name):
     weights, _ = family(name)
-    assert load.family_of(weights) == REFUSED[name]
+    assert families.family_of(weights) == REFUSED[name]
     torch.save({"state_dict": {f"module.{key}": t for key, t in weights.items()}}, tmp_path / "model.pt")
     with pytest.raises(ValueError, match=f"recognised as {'ibq' if name == 'ibq' else REFUSED[name]}: its head is not"):
         vistok.load(tmp_path / "model.pt", family=name)
@@ -237,7 +237,7 @@ def test_other_sizes(tmp_path, name, rules, make, given):
         if parameter.requires_grad and not parameter.any():
             nn.init.normal_(parameter, std=0.1)  # a bridge's last layer, biases
     theirs = published(tokenizer, rules)
-    assert load.family_of(theirs) == name
+    assert families.family_of(theirs) == name
     torch.save({"model": {k: t.half() for k, t in theirs.items()}, "ema": theirs, "steps": 5}, tmp_path / "model.pt")
     loaded = vistok.load(tmp_path / "model.pt", **given)
     assert published(loaded, rules).keys() == theirs.keys()
@@ -376,7 +376,7 @@ def test_vqgan_or_ibq_by_published_shape(blocks, size, expected):
                 from_taming.build(shapes, {}, False)
             assert from_taming.build(shapes, {}, True).quantizer.codebook_size == 5000
         else:
-            assert load.family_of(theirs) == expected
+            assert families.family_of(theirs) == expected
             assert expected == "ibq" or from_taming.build(shapes, {}, False).encoder.num_blocks == 2
 
 

@@ -9,7 +9,7 @@ from skimage.data import astronaut, coffee
 
 import vistok
 from vistok.commands import export
-from vistok.formats import load, native
+from vistok.formats import native, tokenizer_paths
 
 
 def test_the_sample_reconstructs_photos_it_has_not_seen():
@@ -22,9 +22,9 @@ def test_the_sample_reconstructs_photos_it_has_not_seen():
 
 
 def test_the_sample_is_small_and_says_where_it_is_from():
-    files = {path.name: path.stat().st_size for path in load.SAMPLE.iterdir()}
+    files = {path.name: path.stat().st_size for path in tokenizer_paths.SAMPLE.iterdir()}
     assert set(files) == {"config.json", "model.safetensors", "README.md"} and files["model.safetensors"] < 2**20
-    card = (load.SAMPLE / "README.md").read_text()
+    card = (tokenizer_paths.SAMPLE / "README.md").read_text()
     for credit in ("CID22", "CC BY-SA 4.0", "CLIC 2025", "Unsplash"):
         assert credit in card
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -11,8 +10,8 @@ from torch import Tensor
 
 from vistok.data.batches import Sample
 from vistok.data.image_folder import ImageFiles, list_images
+from vistok.data.image_paths import find_images
 from vistok.data.streams import ShardImages
-from vistok.data.tars import expand
 from vistok.images.crops import ADMCrop
 from vistok.images.ranges import to_float
 from vistok.processes.patience import PATIENCE, in_time
@@ -54,11 +53,11 @@ def code_grids(
 
 def samples(images: str, image_size: int) -> Iterator[Sample]:
     """All images of a folder or of tar shards, cropped at the centre."""
-    transforms, path = [ADMCrop(image_size)], Path(images).expanduser()
-    if not path.is_dir():
-        return iter(ShardImages(expand(images, "--images"), transforms))
-    part = "train" if (path / "train").is_dir() and (path / "val").is_dir() else ""
-    files = ImageFiles(path, list_images(path, part), transforms)
+    transforms = [ADMCrop(image_size)]
+    kind, path, shards = find_images(images, "--images", ("folder", "split", "shards"))
+    if kind == "shards":
+        return iter(ShardImages(shards, transforms))
+    files = ImageFiles(path, list_images(path, "train" if kind == "split" else ""), transforms)
     return (files[0, i] for i in range(len(files)))
 
 

@@ -7,7 +7,6 @@ the codec. The images, best those that it was trained on, tell how often codes a
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -57,7 +56,7 @@ def run(asked: argparse.Namespace) -> None:
             Rate(head, tuple(gather(table, grid[:, i]) for i, table in enumerate(tables_of(head))))
             for head, grid in zip(heads, grids, strict=True)
         ]
-        Codec(tokenizers[0], rates).save(folder, about_of(Path(asked.tokenizers[0])))
+        Codec(tokenizers[0], rates).save(folder, about_of(asked.tokenizers[0]))
     console = Console()
     for i, rate in enumerate(rates):
         sizes = " + ".join(f"{size:,}" for size in rate.sizes)

@@ -52,7 +52,7 @@ def run(asked: argparse.Namespace) -> None:
     for size in asked.sizes:
         if not 2 <= size < smallest:
             raise ValueError(f"--sizes={size} must be from 2 to {smallest - 1}: the codebook has {smallest} codewords")
-    about = about_of(Path(asked.tokenizer))
+    about = about_of(asked.tokenizer)
     for measured in ("metrics", "evaluation"):  # of the whole codebook
         about.pop(measured, None)
     with atomic_folder(asked.out) as folder:

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from vistok.commands.arguments import Parser, at_least
 from vistok.commands.failures import guard
+from vistok.data.image_paths import find_images
 from vistok.data.shard_writer import ArraySamples, FolderSamples, convert
 
 
@@ -38,6 +39,7 @@ def run(asked: argparse.Namespace) -> None:
     path = Path(asked.images)
     if not path.exists():
         raise ValueError(f"there is no {path}")
-    source = FolderSamples(path) if path.is_dir() else ArraySamples(path)
+    kind, path, _ = find_images(asked.images, "--images", ("folder", "split", "arrays"))
+    source = ArraySamples(path) if kind == "arrays" else FolderSamples(path)
     seed = None if asked.in_order else asked.seed
     convert(source, Path(asked.out), asked.per_shard, seed, Console(), asked.timeout, asked.take_over)

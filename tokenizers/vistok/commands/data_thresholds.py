@@ -15,6 +15,7 @@ from vistok import files, versions
 from vistok.commands.arguments import Parser, at_least, number
 from vistok.commands.failures import guard
 from vistok.data import folder, sample
+from vistok.data.image_paths import find_images
 from vistok.data.region_entropies import region_entropies
 from vistok.processes import locks
 from vistok.quantizers.routers import BANDWIDTH, BINS
@@ -58,7 +59,8 @@ def run(asked: argparse.Namespace) -> None:
     if any(rate <= 0 for rate in asked.rates) or sum(asked.rates) >= 1:
         raise ValueError(f"--rates={asked.rates} must be shares above 0 whose sum is below 1")
     size = {"image_size": asked.image_size, "batch_size": 32}
-    data = sample(**size) if asked.images == "sample" else folder(asked.images, crop="center", **size)
+    kind = find_images(asked.images, "--images", ("folder", "split", "sample")).kind
+    data = sample(**size) if kind == "sample" else folder(asked.images, crop="center", **size)
     entropies = region_entropies(data, asked.patch, asked.low, asked.high, asked.num_images, asked.num_workers)
     report: dict[str, Any] = {
         "patch": asked.patch,

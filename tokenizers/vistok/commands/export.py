@@ -18,7 +18,7 @@ from vistok.formats import native
 from vistok.formats.exporters import graphs, to_diffusers, to_janus, to_llamagen
 from vistok.formats.exporters.parity import Parity
 from vistok.formats.exporters.to_folder import save_folder
-from vistok.formats.load import load, shipped
+from vistok.formats.load import load
 from vistok.formats.provenance import about_of
 from vistok.terminal import say
 
@@ -42,7 +42,7 @@ def run(asked: argparse.Namespace) -> None:
     console = Console()
     if asked.half and asked.to != "folder":
         raise ValueError(f"--half is for --to folder, not {asked.to}")
-    about = about_of(shipped(asked.tokenizer)) | {
+    about = about_of(asked.tokenizer) | {
         name: value for name, value in (("licence", asked.license), ("name", asked.name)) if value
     }
     if asked.evaluation:

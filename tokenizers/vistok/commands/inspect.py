@@ -11,7 +11,8 @@ from torch import Tensor
 
 from vistok.commands.arguments import Parser, at_least
 from vistok.commands.failures import guard
-from vistok.formats.load import family_of, tokenizer_of
+from vistok.formats.families import family_of
+from vistok.formats.load import tokenizer_of
 from vistok.terminal import say, visible
 from vistok.untrusted.bounded_json import short
 from vistok.untrusted.safe_pickle import MAX_NAME, Stub

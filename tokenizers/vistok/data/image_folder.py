@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vistok.data.batches import MOST_REPLACED, Sample
 from vistok.data.data_module import ImageDataModule
+from vistok.data.image_paths import find_images
 from vistok.data.transforms import croppings
 from vistok.files import encodable
 from vistok.images.crops import Transform, read_crop
@@ -117,13 +118,10 @@ def folder(
     Raises:
         ValueError: The folder does not exist, has no images, or an image is smaller than the crop.
     """
-    path = Path(root).expanduser()
+    kind, path, _ = find_images(root, "data.root", ("folder", "split"))
     training, center = croppings(crop, image_size, resize, min_crop, flip)
     read = reader(max_pixels=max_pixels)
-    if not path.is_dir():
-        raise ValueError(f"data.root={root} is not a folder")
-    has_split = (path / "train").is_dir() and (path / "val").is_dir()
-    if has_split:
+    if kind == "split":
         train, val = list_images(path, "train"), list_images(path, "val")
         test = val
     else:
@@ -136,7 +134,7 @@ def folder(
         held_out = set(np.random.default_rng(seed).permutation(len(test))[:count].tolist())
         train = [name for i, name in enumerate(test) if i not in held_out]
         val = [name for i, name in enumerate(test) if i in held_out]
-    for part, files in (("train", train), ("val", val)) if has_split else (("", test),):
+    for part, files in (("train", train), ("val", val)) if kind == "split" else (("", test),):
         if not files:
             raise ValueError(f"data.root={root}: no images found in {path / part}")
     if resize == 0:

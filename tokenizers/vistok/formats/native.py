@@ -23,6 +23,7 @@ from vistok import backbones, quantizers
 from vistok.backbones import BranchedEncoder, Decoder, Encoder
 from vistok.files import json_text, write_json
 from vistok.formats import model_card
+from vistok.formats.tokenizer_paths import CONFIG, WEIGHTS, exported_folder
 from vistok.images.ranges import LogitLaplaceMap, PixelMap
 from vistok.quantizers import Quantizer, estimators, routers
 from vistok.tokenizer import Tokenizer
@@ -31,7 +32,6 @@ from vistok.untrusted.bounded_network import Beyond, network_of
 from vistok.untrusted.tensor_files import read_safetensors, write_safetensors
 
 FORMAT = 1
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
 IMPORTS = "VISTOK_IMPORT"  # environment variable: comma-separated modules that register the user's classes
 USAGE = """
 import vistok
@@ -194,9 +194,7 @@ def load(folder: str | Path) -> Tokenizer:
     """
     for module in filter(None, os.environ.get(IMPORTS, "").split(",")):
         import_module(module)
-    folder = Path(folder)
-    if not (folder / CONFIG).is_file() and (folder / "tokenizer" / CONFIG).is_file():
-        folder = folder / "tokenizer"
+    folder = exported_folder(Path(folder))
     for name in (CONFIG, WEIGHTS):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{folder} is not an exported tokenizer: it has no {name}")

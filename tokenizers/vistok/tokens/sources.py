@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from vistok.data.image_folder import list_images
+from vistok.data.image_paths import find_images, is_split, kind_of
 from vistok.data.shard_writer import INDEX as CONVERTED
 from vistok.data.tars import Url, expand, labelled_images_in, shard_name
 from vistok.files import encodable, sha256_of_lines
@@ -66,7 +67,7 @@ class FolderSource(Source):
     """
 
     def __init__(self, root: Path, per_shard: int):
-        if (root / "train").is_dir() and (root / "val").is_dir():
+        if is_split(root):
             raise ValueError(f"{root} has the subfolders train and val: name one of them")
         self.root, self.files, self.per_shard = root, list_images(root), per_shard
         if not self.files:
@@ -142,14 +143,10 @@ def open_source(data: Sequence[str], per_shard: int) -> Source:
     Raises:
         ValueError: The data is neither.
     """
-    folders = [name for name in data if Path(name).expanduser().is_dir()]
-    if folders and len(data) > 1:
-        raise ValueError(f"--images is one folder or several tars, not {' '.join(data)}")
-    if folders:
-        return FolderSource(Path(folders[0]).expanduser(), per_shard)
-    npz = [name for name in data if name.endswith(".npz")]
+    npz = [name for name in data if kind_of(name) == "arrays"]
     if npz:
         raise ValueError(
             f"{npz[0]} is an .npz file: python -m vistok data shards --images {npz[0]} --out SHARDS makes tars of it"
         )
-    return TarSource(data)
+    kind, path, _ = find_images(data, "--images", ("folder", "split", "shards"))
+    return TarSource(data) if kind == "shards" else FolderSource(path, per_shard)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vistok.formats import native
 from vistok.formats.load import load
+from vistok.formats.tokenizer_paths import weights_to_train
 from vistok.training import checkpoint_io
 from vistok.training.run_folder import METRICS
 from vistok.untrusted.bounded_json import one_line, read_object
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from vistok.training.module import LitTokenizer
 
 
-SLIM = Path("checkpoints") / "slim.safetensors"
-EXPORTED = "model.safetensors"  # in an exported folder: heads are folded, so it fits a config with quantizer=vq
 OUR_NAMES = (
     "encoder.levels.",
     "encoder.transformer.blocks.",
@@ -52,19 +51,18 @@ def load_slim(
         ValueError: The file does not exist, is unreadable, or has other names, shapes or settings; the message names
             them.
     """
-    if path.is_dir():
-        path = path / (EXPORTED if (path / EXPORTED).is_file() else SLIM)
-    if not path.is_file():
-        raise ValueError(f"init={path} is not a file")
+    file = weights_to_train(path)
+    if not file.is_file():
+        raise ValueError(f"init={file} is not a file")
     weights = None
-    if path.suffix == ".safetensors":
+    if file.suffix == ".safetensors":
         try:
-            weights = read_safetensors(path).tensors
+            weights = read_safetensors(file).tensors
         except ValueError as error:
-            raise ValueError(f"init={path} cannot be read: {error}") from error
+            raise ValueError(f"init={file} cannot be read: {error}") from error
     if weights is None or not any(name.startswith(OUR_NAMES) for name in weights):
         weights = _published(lit, path, family, family_config)
-    _refuse_differences(f"init={path}", weights, lit.tokenizer.state_dict())
+    _refuse_differences(f"init={file}", weights, lit.tokenizer.state_dict())
     lit.tokenizer.load_state_dict(weights)
     if lit.average is not None:
         lit.average.tokenizer.load_state_dict(weights)

@@ -9,8 +9,9 @@ from rich import get_console
 from rich.table import Table
 
 from vistok.data.shards import Data
-from vistok.files import finite, write_json
+from vistok.files import atomic_write, finite, write_json
 from vistok.formats.native import save
+from vistok.formats.tokenizer_paths import EXPORT, SLIM
 from vistok.metrics.units import _with_unit
 from vistok.terminal import say
 from vistok.training import run_folder, slim_checkpoint
@@ -22,7 +23,8 @@ def open_run(config: DictConfig, run: Path, lit: LitTokenizer, data: Data) -> No
     """Creates the first contents of the folder and prints what the run will do."""
     about = f"{data.about}: {data.sizes}"  # refuses data without images to train on
     (run / "checkpoints").mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(config, run / "config.yaml", resolve=True)
+    with atomic_write(run / "config.yaml") as file:
+        file.write(OmegaConf.to_yaml(config, resolve=True).encode())
     head = lit.tokenizer.quantizer
     parts = {"encoder": lit.tokenizer.encoder, "quantizer": head, "decoder": lit.tokenizer.decoder}
     if lit.adversary:
@@ -49,9 +51,9 @@ def close_run(run: Path, lit: LitTokenizer, data: Data, metrics: dict[str, float
             "versions": versions(),
         }
     )
-    slim_checkpoint.save_slim(lit, run / slim_checkpoint.SLIM)
+    slim_checkpoint.save_slim(lit, run / SLIM)
     try:
-        save(lit.evaluated, run / "tokenizer", about=report)
+        save(lit.evaluated, run / EXPORT, about=report)
     except ValueError as error:
         raise ValueError(
             f"{error}\nThe run could not be exported. Its weights are kept in {run}; once the problem is solved, the "
@@ -62,7 +64,7 @@ def close_run(run: Path, lit: LitTokenizer, data: Data, metrics: dict[str, float
         say(f"stopped after {lit.updates:,} of {lit.schedule.updates:,} updates", "yellow")
     say(f"\nafter {lit.updates:,} updates and {seconds:.0f} s, on the held-out images:")
     get_console().print(metrics_table(metrics))
-    exported = run / "tokenizer"
+    exported = run / EXPORT
     say(f"{run / 'reconstructions.png'}\n          {run / 'codebook.png'}\n", label="\npictures  ")
     say(f"{program('eval')} tokenizer={exported} data=folder data.root=DIR", label="evaluate  ")
     say(f"python -c \"import vistok; print(vistok.load('{exported}').factor)\"", label="load      ")

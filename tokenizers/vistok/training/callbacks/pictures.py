@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils.data import IterableDataset
 
 from vistok.data.batches import Batch
+from vistok.files import atomic_write
 from vistok.images.ranges import to_uint8
 from vistok.plots import codebook_plot, reconstruction_grid
 
@@ -63,7 +64,8 @@ class Pictures(pl.Callback):
             "codebook": codebook_plot(counts, [part.name for part in pl_module.metrics.usage.parts]),
         }
         for name, picture in pictures.items():
-            picture.save(self.folder / f"{name}.png")
+            with atomic_write(self.folder / f"{name}.png") as file:
+                picture.save(file, "PNG")
         for logger in trainer.loggers:
             step = trainer.fit_loop.epoch_loop._batches_that_stepped
             if isinstance(logger, WandbLogger):
