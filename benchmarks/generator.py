@@ -33,8 +33,8 @@ from vistok.data import shards
 from vistok.files import write_json
 from vistok.images.ranges import to_uint8
 from vistok.metrics import FeatureStatistics, TorchvisionFeatures, psnr
+from vistok.plots import labelled_tiles
 from vistok.tokens import Header, TokenDataset
-from vistok.tokens.sheet import labelled_tiles
 from vistok.versions import versions
 
 PADDING = -100  # what cross_entropy leaves out

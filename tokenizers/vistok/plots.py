@@ -9,6 +9,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 CELL, GAP, CAPTION = 160, 6, 28  # pixels: least width of an image, space between two, height of a caption
+SMALLEST = 96  # smallest width of a labelled image in pixels
 
 
 def reconstruction_grid(
@@ -45,6 +46,23 @@ def tiles(images: Tensor, size: tuple[int, int]) -> list[Image.Image]:
     """Images (n, 3, H, W) uint8, enlarged to (width, height) without smoothing."""
     pictures = [Image.fromarray(image.permute(1, 2, 0).cpu().numpy()) for image in images]
     return [picture.resize(size, Image.Resampling.NEAREST) for picture in pictures]
+
+
+def labelled_tiles(images: Tensor, captions: Sequence[str], columns: int) -> Image.Image:
+    """Images (n, 3, H, W) uint8 in rows, each below its caption; small images are enlarged by an integer factor."""
+    height, width = images.shape[-2:]
+    factor = max(1, -(-SMALLEST // width))
+    size = (width * factor, height * factor)
+    rows = -(-len(images) // columns)
+    canvas = Image.new("RGB", (columns * (size[0] + GAP) + GAP, rows * (CAPTION + size[1]) + GAP), (255, 255, 255))
+    draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=14)
+    for n, (picture, text) in enumerate(zip(tiles(images, size), captions, strict=True)):
+        left, top = GAP + n % columns * (size[0] + GAP), n // columns * (CAPTION + size[1])
+        while text and draw.textlength(text, font=font) > size[0]:
+            text = text[:-1]
+        draw.text((left, top + CAPTION // 2), text, fill=(40, 40, 40), font=font, anchor="lm")
+        canvas.paste(picture, (left, top + CAPTION))
+    return canvas
 
 
 def outline(picture: Image.Image, keep: np.ndarray) -> Image.Image:
