@@ -35,8 +35,8 @@ from vistok.codec.coder import Codec, load
 from vistok.codec.example_codes import samples
 from vistok.codec.reduction import tables_of
 from vistok.data.image_folder import ImageFiles, list_images
+from vistok.data.image_paths import find_images
 from vistok.data.streams import ShardImages
-from vistok.data.tars import expand
 from vistok.images.ranges import to_float
 from vistok.losses import STLPIPS
 from vistok.metrics.distances import ms_ssim, psnr, ssim_gauss11
@@ -66,12 +66,12 @@ class Candidate(NamedTuple):
 
 def photos(images: str) -> Iterator[tuple[str, Tensor]]:
     """Names and whole photos (3, H, W) uint8."""
-    path = Path(images)
-    if path.is_dir():
+    kind, path, shards = find_images(images, "IMAGES", ("folder", "split", "shards"))
+    if kind == "shards":
+        samples = iter(ShardImages(shards, []))
+    else:
         files = ImageFiles(path, list_images(path), [])
         samples = (files[0, i] for i in range(len(files)))
-    else:
-        samples = iter(ShardImages(expand(images, "IMAGES"), []))
     return ((sample.name.rpartition(":")[2], sample.image) for sample in samples if sample.image is not None)
 
 

@@ -5,7 +5,6 @@ Where they differ, nothing is written.
 """
 
 import argparse
-import json
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -21,6 +20,7 @@ from vistok.formats.exporters.to_folder import save_folder
 from vistok.formats.load import load
 from vistok.formats.provenance import about_of
 from vistok.terminal import say
+from vistok.untrusted.bounded_json import read_json
 
 TARGETS: dict[str, Callable[..., Parity]] = {
     "diffusers": to_diffusers.save,
@@ -46,7 +46,7 @@ def run(asked: argparse.Namespace) -> None:
         name: value for name, value in (("licence", asked.license), ("name", asked.name)) if value
     }
     if asked.evaluation:
-        about["evaluation"] = json.loads(Path(asked.evaluation).read_text())
+        about["evaluation"] = read_json(Path(asked.evaluation))
     tokenizer = load(asked.tokenizer, asked.family, asked.family_config)
     save = partial(save_folder, half=True) if asked.half else TARGETS[asked.to]
     parity = save(tokenizer, asked.out, about, asked.image_size)
