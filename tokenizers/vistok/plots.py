@@ -1,4 +1,4 @@
-"""Pictures of a run: reconstructions below their originals, and the usage of codewords."""
+"""Figures: reconstructions below their originals, labelled images, and the usage of codewords."""
 
 from collections.abc import Sequence
 
