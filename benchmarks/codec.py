@@ -31,7 +31,8 @@ from torch import Tensor
 
 import vistok
 from vistok.codec import concealment, stream
-from vistok.codec.coder import Codec, load
+from vistok.codec.codec_folder import load
+from vistok.codec.coder import Codec
 from vistok.codec.example_codes import samples
 from vistok.codec.reduction import tables_of
 from vistok.data.image_folder import ImageFiles, list_images

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from measure import MIB, Claims, allocated, line, milliseconds, table
 
-from vistok.quantizers import base
+from vistok.quantizers import code_statistics
 
 VECTORS, TEMPERATURE = 2048, 1.0
 TENTH = 0.1  # of an n × k matrix
@@ -29,7 +29,7 @@ def dense(z: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
 
 
 def streamed(z: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
-    return base.entropy(z, codebook, TEMPERATURE)
+    return code_statistics.entropy(z, codebook, TEMPERATURE)
 
 
 def difference(k: int, d: int) -> float:

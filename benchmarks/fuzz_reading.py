@@ -52,6 +52,7 @@ from vistok.backbones import (
     ViTDecoder,
     ViTEncoder,
 )
+from vistok.codec import codec_folder as codec_reading
 from vistok.codec import coder as codecs
 from vistok.codec import stream
 from vistok.codec.coder import decompress_file
@@ -599,7 +600,7 @@ def read_published(folder: Path) -> Any:
 
 
 trained = cache(tokenizers)
-loaded = cache(codecs.load)
+loaded = cache(codec_reading.load)
 small = cache(small_codec)
 
 
@@ -628,8 +629,8 @@ READERS = {
     "init": Reader(lambda folder: exported(folder, "cnn", "vit"), "model.safetensors", read_init),
     "checkpoint": Reader(checkpoint, "*", read_checkpoint, unforged),
     "published": Reader(published, "*", read_published),
-    "codec": Reader(codec_folder, "codec.*", codecs.load),
-    "concealment": Reader(concealment, "*", lambda folder: codecs.load_filler(folder, small().tokenizer)),
+    "codec": Reader(codec_folder, "codec.*", codec_reading.load),
+    "concealment": Reader(concealment, "*", lambda folder: codec_reading.load_filler(folder, small().tokenizer)),
     "stream": Reader(compressed, "*.vtk", read_compressed),
     "store": Reader(stores, "*", read_store),
     "verify": Reader(stores, "*", lambda folder: list(TokenStore(folder).verify())),

@@ -23,7 +23,7 @@ BEGIN, END = f"<!-- {HINT} -->", "<!-- end -->"
 BESIDE = {  # further names of a page, beside those in __all__ of its package, by heading
     "quantizers": {
         "Sequences of a dynamic head": ("sequences.pack", "sequences.unpack"),
-        "Parts of heads": ("base.quantize", "base.lookup", "base.check_codes", "base.entropy"),
+        "Parts of heads": ("base.quantize", "base.lookup", "base.check_codes", "code_statistics.entropy"),
     },
     "evaluation": {"From a config": ("evaluate.evaluate",)},
     "formats": {"Our folder": ("native.save", "native.push_to_hub"), "Exports": ("exporters.*.save*",)},

@@ -11,7 +11,8 @@ from safetensors.torch import load_file, save_file
 from vistok.__main__ import main
 from vistok.backbones import CNNDecoder, CNNEncoder
 from vistok.codec import Codec
-from vistok.codec.coder import decompress_file, load
+from vistok.codec.codec_folder import load
+from vistok.codec.coder import decompress_file
 from vistok.formats import native
 from vistok.quantizers import DynamicQuantizer, EntropyRouter, VectorQuantizer
 from vistok.tokenizer import Tokenizer

@@ -8,7 +8,8 @@ import torch
 from safetensors.torch import save_file
 
 from vistok.codec import concealment
-from vistok.codec.coder import FILLER, Rate, load, load_filler, save_filler
+from vistok.codec.codec_folder import load, load_filler
+from vistok.codec.coder import FILLER, Rate, save_filler
 from vistok.codec.filler import Filler, windows
 from vistok.codec.filler_training import cross_entropy, draw, fit, standardise
 from vistok.codec.frequencies import gather

@@ -16,8 +16,7 @@ import torch
 from PIL import Image
 
 from vistok.evaluation import evaluate
-from vistok.evaluation.report import charts
-from vistok.evaluation.report import page as report_page
+from vistok.evaluation.report import charts, code_maps, example_figures, labels
 
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 EVIL = "<script>alert(1)<&'x"
@@ -132,10 +131,10 @@ def test_a_browser_shows_it_without_complaint(evaluated, tmp_path):
 def test_the_enlarged_square_is_where_the_error_is():
     error = torch.zeros(64, 96)
     error[40:52, 70:84] = 1
-    top, left, side = report_page.worst_window(error)
+    top, left, side = example_figures.worst_window(error)
     assert side == 16
     assert error[top : top + side, left : left + side].sum() == error.sum()
-    assert report_page.worst_window(torch.ones(8, 8)) == (0, 0, 8)
+    assert example_figures.worst_window(torch.ones(8, 8)) == (0, 0, 8)
 
 
 def decoded(page: str) -> tuple[np.ndarray, str]:
@@ -145,10 +144,10 @@ def decoded(page: str) -> tuple[np.ndarray, str]:
 
 
 def test_dead_codes_have_their_own_colour():
-    shown = report_page.dead_map("a<b", np.array([0, 1, 100, 0, 10]))
+    shown = code_maps.dead_map("a<b", np.array([0, 1, 100, 0, 10]))
     pixels, _ = decoded(shown)
     assert pixels.shape == (2, 3, 3)
-    dead = (pixels == report_page.DEAD).all(-1)
+    dead = (pixels == code_maps.DEAD).all(-1)
     assert dead.tolist() == [[True, False, False], [True, False, True]]  # the last is filler
     assert pixels[0, 1].sum() > pixels[1, 1].sum() > pixels[0, 2].sum()  # darker, the more often
     assert "2 of 5 codewords never chosen by 111 tokens; even choices would leave 0" in unescape(shown)
@@ -200,5 +199,5 @@ def test_bars_have_the_heights_of_their_counts():
 
 
 def test_names_that_end_alike_are_told_apart():
-    assert report_page.distinct(["runs/a/tokenizer", "runs/b"]) == ["a", "b"]
-    assert report_page.distinct(["x/a", "y/a"]) == ["1: a", "2: a"]
+    assert labels.distinct(["runs/a/tokenizer", "runs/b"]) == ["a", "b"]
+    assert labels.distinct(["x/a", "y/a"]) == ["1: a", "2: a"]

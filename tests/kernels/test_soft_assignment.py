@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vistok.kernels import soft_assignment
-from vistok.quantizers import base
+from vistok.quantizers import code_statistics
 
 module = importlib.import_module("vistok.kernels.soft_assignment")
 
@@ -26,7 +26,7 @@ def test_entropy_is_that_of_the_dense_matrix(monkeypatch, least, temperature):
     torch.manual_seed(0)
     z, codebook = torch.randn(2, 6, 5, 9).double(), torch.randn(50, 6).double()
     inputs = [tensor.requires_grad_() for tensor in (z, codebook, torch.rand(2, 5, 9).double())]
-    streamed = base.entropy(inputs[0], inputs[1], temperature, inputs[2])
+    streamed = code_statistics.entropy(inputs[0], inputs[1], temperature, inputs[2])
     dense = dense_entropy(inputs[0], inputs[1], temperature, inputs[2])
     torch.testing.assert_close(streamed, dense, rtol=1e-12, atol=0)
     for ours, theirs in zip(*(torch.autograd.grad(loss, inputs) for loss in (streamed, dense)), strict=True):
@@ -57,5 +57,5 @@ def test_memory(allocated):
     n, k = 4096, 8192
     z = torch.randn(1, 8, 64, n // 64, requires_grad=True)
     codebook = torch.randn(k, 8, requires_grad=True)
-    peak = allocated(lambda: torch.autograd.grad(base.entropy(z, codebook, 0.1), [z, codebook]))
+    peak = allocated(lambda: torch.autograd.grad(code_statistics.entropy(z, codebook, 0.1), [z, codebook]))
     assert 2**20 < peak < 0.1 * 4 * n * k

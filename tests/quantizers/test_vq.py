@@ -6,7 +6,7 @@ import pytest
 import torch
 from einops import rearrange
 
-from vistok.quantizers import CodewordGradient, Context, DiVeQ, VectorQuantizer, base, factorized
+from vistok.quantizers import CodewordGradient, Context, DiVeQ, VectorQuantizer, code_statistics, factorized
 from vistok.quantizers.vq import smoothed
 
 
@@ -260,9 +260,9 @@ def test_restart_of_a_codebook_that_learns_by_gradient():
 
 def test_samples_are_of_the_batch_and_none_twice():
     vectors = torch.arange(20.0)[:, None]
-    drawn = base.sample(vectors, 15)
+    drawn = code_statistics.sample(vectors, 15)
     assert len(drawn.unique()) == 15 and set(drawn.flatten().tolist()) <= set(range(20))
-    many = base.sample(vectors, 50)  # copies are set apart by less than 0.01
+    many = code_statistics.sample(vectors, 50)  # copies are set apart by less than 0.01
     assert many.shape == (50, 1) and len(many.unique()) == 50
     assert (many - many.round()).abs().max() <= 0.01
 
@@ -316,7 +316,7 @@ def test_an_entropy_that_nobody_wants_is_not_computed(monkeypatch):
     head = factorized(partial(VectorQuantizer, 16, entropy_temperature=0.5), 2, 8)
     z = torch.randn(2, 8, 4, 4)
     wanted = head(z)
-    monkeypatch.setattr(base, "entropy", None)  # a call would raise
+    monkeypatch.setattr(code_statistics, "entropy", None)  # a call would raise
     unwanted = head(z, Context(unused=("entropy",)))
     assert set(wanted.losses) - set(unwanted.losses) == {"entropy"}
     torch.testing.assert_close(unwanted.losses, {name: wanted.losses[name] for name in unwanted.losses})

@@ -11,7 +11,7 @@ from torch import nn
 
 from vistok.data import sample
 from vistok.losses import Adversary, PatchGAN
-from vistok.quantizers import base
+from vistok.quantizers import code_statistics
 from vistok.training.callbacks.finite import FiniteMonitor, NotFinite
 from vistok.training.module import LitTokenizer, weighted_sum
 from vistok.training.schedules import Schedule
@@ -113,7 +113,7 @@ def test_the_generators_pass_leaves_no_gradient_in_the_discriminator(make_tokeni
 def test_a_head_leaves_out_the_entropy_of_weight_0(make_tokenizer, monkeypatch):
     tokenizer = make_tokenizer(entropy_temperature=0.1)
     made = []
-    monkeypatch.setattr(base, "entropy", lambda z, *_: made.append(1) or z.sum())
+    monkeypatch.setattr(code_statistics, "entropy", lambda z, *_: made.append(1) or z.sum())
     for weight, expected in ((0.0, 0), (0.1, 2)):
         weights = WEIGHTS | {"entropy": weight}
         fit(LitTokenizer(tokenizer, {"l1": nn.L1Loss()}, weights, partial(torch.optim.Adam, lr=1e-3), Schedule(2)))

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from vistok.codec import stream
-from vistok.codec.coder import load
+from vistok.codec.codec_folder import load
 from vistok.codec.range_coder import CODINGS
 from vistok.commands.arguments import Parser, at_least
 from vistok.commands.failures import guard

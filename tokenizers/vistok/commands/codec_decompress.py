@@ -7,7 +7,8 @@ from pathlib import Path
 from PIL import Image
 
 from vistok.codec import stream
-from vistok.codec.coder import decompress_file, load
+from vistok.codec.codec_folder import load
+from vistok.codec.coder import decompress_file
 from vistok.commands.arguments import Parser
 from vistok.commands.failures import guard
 from vistok.files import atomic_write

@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vistok.codec.coder import FILLER, load, save_filler
+from vistok.codec.codec_folder import load
+from vistok.codec.coder import FILLER, save_filler
 from vistok.codec.example_codes import code_grids
 from vistok.codec.filler import Filler
 from vistok.codec.filler_training import fit, standardise

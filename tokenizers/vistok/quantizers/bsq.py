@@ -24,9 +24,9 @@ class BinaryQuantizer(Quantizer):
       channel is the highest bit of a code. The straight-through gradient is that of ``sign``, times a (section 3.2).
     * LFQ: ``u = z`` and ``a = 1``. The first channel is the lowest bit, as in Open-MAGVIT2's code.
 
-    The ``entropy`` loss equals ``base.entropy`` over all 2^dim codewords, exactly and in far fewer operations: bits are
-    independent in the soft assignment ``softmax(-|u - c|² / temperature)``, each 1 with probability ``σ(4 a u /
-    temperature)``. The ``commitment`` loss is the mean over channels; BSQ's code has their sum.
+    The ``entropy`` loss equals ``code_statistics.entropy`` over all 2^dim codewords, exactly and in far fewer
+    operations: bits are independent in the soft assignment ``softmax(-|u - c|² / temperature)``, each 1 with
+    probability ``σ(4 a u / temperature)``. The ``commitment`` loss is the mean over channels; BSQ's code has their sum.
 
     Args:
         dim: Number of bits of a code, the channels of the latent; 1 to 62.

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from vistok.quantizers import base
+from vistok.quantizers import base, code_statistics
 from vistok.quantizers.base import Codes, Context, Layout, Quantized, Quantizer, Table
 from vistok.quantizers.estimators import CodewordGradient, DiVeQ, Estimator, StraightThrough
 
@@ -121,7 +121,7 @@ class VectorQuantizer(Quantizer):
         quantized = base.quantize(z, codebook, estimator, weight, source=raw if self.raw_gradient else z)
         losses = {name: quantized.losses[name] for name in self.loss_names if name != "entropy"}
         if self.entropy_temperature is not None and "entropy" not in context.unused:
-            losses["entropy"] = base.entropy(z, codebook, self.entropy_temperature, weight)
+            losses["entropy"] = code_statistics.entropy(z, codebook, self.entropy_temperature, weight)
         return quantized._replace(losses=losses, stats=self._stats(z, quantized.codes, weight))
 
     @base.in_float32
@@ -141,12 +141,12 @@ class VectorQuantizer(Quantizer):
             self._warn_if_never_updated(self.forwards + 1)
         vectors = rearrange(z, "b d h w -> (b h w) d")
         weight = weight if self.weighted_counts else None
-        stats = {"counts": base.count(codes, self.codebook_size, weight)}
+        stats = {"counts": code_statistics.count(codes, self.codebook_size, weight)}
         if self.averages_vectors:
             weighted = vectors if weight is None else vectors * weight.reshape(-1, 1)
             stats["sums"] = torch.zeros_like(self.ema_sums).index_add_(0, codes.flatten(), weighted)
         if self.restart is not None or self.kmeans_updates:
-            stats["samples"] = base.sample(vectors, self.codebook_size)
+            stats["samples"] = code_statistics.sample(vectors, self.codebook_size)
         return stats
 
     def _warn_if_never_updated(self, forwards: int) -> None:

@@ -10,7 +10,6 @@ from vistok.terminal import visible
 MAX_JSON = 2**20  # largest description in bytes
 MAX_LISTING = 2**28  # largest JSON file that lists a data set, in bytes
 MAX_DEPTH = 64  # deepest nesting of containers
-MAX_CALLS, MAX_CALLS_FOR_EACH = 1_000, 12  # calls of torch to build a network: a base, and for each tensor
 
 _shortened = reprlib.Repr()
 _shortened.maxstring = _shortened.maxother = _shortened.maxlong = 80
@@ -27,9 +26,6 @@ def one_line(text: object, most: int = 400) -> str:
     line = " ".join(str(text)[: 4 * most].split())
     line = visible(line)
     return line if len(line) <= most else f"{line[:most]}..."
-
-
-# ------------------------------------------------------------------------------------------------------------- JSON
 
 
 def read_json(path: Path, most: int = MAX_JSON) -> Any:
@@ -90,9 +86,3 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"an object has {short(name)} twice")
         content[name] = value
     return content
-
-
-# ------------------------------------------------------------------------------------------------------ safetensors
-
-
-# --------------------------------------------------------------------------------------------------------- networks

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from vistok.untrusted.bounded_json import MAX_CALLS, MAX_CALLS_FOR_EACH, short
+from vistok.untrusted.bounded_json import short
 
 MAX_OF_NETWORK = 4_000  # most tensors of a network
+MAX_CALLS, MAX_CALLS_FOR_EACH = 1_000, 12  # calls of torch to build a network: a base, and for each tensor
 SMALL = 4_096  # largest tensor, in values, that a constructor may create besides those of the file
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 Network = TypeVar("Network", bound=nn.Module)

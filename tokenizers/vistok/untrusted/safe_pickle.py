@@ -15,6 +15,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vistok.untrusted.pickle_names import (
+    DICTS,
+    DTYPES,
+    KNOWN,
+    NUMBERS,
+    REBUILDS,
+    RECONSTRUCTORS,
+    SCALARS,
+    STORAGES,
+    SUBCLASS,
+)
+
 MAX_PICKLE = 64 * 2**20  # bytes
 MAX_STEPS = 2_000_000  # opcodes, and items copied by calls; a Lightning checkpoint of VQGAN has some 100,000
 MAX_DEPTH = 100
@@ -22,37 +34,6 @@ MAX_SMALL = 2**32  # hashes of integers below it cannot be made to collide
 MAX_ODD = 1_000  # most keys of dicts whose hashes can be made to collide: other numbers, and tuples
 MAX_STUBS = 10_000  # most names of objects that are not created
 MAX_NAME = 200  # longest name of a stub in characters
-
-_STORAGES = {
-    "Double": torch.float64,
-    "Float": torch.float32,
-    "Half": torch.float16,
-    "BFloat16": torch.bfloat16,
-    "Long": torch.int64,
-    "Int": torch.int32,
-    "Short": torch.int16,
-    "Char": torch.int8,
-    "Byte": torch.uint8,
-    "Bool": torch.bool,
-    "ComplexFloat": torch.complex64,
-    "ComplexDouble": torch.complex128,
-}
-STORAGES = {f"torch.{name}Storage": dtype for name, dtype in _STORAGES.items()}
-STORAGES |= {"torch.storage.UntypedStorage": torch.uint8, "torch.UntypedStorage": torch.uint8}
-_FLOATS = ("float64", "float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "double", "float", "half")
-_OTHERS = ("int64", "int32", "int16", "int8", "uint8", "uint16", "uint32", "uint64", "bool", "long", "int", "short")
-DTYPES = {f"torch.{name}": getattr(torch, name) for name in (*_FLOATS, *_OTHERS, "complex64", "complex128")}
-DICTS = ("collections.OrderedDict", "collections.defaultdict", "builtins.dict", "__builtin__.dict")
-REBUILDS = tuple(f"torch._utils._rebuild_{name}" for name in
-                 ("tensor", "tensor_v2", "tensor_v3", "parameter", "parameter_with_state"))  # fmt: skip
-SCALARS = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
-RECONSTRUCTORS = ("copyreg._reconstructor", "copy_reg._reconstructor")
-SUBCLASS = "torch._tensor._rebuild_from_type_v2"
-KNOWN = {*STORAGES, *DICTS, *REBUILDS, *SCALARS, *RECONSTRUCTORS, SUBCLASS, "torch.Size", "torch.device"}
-KNOWN |= {"numpy.dtype", "_codecs.encode"}
-NUMBERS = {
-    f"{kind}{size}" for kind, sizes in {"f": "248", "i": "1248", "u": "1248", "b": "1"}.items() for size in sizes
-}
 
 
 class Stub:
@@ -65,15 +46,6 @@ class Stub:
 
     def __repr__(self) -> str:
         return f"Stub({self.name!r})"
-
-
-# ------------------------------------------------------------------------------------------------ torch's zip format
-
-
-# ---------------------------------------------------------------------------------- torch's format before version 1.6
-
-
-# -------------------------------------------------------------------------------------------------- the stack machine
 
 
 class Machine:

@@ -9,25 +9,17 @@ from importlib.resources import files
 from typing import Any
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from matplotlib import colormaps
-from torch import Tensor
 
 from vistok.evaluation.accumulator import BASELINE, Scores
-from vistok.evaluation.examples import BEST, DRAWN, WORST, Example
 from vistok.evaluation.report import charts as report_charts
 from vistok.evaluation.report import score_table
+from vistok.evaluation.report.code_maps import codes
+from vistok.evaluation.report.example_figures import examples
+from vistok.evaluation.report.labels import distinct, short
 from vistok.files import json_text
 from vistok.metrics.distances import DISTANCES
-from vistok.metrics.usage import usage_of
 
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-ERROR_RANGE = 64  # levels: the error map's brightest colour
-ERRORS = (colormaps["magma"](np.linspace(0, 1, 256))[:, :3] * 255).round().astype(np.uint8)
-DEAD = (228, 87, 46)
-COUNTS = np.vstack([[DEAD], (colormaps["Blues"](np.linspace(0.25, 1, 255))[:, :3] * 255).round()]).astype(np.uint8)
-MOST_CODEBOOKS = 8  # drawn codebooks; the table has the numbers of all
 GROUPS = ("Each image, mean", "All images", "Codes", "Rate")
 
 
@@ -132,20 +124,6 @@ def group(name: str) -> str:
     return GROUPS[3] if name.startswith(("tokens", "bits", "images")) else GROUPS[1]
 
 
-def short(path: str) -> str:
-    """Last part of a path; for the export of a run, the name of the run's folder."""
-    parts = [part for part in path.rstrip("/").split("/") if part]
-    return (parts[-2] if len(parts) > 1 and parts[-1] == "tokenizer" else parts[-1]) if parts else path
-
-
-def distinct(paths: Sequence[str]) -> list[str]:
-    """Short names that distinguish the paths; numbered if their last parts are equal."""
-    names = [short(path) for path in paths]
-    if len(set(names)) == len(names):
-        return names
-    return [f"{i + 1}: {name}" for i, name in enumerate(names)]
-
-
 def rate_distortion(report: Mapping[str, Any]) -> str:
     """Scatter plot of each metric that at least two scores have."""
     scores, protocols = report["scores"], list(report["protocols"])
@@ -179,151 +157,6 @@ def rate_distortion(report: Mapping[str, Any]) -> str:
     return (
         "<h2>Rate and distortion</h2><p>Filled marks: at a fixed length of each code. Hollow ones: at the entropy of "
         f'the codes’ frequencies.</p>{key}<div class="charts">{"".join(charts)}</div>\n'
-    )
-
-
-def examples(labels: Sequence[str], selected: Sequence[Scores], crop: str) -> str:
-    """Images selected by a hash of their names with all tokenizers side by side, then the worst and best of each."""
-    distance = selected[0].example_distance
-    names = distinct(labels)
-    by_name = [{own.name: own for own in scores.examples.chosen[DRAWN]} for scores in selected]
-    drawn = [
-        figure(f"e{i}", name, [(label, own[name]) for label, own in zip(names, by_name, strict=True)], distance)
-        for i, name in enumerate(own.name for own in selected[0].examples.chosen[DRAWN])
-    ]
-    layout = "figures" if len(names) == 1 else "comparisons"
-    parts = [
-        f"<h2>Reconstructions</h2><p>{escape(crop)} crops of images drawn by a hash of their names. Below each is the "
-        f"framed square, enlarged: where the error is greatest. Error maps show the mean absolute difference of the "
-        f"channels; pictures above {report_charts.SMALL} px are JPEG here, numbers are of the images themselves.</p>"
-        f'{error_ramp()}<div class="{layout}">{"".join(drawn)}</div>\n'
-    ]
-    for kind, heading in ((WORST, "Worst images"), (BEST, "Best images")):
-        parts.append(f"<h2>{heading}</h2><p>By {escape(distance)} of 8-bit images.</p>")
-        for i, (label, scores) in enumerate(zip(labels, selected, strict=True)):
-            figures = [
-                figure(f"{kind}{i}-{j}", own.name, [("reconstruction", own)], distance)
-                for j, own in enumerate(scores.examples.chosen[kind])
-            ]
-            heading = f"<h3>{escape(label)}</h3>" if len(labels) > 1 else ""
-            parts.append(f'{heading}<div class="figures">{"".join(figures)}</div>\n')
-    return "".join(parts)
-
-
-def error_ramp() -> str:
-    stops = ", ".join(f"rgb({r},{g},{b})" for r, g, b in ERRORS[::32].tolist() + ERRORS[-1:].tolist())
-    return (
-        f'<div style="max-width:320px;margin-bottom:12px"><div class="ramp" style="background:linear-gradient(90deg,'
-        f'{stops})"></div><div class="ends"><span>no error</span><span>{ERROR_RANGE} of 255 levels or more</span>'
-        "</div></div>"
-    )
-
-
-def figure(key: str, name: str, reconstructions: Sequence[tuple[str, Example]], distance: str) -> str:
-    """An image, its reconstructions and their errors, each with an enlarged square.
-
-    Args:
-        key: Prefix of the ids in the page.
-        name: Name of the image.
-        reconstructions: Labels and examples, one for each tokenizer.
-        distance: Name of the examples' distance.
-    """
-    image = reconstructions[0][1].image
-    errors = [(own.reconstruction.float() - own.image.float()).abs().mean(0) for _, own in reconstructions]  # (H, W)
-    window = worst_window(sum(errors))
-    panels = [("image", report_charts.picture(pixels_of(image)))]
-    for (label, own), error in zip(reconstructions, errors, strict=True):
-        indices = (error * (255 / ERROR_RANGE)).clamp(max=255).round().byte().numpy()
-        panels.append(
-            (
-                label if len(reconstructions) > 1 else "reconstruction",
-                report_charts.picture(pixels_of(own.reconstruction)),
-            )
-        )
-        panels.append(("error", report_charts.palette_picture(indices, ERRORS)))
-    height, width = image.shape[1:]
-    rendered = "".join(
-        panel(f"{key}-{i}", label, uri, width, height, window, name) for i, (label, uri) in enumerate(panels)
-    )
-    values = ", ".join(f"{own.distance:.3f}" for _, own in reconstructions)
-    caption = f"<figcaption><b>{escape(name)}</b> · {escape(distance)} {values}</figcaption>"
-    return f'<figure>{caption}<div class="panels" style="--columns:{len(panels)}">{rendered}</div></figure>'
-
-
-def panel(key: str, label: str, uri: str, width: int, height: int, window: tuple[int, int, int], name: str) -> str:
-    """A picture with the framed square, and the square enlarged. The page contains the pixels once."""
-    top, left, side = window
-    square = f'x="{left}" y="{top}" width="{side}" height="{side}"'
-    return (
-        f'<div><span title="{escape(label)}">{escape(label)}</span>'
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(f"{label}: {name}")}">'
-        f'<image id="{key}" width="{width}" height="{height}" href="{uri}"{pixelated(width)}/>'
-        f'<rect class="window under" {square}/><rect class="window" {square}/></svg>'
-        f'<svg class="zoom" viewBox="{left} {top} {side} {side}" aria-hidden="true"><use href="#{key}"/></svg></div>'
-    )
-
-
-def pixelated(width: int) -> str:
-    return ' style="image-rendering:pixelated"' if width <= report_charts.SMALL else ""
-
-
-def pixels_of(image: Tensor) -> np.ndarray:
-    return np.ascontiguousarray(image.permute(1, 2, 0).numpy())
-
-
-def worst_window(error: Tensor) -> tuple[int, int, int]:
-    """Square with the greatest error (H, W), a quarter of the shorter side: its top, left and side."""
-    side = max(min(error.shape) // 4, min(12, *error.shape))
-    stride = max(side // 4, 1)
-    means = F.avg_pool2d(error[None, None], side, stride)[0, 0]
-    at = int(means.argmax())
-    return at // means.shape[1] * stride, at % means.shape[1] * stride, side
-
-
-def codes(labels: Sequence[str], selected: Sequence[Scores]) -> str:
-    """Frequencies of codewords: by rank, and a map of those never chosen."""
-    series = []
-    for label, scores in zip(distinct(labels), selected, strict=True):
-        counts = [own.cpu().numpy() for own in scores.usage.counts]
-        for part, own in list(zip(scores.usage.parts, counts, strict=True))[:MOST_CODEBOOKS]:
-            series.append((", ".join(name for name in (label if len(labels) > 1 else "", part.name) if name), own))
-    ranks = report_charts.rank_chart(series)
-    key = report_charts.legend([(name, i, 1) for i, (name, _) in enumerate(series)]) if len(series) > 1 else ""
-    maps = "".join(f"<figure>{dead_map(name, counts)}</figure>" for name, counts in series)
-    blues = [f"rgb({r},{g},{b})" for r, g, b in COUNTS[1::32].tolist() + COUNTS[-1:].tolist()]
-    stops = ", ".join([f"{blues[0]} 15%", *blues[1:]])
-    ramp = (
-        f'<div style="max-width:360px;margin-bottom:12px"><div class="ramp" style="background:'
-        f'linear-gradient(90deg,rgb{DEAD} 12%,transparent 12% 15%,{stops})"></div>'
-        '<div class="ends"><span>never</span><span>once → most often, logarithmic</span></div></div>'
-    )
-    return (
-        "<h2>Codes</h2><p>How often codewords were chosen: by rank, and in a square for each codeword, row by row in "
-        f'the order of its number.</p>{ramp}<div class="charts"><figure><figcaption><b>Frequencies by rank</b>'
-        f"</figcaption>{key}{ranks}</figure>{maps}</div>\n"
-    )
-
-
-def dead_map(name: str, counts: np.ndarray) -> str:
-    """Map with a square for each codeword (n,); dead codewords have their own colour."""
-    columns = int(np.ceil(np.sqrt(len(counts))))
-    rows = -(-len(counts) // columns)
-    logs = np.log(np.maximum(counts, 1))
-    scaled = np.where(counts > 0, 1 + np.round(254 * logs / max(logs.max(), 1e-9)), 0).astype(np.uint8)
-    indices = np.concatenate([scaled, np.zeros(rows * columns - len(counts), np.uint8)]).reshape(rows, columns)
-    uri = report_charts.palette_picture(indices, COUNTS)
-    filler = rows * columns - len(counts)
-    use = usage_of(torch.from_numpy(counts))
-    dead = int((counts == 0).sum())
-    text = (
-        f"{dead:,} of {len(counts):,} codewords never chosen by {int(counts.sum()):,} tokens; "
-        f"even choices would leave {len(counts) * (1 - use['usage_ceiling'].item()):,.0f}"
-    )
-    title = f"<b>{escape(name)}</b> · " if name else ""
-    note = f"; the last {filler} squares are no codewords" if filler else ""
-    return (
-        f"<figcaption>{title}{text}{note}</figcaption>"
-        f'<img class="map" src="{uri}" width="{columns}" height="{rows}" alt="{escape(f"{name} {text}".strip())}">'
     )
 
 

@@ -1,0 +1,64 @@
+"""Statistics of codes in a batch: counts, samples of latents, and the entropy of soft assignments."""
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from vistok.distributed.collectives import broadcast_from_rank_zero, mean_with_gradient, rank_and_size
+from vistok.kernels import soft_assignment
+
+
+def count(codes: Tensor, codebook_size: int, weight: Tensor | None = None) -> Tensor:
+    """Number of times that each codeword was chosen, or the sum of its positions' weights: (n,) float32.
+
+    Unlike ``torch.bincount`` it never waits for a GPU.
+    """
+    codes = codes.flatten()
+    ones = torch.ones(1, device=codes.device).expand(len(codes))
+    added = ones if weight is None else weight.flatten().float()
+    return torch.zeros(codebook_size, device=codes.device).index_add_(0, codes, added)
+
+
+def sample(vectors: Tensor, number: int) -> Tensor:
+    """Draws random vectors from the batch of all ranks without replacement.
+
+    Rank 0 draws for all ranks. On each rank the rows of other ranks' vectors are zero, so that the sum over ranks
+    equals a draw of one process from the whole batch. If the batch has too few vectors, all are repeated, and a little
+    noise makes the copies differ (RQ-VAE's code, arXiv:2203.01941: uniform in [0, 0.01 / √d]).
+
+    Args:
+        vectors: This rank's vectors (m, d); every rank has the same number.
+        number: Number of vectors to draw.
+
+    Returns:
+        (number, d), to be summed over ranks.
+    """
+    rank, size = rank_and_size()
+    m, dim = vectors.shape
+    copies = -(-number // (m * size))
+    chosen = broadcast_from_rank_zero(torch.randperm(copies * m * size, device=vectors.device)[:number])
+    own = chosen % (m * size) - rank * m
+    drawn = vectors[own.clamp(0, m - 1)]
+    if copies > 1:
+        drawn = drawn + torch.rand(copies * m * size, dim, device=vectors.device)[chosen] * (0.01 * dim**-0.5)
+    return torch.where(((own >= 0) & (own < m))[:, None], drawn, 0.0)
+
+
+def entropy(z: Tensor, codebook: Tensor, temperature: float, weight: Tensor | None = None) -> Tensor:
+    """Mean entropy of soft assignments minus the entropy of their mean.
+
+    It is low if choices are certain and usage is uniform. Assignments are ``softmax(-|z - c|² / temperature)``
+    (MaskGIT's VQGAN; LlamaGen arXiv:2406.06525, code).
+
+    Args:
+        z: Latent (b, d, h, w).
+        codebook: Codewords (n, d).
+        temperature: Divisor of the negative squared distances.
+        weight: (b, h, w) weights of positions in both means; None weights all equally.
+    """
+    vectors = rearrange(z, "b d h w -> (b h w) d")
+    weight = vectors.new_ones(len(vectors)) if weight is None else weight.flatten().to(vectors)
+    total = mean_with_gradient(weight.sum())
+    entropies, sums = soft_assignment(vectors, codebook, weight, 2 / temperature)
+    mean = mean_with_gradient(sums) / total
+    return (entropies * weight).sum() / total + (mean * (mean + 1e-5).log()).sum()
