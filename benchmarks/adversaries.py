@@ -26,7 +26,7 @@ FOLDER = ROOT / "runs" / "adversaries"
 GROUP = "discriminator@loss.adversary.discriminator"
 NARROW = "+loss.adversary.discriminator.channels=[32,64,128,128,128]"  # at 64, 32, ..., 4 pixels
 RUNS = {
-    "L2 alone": ["loss=l2_gan", "adversarial_start=1000000000"],
+    "L2 alone": ["loss=l2_gan", "optim.adversarial_start=1000000000"],
     "PatchGAN, hinge": ["loss=l2_gan"],
     "PatchGAN, non-saturating": ["loss=l2_gan", "loss.adversary.loss=vanilla",
                                  "loss.adversary.generator_loss=non_saturating"],
@@ -55,14 +55,14 @@ def train(name: str, words: Sequence[str], minutes: float, updates: int | None, 
     """One run of so many updates, or of as many as a trial says there is time for."""
     run = folder_of(name, folder)
     if updates is None:
-        trial = [f"updates={TRIAL}", f"val_every={TRIAL}", "adversarial_start=0", "schedule=constant"]
+        trial = [f"optim.updates={TRIAL}", f"log.val_every={TRIAL}", "optim.adversarial_start=0", "schedule=constant"]
         report = launch(folder / "trials" / run.name, [*words, *trial])
         if report is None:
             run.mkdir(parents=True, exist_ok=True)
             (run / "log.txt").write_text((folder / "trials" / run.name / "log.txt").read_text())
             return
         updates = max(TRIAL, round(TRIAL * 60 * minutes / report["seconds"]))
-    budget = [f"updates={updates}", f"val_every={updates}", f"adversarial_start={updates // 5}"]
+    budget = [f"optim.updates={updates}", f"log.val_every={updates}", f"optim.adversarial_start={updates // 5}"]
     if name == "L2 alone":
         budget.pop()
     launch(run, [*words, *budget])
@@ -93,7 +93,7 @@ def held_out(words: Sequence[str], columns: int) -> torch.Tensor:
 
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        config = hydra.compose("train", overrides=[word for word in words if word.startswith(("data", "image_size"))])
+        config = hydra.compose("train", overrides=[word for word in words if word.startswith("data")])
     data = configuration.instantiate(config.data)
     total = len(data.test)
     return torch.stack([data.test[0, i * total // columns].image for i in range(columns)])

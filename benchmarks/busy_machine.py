@@ -55,7 +55,7 @@ def train(variables: dict[str, str], updates: int) -> float:
     """The seconds that the training of the default run takes."""
     own = {name: value for name, value in os.environ.items() if not name.startswith(VARIABLES)}
     with tempfile.TemporaryDirectory() as folder:
-        words = [f"updates={updates}", f"val_every={updates}", f"run_dir={folder}/run"]
+        words = [f"optim.updates={updates}", f"log.val_every={updates}", f"run.dir={folder}/run"]
         command = [sys.executable, ROOT / "train.py", *words]
         subprocess.run(command, env=own | variables, check=True, capture_output=True, cwd=folder)
         return json.loads(Path(folder, "run", "metrics.json").read_text())["seconds"]

@@ -36,15 +36,21 @@ class Injury(pl.Callback):
 
 def train_synthetic(run: Path) -> None:
     with hydra.initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        words = ["updates=600", "quantizer=vq_ema", "quantizer.restart=null", "quantizer.kmeans_updates=20", "loss=l1"]
+        words = [
+            "optim.updates=600",
+            "quantizer=vq_ema",
+            "quantizer.restart=null",
+            "quantizer.kmeans_updates=20",
+            "loss=l1",
+        ]
         config = hydra.compose("train", overrides=words)
-    pl.seed_everything(config.seed, verbose=False)
+    pl.seed_everything(config.run.seed, verbose=False)
     data, lit = training_run.build(config)
     trainer = pl.Trainer(
         accelerator="cpu",
         max_epochs=-1,
         logger=CSVLogger(run, name="", version=""),
-        log_every_n_steps=config.log_every,
+        log_every_n_steps=config.log.every,
         callbacks=[Injury(), CodebookHealth()],
         limit_val_batches=0,
         enable_checkpointing=False,

@@ -34,7 +34,7 @@ def launch(run: Path, words: Sequence[str]) -> dict | None:
 
     The run's output, and the CPU time that it took with its loaders, are in ``log.txt``.
     """
-    command = [sys.executable, ROOT / "train.py", *words, f"run_dir={run}"]
+    command = [sys.executable, ROOT / "train.py", *words, f"run.dir={run}"]
     before = children_seconds()
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True)
     run.mkdir(parents=True, exist_ok=True)

@@ -31,12 +31,12 @@ RUNS = {
     "small CNN, L1": ["loss=l1"],
     "small CNN, L2 and GAN": ["loss=l2_gan"],
     "VQGAN of 32 channels, L1": [*NARROW, "loss=l1", "quantizer=vq"],
-    "VQGAN of 32 channels, L1, LPIPS and GAN": [*NARROW, "loss=vqgan", "quantizer=vq", "ema_decay=0.999"],
+    "VQGAN of 32 channels, L1, LPIPS and GAN": [*NARROW, "loss=vqgan", "quantizer=vq", "optim.ema_decay=0.999"],
 }
 
 
 def config_of(name: str) -> DictConfig:
-    words = [*RUNS[name], "trainer=debug", f"image_size={PIXELS}"]
+    words = [*RUNS[name], "trainer=debug", f"data.image_size={PIXELS}"]
     with hydra.initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         return hydra.compose("train", overrides=words)
 

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "export.md"
 BEGIN, END = "<!-- made by benchmarks/export_matrix.py -->", "<!-- end -->"
 COMPOSITES = ("fq", "dqvae", "dqvae_entropy", "dqvae_triple")
-SMALL = ("codebook_size=64", "latent_dim=8")
+SMALL = ("model.codebook_size=64", "model.latent_dim=8")
 OWN = {  # what makes them small
     "vqbridge": ("{}.size=XS", "{}.patch=2"),
     "dqvae_entropy": ("{}.router.patch=4",),

@@ -17,11 +17,11 @@ from vistok.data import sample
 
 FOLDER = ROOT / "runs" / "heads"
 UPDATES = 1800
-BUDGET = [f"updates={UPDATES}", f"val_every={UPDATES}", f"adversarial_start={UPDATES * 8 // 10}"]
+BUDGET = [f"optim.updates={UPDATES}", f"log.val_every={UPDATES}", f"optim.adversarial_start={UPDATES * 8 // 10}"]
 RUNS = {
     "vq": ["quantizer=vq"],
     "vq, k-means and restarts": ["quantizer=vq", "quantizer.kmeans_updates=20", "quantizer.restart=0.1"],
-    "vq_cosine, d = 8": ["quantizer=vq_cosine", "latent_dim=8"],
+    "vq_cosine, d = 8": ["quantizer=vq_cosine", "model.latent_dim=8"],
     "vq_ema": ["quantizer=vq_ema"],
     "simvq": ["quantizer=simvq"],
     "simvq, trainable basis": ["quantizer=simvq", "quantizer.trainable_basis=true"],

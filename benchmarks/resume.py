@@ -4,9 +4,9 @@
 
 A setting is drawn: head, start and repair of its codebook, losses, batches of an update, average, precision, data,
 loader workers and processes. Each value of each of these comes as often as any other, in an order of its own. A tiny
-tokenizer is trained once without interruption, then with ``ckpt=auto`` and SIGKILL for all of its processes at drawn
-moments, and then to the end. Everything that the two leave must be equal: checkpoint, exported files, pictures and
-every row of ``metrics.csv``. Prints a table and writes ``DIR/resume.json``; exit status 1 if a setting does not end
+tokenizer is trained once without interruption, then with ``run.resume=auto`` and SIGKILL for all of its processes at
+drawn moments, and then to the end. Everything that the two leave must be equal: checkpoint, exported files, pictures
+and every row of ``metrics.csv``. Prints a table and writes ``DIR/resume.json``; exit status 1 if a setting does not end
 equal.
 
 One process imports everything and is forked for each start, which saves the seconds that imports take.
@@ -49,9 +49,10 @@ from vistok.training.module import LitTokenizer
 ROOT = Path(__file__).parent.parent
 UPDATES, SAVE_EVERY, VAL_EVERY, LOG_EVERY = 36, 5, 8, 4
 WORDS = [
-    "backbone.encoder.channels=8", "image_size=32", "latent_dim=4", "codebook_size=64", "batch_size=2",
-    "adversarial_start=9", "schedule.warmup=0", "augmentation.flip=true", "trainer.limit_val_batches=3",
-    f"updates={UPDATES}", f"save_every={SAVE_EVERY}", f"val_every={VAL_EVERY}", f"log_every={LOG_EVERY}",
+    "backbone.encoder.channels=8", "data.image_size=32", "model.latent_dim=4", "model.codebook_size=64",
+    "data.batch_size=2", "optim.adversarial_start=9", "schedule.warmup=0", "++data.flip=true",
+    "trainer.limit_val_batches=3",
+    f"optim.updates={UPDATES}", f"log.save_every={SAVE_EVERY}", f"log.val_every={VAL_EVERY}", f"log.every={LOG_EVERY}",
 ]  # fmt: skip
 REGULARIZED = ["loss=small_data", "loss.adversary.warmup=12", "loss.adversary.regularizers.r1.every=3"]
 CHOICES: dict[str, dict[str, list[str]]] = {
@@ -67,10 +68,10 @@ CHOICES: dict[str, dict[str, list[str]]] = {
         "fq of vq": ["quantizer=fq", "quantizer@quantizer.head=vq"],
         "dqvae": ["quantizer=dqvae"],
     },
-    "on_collapse": {name: [f"on_collapse={name}"] for name in ("restart", "reinitialise", "null")},
+    "on_collapse": {name: [f"optim.on_collapse={name}"] for name in ("restart", "reinitialise", "null")},
     "loss": {"l2_gan": ["loss=l2_gan"], "R1, LeCam, DiffAug": REGULARIZED, "l1": ["loss=l1"]},
-    "accumulate": {"1": [], "2": ["accumulate=2"]},
-    "average": {"none": [], "0.9": ["ema_decay=0.9"]},
+    "accumulate": {"1": [], "2": ["optim.accumulate=2"]},
+    "average": {"none": [], "0.9": ["optim.ema_decay=0.9"]},
     "precision": {"float32": [], "bf16": ["speed=fast"]},
     "data": {
         "folder": ["data=folder", "data.root={0}/photos"],
@@ -293,7 +294,7 @@ def soak(setting: dict[str, str], data: Path, folder: Path, kills: int, rng: np.
     processes, began = int(setting["processes"]), time.monotonic()
     configs = {}
     for name in ("whole", "killed"):
-        words = [*WORDS, *words_of(setting, data), f"run_dir={folder / name}", "ckpt=auto"]
+        words = [*WORDS, *words_of(setting, data), f"run.dir={folder / name}", "run.resume=auto"]
         configs[name] = hydra.compose("train", overrides=words)
     status = attempt(configs["whole"], processes, folder / "whole.log")
     if status:
@@ -357,9 +358,9 @@ def unequal(ours: Any, theirs: Any, path: str) -> list[str]:
 def described(setting: dict[str, str]) -> str:
     """A setting in one line."""
     parts = [setting["head"], setting["loss"], setting["precision"]]
-    parts += [f"on_collapse={setting['on_collapse']}"] * (setting["on_collapse"] != "null")
-    parts += [f"accumulate={setting['accumulate']}"] * (setting["accumulate"] != "1")
-    parts += [f"ema_decay={setting['average']}"] * (setting["average"] != "none")
+    parts += [f"optim.on_collapse={setting['on_collapse']}"] * (setting["on_collapse"] != "null")
+    parts += [f"optim.accumulate={setting['accumulate']}"] * (setting["accumulate"] != "1")
+    parts += [f"optim.ema_decay={setting['average']}"] * (setting["average"] != "none")
     return "; ".join([*parts, f"{setting['data']}, {setting['workers']} workers, {setting['processes']} processes"])
 
 

@@ -113,11 +113,11 @@ def count(config: DictConfig, ranks: int) -> Counted:
         make_fake(lit)
         step = Step(lit, gpu=True, mixed=False)
         managed = size_of(parameter for parameter in lit.parameters() if parameter.requires_grad)
-        step(images_of(config.batch_size, config.image_size))
-        lit.accumulate = config.accumulate
+        step(images_of(config.data.batch_size, config.data.image_size))
+        lit.accumulate = config.optim.accumulate
         watched = patch.object(training_module, "averaged_when", lambda model, now: nullcontext(backwards.append(now)))
         with recorder.recording(ranks), watched:
-            step(images_of(config.batch_size, config.image_size))
+            step(images_of(config.data.batch_size, config.data.image_size))
         states = size_of(t for o in step.optimizers for state in o.state.values() for t in state.values())
         weights = size_of(lit.saved(lit.state_dict()).values())
     return Counted({MANAGED: managed * sum(backwards), **recorder.bytes}, sum(backwards), weights + states, weights)
@@ -150,14 +150,14 @@ def decoded_per_second() -> float:
 def demands(config: DictConfig, counted: Counted, flops: float, gpus: int, asked: argparse.Namespace) -> dict[str, Any]:
     """For so many GPUs, seconds and rates; each ``... / ...`` is what is needed by what there is."""
     nodes = math.ceil(gpus / asked.per_node)
-    images = config.batch_size * config.accumulate
+    images = config.data.batch_size * config.optim.accumulate
     compute = images * flops / (asked.tflops * 1e12)
     total = sum(counted.traffic.values())
     inside = min(gpus, asked.per_node)
     network = 2 * (nodes - 1) / nodes * total / (asked.network * GB)
     reducing = network + 2 * (inside - 1) / inside * total / (asked.nvlink * GB)
     rate = gpus * images / max(compute, reducing)
-    every = (config.save_every or config.val_every) * max(compute, reducing)
+    every = (config.log.save_every or config.log.val_every) * max(compute, reducing)
     readers = gpus * asked.workers
     writing = counted.checkpoint / (asked.write * GB)
     validation = asked.val_images * asked.image_bytes * max(1, readers / asked.val_shards)  # see data.ShardImages
@@ -182,7 +182,7 @@ def demands(config: DictConfig, counted: Counted, flops: float, gpus: int, asked
 
 def compose(words: Sequence[str]) -> DictConfig:
     with hydra.initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        return hydra.compose("train", overrides=[*words, "weights=random"])
+        return hydra.compose("train", overrides=[*words, "run.frozen_weights=random"])
 
 
 def show(words: Sequence[str], asked: argparse.Namespace) -> None:
@@ -191,12 +191,15 @@ def show(words: Sequence[str], asked: argparse.Namespace) -> None:
     def build() -> LitTokenizer:
         return run.build_module(config)
 
-    flops = estimate(build, config.image_size, 1, gpu=True, precision="bf16-mixed").flops["a training update"]
+    flops = estimate(build, config.data.image_size, 1, gpu=True, precision="bf16-mixed").flops["a training update"]
     columns = {}
     for gpus in asked.gpus:
         counted = count(config, gpus)
         columns[gpus] = demands(config, counted, flops, gpus, asked)
-    print(f"batch_size={config.batch_size} accumulate={config.accumulate} image_size={config.image_size}")
+    print(
+        f"data.batch_size={config.data.batch_size} optim.accumulate={config.optim.accumulate} "
+        f"data.image_size={config.data.image_size}"
+    )
     print(f"{flops / 1e9:,.0f} GFLOPs for an image, {counted.backwards} times an update all gradients are reduced\n")
     rows = [["bytes that each rank gives to an update's collectives", "MiB"]]
     rows += [[name, f"{size / MIB:,.3f}"] for name, size in counted.traffic.items()]
@@ -238,8 +241,8 @@ def rank(words: Sequence[str], folder: Path) -> None:
         learn(lit, optimizers)
         before[lit.updates] = dict(recorder.bytes)
 
-    config = compose([*words, f"run_dir={folder}/run"])
-    config.weights, config.debug = "random", True
+    config = compose([*words, f"run.dir={folder}/run"])
+    config.run.frozen_weights, config.run.debug = "random", True
     with (
         recorder.recording(),
         patch.object(LitTokenizer, "on_train_start", begin),
@@ -255,7 +258,7 @@ def rank(words: Sequence[str], folder: Path) -> None:
 def measure(words: Sequence[str]) -> bool:
     """Checks that two gloo processes send and save the counted bytes."""
     ranks = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"]
-    words = [*words, *ranks, "updates=4", "val_every=4", "log_every=100", "trainer.limit_val_batches=1"]
+    words = [*words, *ranks, "optim.updates=4", "log.val_every=4", "log.every=100", "trainer.limit_val_batches=1"]
     counted = count(compose(words), 2)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)

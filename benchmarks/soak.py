@@ -32,8 +32,9 @@ from resume import CHOICES, ROOT, WORDS, differences, draw, make_data, updates_o
 
 DRAWN = ("head", "on_collapse", "loss", "accumulate", "average", "precision")  # of what resume.py draws
 UPDATES, SAVE_EVERY = 32, 4
-OURS = [f"updates={UPDATES}", f"save_every={SAVE_EVERY}", "val_every=16", "adversarial_start=12", "keep_checkpoints=2",
-        "log_every=1", "data=shards", "data.block=8", "data.max_unreadable=1.0", "data.num_workers=2"]  # fmt: skip
+OURS = [f"optim.updates={UPDATES}", f"log.save_every={SAVE_EVERY}", "log.val_every=16", "optim.adversarial_start=12",
+        "log.keep_checkpoints=2", "log.every=1", "data=shards", "data.block=8", "data.max_unreadable=1.0",
+        "data.num_workers=2"]  # fmt: skip
 DATA_TIMEOUT, RANK_TIMEOUT, PAUSE = 20, 45, 8  # seconds
 RANKS = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2",
          f"data.timeout={DATA_TIMEOUT}", f"trainer.strategy.timeout.minutes={RANK_TIMEOUT / 60}"]  # fmt: skip
@@ -84,7 +85,7 @@ class Run:
         urls = ["pipe:" + self.urls[5:].format(path) for path in sorted(self.folder.glob("train/*.tar"))]
         urls = urls if self.urls.startswith("pipe:") else [self.urls.format(self.folder)]
         words = [*WORDS, *self.setting, *OURS, *RANKS, "data.urls=[" + ",".join(f'"{url}"' for url in urls) + "]"]
-        words += [f"data.val_urls={self.folder}/val/*.tar", f"run_dir={self.run}", "ckpt=auto"]
+        words += [f"data.val_urls={self.folder}/val/*.tar", f"run.dir={self.run}", "run.resume=auto"]
         launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
         environment = {**os.environ, "PYTHONPATH": str(ROOT / "tokenizers"), "OMP_NUM_THREADS": "1", **self.variables}
         self.began = time.time()
@@ -154,7 +155,7 @@ def kill_all(run: Path) -> None:
 def processes_of(run: Path) -> Iterator[int]:
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if f"run_dir={run}".encode() in (process / "cmdline").read_bytes().split(b"\0"):
+            if f"run.dir={run}".encode() in (process / "cmdline").read_bytes().split(b"\0"):
                 yield int(process.name)
         except (FileNotFoundError, ProcessLookupError):
             continue

@@ -1,4 +1,4 @@
-"""Record the loss curves of a recipe that goes well: a band for ``reference=`` and a plot of it.
+"""Record the loss curves of a recipe that goes well: a band for ``log.loss_band=`` and a plot of it.
 
     python benchmarks/stability.py [OVERRIDE ...]
 
@@ -26,7 +26,7 @@ Curves = dict[str, list[tuple[int, float]]]
 
 
 def train(run: Path, words: Sequence[str], seed: int) -> None:
-    command = [sys.executable, ROOT / "train.py", *words, f"seed={seed}", f"run_dir={run}"]
+    command = [sys.executable, ROOT / "train.py", *words, f"run.seed={seed}", f"run.dir={run}"]
     subprocess.run([str(word) for word in command], check=True, stdout=subprocess.DEVNULL)
 
 

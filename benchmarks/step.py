@@ -40,9 +40,17 @@ BARS = {"step": 2.0, "encode": 2.0, "decode": 2.0}  # of the default eager float
 
 def build(loss: str = "llamagen") -> LitTokenizer:
     """LlamaGen VQ-16 with its losses, the adversary from the first update on."""
-    words = ["experiment=llamagen_vq16_imagenet256", f"loss={loss}", "weights=random", "debug=true", "data=sample"]
+    words = [
+        "experiment=llamagen_vq16_imagenet256",
+        f"loss={loss}",
+        "run.frozen_weights=random",
+        "run.debug=true",
+        "data=sample",
+    ]
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        lit = training_run.build_module(hydra.compose("train", [*words, "adversarial_start=0", "accumulate=1"]))
+        lit = training_run.build_module(
+            hydra.compose("train", [*words, "optim.adversarial_start=0", "optim.accumulate=1"])
+        )
     return lit
 
 
@@ -172,7 +180,7 @@ def scaling(path: Path) -> None:
     steps, times = {}, {}
     for name, fast in (("speed=exact", False), ("speed=fast", True)):
         with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            lit = training_run.build_module(hydra.compose("train", ["adversarial_start=0"]))
+            lit = training_run.build_module(hydra.compose("train", ["optim.adversarial_start=0"]))
         if fast:
             speed.prepare(*lit.networks, channels_last=True)
         steps[name] = Step(lit, gpu=False, mixed=fast)
@@ -254,9 +262,9 @@ def adaptive_plainly(lit: LitTokenizer, images: Tensor) -> None:
     image_terms = lit.compare(reconstruction, reconstruction, images)
     lit.adversary.learns(False)
     adversarial = lit.adversary.generator_loss(reconstruction)
-    image_loss = weighted_sum(image_terms, lit.weights)
+    image_loss = weighted_sum(image_terms, lit.loss_weights)
     scale = adaptive_weight(image_loss, adversarial, lit.tokenizer.decoder.last_layer)
-    (image_loss + scale * adversarial + weighted_sum(quantized.losses, lit.weights)).backward()
+    (image_loss + scale * adversarial + weighted_sum(quantized.losses, lit.loss_weights)).backward()
     lit.adversary.learns(True)
     lit.adversary.discriminator_step(reconstruction, images, 0).terms["discriminator"].backward()
     for optimizer in lit.optimizers():

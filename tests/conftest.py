@@ -202,12 +202,18 @@ def composed(name: str, overrides: tuple[str, ...]) -> DictConfig:
         return hydra.compose(name, overrides=list(overrides))
 
 
-TINY = ["trainer=debug", "backbone.encoder.channels=8", "codebook_size=16", "latent_dim=4", "image_size=32"]
+TINY = [
+    "trainer=debug",
+    "backbone.encoder.channels=8",
+    "model.codebook_size=16",
+    "model.latent_dim=4",
+    "data.image_size=32",
+]
 
 
 def train(run_dir: Path, *overrides: str) -> Path:
     """Train a tiny tokenizer for two updates, unless overridden; the run folder."""
-    overrides = (*TINY, *overrides, f"run_dir={run_dir}")
+    overrides = (*TINY, *overrides, f"run.dir={run_dir}")
     run.train(compose("train", *overrides), list(overrides))
     return run_dir
 

@@ -32,13 +32,13 @@ PAIRS = sorted({(HEADS[i % len(HEADS)], LOSSES[i % len(LOSSES)]) for i in range(
 @pytest.mark.parametrize("quantizer, loss", PAIRS)  # each with some of the others: all pairs would take minutes
 def test_heads_go_with_losses(compose, quantizer, loss):
     """Composing them leaves no term without a weight and no weight without a term."""
-    tiny = ["backbone.encoder.channels=8", "latent_dim=24"]  # channels that two and three sub-codebooks can share
+    tiny = ["backbone.encoder.channels=8", "model.latent_dim=24"]  # channels that two and three sub-codebooks can share
     config = compose("train", "trainer=debug", f"quantizer={quantizer}", f"loss={loss}", *tiny)
     for latent_loss in config.loss.latent_losses.values():
         latent_loss.teacher.model = "test_vit"
     config.loss.image_losses = {name: {"_target_": "torch.nn.L1Loss"} for name in config.loss.image_losses}
     _, lit = run.build(config)
-    assert set(lit.weights) == {*config.loss.weights, *lit.tokenizer.quantizer.loss_names}
+    assert set(lit.loss_weights) == {*config.loss.loss_weights, *lit.tokenizer.quantizer.loss_names}
 
 
 @pytest.mark.parametrize("overrides, expected", [
@@ -81,24 +81,26 @@ def test_weights_are_no_arguments():
 
 @pytest.mark.parametrize("trainer, logger", itertools.product(choices("trainer"), choices("logger")))
 def test_every_trainer_and_logger_composes(compose, trainer, logger):
-    config = compose("train", f"trainer={trainer}", f"logger={logger}", "data=folder", "data.root=x", "run_dir=y")
+    config = compose("train", f"trainer={trainer}", f"logger={logger}", "data=folder", "data.root=x", "run.dir=y")
     run._check_config(config)
     OmegaConf.resolve(config)
-    assert config.debug == (trainer == "debug")
+    assert config.run.debug == (trainer == "debug")
 
 
-@pytest.mark.parametrize("network, data", itertools.product(choices("network"), choices("data")))
+@pytest.mark.parametrize("network, data", itertools.product(choices("feature_network"), choices("data")))
 def test_every_evaluation_composes(compose, network, data):
-    config = compose("eval", f"network={network}", f"data={data}", "tokenizer=x", *["data.root=y"][: data == "folder"])
+    config = compose(
+        "eval", f"feature_network={network}", f"data={data}", "tokenizer=x", *["data.root=y"][: data == "folder"]
+    )
     OmegaConf.resolve(config)
-    assert bool(config.network) == (network != "none")
+    assert bool(config.feature_network) == (network != "none")
 
 
 @pytest.mark.parametrize("experiment", choices("experiment"))
 def test_every_experiment_composes(compose, experiment):
     config = compose("train", f"experiment={experiment}", "data=folder", "data.root=x", "trainer=gpu")
     OmegaConf.resolve(config)
-    assert config.name == experiment and "=" not in config.name
+    assert config.run.name == experiment and "=" not in config.run.name
     assert config.trainer.precision == "bf16-mixed"
     run._check_config(config)
 

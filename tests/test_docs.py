@@ -279,6 +279,16 @@ def test_the_own_head_trains(scratch, train, tmp_path, monkeypatch):
     assert vistok.load(rounded).quantizer.codebook_sizes == (5**4,)
 
 
+def test_the_table_of_keys_is_the_config(compose):
+    rows = re.findall(r"^\| `(\w+)` \| (`name`|`image_size`|`latent_dim`|`updates`|`every`)(.*) \|$",
+                      (ROOT / "docs" / "training.md").read_text(), re.MULTILINE)  # fmt: skip
+    config = compose("train")
+    assert [node for node, *_ in rows] == ["run", "data", "model", "optim", "log"]
+    for node, first, others in rows:
+        named = re.findall(r"`(\w+)`", first + others.partition(", and those")[0])
+        assert named == [name for name in config[node] if node != "data" or name not in ("_target_", "num_workers")]
+
+
 def test_no_block_is_untested():
     """Languages that tests read, and output, which is quoted."""
     assert {block.language for block in BLOCKS} <= {"bash", "python", "yaml", ""}

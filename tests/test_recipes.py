@@ -78,10 +78,10 @@ def test_published_sizes(compose, name):
     run._check_config(config)
     with torch.device("meta"):
         tokenizer = configuration.instantiate(config.tokenizer)
-        latent = tokenizer.encode(torch.empty(1, 3, config.image_size, config.image_size))
-        run.build_module(OmegaConf.merge(config, {"weights": "random"}))  # every term has a weight
+        latent = tokenizer.encode(torch.empty(1, 3, config.data.image_size, config.data.image_size))
+        run.build_module(OmegaConf.merge(config, {"run": {"frozen_weights": "random"}}))  # every term has a weight
     assert (parameters(tokenizer.encoder), parameters(tokenizer.decoder)) == (recipe.encoder, recipe.decoder)
-    assert latent.shape[1:] == recipe.latent and tokenizer.factor * recipe.latent[-1] == config.image_size
+    assert latent.shape[1:] == recipe.latent and tokenizer.factor * recipe.latent[-1] == config.data.image_size
     assert set(tokenizer.quantizer.codebook_sizes) == {recipe.codebook}
     assert recipe.total in (None, parameters(tokenizer))
 
@@ -99,11 +99,11 @@ def shrink(backbone: DictConfig) -> None:
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_two_updates(compose, shrink_losses, tmp_path, name):
-    config = compose("train", f"experiment={name}", "trainer=debug", "image_size=32", "accumulate=1")
+    config = compose("train", f"experiment={name}", "trainer=debug", "data.image_size=32", "optim.accumulate=1")
     shrink(config.backbone)
-    shrink_losses(config.loss, config.image_size)
-    config.latent_dim = min(config.latent_dim, 32)
-    config.codebook_size, config.run_dir = CODEBOOK, str(tmp_path / "run")
+    shrink_losses(config.loss, config.data.image_size)
+    config.model.latent_dim = min(config.model.latent_dim, 32)
+    config.model.codebook_size, config.run.dir = CODEBOOK, str(tmp_path / "run")
     assert run.train(config, [])["images"] > 0
     rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").open()))
     losses = [{key: float(value) for key, value in row.items() if key.startswith("train/") and value} for row in rows]
@@ -111,4 +111,4 @@ def test_two_updates(compose, shrink_losses, tmp_path, name):
     tokenizer = vistok.load(tmp_path / "run")
     codes = tokenizer.tokenize(torch.rand(2, 3, 32, 32) * 2 - 1)
     assert codes.shape[-1] == 32 // tokenizer.factor
-    assert codes.max() < (2**config.latent_dim if "bsq" in name else CODEBOOK)
+    assert codes.max() < (2**config.model.latent_dim if "bsq" in name else CODEBOOK)

@@ -34,7 +34,7 @@ import huggingface_hub, hydra, pytorch_lightning, torchmetrics
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 import vistok
-run = next(word for word in sys.argv if word.startswith("run_dir=")).removeprefix("run_dir=")
+run = next(word for word in sys.argv if word.startswith("run.dir=")).removeprefix("run.dir=")
 vistok.load(run)
 outside = [event for event in events if not ("127.0.0.1" in event[1] or "'localhost'" in event[1] or "::1" in event[1])]
 print("EVENTS", json.dumps([outside, "wandb" in sys.modules]))
@@ -44,9 +44,15 @@ print("EVENTS", json.dumps([outside, "wandb" in sys.modules]))
 def test_a_run_connects_to_nothing(tmp_path):
     """Import, training, validation, export and load; wandb is not even imported. (docs/security.md: the same under
     strace, which sees what is not Python's.)"""
-    words = ["trainer=debug", "backbone.encoder.channels=8", "codebook_size=16", "latent_dim=4", "image_size=32"]
+    words = [
+        "trainer=debug",
+        "backbone.encoder.channels=8",
+        "model.codebook_size=16",
+        "model.latent_dim=4",
+        "data.image_size=32",
+    ]
     done = subprocess.run(
-        [sys.executable, "-c", WATCHED, str(ROOT / "train.py"), *words, f"run_dir={tmp_path}/run"],
+        [sys.executable, "-c", WATCHED, str(ROOT / "train.py"), *words, f"run.dir={tmp_path}/run"],
         env={**os.environ, "PYTHONPATH": str(ROOT / "tokenizers"), "OMP_NUM_THREADS": "1"},
         capture_output=True, text=True, timeout=300, cwd=tmp_path,
     )  # fmt: skip

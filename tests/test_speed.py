@@ -44,7 +44,7 @@ def test_a_fast_run_is_saved_and_read_as_any_other(train, tmp_path):
     assert weights and all(tensor.dtype in (torch.float32, torch.int64) for tensor in weights.values())
     assert json.loads((run / "metrics.json").read_text())["metrics"]["psnr"] > 0
     assert vistok.load(run / "tokenizer").tokenize(torch.zeros(1, 3, 32, 32)).shape == (1, 1, 4, 4)
-    train(tmp_path / "run", "speed=fast", f"ckpt={run}/checkpoints/last.ckpt", "updates=3", "loss=vqgan",
+    train(tmp_path / "run", "speed=fast", f"run.resume={run}/checkpoints/last.ckpt", "optim.updates=3", "loss=vqgan",
           "loss.image_losses.lpips.net=alex")  # fmt: skip
 
 

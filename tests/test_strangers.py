@@ -23,7 +23,7 @@ from vistok.training import cost, summary
 from vistok.training import run as training_run
 
 HERE = Path(__file__).parent
-WORDS = ["trainer=debug", "quantizer=fsq", "backbone=convnext", "latent_dim=4", "image_size=32"]
+WORDS = ["trainer=debug", "quantizer=fsq", "backbone=convnext", "model.latent_dim=4", "data.image_size=32"]
 NETWORK = "{{_target_: strangers.ConvNeXt{}, dim: 16, depth: 1, factor: 4}}"
 YAML = {
     "quantizer/fsq.yaml": "_target_: strangers.FSQ\nlevels: [5, 4, 3, 3]\n",
@@ -62,7 +62,7 @@ def configured(strangers, tmp_path_factory):
 def run(configured, tmp_path_factory):
     """A finished run of two updates, the second with a discriminator."""
     folder = tmp_path_factory.mktemp("strangers") / "run"
-    training_run.train(configured(f"run_dir={folder}"), [])
+    training_run.train(configured(f"run.dir={folder}"), [])
     return folder
 
 
@@ -115,8 +115,14 @@ def test_what_others_have_no_place_for_is_said(tokenizer, tmp_path, target):
 
 
 def test_it_is_evaluated(run, tmp_path, compose):
-    words = ["data=sample", "network=none", "lpips={alex:null,vgg:null}", "image_size=32", "batch_size=8"]
-    report = evaluate(compose("eval", f"tokenizer={run}", f"output={tmp_path / 'report.json'}", *words))
+    words = [
+        "data=sample",
+        "feature_network=none",
+        "metrics.lpips={alex:null,vgg:null}",
+        "data.image_size=32",
+        "data.batch_size=8",
+    ]
+    report = evaluate(compose("eval", f"tokenizer={run}", f"run.out={tmp_path / 'report.json'}", *words))
     (scores,) = report["scores"]
     assert scores["metrics"]["bits_per_image"] == pytest.approx(64 * np.log2(180)) and scores["metrics"]["psnr"] > 0
 
@@ -141,7 +147,7 @@ def test_codecs_refuse_it_in_words(tokenizer, run, photos, tmp_path, capsys):
 def test_a_class_that_is_not_registered_is_refused_before_the_first_batch(configured, tmp_path, monkeypatch):
     monkeypatch.delitem(native.CLASSES, "FSQ")
     with pytest.raises(ValueError, match=r"FSQ cannot be exported: .*not registered; vistok.register\(FSQ\) makes it"):
-        training_run.train(configured(f"run_dir={tmp_path / 'run'}"), [])
+        training_run.train(configured(f"run.dir={tmp_path / 'run'}"), [])
     assert not (tmp_path / "run").exists()
 
 
@@ -153,7 +159,7 @@ def test_a_file_names_nothing_that_is_not_registered(run, monkeypatch):
 
 def test_a_run_whose_export_fails_is_closed_later(configured, tmp_path, monkeypatch):
     folder = tmp_path / "run"
-    words = [f"run_dir={folder}", "ckpt=auto", "loss=l1"]
+    words = [f"run.dir={folder}", "run.resume=auto", "loss=l1"]
 
     def fails(*_, **__):
         raise ValueError("no space for it")

@@ -33,9 +33,13 @@ def test_every_run_has_its_own_name_and_composes(study):
     with hydra.initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         for run in plan.RUNS[::5]:
             config = hydra.compose("train", [*run.words, "data=sample"])
-            assert config.updates == 2000 and config.seed == run.seed
+            assert config.optim.updates == 2000 and config.run.seed == run.seed
             bits = plan.SIZES[run.size].bit_length() - 1
-            assert config.latent_dim == bits if run.head == "bsq" else config.codebook_size == plan.SIZES[run.size]
+            assert (
+                config.model.latent_dim == bits
+                if run.head == "bsq"
+                else config.model.codebook_size == plan.SIZES[run.size]
+            )
 
 
 def test_names_and_sections_choose_runs(study):

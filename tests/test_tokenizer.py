@@ -150,7 +150,7 @@ def agrees_in(dtype, tokenizer, size=32):
 ])  # fmt: skip
 def test_every_head_in_half_precision(compose, head, dtype):
     torch.manual_seed(0)
-    words = ("trainer=debug", "backbone.encoder.channels=8", "latent_dim=4", "codebook_size=16", head)
+    words = ("trainer=debug", "backbone.encoder.channels=8", "model.latent_dim=4", "model.codebook_size=16", head)
     agrees_in(dtype, configuration.instantiate(compose("train", *words).tokenizer))
 
 
@@ -175,7 +175,13 @@ def test_every_backbone_in_bfloat16(encoder, decoder):
 @pytest.mark.parametrize("head", ["vq", "lfq", "fq", "simvq", "dqvae"])
 def test_codes_of_any_whole_numbers(compose, head):
     """Token files hold uint16."""
-    words = ("trainer=debug", "backbone.encoder.channels=8", "latent_dim=4", "codebook_size=16", f"quantizer={head}")
+    words = (
+        "trainer=debug",
+        "backbone.encoder.channels=8",
+        "model.latent_dim=4",
+        "model.codebook_size=16",
+        f"quantizer={head}",
+    )
     tokenizer = configuration.instantiate(compose("train", *words).tokenizer).eval()
     codes = tokenizer.tokenize(torch.rand(1, 3, 32, 32) * 2 - 1)
     images = tokenizer.detokenize(codes)

@@ -32,14 +32,20 @@ NETWORKS = ("encoder", "decoder", "to_latent", "from_latent")
 def config_of(run: Run):
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
-        return hydra.compose("train", [*run.words, "weights=random", "debug=true", "data=sample", "data.num_workers=0"])
+        return hydra.compose(
+            "train", [*run.words, "run.frozen_weights=random", "run.debug=true", "data=sample", "data.num_workers=0"]
+        )
 
 
 def counted(run: Run) -> dict[str, str]:
     """Parameters, FLOPs and memory, by the names of their columns."""
     config = config_of(run)
     found = estimate(
-        lambda: training_run.build_module(config), config.image_size, config.batch_size, gpu=False, precision="32-true"
+        lambda: training_run.build_module(config),
+        config.data.image_size,
+        config.data.batch_size,
+        gpu=False,
+        precision="32-true",
     )
     sizes = {name: count for name, (count, _) in found.parameters.items()}
     trained = found.parameters.get("quantizer", (0, 0))[1]
@@ -61,7 +67,9 @@ def timed(run: Run) -> dict[str, str]:
         speed.keep_freed_pages()
     clock = time.perf_counter if gpu else time.process_time
     step = Step(lit, gpu=False, mixed=gpu)
-    images = torch.rand(config.batch_size, 3, config.image_size, config.image_size, device=lit.device) * 2 - 1
+    images = (
+        torch.rand(config.data.batch_size, 3, config.data.image_size, config.data.image_size, device=lit.device) * 2 - 1
+    )
     seconds = []
     for number in range(WARM + TIMED):
         if gpu:
@@ -73,7 +81,7 @@ def timed(run: Run) -> dict[str, str]:
         if gpu:
             torch.cuda.synchronize()
         seconds.append(clock() - began)
-    found = {"images/s": f"{config.batch_size / statistics.median(seconds[WARM:]):.1f}"}
+    found = {"images/s": f"{config.data.batch_size / statistics.median(seconds[WARM:]):.1f}"}
     return found | ({"peak on the GPU, MiB": f"{torch.cuda.max_memory_allocated() / 2**20:,.0f}"} if gpu else {})
 
 

@@ -6,13 +6,13 @@ from typing import NamedTuple
 BUDGET = [
     "loss=l2_gan",
     "loss.adversary=null",
-    "~loss.weights.adversarial",
-    "~loss.weights.discriminator",
-    "image_size=64",
-    "batch_size=8",
-    "updates=2000",
-    "val_every=2000",
-    "augmentation.flip=true",
+    "~loss.loss_weights.adversarial",
+    "~loss.loss_weights.discriminator",
+    "data.image_size=64",
+    "data.batch_size=8",
+    "optim.updates=2000",
+    "log.val_every=2000",
+    "++data.flip=true",
     "data.num_workers=0",
     "trainer.limit_val_batches=16",  # run.py scores
 ]
@@ -27,7 +27,7 @@ VIT = [
 ANNEALED = "schedule=annealed"
 HEADS = {
     "vq": ["quantizer=vq"],
-    "vq_cosine": ["quantizer=vq_cosine", "latent_dim=8"],
+    "vq_cosine": ["quantizer=vq_cosine", "model.latent_dim=8"],
     "vq_ema": ["quantizer=vq_ema"],
     "simvq": ["quantizer=simvq"],
     "vqbridge": ["quantizer=vqbridge", "quantizer.size=S", ANNEALED],
@@ -59,9 +59,13 @@ class Run(NamedTuple):
 
 def run(section: str, head: str, size: str, *words: str, backbone: str = "cnn", seed: int = 0, note: str = "") -> Run:
     """A head with a size of codebook on a backbone, and further overrides."""
-    codebook = [f"latent_dim={SIZES[size].bit_length() - 1}"] if head == "bsq" else [f"codebook_size={SIZES[size]}"]
+    codebook = (
+        [f"model.latent_dim={SIZES[size].bit_length() - 1}"]
+        if head == "bsq"
+        else [f"model.codebook_size={SIZES[size]}"]
+    )
     patch = ["quantizer.patch=8"] if head == "vqbridge" and size == "65k" else []  # as published
-    own = [*(CNN if backbone == "cnn" else VIT), *HEADS[head], *codebook, *patch, *words, f"seed={seed}"]
+    own = [*(CNN if backbone == "cnn" else VIT), *HEADS[head], *codebook, *patch, *words, f"run.seed={seed}"]
     last = {word.partition("=")[0]: word for word in (*BUDGET, *own)}  # Hydra takes no group twice
     return Run(section, head, size, list(last.values()), backbone, seed, note)
 

@@ -6,7 +6,7 @@
 Each run leaves a folder in ``runs/study``: ``result.json`` (the overrides, the metrics, time, versions),
 ``metrics.csv`` of its training and ``pictures.png``. A run that fails leaves ``error.txt``, which is reported too and
 deleted by whoever wants to try it again. Data of any size will do: for ImageNet ``--train`` and ``--val`` name its
-shards, and ``--set image_size=256 --set updates=...`` the budget.
+shards, and ``--set data.image_size=256 --set optim.updates=...`` the budget.
 
 Scored are the validation images (``--images`` of them) under ``canonical`` (docs/protocols/canonical.md), with the
 Fréchet distance of MobileNetV2's features, and with ST-LPIPS every eighth. Usage and perplexity are of training images,
@@ -93,7 +93,7 @@ def train_and_score(run: Run, arguments: argparse.Namespace, folder: Path) -> di
     words = ["data=shards", *data, *run.words, *arguments.set]
     with hydra.initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         config = hydra.compose("train", words)
-    config.run_dir = str(folder)
+    config.run.dir = str(folder)
     gpu = config.trainer.accelerator == "gpu"
     if gpu:
         torch.cuda.reset_peak_memory_stats()
@@ -118,7 +118,7 @@ def train_and_score(run: Run, arguments: argparse.Namespace, folder: Path) -> di
         "device": torch.cuda.get_device_name() if gpu else "cpu",
         "mib": torch.cuda.max_memory_allocated() / 2**20 if gpu else None,
         "parameters": sum(p.numel() for p in tokenizer.parameters()),
-        **score(tokenizer, arguments, config.image_size, folder),
+        **score(tokenizer, arguments, config.data.image_size, folder),
         "versions": versions(),
     }
 

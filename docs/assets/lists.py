@@ -46,7 +46,7 @@ GROUPS = {  # in configs/: its name on the command line where it is another, and
     "logger": ("", "further logs besides `metrics.csv`"),
     "experiment": ("", "a published recipe: see [Recipes](recipes.md)"),
 }
-OF_EVALUATION = ("network", "protocol")  # docs/evaluation.md tells of them
+OF_EVALUATION = ("feature_network", "protocol")  # docs/evaluation.md tells of them
 NOT_GROUPS = ("slurm",)
 MOST = 22  # choices that are listed
 

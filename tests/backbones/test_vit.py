@@ -35,7 +35,7 @@ def parameters(module):
     ("vit_sl8", 27_942_912, 596_565_696),  # and 599 M
 ])  # fmt: skip
 def test_parameter_counts(compose, backbone, encoder, decoder):
-    config = compose("train", f"backbone={backbone}", "image_size=256")
+    config = compose("train", f"backbone={backbone}", "data.image_size=256")
     with torch.device("meta"):
         tokenizer = configuration.instantiate(config.tokenizer)
         assert (parameters(tokenizer.encoder), parameters(tokenizer.decoder)) == (encoder, decoder)
@@ -256,15 +256,15 @@ def test_with_a_cnn_on_the_other_side(encoder, decoder, tmp_path):
 
 @pytest.mark.parametrize("size", ["ss", "bb", "sl"])
 def test_the_recipes_train(compose, shrink_losses, tmp_path, size):
-    small = [f"backbone.encoder.{value}" for value in SMALL] + ["codebook_size=16"]
+    small = [f"backbone.encoder.{value}" for value in SMALL] + ["model.codebook_size=16"]
     small += [f"backbone.decoder.{value}" for value in SMALL[: 3 * (size == "sl")]]
-    overrides = [f"experiment=vitvqgan_{size}_imagenet256", "trainer=debug", f"run_dir={tmp_path}/run", *small]
+    overrides = [f"experiment=vitvqgan_{size}_imagenet256", "trainer=debug", f"run.dir={tmp_path}/run", *small]
     overrides += ["loss.image_losses.lpips.net=squeeze"]
     config = compose("train", *overrides)
-    shrink_losses(config.loss, config.image_size)
+    shrink_losses(config.loss, config.data.image_size)
     metrics = run.train(config, overrides)
     config = OmegaConf.load(tmp_path / "run" / "config.yaml")
-    assert set(config.loss.weights) - {"adversarial", "discriminator"} <= set(metrics)
+    assert set(config.loss.loss_weights) - {"adversarial", "discriminator"} <= set(metrics)
     tokenizer = vistok.load(tmp_path / "run")
     images = torch.rand(1, 3, 64, 40) * 2 - 1
     codes = tokenizer.tokenize(images)

@@ -58,7 +58,7 @@ def test_what_is_said(error, message):
 
     with pytest.raises(SystemExit) as ended:
         composition.run(fail)
-    assert str(ended.value.code).startswith("error: ") and "ckpt=auto" in ended.value.code
+    assert str(ended.value.code).startswith("error: ") and "run.resume=auto" in ended.value.code
     assert re.search(message, ended.value.code)
 
 
@@ -127,7 +127,7 @@ def test_memory_that_was_not_enough(error):
         said.startswith("out of memory: ")
         and str(error) in said
         and "batch_size" in said
-        and "estimate gpu_memory=GIB" in said
+        and "estimate run.gpu_memory=GIB" in said
     )
 
 

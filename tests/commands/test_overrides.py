@@ -32,7 +32,7 @@ NAMES = [
 @pytest.mark.parametrize("name", NAMES)
 def test_names_of_files_are_read_as_they_are(name, tmp_path):
     (tmp_path / name).write_text("")
-    for key in ("tokenizer", "ckpt", "init", "data.root", "network.weights", "+x"):
+    for key in ("tokenizer", "run.resume", "model.init", "data.root", "feature_network.weights", "+x"):
         (word,) = readable([f"{key}={tmp_path / name}"])
         assert read(word) == str(tmp_path / name), word
         assert readable([word]) == [word]
@@ -45,7 +45,7 @@ def test_quotes(name):
 
 def test_a_path_need_not_exist(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert read(*readable(["run_dir=runs/lr=0.1"])) == "runs/lr=0.1"
+    assert read(*readable(["run.dir=runs/lr=0.1"])) == "runs/lr=0.1"
     assert read(*readable(["tokenizer=epoch=49-step=250000.ckpt"])) == "epoch=49-step=250000.ckpt"
     assert read(*readable(["data.urls=DIR/shard-{000..011}.tar"])) == "DIR/shard-{000..011}.tar"
 
@@ -54,16 +54,16 @@ def test_other_words_stay_or_are_shown_in_quotes():
     words = [
         "-m",
         "--config-dir=a=b",
-        "codebook_size=1,2",
+        "model.codebook_size=1,2",
         "quantizer.rates=[0.5]",
         "~logger",
         "x=${y}",
         "tokenizer=[a,b]",
     ]
     assert readable(words) == words
-    assert readable(["data.root='a b'", "a=b", "name=x y"]) == ["data.root='a b'", "a=b", "name=x y"]
+    assert readable(["data.root='a b'", "a=b", "run.name=x y"]) == ["data.root='a b'", "a=b", "run.name=x y"]
     with pytest.raises(ValueError) as refused:
-        readable(["name=a=b"])
+        readable(["run.name=a=b"])
     shown = str(refused.value).rpartition("in quotes: ")[2]
     assert read(*shlex.split(shown)) == "a=b"
 

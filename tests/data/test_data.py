@@ -161,7 +161,7 @@ def test_a_resumed_run_goes_on_after_the_images_it_has_seen(photos):
 def test_a_run_on_other_images_is_not_gone_on_with(photos, arguments):
     first = folder(str(photos), 32, 2, val_count=3)
     first.trainer = trainer(batches=6)
-    with pytest.raises(ValueError, match="the checkpoint is of a run on 9 images with seed=0, not on"):
+    with pytest.raises(ValueError, match="the checkpoint is of a run on 9 images with run.seed=0, not on"):
         folder(str(photos), 32, 2, **arguments).load_state_dict(first.state_dict())
 
 
@@ -249,7 +249,7 @@ def test_sample_photos():
 
 
 def test_sample_photos_are_not_larger_than_they_are():
-    with pytest.raises(ValueError, match="photos of 300 pixels and up: image_size=512 does not fit"):
+    with pytest.raises(ValueError, match="photos of 300 pixels and up: data.image_size=512 does not fit"):
         sample(image_size=512, batch_size=2)
 
 

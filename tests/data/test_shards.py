@@ -174,7 +174,7 @@ def test_what_cannot_be_gone_on_with_exactly_is_refused(tmp_path):
     for arguments in ({"seed": 1}, {"block": 7}):
         with pytest.raises(ValueError, match="on other data.urls, or with another data.seed or data.block"):
             module(tmp_path, num_workers=2, **arguments).load_state_dict(state)
-    with pytest.raises(ValueError, match="ckpt= is of a run on other data"):
+    with pytest.raises(ValueError, match="run.resume= is of a run on other data"):
         module(tmp_path, OneOfSeveral(batches=5)).train_dataloader()  # of a folder: its state was not handed over
 
 
@@ -360,12 +360,12 @@ def noise(i):
 def test_a_resumed_run_ends_as_one_without_a_break(train, tmp_path, num_workers):
     make(tmp_path, 7, 4, 9, image=noise)
     words = ["data=shards", f"data.urls='{tmp_path}/s-{{000..001}}.tar'", f"data.val_urls={tmp_path}/s-*2.tar"]
-    words += [f"data.num_workers={num_workers}", "data.block=4", "augmentation.flip=true", "batch_size=3"]
-    words += ["loss=l1", "schedule=constant", "ema_decay=0.9", "val_every=1"]
-    whole = train(tmp_path / "whole", *words, "updates=7")
-    part = train(tmp_path / "part", *words, "updates=3")
-    train(part, *words, "updates=5", "ckpt=auto")
-    train(part, *words, "updates=7", "ckpt=auto")
+    words += [f"data.num_workers={num_workers}", "data.block=4", "data.flip=true", "data.batch_size=3"]
+    words += ["loss=l1", "schedule=constant", "optim.ema_decay=0.9", "log.val_every=1"]
+    whole = train(tmp_path / "whole", *words, "optim.updates=7")
+    part = train(tmp_path / "part", *words, "optim.updates=3")
+    train(part, *words, "optim.updates=5", "run.resume=auto")
+    train(part, *words, "optim.updates=7", "run.resume=auto")
     ours, theirs = (torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (part, whole))
     assert ours["updates"] == theirs["updates"] == 7 and ours["ShardDataModule"] == theirs["ShardDataModule"]
     for name, tensor in theirs["state_dict"].items():
@@ -377,11 +377,11 @@ def test_a_resumed_run_ends_as_one_without_a_break(train, tmp_path, num_workers)
 def test_a_run_on_other_data_is_not_gone_on_with(train, trained, tmp_path):
     (url,) = make(tmp_path, 9, image=noise)
     words = ["data=shards", f"data.urls={url}", f"data.val_urls={url}", "data.num_workers=0"]
-    with pytest.raises(ValueError, match="ckpt= is of a run on other data"):
-        train(tmp_path / "run", *words, "updates=4", f"ckpt={trained}/checkpoints/last.ckpt")
-    on_shards = train(tmp_path / "shards", *words, "loss=l1", "updates=1", "val_every=1")
-    with pytest.raises(ValueError, match="ckpt= is of a run on shards"):
-        train(tmp_path / "back", "loss=l1", "updates=4", f"ckpt={on_shards}/checkpoints/last.ckpt")
+    with pytest.raises(ValueError, match="run.resume= is of a run on other data"):
+        train(tmp_path / "run", *words, "optim.updates=4", f"run.resume={trained}/checkpoints/last.ckpt")
+    on_shards = train(tmp_path / "shards", *words, "loss=l1", "optim.updates=1", "log.val_every=1")
+    with pytest.raises(ValueError, match="run.resume= is of a run on shards"):
+        train(tmp_path / "back", "loss=l1", "optim.updates=4", f"run.resume={on_shards}/checkpoints/last.ckpt")
     with pytest.raises(ValueError, match="data.urls=null: there are no shards to train on"):
         train(tmp_path / "other", words[0], *words[2:])
     assert not (tmp_path / "other").exists()
@@ -390,7 +390,13 @@ def test_a_run_on_other_data_is_not_gone_on_with(train, trained, tmp_path):
 def start(python, run, *words):
     """``train.py`` in two processes."""
     words = ["trainer=debug", "trainer.devices=2", "trainer.strategy=ddp_find_unused_parameters_true", *words]
-    words += ["backbone.encoder.channels=8", "codebook_size=16", "latent_dim=4", "image_size=32", f"run_dir={run}"]
+    words += [
+        "backbone.encoder.channels=8",
+        "model.codebook_size=16",
+        "model.latent_dim=4",
+        "data.image_size=32",
+        f"run.dir={run}",
+    ]
     return subprocess.Popen(
         [python, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "train.py", *words],
         cwd=ROOT,
@@ -407,15 +413,15 @@ def test_two_processes_killed_and_started_again_end_as_if_never_killed(python, p
     """With fewer shards than workers, one of them damaged."""
     make(tmp_path, 7, 4, 9, image=noise)
     (tmp_path / "s-001.tar").write_bytes((tmp_path / "s-001.tar").read_bytes()[:-11_000])
-    words = ["data=shards", f"data.urls={tmp_path}/s-*.tar", f"data.val_urls={tmp_path}/s-*2.tar", "ckpt=auto"]
-    words += ["data.block=4", "augmentation.flip=true", "batch_size=3", "data.max_unreadable=0.5", "loss=l1"]
-    words += ["schedule=constant", "updates=100", "val_every=100", "save_every=4"]
+    words = ["data=shards", f"data.urls={tmp_path}/s-*.tar", f"data.val_urls={tmp_path}/s-*2.tar", "run.resume=auto"]
+    words += ["data.block=4", "data.flip=true", "data.batch_size=3", "data.max_unreadable=0.5", "loss=l1"]
+    words += ["schedule=constant", "optim.updates=100", "log.val_every=100", "log.save_every=4"]
     last = tmp_path / "killed" / "checkpoints" / "last.ckpt"
     killed = start(python, tmp_path / "killed", *words)
     while not last.exists() and killed.poll() is None:
         time.sleep(0.01)
     time.sleep(0.1)
-    ranks = set(processes_with(["train.py", f"run_dir={tmp_path}/killed"])) - {killed.pid}
+    ranks = set(processes_with(["train.py", f"run.dir={tmp_path}/killed"])) - {killed.pid}
     for group in (killed.pid, *ranks):  # torchrun gives each rank a session of its own
         os.killpg(group, signal.SIGKILL)
     output, _ = killed.communicate(timeout=60)

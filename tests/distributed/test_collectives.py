@@ -125,13 +125,19 @@ def test_several_processes_learn_what_one_does(python, tmp_path):
 def test_ranks_without_an_image_and_uneven_last_batches(python, tmp_path, photos, held_out):
     """Three ranks validate on one image, and on five, of which one rank has a batch less: none waits for another."""
     run = tmp_path / "run"
-    words = ["backbone.encoder.channels=8", "codebook_size=16", "latent_dim=4", "image_size=32", "batch_size=1"]
-    words += ["updates=2", "val_every=2", "log_every=1", "schedule=constant"]
+    words = [
+        "backbone.encoder.channels=8",
+        "model.codebook_size=16",
+        "model.latent_dim=4",
+        "data.image_size=32",
+        "data.batch_size=1",
+    ]
+    words += ["optim.updates=2", "log.val_every=2", "log.every=1", "schedule=constant"]
     ranks = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=3", "trainer.precision=32-true"]
     done = subprocess.run(
         [python, "-m", "torch.distributed.run", "--nproc-per-node=3", "--standalone", str(ROOT / "train.py"),
          *words, *ranks, "data=folder", f"data.root={photos}", f"data.val_count={held_out}", "loss=l1",
-         f"run_dir={run}"],
+         f"run.dir={run}"],
         env={**os.environ, "PYTHONPATH": str(ROOT / "tokenizers"), "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

@@ -18,8 +18,14 @@ from vistok.training import run as training_run
 
 ROOT = Path(__file__).parent.parent.parent
 LAST = 120  # update: far enough that no run is over before it is preempted
-WORDS = ["backbone.encoder.channels=8", "codebook_size=16", "latent_dim=4", "image_size=32", "batch_size=2"]
-WORDS += [f"updates={LAST}", f"val_every={LAST}", "log_every=2", "save_every=4", "schedule=constant"]
+WORDS = [
+    "backbone.encoder.channels=8",
+    "model.codebook_size=16",
+    "model.latent_dim=4",
+    "data.image_size=32",
+    "data.batch_size=2",
+]
+WORDS += [f"optim.updates={LAST}", f"log.val_every={LAST}", "log.every=2", "log.save_every=4", "schedule=constant"]
 CPU = ["trainer.accelerator=cpu", "trainer.precision=32-true", "trainer.limit_val_batches=2"]
 TWO = ["trainer=ddp", "trainer.devices=2", *CPU]
 
@@ -103,7 +109,7 @@ def test_a_sweep_on_slurm(python, processes_with, tmp_path, slurm):
     """The job array that submitit renders, run by a stand-in for SLURM: two jobs, one of them preempted."""
     process = start(
         [python, ROOT / "train.py", "-m", f"hydra.sweep.dir={tmp_path}/sweep", "hydra/launcher=submitit_slurm",
-         "hydra.launcher.partition=any", *WORDS, *CPU, "seed=0,1"],
+         "hydra.launcher.partition=any", *WORDS, *CPU, "run.seed=0,1"],
         tmp_path, **slurm,
     )  # fmt: skip
     until(has_saved(tmp_path / "sweep" / "1"), process)
@@ -112,7 +118,7 @@ def test_a_sweep_on_slurm(python, processes_with, tmp_path, slurm):
     until(lambda: processes_with([f"hydra.sweep.dir={tmp_path}/sweep"]) == [] or process.poll() is not None, seconds=5)
     assert_went_on(tmp_path / "sweep" / "1")
     assert updates_of(tmp_path / "sweep" / "0") == LAST and not (tmp_path / "sweep" / "0" / "metrics_1.csv").exists()
-    assert [OmegaConf.load(tmp_path / "sweep" / job / "config.yaml").seed for job in "01"] == [0, 1]
+    assert [OmegaConf.load(tmp_path / "sweep" / job / "config.yaml").run.seed for job in "01"] == [0, 1]
 
 
 @pytest.mark.slow
@@ -121,7 +127,7 @@ def test_the_sbatch_script(tmp_path, slurm):
     shutil.copy(ROOT / "train.py", tmp_path)
     shutil.copytree(ROOT / "configs", tmp_path / "configs")
     script = ROOT / "configs" / "slurm" / "train.sbatch"
-    words = ["sbatch", "--ntasks-per-node=2", script, "run_dir=RUN", *WORDS, *CPU]
+    words = ["sbatch", "--ntasks-per-node=2", script, "run.dir=RUN", *WORDS, *CPU]
     submitted = start(words, tmp_path, **slurm)
     assert submitted.communicate(timeout=60)[0] == "Submitted batch job 1000\n"
     until(has_saved(tmp_path / "RUN"))
@@ -135,15 +141,15 @@ def test_the_sbatch_script(tmp_path, slurm):
 
 def test_the_sbatch_script_wants_a_run_folder():
     script = ROOT / "configs" / "slurm" / "train.sbatch"
-    done = subprocess.run(["bash", str(script), "updates=2"], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 2 and "run_dir=RUN is needed" in done.stderr
+    done = subprocess.run(["bash", str(script), "optim.updates=2"], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and "run.dir=RUN is needed" in done.stderr
 
 
 @pytest.mark.slow
 def test_torchrun_passes_its_signal_on(python, tmp_path):
     """SIGTERM for torchrun alone: both ranks save in the same update."""
     words = [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", ROOT / "train.py"]
-    words += [*WORDS, *TWO, f"run_dir={tmp_path}/run", "ckpt=auto"]
+    words += [*WORDS, *TWO, f"run.dir={tmp_path}/run", "run.resume=auto"]
     process = start(words, tmp_path)
     until(has_saved(tmp_path / "run"), process)
     process.send_signal(signal.SIGTERM)
@@ -176,9 +182,9 @@ def test_nodes_count(monkeypatch):
 
 def test_jobs_of_a_sweep_have_folders_of_their_own(compose):
     job = training_run.job_of_sweep(compose("train"), "runs/sweeps/TIME/3")
-    assert (job.run_dir, job.ckpt) == ("runs/sweeps/TIME/3", "auto")
-    own = training_run.job_of_sweep(compose("train", "run_dir=RUN", "ckpt=FILE"), "runs/sweeps/TIME/3")
-    assert (own.run_dir, own.ckpt) == ("RUN", "FILE")
+    assert (job.run.dir, job.run.resume) == ("runs/sweeps/TIME/3", "auto")
+    own = training_run.job_of_sweep(compose("train", "run.dir=RUN", "run.resume=FILE"), "runs/sweeps/TIME/3")
+    assert (own.run.dir, own.run.resume) == ("RUN", "FILE")
 
 
 def test_a_signal_is_handed_on(monkeypatch):

@@ -47,14 +47,14 @@ def mobilenet(tmp_path_factory):
         if isinstance(module, torch.nn.Conv2d):
             torch.nn.init.kaiming_normal_(module.weight)
     torch.save(network.state_dict(), path)
-    return ["network=torchvision", "network.model=mobilenet_v2", f"network.weights={path}"]
+    return ["feature_network=torchvision", "feature_network.model=mobilenet_v2", f"feature_network.weights={path}"]
 
 
-QUICK = ["lpips=null", "network=none"]
+QUICK = ["metrics.lpips=null", "feature_network=none"]
 
 
 def words(tokenizer, output, *overrides):
-    return (f"tokenizer={tokenizer}", f"output={output}", "image_size=32", "data.num_workers=0", *overrides)
+    return (f"tokenizer={tokenizer}", f"run.out={output}", "data.image_size=32", "data.num_workers=0", *overrides)
 
 
 def evaluate(compose, tokenizer, tmp_path, *overrides, name="report.json"):
@@ -65,7 +65,7 @@ def evaluate(compose, tokenizer, tmp_path, *overrides, name="report.json"):
 
 
 def test_a_folder(compose, trained, photos, tmp_path, offline, capsys):
-    report = evaluate(compose, trained / "tokenizer", tmp_path, f"data.root={photos}", "batch_size=5")
+    report = evaluate(compose, trained / "tokenizer", tmp_path, f"data.root={photos}", "data.batch_size=5")
     assert set(report["unavailable"]) == {"lpips_alex", "lpips_vgg", "rfid", "ms_ssim"}
     printed = capsys.readouterr().out
     assert printed.index("lpips_alex is unavailable") < printed.index("psnr")  # said before the work
@@ -127,8 +127,8 @@ def test_several_tokenizers_and_protocols(compose, trained, photos, tmp_path, mo
         f"[{trained},{other}]",
         tmp_path,
         f"data.root={photos}",
-        "batch_size=12",
-        "lpips=null",
+        "data.batch_size=12",
+        "metrics.lpips=null",
         chosen,
         *mobilenet,
     )
@@ -143,14 +143,21 @@ def test_several_tokenizers_and_protocols(compose, trained, photos, tmp_path, mo
         assert "psnr" not in own["titok"] and "psnr_y" in own["fvq"]
     # scored alone, the second tokenizer gets what it got after the first
     alone = evaluate(
-        compose, other, tmp_path, f"data.root={photos}", "batch_size=12", "lpips=null", *mobilenet, name="alone.json"
+        compose,
+        other,
+        tmp_path,
+        f"data.root={photos}",
+        "data.batch_size=12",
+        "metrics.lpips=null",
+        *mobilenet,
+        name="alone.json",
     )
     for name, value in alone["scores"][0]["metrics"].items():
         assert value == pytest.approx(scores[str(other), "canonical"][name], rel=1e-9, abs=1e-12), name
 
 
 def test_another_network_gives_a_number_of_its_own_name(compose, trained, photos, tmp_path, mobilenet):
-    report = evaluate(compose, trained, tmp_path, "lpips=null", f"data.root={photos}", *mobilenet)
+    report = evaluate(compose, trained, tmp_path, "metrics.lpips=null", f"data.root={photos}", *mobilenet)
     metrics = report["scores"][0]["metrics"]
     assert metrics["frechet_mobilenet_v2"] > 0.1 and not {"rfid", "sfid", "lpips_alex"} & metrics.keys()
 
@@ -159,15 +166,20 @@ def test_lpips_of_a_local_file(compose, trained, photos, tmp_path):
     from torchvision.models import alexnet
 
     torch.save(alexnet(weights=None).features.state_dict(prefix="features."), tmp_path / "weights.pt")
-    given = ["network=none", f"lpips.alex={tmp_path}/weights.pt", "lpips.vgg=null", f"data.root={photos}"]
+    given = [
+        "feature_network=none",
+        f"metrics.lpips.alex={tmp_path}/weights.pt",
+        "metrics.lpips.vgg=null",
+        f"data.root={photos}",
+    ]
     report = evaluate(compose, trained, tmp_path, *given)
     assert report["scores"][0]["metrics"]["lpips_alex"] > 0 and set(report["unavailable"]) == {"ms_ssim"}
 
 
 def test_statistics_of_the_images_are_saved_and_reused(compose, trained, photos, tmp_path, mobilenet, monkeypatch):
-    given = [f"data.root={photos}", "lpips=null", *mobilenet]
+    given = [f"data.root={photos}", "metrics.lpips=null", *mobilenet]
     file = tmp_path / "reference.safetensors"
-    first = evaluate(compose, trained, tmp_path, *given, f"save_reference={file}")
+    first = evaluate(compose, trained, tmp_path, *given, f"metrics.save_reference={file}")
     seen = []
     from vistok.metrics import TorchvisionFeatures
 
@@ -175,24 +187,24 @@ def test_statistics_of_the_images_are_saved_and_reused(compose, trained, photos,
     monkeypatch.setattr(
         TorchvisionFeatures, "forward", lambda self, images: seen.append(len(images)) or forward(self, images)
     )
-    second = evaluate(compose, trained, tmp_path, *given, f"reference={file}", name="second.json")
+    second = evaluate(compose, trained, tmp_path, *given, f"metrics.reference={file}", name="second.json")
     assert sum(seen) == 12 + 1  # reconstructions only, and one picture that tells the width
     assert second["scores"] == first["scores"]
 
     def refused(*changed: str) -> str:
         with pytest.raises(ValueError) as error:
-            evaluate(compose, trained, tmp_path, *given, f"reference={file}", *changed, name="third.json")
+            evaluate(compose, trained, tmp_path, *given, f"metrics.reference={file}", *changed, name="third.json")
         assert not (tmp_path / "third.json").exists()
         return str(error.value)
 
     assert "crop is 'adm', not 'bicubic'" in refused("protocol=titok")
-    assert "image_size is 32, not 40" in refused("image_size=40")
+    assert "image_size is 32, not 40" in refused("data.image_size=40")
     (photos / "01.png").rename(photos / "99.png")
     assert "images_sha256 is " in refused()
     (photos / "99.png").unlink()
     assert "images is 12, not 11" in refused()
-    assert "reference=/nowhere is not a file" in refused("reference=/nowhere")
-    assert "cannot be read as a file of an evaluation" in refused(f"reference={photos}/notes.txt")
+    assert "metrics.reference=/nowhere is not a file" in refused("metrics.reference=/nowhere")
+    assert "cannot be read as a file of an evaluation" in refused(f"metrics.reference={photos}/notes.txt")
 
 
 def test_broken_reconstructions_are_named_and_nothing_is_written(compose, trained, photos, tmp_path, monkeypatch):
@@ -205,21 +217,21 @@ def test_broken_reconstructions_are_named_and_nothing_is_written(compose, traine
 
     monkeypatch.setattr(vistok.Tokenizer, "reconstruct", broken)
     with pytest.raises(ValueError, match="NaN or infinite pixels, of 10.png"):
-        evaluate(compose, trained, tmp_path, f"data.root={photos}", "batch_size=7", *QUICK)
+        evaluate(compose, trained, tmp_path, f"data.root={photos}", "data.batch_size=7", *QUICK)
     assert not (tmp_path / "report.json").exists() and not (tmp_path / "report.npz").exists()
 
 
 @pytest.mark.parametrize("overrides, error, message", [
     (["data.root=/nowhere"], "ValueError", "data.root=/nowhere is not a folder"),
-    (["data=sample", "image_size=60", "batch_size=2"], "ValueError", "image_size=60 is not a multiple"),
+    (["data=sample", "data.image_size=60", "data.batch_size=2"], "ValueError", "data.image_size=60 is not a multiple"),
     (["data=sample", "tokenizer=/nowhere"], "FileNotFoundError", "is not an exported tokenizer"),
     (["data=sample", "protocol.canonical.crop=square"], "ValueError", "crop=square must be one of adm, bicubic"),
-    (["data=sample", "rate=0.5"], "ValueError", "rate=0.5 needs a dynamic head"),
+    (["data=sample", "model.rate=0.5"], "ValueError", "model.rate=0.5 needs a dynamic head"),
     (["data=sample", "+data.resize=0"], "ValueError", "the protocol decides how images are cropped"),
     ([], "ValueError", "missing on the command line: data.root=..."),
 ])  # fmt: skip
 def test_what_makes_no_sense_is_refused(compose, trained, tmp_path, overrides, error, message):
-    given = [f"tokenizer={trained}", f"output={tmp_path}/report.json", *QUICK, *overrides]
+    given = [f"tokenizer={trained}", f"run.out={tmp_path}/report.json", *QUICK, *overrides]
     if "+data.resize=0" in overrides:
         Image.new("RGB", (256, 256)).save(tmp_path / "a.png")
         given = [*given[:-2], f"data.root={tmp_path}", "data.resize=0"]
@@ -276,7 +288,7 @@ def program(python: str, source: str, *arguments: str) -> subprocess.CompletedPr
 
 @pytest.mark.slow
 def test_a_killed_evaluation_goes_on(python, compose, trained, photos, tmp_path, mobilenet, monkeypatch):
-    given = [f"data.root={photos}", "batch_size=2", "lpips=null", "partial_every=0", *mobilenet]
+    given = [f"data.root={photos}", "data.batch_size=2", "metrics.lpips=null", "run.partial_every=0", *mobilenet]
     killed = program(python, KILLED, *words(trained, tmp_path / "report.json", *given))
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     assert not (tmp_path / "report.json").exists()
@@ -299,7 +311,7 @@ def test_a_killed_evaluation_goes_on(python, compose, trained, photos, tmp_path,
 
 
 def test_a_signal_ends_an_evaluation_after_its_batch(compose, trained, photos, tmp_path, monkeypatch, capsys):
-    given = [f"data.root={photos}", "batch_size=2", *QUICK]
+    given = [f"data.root={photos}", "data.batch_size=2", *QUICK]
     reconstruct, batches = vistok.Tokenizer.reconstruct, []
 
     def interrupted(self, *arguments):
@@ -319,32 +331,32 @@ def test_a_signal_ends_an_evaluation_after_its_batch(compose, trained, photos, t
 
 
 def test_an_output_in_use(compose, trained, photos, tmp_path):
-    given = (f"data.root={photos}", "batch_size=12", *QUICK)
+    given = (f"data.root={photos}", "data.batch_size=12", *QUICK)
     with locks.held(tmp_path / ".report.json.lock", "another"):
-        with pytest.raises(ValueError, match=f"^output=.*report.json is in use by pid {os.getpid()} on "):
+        with pytest.raises(ValueError, match=f"^run.out=.*report.json is in use by pid {os.getpid()} on "):
             evaluate(compose, trained, tmp_path, *given)
         evaluate(compose, trained, tmp_path, *given, name="other.json")
-    with pytest.raises(ValueError, match="^output=/proc/x/report.json: "):
+    with pytest.raises(ValueError, match="^run.out=/proc/x/report.json: "):
         evaluate(compose, trained, Path("/proc/x"), *given)
 
 
 @pytest.mark.parametrize("words, message", [
-    (["image_size=abc"], "^image_size=abc must be a whole number$"),
-    (["image_size=0"], "^image_size must be at least 1, not 0$"),
-    (["batch_size=0"], "^batch_size must be at least 1, not 0$"),
+    (["data.image_size=abc"], "^data.image_size=abc must be a whole number$"),
+    (["data.image_size=0"], "^data.image_size must be at least 1, not 0$"),
+    (["data.batch_size=0"], "^data.batch_size must be at least 1, not 0$"),
     (["tokenizer=[1]"], r"^tokenizer=\[1\] must be text or a list, each text$"),
-    (["rate=abc"], "^rate=abc must be a number or null$"),
-    (["device=mps"], "^device=mps must be cpu or cuda: .* Apple's GPUs"),
-    (["device=nonsense"], "^device=nonsense: Expected one of cpu"),
+    (["model.rate=abc"], "^model.rate=abc must be a number or null$"),
+    (["run.device=mps"], "^device=mps must be cpu or cuda: .* Apple's GPUs"),
+    (["run.device=nonsense"], "^device=nonsense: Expected one of cpu"),
     (["data.root=5"], "^data.root=5 must be text, in quotes: 'data.root=\"5\"'$"),
     (["data.num_workers=-1"], "num_workers"),
-    (["partial_every=abc"], "^partial_every=abc must be a number$"),
-    (["lpips.alex=5"], "^lpips=.* must be a mapping to text or null or null$"),
+    (["run.partial_every=abc"], "^run.partial_every=abc must be a number$"),
+    (["metrics.lpips.alex=5"], "^metrics.lpips=.* must be a mapping to text or null or null$"),
     (["protocol.canonical._target_=nothing.at_all"], "No module named 'nothing'"),
 ])  # fmt: skip
 def test_values_of_another_kind(compose, trained, photos, tmp_path, words, message):
     with pytest.raises(Exception) as refused:
-        evaluate(compose, trained, tmp_path, f"data.root={photos}", "network=none", *words)
+        evaluate(compose, trained, tmp_path, f"data.root={photos}", "feature_network=none", *words)
     assert re.search(message, failures.told(refused.value)), failures.told(refused.value)
 
 
@@ -363,7 +375,7 @@ with hydra.initialize_config_dir(sys.argv[1], version_base="1.3"):
             if pid == 0:
                 os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size)}
                 os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(int(sys.argv[2]) + world_size)}
-                output = f"output={os.environ['OUT']}/{world_size}.json"
+                output = f"run.out={os.environ['OUT']}/{world_size}.json"
                 config = hydra.compose("eval", overrides=[*sys.argv[3:], output])
                 evaluate.evaluate(config)
                 sys.stdout.flush()
@@ -376,7 +388,7 @@ with hydra.initialize_config_dir(sys.argv[1], version_base="1.3"):
 @pytest.mark.slow
 def test_torchrun(python, trained, photos, tmp_path):
     """The launcher itself starts two processes of ``eval.py``, which report what one does."""
-    given = ["batch_size=5", f"data.root={photos}", *QUICK]
+    given = ["data.batch_size=5", f"data.root={photos}", *QUICK]
     environment = {**os.environ, "PYTHONPATH": str(ROOT / "tokenizers"), "OMP_NUM_THREADS": "1"}
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     for launcher, name in (([], "one.json"), (torchrun, "two.json")):
@@ -418,8 +430,10 @@ def test_one_two_and_three_processes_report_the_same(python, trained, photos, tm
             for path in sorted(photos.rglob("*.*")):
                 archive.add(path, path.name)
         data = ["data=shards", f"data.val_urls={tmp_path}/images.tar"]
-    given = words(trained, "x", *data, "batch_size=2", "lpips=null", "protocol=[canonical,seed]", *mobilenet)
-    given = [word for word in given if not word.startswith("output=")]
+    given = words(
+        trained, "x", *data, "data.batch_size=2", "metrics.lpips=null", "protocol=[canonical,seed]", *mobilenet
+    )
+    given = [word for word in given if not word.startswith("run.out=")]
     done = program(python, RANKS, str(free_port()), *given)
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.count("written to") == 3  # only rank 0 speaks

@@ -32,8 +32,13 @@ def evaluated(tmp_path_factory, trained):
     for i in range(9):
         Image.fromarray(rng.integers(0, 256, (40, 48, 3), dtype=np.uint8)).save(folder / "photos" / f"<b>{i}.png")
     tokenizers = f'["{trained}","{folder / EVIL}"]'
-    words = [f"tokenizer={tokenizers}", f"data.root={folder}/photos", f"output={folder}/report.json", "image_size=32"]
-    words += ["data.num_workers=0", "lpips=null", "network=none", "protocol=[canonical,seed]"]
+    words = [
+        f"tokenizer={tokenizers}",
+        f"data.root={folder}/photos",
+        f"run.out={folder}/report.json",
+        "data.image_size=32",
+    ]
+    words += ["data.num_workers=0", "metrics.lpips=null", "feature_network=none", "protocol=[canonical,seed]"]
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = hydra.compose("eval", overrides=words)
     return evaluate.evaluate(config), folder / "report.html"

@@ -445,8 +445,8 @@ def test_hub_out_of_reach(monkeypatch, tmp_path):
         vistok.load("someone/vq")
 
 
-SMALL = ["trainer=debug", "backbone=cnn_f8", "backbone.encoder.channels=8", "image_size=32", "latent_dim=8",
-         "codebook_size=16"]  # fmt: skip
+SMALL = ["trainer=debug", "backbone=cnn_f8", "backbone.encoder.channels=8", "data.image_size=32", "model.latent_dim=8",
+         "model.codebook_size=16"]  # fmt: skip
 
 
 @pytest.fixture
@@ -460,7 +460,7 @@ def fitting(compose, tmp_path):
 
 def test_training_goes_on_from_a_published_file(compose, fitting, tmp_path):
     file, tokenizer = fitting
-    overrides = [*SMALL, "quantizer=vq_cosine", f"init={file}", "optimizer.lr=0", f"run_dir={tmp_path}/run"]
+    overrides = [*SMALL, "quantizer=vq_cosine", f"model.init={file}", "optimizer.lr=0", f"run.dir={tmp_path}/run"]
     run.train(compose("train", *overrides), overrides)
     images = torch.rand(2, 3, 32, 32) * 2 - 1
     assert torch.equal(vistok.load(tmp_path / "run").tokenize(images), tokenizer.tokenize(images))
@@ -468,24 +468,25 @@ def test_training_goes_on_from_a_published_file(compose, fitting, tmp_path):
 
 @pytest.mark.parametrize("overrides, message", [
     (["quantizer=vq"], "tokenizer.quantizer.cosine is True in the file, False here"),
-    (["quantizer=vq_cosine", "family_config={input_range: [0, 1]}"], "pixels.scale is 0.5 in the file, 1.0 here"),
+    (["quantizer=vq_cosine", "model.family_config={input_range: [0, 1]}"], "pixels.scale is 0.5 in the file, 1.0 here"),
     (["quantizer=vq_cosine", "backbone.encoder.channels=16"], r"(?s)does not fit the config:.*encoder.conv_in"),
 ])  # fmt: skip
 def test_a_published_file_that_does_not_fit(compose, fitting, overrides, message):
-    config = compose("train", *SMALL, *overrides, f"init={fitting[0]}")
+    config = compose("train", *SMALL, *overrides, f"model.init={fitting[0]}")
     lit = run.build_module(config)
     with pytest.raises(ValueError, match=message):
-        slim_checkpoint.load_slim(lit, fitting[0], config.family, config.family_config)
+        slim_checkpoint.load_slim(lit, fitting[0], config.model.family, config.model.family_config)
 
 
 def test_evaluating_a_published_file(compose, fitting, photos, tmp_path):
     file, tokenizer = fitting
-    config = compose("eval", f"tokenizer={file}", "data=folder", f"data.root={photos}", "image_size=32", "network=none",
-                     "lpips=null", f"output={tmp_path}/report.json", "device=cpu")  # fmt: skip
+    config = compose("eval", f"tokenizer={file}", "data=folder", f"data.root={photos}", "data.image_size=32",
+                     "feature_network=none", "metrics.lpips=null", f"run.out={tmp_path}/report.json",
+                     "run.device=cpu")  # fmt: skip
     (score,) = evaluate(config)["scores"]
     assert score["metrics"]["images"] == 12
     native.save(tokenizer, tmp_path / "ours")
-    config.update({"tokenizer": str(tmp_path / "ours"), "output": str(tmp_path / "again.json")})
+    config.tokenizer, config.run.out = str(tmp_path / "ours"), str(tmp_path / "again.json")
     (again,) = evaluate(config)["scores"]
     assert again["metrics"]["psnr"] == pytest.approx(score["metrics"]["psnr"], abs=1e-6)
 

@@ -85,17 +85,22 @@ def test_only_an_exported_folder_is_pushed(tmp_path, monkeypatch):
         native.push_to_hub(tmp_path, "me/small")
 
 
-@pytest.mark.parametrize("target, file", [
-    ("folder", "model.safetensors"),
-    ("diffusers", "diffusion_pytorch_model.safetensors"),
-    ("llamagen", "vq_model.pt"),
-    ("janus", "model.safetensors"),
+RUN = "run: {name: mine, seed: 5}\ndata: {image_size: 16, batch_size: 2}\n"
+FORMER_RUN = "name: mine\nimage_size: 16\nbatch_size: 2\nseed: 5\n"  # with former keys
+
+
+@pytest.mark.parametrize("target, file, config", [
+    ("folder", "model.safetensors", RUN),
+    ("folder", "model.safetensors", FORMER_RUN),
+    ("diffusers", "diffusion_pytorch_model.safetensors", RUN),
+    ("llamagen", "vq_model.pt", RUN),
+    ("janus", "model.safetensors", RUN),
 ])  # fmt: skip
-def test_command(make_vqgan, uneven, tmp_path, target, file, capsys):
+def test_command(make_vqgan, uneven, tmp_path, target, file, config, capsys):
     tokenizer = make_vqgan(uneven(cosine=True))
     run = tmp_path / "run"
     native.save(tokenizer, run / "tokenizer", {"data": "some photos", "updates": 7})
-    (run / "config.yaml").write_text("name: mine\nimage_size: 16\nbatch_size: 2\nseed: 5\n")
+    (run / "config.yaml").write_text(config)
     (tmp_path / "eval.json").write_text(json.dumps(EVALUATION))
     out = tmp_path / "out"
     words = [str(run), "--to", target, "--out", str(out), "--image-size", "16"]

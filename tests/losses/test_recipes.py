@@ -62,13 +62,13 @@ def assert_fits(monkeypatch):
 @pytest.mark.filterwarnings("ignore:.*copying from a non-meta parameter.*:UserWarning")  # the weights of LPIPS' heads
 @pytest.mark.parametrize("loss", choices("loss"))
 def test_every_loss_fits_its_images(compose, assert_fits, loss):
-    config = compose("train", f"loss={loss}", "trainer=debug", "image_size=256", "latent_dim=12")
-    assert_fits(config.loss, config.latent_dim, config.image_size, grid=16)
+    config = compose("train", f"loss={loss}", "trainer=debug", "data.image_size=256", "model.latent_dim=12")
+    assert_fits(config.loss, config.model.latent_dim, config.data.image_size, grid=16)
 
 
 @pytest.mark.parametrize("discriminator", choices("discriminator"))
 def test_every_discriminator_fits_its_images(compose, assert_fits, discriminator):
-    words = [f"discriminator@loss.adversary.discriminator={discriminator}", "trainer=debug", "image_size=256"]
+    words = [f"discriminator@loss.adversary.discriminator={discriminator}", "trainer=debug", "data.image_size=256"]
     assert_fits(compose("train", *words).loss, latent_dim=16, image_size=256, grid=32)
 
 
@@ -77,8 +77,8 @@ def train_small(compose, shrink_losses, tmp_path):
     """``train_small(*overrides)``: the folder of a run with small networks beside the tokenizer."""
 
     def train(*overrides):
-        config = compose("train", *TINY, *overrides, f"run_dir={tmp_path / 'run'}")
-        shrink_losses(config.loss, config.image_size)
+        config = compose("train", *TINY, *overrides, f"run.dir={tmp_path / 'run'}")
+        shrink_losses(config.loss, config.data.image_size)
         train_of(config, list(overrides))
         return tmp_path / "run"
 
@@ -88,8 +88,8 @@ def train_small(compose, shrink_losses, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("loss", choices("loss"))
 def test_every_loss_trains(train_small, compose, loss):
-    run = train_small(f"loss={loss}", "adversarial_start=0", "latent_dim=12")  # for two or three parts
-    names = set(compose("train", f"loss={loss}").loss.weights)
+    run = train_small(f"loss={loss}", "optim.adversarial_start=0", "model.latent_dim=12")  # for two or three parts
+    names = set(compose("train", f"loss={loss}").loss.loss_weights)
     assert {f"train/{name}" for name in names} <= logged(run)
     assert not (run / "not_finite.jsonl").exists()
     if "adversarial" in names:
@@ -101,17 +101,22 @@ def test_every_loss_trains(train_small, compose, loss):
 def test_every_discriminator_trains(train_small, discriminator):
     """With every regularizer: R1 of update 0 and 2."""
     words = [f"discriminator@loss.adversary.discriminator={discriminator}", "loss.adversary.regularizers.r1.every=2"]
-    run = train_small("loss=small_data", "adversarial_start=0", "updates=3", *words)
+    run = train_small("loss=small_data", "optim.adversarial_start=0", "optim.updates=3", *words)
     assert {"train/adversarial", "train/discriminator", "train/r1", "train/lecam"} <= logged(run)
     assert not (run / "not_finite.jsonl").exists()
 
 
 def test_resumed_it_ends_as_one_never_interrupted(train, tmp_path):
     """LeCam's averages, the draws of DiffAug, and when R1 is taken: equal to the last bit."""
-    words = ["loss=small_data", "loss.adversary.regularizers.r1.every=3", "schedule=constant", "adversarial_start=1"]
-    whole = train(tmp_path / "whole", *words, "updates=8", "save_every=4")
-    train(tmp_path / "parts", *words, "updates=4", "ckpt=auto")
-    parts = train(tmp_path / "parts", *words, "updates=8", "ckpt=auto")
+    words = [
+        "loss=small_data",
+        "loss.adversary.regularizers.r1.every=3",
+        "schedule=constant",
+        "optim.adversarial_start=1",
+    ]
+    whole = train(tmp_path / "whole", *words, "optim.updates=8", "log.save_every=4")
+    train(tmp_path / "parts", *words, "optim.updates=4", "run.resume=auto")
+    parts = train(tmp_path / "parts", *words, "optim.updates=8", "run.resume=auto")
     ours, theirs = (torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (parts, whole))
     assert ours["updates"] == theirs["updates"] == 8
     assert theirs["state_dict"]["adversary.regularizers.lecam.real"] != 0
@@ -123,16 +128,21 @@ def test_resumed_it_ends_as_one_never_interrupted(train, tmp_path):
 def test_frozen_features_are_not_in_checkpoints(train, tmp_path):
     words = ["loss=dino_gan", "+loss.adversary.discriminator.size=32", "loss.image_losses.lpips.net=squeeze"]
     words += ["loss.adversary.discriminator.model=vit_tiny_patch16_224", "+loss.adversary.discriminator.blocks=[1]"]
-    run = train(tmp_path / "run", *words, "adversarial_start=0", "schedule=constant")
+    run = train(tmp_path / "run", *words, "optim.adversarial_start=0", "schedule=constant")
     names = set(torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"])
     assert any(name.startswith("adversary.discriminator.heads.") for name in names)
     assert not any(name.startswith("adversary.discriminator.features.") for name in names)
-    train(run, *words, "adversarial_start=0", "schedule=constant", "updates=3", "ckpt=auto")
+    train(run, *words, "optim.adversarial_start=0", "schedule=constant", "optim.updates=3", "run.resume=auto")
 
 
 def test_accumulated_batches_are_one_update_of_the_averages(train, tmp_path):
-    words = ["loss=openmagvit2", "loss.image_losses.lpips.net=squeeze", "adversarial_start=0", "accumulate=2"]
-    run = train(tmp_path / "run", *words, "updates=1", "+loss.adversary.regularizers.lecam.decay=0")
+    words = [
+        "loss=openmagvit2",
+        "loss.image_losses.lpips.net=squeeze",
+        "optim.adversarial_start=0",
+        "optim.accumulate=2",
+    ]
+    run = train(tmp_path / "run", *words, "optim.updates=1", "+loss.adversary.regularizers.lecam.decay=0")
     state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
     batches = state["adversary.discriminator.layers.3.num_batches_tracked"]
     assert batches == 4  # two batches: reconstructions, whose logits serve both losses, and images

@@ -230,7 +230,7 @@ def test_dinov2_is_torch_fidelitys(monkeypatch):
     expected = (128 / 255 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
     torch.testing.assert_close(network(grey), expected.repeat(128)[None], rtol=1e-4, atol=1e-4)
     assert (network.name, network.dim, network.only_uint8) == ("dinov2_vit-s-14", 384, True)
-    with pytest.raises(ValueError, match="dinov2=vit-x must be one of vit-s-14"):
+    with pytest.raises(ValueError, match="metrics.dinov2=vit-x must be one of vit-s-14"):
         DINOv2("vit-x")
 
 

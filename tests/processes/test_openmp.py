@@ -60,7 +60,7 @@ print("SEEN", json.dumps(seen))
 
 
 @pytest.mark.parametrize(
-    "words", [["train.py", "ckpt=nothing.ckpt"], ["tokenizers/vistok/__main__.py", "tokens", "check", "--help"]]
+    "words", [["train.py", "run.resume=nothing.ckpt"], ["tokenizers/vistok/__main__.py", "tokens", "check", "--help"]]
 )
 def test_it_is_set_before_torch_is_loaded(words, tmp_path):
     own = {name: value for name, value in os.environ.items() if not name.startswith(openmp.OWN)}

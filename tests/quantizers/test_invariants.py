@@ -89,7 +89,7 @@ SMALL = {"vqbridge": ["quantizer.size=XS", "quantizer.patch=2"], "dqvae_entropy"
 
 def from_yaml(name):
     """The head of a YAML, as small as the others: a new one is tested without a line here."""
-    words = [f"quantizer={name}", "latent_dim=8", "codebook_size=32", *SMALL.get(name, [])]
+    words = [f"quantizer={name}", "model.latent_dim=8", "model.codebook_size=32", *SMALL.get(name, [])]
     return configuration.instantiate(compose("train", *words).quantizer)
 
 

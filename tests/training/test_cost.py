@@ -145,16 +145,22 @@ def test_attention_flops():
     assert counter.get_total_flops() == 2 * 4 * 64**2 * 16
 
 
-SMALL = ["backbone.encoder.channels=8", "codebook_size=16", "latent_dim=4", "image_size=32"]
+SMALL = ["backbone.encoder.channels=8", "model.codebook_size=16", "model.latent_dim=4", "data.image_size=32"]
 
 
 def test_the_command_prints_and_trains_nothing(compose, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COLUMNS", "120")
-    words = ["loss=vqgan", "ema_decay=0.9", "data=folder", "trainer=gpu", "gpu_memory=4"]  # neither data nor a GPU
+    words = [
+        "loss=vqgan",
+        "optim.ema_decay=0.9",
+        "data=folder",
+        "trainer=gpu",
+        "run.gpu_memory=4",
+    ]  # neither data nor a GPU
     training_run.estimate(compose("train", *SMALL, *words))
     printed = capsys.readouterr().out
-    assert "4 GiB hold batch_size=" in printed and "averaged weights" in printed
+    assert "4 GiB hold data.batch_size=" in printed and "averaged weights" in printed
     lpips = next(line for line in printed.splitlines() if "loss lpips" in line)
     assert "14,716,160" in lpips and "not trained" in lpips
     assert not list(tmp_path.iterdir())
@@ -191,13 +197,13 @@ def test_bfloat16_keeps_less():
 @pytest.mark.parametrize("wrong", ["abc", "0", "-3", "true"])
 def test_refuses_a_memory_that_is_none(compose, wrong):
     with pytest.raises(ValueError, match="gpu_memory is the memory of a GPU in GiB"):
-        training_run.estimate(compose("train", f"gpu_memory={wrong}"))
+        training_run.estimate(compose("train", f"run.gpu_memory={wrong}"))
 
 
 def test_refuses_what_training_would_refuse(compose):
-    with pytest.raises(ValueError, match="image_size=36 is not a multiple"):
-        training_run.estimate(compose("train", "gpu_memory=8", "image_size=36"))
+    with pytest.raises(ValueError, match="data.image_size=36 is not a multiple"):
+        training_run.estimate(compose("train", "run.gpu_memory=8", "data.image_size=36"))
     with pytest.raises(ValueError, match="batch_size must be at least 1"):
-        training_run.estimate(compose("train", "gpu_memory=8", "batch_size=0"))
+        training_run.estimate(compose("train", "run.gpu_memory=8", "data.batch_size=0"))
     with pytest.raises(ValueError, match="precision=64-true cannot be estimated"):
-        training_run.estimate(compose("train", "gpu_memory=8", "trainer.precision=64-true"))
+        training_run.estimate(compose("train", "run.gpu_memory=8", "trainer.precision=64-true"))

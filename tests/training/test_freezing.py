@@ -148,8 +148,8 @@ def test_a_reduced_tokenizer_is_trained_further(trained, train, tmp_path):
     smaller.codewords.data.copy_(reduced(table, 6))
     tokenizer.quantizer = smaller
     native.save(tokenizer, tmp_path / "reduced")
-    overrides = [f"init={tmp_path / 'reduced'}", "trainable=codebook", "quantizer=vq", "estimator=codeword"]
-    run = train(tmp_path / "run", *overrides, "codebook_size=6", "adversarial_start=1")
+    overrides = [f"model.init={tmp_path / 'reduced'}", "model.trainable=codebook", "quantizer=vq", "estimator=codeword"]
+    run = train(tmp_path / "run", *overrides, "model.codebook_size=6", "optim.adversarial_start=1")
     before, after = (load_file(f / "model.safetensors") for f in (tmp_path / "reduced", run / "tokenizer"))
     assert {name for name in before if not torch.equal(before[name], after[name])} == {"quantizer.table"}
 
@@ -157,9 +157,9 @@ def test_a_reduced_tokenizer_is_trained_further(trained, train, tmp_path):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["trainable=head"], "trainable must be all or codebook, not 'head'"),
-        (["trainable=codebook"], "give init="),
-        (["trainable=codebook", "init=X", "quantizer=vq_ema"], "take quantizer=vq"),
+        (["model.trainable=head"], "model.trainable must be all or codebook, not 'head'"),
+        (["model.trainable=codebook"], "give model.init="),
+        (["model.trainable=codebook", "model.init=X", "quantizer=vq_ema"], "take quantizer=vq"),
     ],
 )
 def test_configs_that_make_no_sense(train, tmp_path, overrides, message):

@@ -14,10 +14,16 @@ from vistok.training import fsdp
 from vistok.training import run as training_run
 
 ROOT = Path(__file__).parent.parent.parent
-WORDS = ["backbone.encoder.channels=8", "codebook_size=16", "latent_dim=4", "image_size=32", "log_every=1"]
-WORDS += ["schedule=constant", "adversarial_start=1", "discriminator@loss.adversary.discriminator=patchgan_group"]
+WORDS = [
+    "backbone.encoder.channels=8",
+    "model.codebook_size=16",
+    "model.latent_dim=4",
+    "data.image_size=32",
+    "log.every=1",
+]
+WORDS += ["schedule=constant", "optim.adversarial_start=1", "discriminator@loss.adversary.discriminator=patchgan_group"]
 WORDS += ["optimizer._target_=torch.optim.SGD", "~optimizer.betas", "+optimizer.momentum=0.9", "optimizer.lr=0.01"]
-WORDS += ["clip=0.1", "trainer.limit_val_batches=2"]
+WORDS += ["optim.clip=0.1", "trainer.limit_val_batches=2"]
 FSDP = ["trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.precision=32-true"]
 
 
@@ -28,13 +34,13 @@ def saved(run):
 @pytest.mark.slow
 def test_two_processes_learn_what_one_does(compose, python, tmp_path):
     """Adversary with adaptive weight, clipping, moving averages; stopped after two updates and resumed."""
-    words = [*WORDS, "updates=4", "val_every=4", "batch_size=8", f"run_dir={tmp_path}/one"]
+    words = [*WORDS, "optim.updates=4", "log.val_every=4", "data.batch_size=8", f"run.dir={tmp_path}/one"]
     training_run.train(compose("train", *words), words)
     for updates in (2, 4):
         done = subprocess.run(
             [python, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2",
-             str(ROOT / "train.py"), *FSDP, *WORDS, f"updates={updates}", "val_every=2", "batch_size=4",
-             f"run_dir={tmp_path}/two", "ckpt=auto"],
+             str(ROOT / "train.py"), *FSDP, *WORDS, f"optim.updates={updates}", "log.val_every=2", "data.batch_size=4",
+             f"run.dir={tmp_path}/two", "run.resume=auto"],
             env={**os.environ, "PYTHONPATH": str(ROOT / "tokenizers"), "OMP_NUM_THREADS": "1"},
             capture_output=True, text=True, timeout=900,
         )  # fmt: skip
@@ -70,9 +76,9 @@ def test_without_parts_norm_and_clipping_are_torchs():
 
 
 def test_what_it_is_not_for(train, tmp_path):
-    with pytest.raises(ValueError, match="ema_decay=0.9 has no place with trainer=fsdp"):
-        train(tmp_path / "run", "trainer=fsdp", "ema_decay=0.9", "debug=true")
+    with pytest.raises(ValueError, match="optim.ema_decay=0.9 has no place with trainer=fsdp"):
+        train(tmp_path / "run", "trainer=fsdp", "optim.ema_decay=0.9", "run.debug=true")
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="trainer.accelerator=gpu, but torch sees no GPU"):
-            train(tmp_path / "run", "trainer=fsdp", "debug=true")
+            train(tmp_path / "run", "trainer=fsdp", "run.debug=true")
     assert not (tmp_path / "run").exists()

@@ -43,8 +43,8 @@ def shrink(node):
 
 
 def build(compose, encoder, decoder, head):
-    words = ["trainer=debug", "image_size=32", f"backbone={F8[encoder]}", f"quantizer={head}", "loss=l1"]
-    words += ["codebook_size=16", "latent_dim=8"]
+    words = ["trainer=debug", "data.image_size=32", f"backbone={F8[encoder]}", f"quantizer={head}", "loss=l1"]
+    words += ["model.codebook_size=16", "model.latent_dim=8"]
     config = compose("train", *words, *([f"backbone@decoder_backbone={F8[decoder]}"] if decoder != encoder else []))
     shrink(config.backbone)
     if config.get("decoder_backbone"):

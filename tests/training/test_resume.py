@@ -18,16 +18,22 @@ from vistok.training import slim_checkpoint
 from vistok.training.checkpoint_io import older
 
 ROOT = Path(__file__).parent.parent.parent
-TINY = ["trainer=debug", "backbone.encoder.channels=8", "codebook_size=16", "latent_dim=4", "image_size=32"]
+TINY = [
+    "trainer=debug",
+    "backbone.encoder.channels=8",
+    "model.codebook_size=16",
+    "model.latent_dim=4",
+    "data.image_size=32",
+]
 LAST = 80  # update: far enough that none is over before it is killed
-WORDS = [*TINY, f"updates={LAST}", f"val_every={LAST}", "log_every=4", "save_every=5"]
-WORDS += ["schedule=constant", "ema_decay=0.9"]
+WORDS = [*TINY, f"optim.updates={LAST}", f"log.val_every={LAST}", "log.every=4", "log.save_every=5"]
+WORDS += ["schedule=constant", "optim.ema_decay=0.9"]
 
 
 def start(python, run, *words):
     """``train.py`` in a process of its own."""
     return subprocess.Popen(
-        [python, str(ROOT / "train.py"), *WORDS, *words, f"run_dir={run}", "ckpt=auto"],
+        [python, str(ROOT / "train.py"), *WORDS, *words, f"run.dir={run}", "run.resume=auto"],
         env={**os.environ, "PYTHONPATH": str(ROOT / "tokenizers"), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -68,34 +74,37 @@ def test_killed_and_started_again_it_ends_as_one_never_killed(python, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("number, status", [(signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_preempted_it_saves_and_exits_with_a_status_of_its_own(python, tmp_path, number, status):
-    process = start(python, tmp_path / "run", "updates=5000", "val_every=5000", "save_every=2")
+    process = start(python, tmp_path / "run", "optim.updates=5000", "log.val_every=5000", "log.save_every=2")
     wait_for_update(tmp_path / "run", process, 2)
     process.send_signal(number)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == status, output
-    assert f"ckpt={tmp_path}/run/checkpoints/last.ckpt" in output and "Traceback" not in output
+    assert f"run.resume={tmp_path}/run/checkpoints/last.ckpt" in output and "Traceback" not in output
     assert saved(tmp_path / "run")["updates"] < 5000
 
 
 def test_fine_tuning_begins_with_the_weights_of_another_run(train, compose, tmp_path):
-    first = train(tmp_path / "first", "quantizer=simvq", "ema_decay=0.5", "updates=3")
+    first = train(tmp_path / "first", "quantizer=simvq", "optim.ema_decay=0.5", "optim.updates=3")
     slim = load_file(first / "checkpoints" / "slim.safetensors")
     for init in (first, first / "checkpoints" / "slim.safetensors"):
-        config = compose("train", *TINY, "quantizer=simvq", "ema_decay=0.5", f"init={init}")
+        config = compose("train", *TINY, "quantizer=simvq", "optim.ema_decay=0.5", f"model.init={init}")
         _, lit = training_run.build(config)
-        slim_checkpoint.load_slim(lit, Path(config.init))
+        slim_checkpoint.load_slim(lit, Path(config.model.init))
         for tokenizer in (lit.tokenizer, lit.average.tokenizer):
             assert all(torch.equal(tensor, slim[name]) for name, tensor in tokenizer.state_dict().items())
     assert vistok.load(first).decoder.last_layer.equal(slim["decoder.conv_out.weight"])
-    second = train(tmp_path / "second", "quantizer=simvq", f"init={first}", "optimizer.lr=0", "adversarial_start=5")
+    second = train(
+        tmp_path / "second", "quantizer=simvq", f"model.init={first}", "optimizer.lr=0", "optim.adversarial_start=5"
+    )
     for name, tensor in load_file(second / "checkpoints" / "slim.safetensors").items():
         torch.testing.assert_close(tensor, slim[name], msg=name)
 
 
 @pytest.mark.parametrize("words, message", [
-    (["init=nothing.safetensors"], "init=nothing.safetensors is not a file"),
-    (["init={broken}"], "broken.safetensors cannot be read"),
-    (["init={run}", "quantizer=simvq"], r"(?s)does not fit the config:.*quantizer.basis: only in the config's model"),
+    (["model.init=nothing.safetensors"], "model.init=nothing.safetensors is not a file"),
+    (["model.init={broken}"], "broken.safetensors cannot be read"),
+    (["model.init={run}", "quantizer=simvq"],
+     r"(?s)does not fit the config:.*quantizer.basis: only in the config's model"),
 ])  # fmt: skip
 def test_what_fine_tuning_cannot_begin_with(train, trained, tmp_path, words, message):
     (tmp_path / "broken.safetensors").write_bytes(b"nonsense")
@@ -106,19 +115,19 @@ def test_what_fine_tuning_cannot_begin_with(train, trained, tmp_path, words, mes
 
 
 def test_auto_starts_a_run_where_there_is_none(train, tmp_path):
-    run = train(tmp_path / "run", "ckpt=auto")
+    run = train(tmp_path / "run", "run.resume=auto")
     assert json.loads((run / "metrics.json").read_text())["updates"] == 2
 
 
 def test_auto_goes_on_from_the_newest(train, tmp_path, capsys):
-    words = ["schedule.decay=constant", "keep_checkpoints=3"]
-    run = train(tmp_path / "run", *words, "updates=2", "ckpt=auto")
-    train(run, *words, "updates=4", "ckpt=auto")
-    train(run, *words, "updates=6", "ckpt=auto")
+    words = ["schedule.decay=constant", "log.keep_checkpoints=3"]
+    run = train(tmp_path / "run", *words, "optim.updates=2", "run.resume=auto")
+    train(run, *words, "optim.updates=4", "run.resume=auto")
+    train(run, *words, "optim.updates=6", "run.resume=auto")
     last = run / "checkpoints" / "last.ckpt"
     assert [torch.load(older(last, i), weights_only=True)["updates"] for i in range(3)] == [6, 4, 2]
     last.write_bytes(last.read_bytes()[:1000])  # cut short by a crash
-    train(run, *words, "updates=8", "ckpt=auto")
+    train(run, *words, "optim.updates=8", "run.resume=auto")
     assert "last.ckpt is damaged and skipped" in capsys.readouterr().out
     assert saved(run)["updates"] == 8
 
@@ -128,7 +137,7 @@ def test_auto_without_a_folder_takes_the_newest_of_that_name(train, compose, tmp
     for name in ("first", "second"):
         train(tmp_path / "runs" / "sample" / name, "schedule.decay=constant")
         time.sleep(0.01)
-    training_run.train(compose("train", *TINY, "schedule.decay=constant", "updates=4", "ckpt=auto"), [])
+    training_run.train(compose("train", *TINY, "schedule.decay=constant", "optim.updates=4", "run.resume=auto"), [])
     found = {path.parts[-3]: torch.load(path, weights_only=True)["updates"] for path in tmp_path.rglob("last.ckpt")}
     assert found == {"first": 2, "second": 4}
 
@@ -136,35 +145,35 @@ def test_auto_without_a_folder_takes_the_newest_of_that_name(train, compose, tmp
 def test_auto_begins_again_what_was_killed_before_its_first_checkpoint(train, tmp_path):
     run = tmp_path / "run"
     (run / "checkpoints").mkdir(parents=True)
-    (run / "config.yaml").write_text("seed: 0\n")
+    (run / "config.yaml").write_text("run: {seed: 0}\n")
     (run / "metrics.csv").write_text("updates\n1\n")
-    train(run, "ckpt=auto")
+    train(run, "run.resume=auto")
     assert saved(run)["updates"] == 2 and (run / "metrics_1.csv").is_file()
 
 
 def test_auto_closes_what_was_killed_after_its_last_checkpoint(train, tmp_path):
-    run = train(tmp_path / "run", "ema_decay=0.5")
+    run = train(tmp_path / "run", "optim.ema_decay=0.5")
     report = (run / "metrics.json").read_text()
     metrics, weights = json.loads(report)["metrics"], (run / "tokenizer" / "model.safetensors").read_bytes()
     (run / "metrics.json").unlink()
     shutil.rmtree(run / "tokenizer")
     (run / "checkpoints" / "slim.safetensors").unlink()
-    train(run, "ema_decay=0.5", "ckpt=auto")
+    train(run, "optim.ema_decay=0.5", "run.resume=auto")
     closed = json.loads((run / "metrics.json").read_text())
     assert closed["updates"] == 2 and closed["metrics"] == metrics
     assert (run / "tokenizer" / "model.safetensors").read_bytes() == weights
     assert (run / "checkpoints" / "slim.safetensors").is_file()
-    with pytest.raises(ValueError, match="has made all of its updates: 2; raise updates= to continue"):
-        train(run, "ema_decay=0.5", "ckpt=auto")
+    with pytest.raises(ValueError, match="has made all of its updates: 2; raise optim.updates= to continue"):
+        train(run, "optim.ema_decay=0.5", "run.resume=auto")
 
 
 def test_validations_draw_no_numbers_of_the_training(train, tmp_path):
     """A resumed process makes its loaders anew before another validation than the one that was never killed."""
-    words = ["quantizer.restart=0.5", "codebook_size=64", "schedule.decay=constant"]
-    words += ["data.num_workers=1", "val_every=2"]
-    whole = train(tmp_path / "whole", *words, "updates=6")
-    train(tmp_path / "part", *words, "updates=2")
-    part = train(tmp_path / "part", *words, "updates=6", "ckpt=auto")
+    words = ["quantizer.restart=0.5", "model.codebook_size=64", "schedule.decay=constant"]
+    words += ["data.num_workers=1", "log.val_every=2"]
+    whole = train(tmp_path / "whole", *words, "optim.updates=6")
+    train(tmp_path / "part", *words, "optim.updates=2")
+    part = train(tmp_path / "part", *words, "optim.updates=6", "run.resume=auto")
     ours, theirs = saved(part), saved(whole)
     assert torch.equal(theirs["random_state"]["cpu"], ours["random_state"]["cpu"])
     for name, tensor in theirs["state_dict"].items():
@@ -173,12 +182,12 @@ def test_validations_draw_no_numbers_of_the_training(train, tmp_path):
 
 def test_auto_begins_in_a_folder_without_files(train, tmp_path):
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
-    assert saved(train(tmp_path / "run", "ckpt=auto"))["updates"] == 2
+    assert saved(train(tmp_path / "run", "run.resume=auto"))["updates"] == 2
 
 
 def test_auto_overwrites_nothing_else(train, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.txt").write_text("precious")
     with pytest.raises(ValueError, match="exists already and is not overwritten"):
-        train(tmp_path / "run", "ckpt=auto")
+        train(tmp_path / "run", "run.resume=auto")
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.txt"]

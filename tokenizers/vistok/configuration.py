@@ -5,7 +5,7 @@ The annotations say it: of the constructors and functions that ``_target_`` name
 
 import re
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
@@ -19,7 +19,116 @@ if TYPE_CHECKING:
 
 WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 SCALAR = (bool, int, float, str)
-OURS = {"loss_weights": dict[str, float]}  # of a head's node, at any depth: no argument of what is built
+OURS = {"loss_weights": dict[str, float]}  # of a head's or a loss's node, at any depth: no argument of what is built
+# Former names of keys, by command, and the present ones.
+_IN_BOTH = {
+    "take_over": "run.take_over",
+    "seed": "run.seed",
+    "image_size": "data.image_size",
+    "batch_size": "data.batch_size",
+    "family": "model.family",
+    "family_config": "model.family_config",
+}
+RENAMED: dict[str, dict[str, str]] = {
+    "train": {
+        **_IN_BOTH,
+        "name": "run.name",
+        "run_dir": "run.dir",
+        "ckpt": "run.resume",
+        "estimate": "run.gpu_memory",
+        "debug": "run.debug",
+        "weights": "run.frozen_weights",
+        "augmentation": "data",
+        "latent_dim": "model.latent_dim",
+        "codebook_size": "model.codebook_size",
+        "init": "model.init",
+        "trainable": "model.trainable",
+        "updates": "optim.updates",
+        "accumulate": "optim.accumulate",
+        "clip": "optim.clip",
+        "ema_decay": "optim.ema_decay",
+        "adversarial_start": "optim.adversarial_start",
+        "on_collapse": "optim.on_collapse",
+        "log_every": "log.every",
+        "val_every": "log.val_every",
+        "save_every": "log.save_every",
+        "keep_checkpoints": "log.keep_checkpoints",
+        "reference": "log.loss_band",
+        "loss.weights": "loss.loss_weights",
+    },
+    "eval": {
+        **_IN_BOTH,
+        "output": "run.out",
+        "device": "run.device",
+        "partial_every": "run.partial_every",
+        "rate": "model.rate",
+        "dinov2": "metrics.dinov2",
+        "lpips": "metrics.lpips",
+        "reference": "metrics.reference",
+        "save_reference": "metrics.save_reference",
+        "network": "feature_network",
+    },
+}
+
+
+def renamed(command: str, key: str) -> str | None:
+    """The present name of a key that has been renamed, or is in a node that has; None for all others."""
+    parts = key.split(".")
+    for n in range(len(parts), 0, -1):
+        if present := RENAMED[command].get(".".join(parts[:n])):
+            return ".".join([present, *parts[n:]])
+    return None
+
+
+def misspelt(key: str, known: Iterable[str], likeness: float = 0.7) -> list[str]:
+    """The known key of the same node whose name is the most like a misspelt one's; none where none is alike."""
+    node, _, name = key.rpartition(".")
+    names = {other.rpartition(".")[2]: other for other in known if other.rpartition(".")[0] == node}
+    return [names[close] for close in get_close_matches(name, names, 1, likeness)]
+
+
+def similar(key: str, known: Iterable[str]) -> list[str]:
+    """Up to three known keys that a misspelt one may stand for: in the same node, else of the same or a like name."""
+    known = list(known)
+    name = key.rpartition(".")[2]
+    found = misspelt(key, known)
+    found = found or [other for other in known if other.rpartition(".")[2] == name]
+    known = [other for other in known if other.count(".") == key.count(".")]
+    return (found or get_close_matches(key, known, 1, 0.85))[:3]
+
+
+def no_such_key(key: str, known: Iterable[str]) -> str:
+    """The message for a key that there is not, with the keys that may be meant."""
+    known = list(known)
+    node = key.rpartition(".")[0]
+    there = [other.rpartition(".")[2] for other in known if other.rpartition(".")[0] == node]
+    if found := similar(key, known):
+        return f"there is no key {key}: did you mean {' or '.join(found)}?"
+    return f"there is no key {key}; " + (
+        f"{node} has {', '.join(there)}" if node and there else "--help lists all keys"
+    )
+
+
+def check_keys(config: DictConfig, keys: Iterable[str], command: str) -> None:
+    """Refuse keys that nothing reads, as a YAML of one's own or ``+key=value`` may bring them. Needs no torch.
+
+    Args:
+        config: The composed config.
+        keys: The dotted names of those that are read by name.
+        command: ``train`` or ``eval``.
+
+    Raises:
+        ValueError: The message has the key's present name, or the one that may be meant.
+    """
+    for key, present in RENAMED[command].items():
+        path, _, name = key.rpartition(".")
+        node = OmegaConf.select(config, path) if path else config
+        if isinstance(node, DictConfig) and name in list(node):
+            raise ValueError(f"{key} is now {present}")
+    for path in dict.fromkeys(key.partition(".")[0] for key in keys if "." in key):
+        for name in config[path] if path != "data" else ():  # whose own arguments are checked where it is built
+            if f"{path}.{name}" not in keys:
+                raise ValueError(no_such_key(f"{path}.{name}", keys))
 
 
 def check(config: DictConfig, keys: Mapping[str, Any], given_to: Mapping[str, str]) -> None:
@@ -27,15 +136,17 @@ def check(config: DictConfig, keys: Mapping[str, Any], given_to: Mapping[str, st
 
     Args:
         config: The composed config.
-        keys: Annotations of its own keys.
+        keys: Annotations of the keys that are read by name, by their dotted names.
         given_to: What nodes without a ``_target_`` are given to as keyword arguments, by the nodes' names.
 
     Raises:
         ValueError: The message names the key that the user can set.
     """
-    for name, hint in keys.items():
-        if name in config:
-            _check(config, "", name, hint)
+    for key, hint in keys.items():
+        path, _, name = key.rpartition(".")
+        node = OmegaConf.select(config, path) if path else config
+        if name in node:
+            _check(node, path, name, hint)
     for path, node in nodes(config):
         target = node.get("_target_") or given_to.get(path)  # of the latter, others read the rest
         signature = signature_of(target) if isinstance(target, str) else None
@@ -68,7 +179,7 @@ def nodes(node: Any, path: str = "") -> Iterator[tuple[str, DictConfig]]:
 
 
 def source(node: DictConfig, path: str, name: str) -> str:
-    """The dotted name of the key that a value comes from: ``image_size`` where it is ``${image_size}``."""
+    """The dotted name of the key that a value comes from: ``data.image_size`` where it is ``${data.image_size}``."""
     value = node._get_node(name)
     text = value._value() if value is not None else None
     found = re.fullmatch(r"\$\{(\w[\w.]*)\}", text) if isinstance(text, str) else None
@@ -138,7 +249,7 @@ def words(hint: Any) -> str:
 
 def check_image_size(image_size: int, tokenizer: "Tokenizer") -> None:
     """Refuse images of a size that the tokenizer does not take."""
-    tokenizer.grid(image_size, image_size, f"image_size={image_size}")
+    tokenizer.grid(image_size, image_size, f"data.image_size={image_size}")
 
 
 def instantiate(node: DictConfig) -> Any:
@@ -196,8 +307,9 @@ def _merged_weights(node: dict[str, Any], path: str) -> dict[str, float]:
 def refuse_below(config: DictConfig, least: int, names: Sequence[str]) -> None:
     """Raise ``ValueError`` for keys whose numbers are smaller."""
     for name in names:
-        if config[name] is not None and config[name] < least:
-            raise ValueError(f"{name} must be at least {least}, not {config[name]}")
+        value = OmegaConf.select(config, name)
+        if value is not None and value < least:
+            raise ValueError(f"{name} must be at least {least}, not {value}")
 
 
 def random_weights(node: Any, path: str = "") -> list[str]:

@@ -347,7 +347,7 @@ def test_one_of_several_codebooks(capsys):
     (VectorQuantizer(8, 2), ["restart=0.1", "kmeans_updates", "vq_ema", "vq_cosine", "simvq"], []),
     (VectorQuantizer(8, 2, ema_decay=0.9), ["restart=0.1", "kmeans_updates"], ["vq_ema"]),
     (VectorQuantizer(8, 2, ema_decay=0.9, restart=0.1), ["simvq"], ["restart", "vq_ema"]),
-    (SimVQ(8, 2), ["optimizer.lr", "schedule.warmup", "codebook_size"], ["restart", "kmeans", "simvq"]),
+    (SimVQ(8, 2), ["optimizer.lr", "schedule.warmup", "model.codebook_size"], ["restart", "kmeans", "simvq"]),
 ])  # fmt: skip
 def test_advice_suits_the_head(head, tried, not_tried):
     said = advice(head)

@@ -197,7 +197,7 @@ def test_a_closed_terminal_is_let_go_of(capfd):
 def test_skipped_updates_rotate_no_good_checkpoint_away(train, tmp_path, monkeypatch):
     """NaN from update 4 on, and then no more."""
     run, step = tmp_path / "run", LitTokenizer.training_step
-    words = ["save_every=2", "val_every=50", "updates=6", "loss=l1", "log_every=3", "ckpt=auto"]
+    words = ["log.save_every=2", "log.val_every=50", "optim.updates=6", "loss=l1", "log.every=3", "run.resume=auto"]
     words += ["trainer.limit_val_batches=1"]
 
     def spoiled(self, batch, index):
@@ -227,7 +227,14 @@ def test_a_run_without_a_checkpoint_says_so(train, tmp_path, monkeypatch):
     with pytest.raises(
         NotFinite, match="10 updates in a row were not finite .*; no checkpoint has been written yet. W"
     ):
-        train(tmp_path / "run", "updates=50", "loss=l1", "save_every=1", "val_every=3", "trainer.limit_val_batches=1")
+        train(
+            tmp_path / "run",
+            "optim.updates=50",
+            "loss=l1",
+            "log.save_every=1",
+            "log.val_every=3",
+            "trainer.limit_val_batches=1",
+        )
 
 
 def test_a_finished_run_is_let_go_of(train, tmp_path, monkeypatch):

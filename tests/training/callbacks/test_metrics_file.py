@@ -10,8 +10,8 @@ import pytest
 from vistok.training.callbacks.metrics_file import MetricsFile, read_rows, resumes_in
 from vistok.training.module import LitTokenizer
 
-WORDS = ["schedule.decay=constant", "loss=small_data", "loss.adversary.regularizers.r1.every=2", "save_every=1"]
-WORDS += ["val_every=2", "updates=4", "ckpt=auto"]
+WORDS = ["schedule.decay=constant", "loss=small_data", "loss.adversary.regularizers.r1.every=2", "log.save_every=1"]
+WORDS += ["log.val_every=2", "optim.updates=4", "run.resume=auto"]
 
 
 class Run:

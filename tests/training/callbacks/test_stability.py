@@ -76,7 +76,7 @@ def test_its_state_survives_a_resume():
 
 
 @pytest.mark.parametrize("text, message", [
-    (None, "reference=.* is not a file"),
+    (None, "log.loss_band=.* is not a file"),
     ("step,term\n1,train/l2\n", "must have the columns update, term, low, high"),
     ("update,term,low,high\n1,train/l2,x,2\n", "must have the columns"),
 ])  # fmt: skip
@@ -92,7 +92,7 @@ def test_wrong_references(tmp_path, text, message):
 def test_a_run_says_that_it_left_the_band(train, tmp_path, capsys):
     reference = tmp_path / "reference.csv"
     reference.write_text("update,term,low,high\n0,train/l2,50,60\n1000,train/l2,50,60\n")
-    train(tmp_path / "run", f"reference={reference}", "updates=301", "log_every=100", "val_every=301")
+    train(tmp_path / "run", f"log.loss_band={reference}", "optim.updates=301", "log.every=100", "log.val_every=301")
     assert "train/l2 has been outside the reference band since update 100: now" in capsys.readouterr().out
 
 
@@ -110,9 +110,17 @@ def test_bands_are_recorded_from_runs(tmp_path):
 @pytest.mark.slow
 def test_the_script_records_and_draws(python, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", python)
-    words = ["trainer=debug", "backbone.encoder.channels=8", "codebook_size=16", "latent_dim=4", "image_size=32"]
+    words = [
+        "trainer=debug",
+        "backbone.encoder.channels=8",
+        "model.codebook_size=16",
+        "model.latent_dim=4",
+        "data.image_size=32",
+    ]
     script = load("stability")
-    script.main([*words, "updates=4", "val_every=4"], seeds=2, folder=tmp_path / "runs", output=tmp_path / "band")
+    script.main(
+        [*words, "optim.updates=4", "log.val_every=4"], seeds=2, folder=tmp_path / "runs", output=tmp_path / "band"
+    )
     with (tmp_path / "band.csv").open() as file:
         terms = {row["term"] for row in csv.DictReader(file)}
     assert {"train/l2", "train/psnr", "train/discriminator", "train/accuracy_real"} <= terms
@@ -123,7 +131,7 @@ def test_the_script_records_and_draws(python, tmp_path, monkeypatch):
 def test_the_comparison_of_adversaries_runs(python, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", python)
     script = load("adversaries")
-    words = ["trainer=debug", "backbone.encoder.channels=8", "codebook_size=16", "latent_dim=4"]
+    words = ["trainer=debug", "backbone.encoder.channels=8", "model.codebook_size=16", "model.latent_dim=4"]
     names = ["L2 alone", "StyleGAN2, R1", "ST-LPIPS"]
     missing = f"ST-LPIPS={tmp_path / 'nothing.pth'}"
     arguments = script.parser().parse_args([*names, "--updates", "5", "--weights", missing])
@@ -141,7 +149,7 @@ def test_every_run_of_the_comparison_composes(compose):
     script = load("adversaries")
     for words in script.RUNS.values():
         config = compose("train", "trainer=debug", *words)
-        assert set(config.loss.image_losses) <= set(config.loss.weights)
+        assert set(config.loss.image_losses) <= set(config.loss.loss_weights)
     with_weights = {name: script.weights(name, "FILE") for name in ("LPIPS-VGG", "ST-LPIPS", "MobileNetV2 layers")}
     assert [word.split(".")[2] for word in with_weights.values()] == ["lpips", "stlpips", "features"]
     for name, word in with_weights.items():

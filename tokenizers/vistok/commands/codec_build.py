@@ -1,8 +1,8 @@
 """Builds a codec, which compresses images and decompresses them, from tokenizers.
 
 The tokenizers have the same networks and differ in their codebooks: a trained one, those that
-``python -m vistok codec reduce`` made of it, and those further trained with ``trainable=codebook``. Each is a rate of
-the codec. The images, best those that it was trained on, tell how often codes are chosen.
+``python -m vistok codec reduce`` made of it, and those further trained with ``model.trainable=codebook``. Each is a
+rate of the codec. The images, best those that it was trained on, tell how often codes are chosen.
 """
 
 import argparse

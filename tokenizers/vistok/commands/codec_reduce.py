@@ -1,7 +1,7 @@
 """Clusters the codewords of a tokenizer: the same networks with fewer codewords.
 
 Each reduced tokenizer is an exported folder like any other, named by its size: to evaluate, to train further with
-``init=``, or to make a codec of.
+``model.init=``, or to make a codec of.
 """
 
 import argparse

@@ -12,7 +12,7 @@ from typing import Any, TextIO
 import hydra
 from omegaconf import DictConfig
 
-from vistok.commands import config_help, overrides
+from vistok.commands import config_help, keys, overrides
 from vistok.commands.failures import guard
 from vistok.terminal import stop
 
@@ -57,6 +57,7 @@ def start(main: Callable[[], None], words: Sequence[str], name: str, verb: str =
         sys.stdout.write(config_help.text(program, verb or name, name, CONFIGS) + "\n")
         return
     try:
+        keys.refuse_renamed(name, words)
         sys.argv = [sys.argv[0], *overrides.readable(words)]
     except ValueError as error:
         stop(str(error))
@@ -71,7 +72,8 @@ def start(main: Callable[[], None], words: Sequence[str], name: str, verb: str =
         if sys.stderr is not held or ended.code != 1 or "Traceback" in text:
             raise
         held.truncate(held.seek(0))
-        stop(f"{' '.join(text.split())} (HYDRA_FULL_ERROR=1 shows where)")
+        text = " ".join(text.split())
+        stop(keys.explained(text, name, words, CONFIGS) or f"{text} (HYDRA_FULL_ERROR=1 shows where)")
     finally:
         _composed()
 

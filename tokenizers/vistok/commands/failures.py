@@ -12,11 +12,11 @@ from typing import Any
 from vistok.processes import signals
 from vistok.terminal import stop
 
-AGAIN = "the same command goes on from the last checkpoint with ckpt=auto"
+AGAIN = "the same command goes on from the last checkpoint with run.resume=auto"
 MEMORY = (
-    "what to try: a smaller batch_size with a larger accumulate, which learns the same; python -m vistok estimate "
-    "gpu_memory=GIB, which prints the batch that fits; trainer.precision=bf16-mixed; "
-    "backbone.encoder.checkpoint=true of a ViT; a smaller image_size"
+    "what to try: a smaller data.batch_size with a larger optim.accumulate, which learns the same; python -m vistok "
+    "estimate run.gpu_memory=GIB, which prints the batch that fits; trainer.precision=bf16-mixed; "
+    "backbone.encoder.checkpoint=true of a ViT; a smaller data.image_size"
 )
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # What gloo and NCCL say; their errors are RuntimeErrors or, under NCCL, of classes of torch.distributed.

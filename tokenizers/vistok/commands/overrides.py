@@ -13,7 +13,19 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
 WORD = re.compile(r"(?P<key>[+~]*[\w./@:-]+)=(?P<value>.*)", re.DOTALL)
-PATHS = ("tokenizer", "ckpt", "init", "run_dir", "output", "reference", "save_reference", "root", "urls", "val_urls")
+PATHS = (
+    "tokenizer",
+    "resume",
+    "init",
+    "dir",
+    "out",
+    "reference",
+    "save_reference",
+    "loss_band",
+    "root",
+    "urls",
+    "val_urls",
+)
 
 
 def readable(words: Sequence[str]) -> list[str]:

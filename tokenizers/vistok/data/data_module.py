@@ -85,7 +85,7 @@ class ImageDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         if self.trainer and self.trainer.lightning_module.batches != self.batches:
-            raise ValueError("ckpt= is of a run on shards: it has no position in these images to resume from")
+            raise ValueError("run.resume= is of a run on shards: it has no position in these images to resume from")
         rank, world_size = rank_of(self.trainer)
         start = self.images_read // (self.batch_size * world_size)
         sampler = EndlessSampler(len(self.train), self.batch_size, self.seed, rank, world_size, start)
@@ -142,8 +142,8 @@ class ImageDataModule(pl.LightningDataModule):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if (state["images"], state["seed"]) != (len(self.train), self.seed):
             raise ValueError(
-                f"the checkpoint is of a run on {state['images']:,} images with seed={state['seed']}, not on "
-                f"{len(self.train):,} with seed={self.seed}: there is no position in their order to resume from"
+                f"the checkpoint is of a run on {state['images']:,} images with run.seed={state['seed']}, not on "
+                f"{len(self.train):,} with run.seed={self.seed}: there is no position in their order to resume from"
             )
         self.batches, self.images_read = state["batches"], state["seen"]
         if "skipped" in state:  # earlier checkpoints do not have it

@@ -18,7 +18,15 @@ SHORT_SIDE = 128  # of the held-out photos in pixels; larger for larger crops
 
 
 def sample(
-    image_size: int = 64, batch_size: int = 32, epoch_length: int = 4096, num_workers: int = 0, seed: int = 0
+    image_size: int = 64,
+    batch_size: int = 32,
+    epoch_length: int = 4096,
+    num_workers: int = 0,
+    seed: int = 0,
+    crop: str = "random",
+    resize: int | None = None,
+    min_crop: float = 0.8,
+    flip: bool = False,
 ) -> ImageDataModule:
     """Data module of crops of seven colour photos for training, and of two others for validation: coffee, astronaut.
 
@@ -32,10 +40,16 @@ def sample(
         epoch_length: Number of crops in an epoch.
         num_workers: Number of processes that crop.
         seed: Seed of the crops.
+        crop: Not used, like the following arguments: recipes set them for ``folder``, and so run on the sample too.
+        resize: Not used.
+        min_crop: Not used.
+        flip: Not used.
     """
     smallest = min(min(photo(name).size) for name in TRAIN)
     if image_size > smallest:
-        raise ValueError(f"data=sample has photos of {smallest} pixels and up: image_size={image_size} does not fit")
+        raise ValueError(
+            f"data=sample has photos of {smallest} pixels and up: data.image_size={image_size} does not fit"
+        )
     held_out = FixedCrops(HELD_OUT, image_size)
     return ImageDataModule(
         train=RandomCrops(TRAIN, image_size, epoch_length, seed),

@@ -9,14 +9,16 @@ from vistok import configuration
 # Those that are read here, beside those that are handed on to a _target_.
 KEYS = {
     "tokenizer": str | list[str],
-    "family_config": dict | None,
-    "lpips": dict[str, str | None] | None,
-    **dict.fromkeys(("family", "dinov2", "device", "reference", "save_reference"), str | None),
-    **dict.fromkeys(("image_size", "batch_size", "seed"), int),
-    "rate": float | None,
-    "output": str,
-    "take_over": bool,
-    "partial_every": float,
+    "run.out": str,
+    "run.take_over": bool,
+    "run.device": str | None,
+    "run.partial_every": float,
+    **dict.fromkeys(("run.seed", "data.image_size", "data.batch_size"), int),
+    "model.family": str | None,
+    "model.family_config": dict | None,
+    "model.rate": float | None,
+    "metrics.lpips": dict[str, str | None] | None,
+    **dict.fromkeys(("metrics.dinov2", "metrics.reference", "metrics.save_reference"), str | None),
 }
 
 
@@ -27,15 +29,19 @@ def check_config(config: DictConfig) -> None:
         ValueError: The message names the key.
     """
     configuration.refuse_missing(config)
+    configuration.check_keys(config, KEYS, "eval")
     configuration.check(config, KEYS, {})
-    configuration.refuse_below(config, 1, ("image_size", "batch_size"))
-    configuration.refuse_below(config, 0, ("seed", "partial_every"))
-    if config.rate is not None and not 0 <= config.rate <= 1:
-        raise ValueError(f"rate={config.rate} must be a share in [0, 1]")
+    configuration.refuse_below(config, 1, ("data.image_size", "data.batch_size"))
+    configuration.refuse_below(config, 0, ("run.seed", "run.partial_every"))
+    rate = config.model.rate
+    if rate is not None and not 0 <= rate <= 1:
+        raise ValueError(f"model.rate={rate} must be a share in [0, 1]")
     if config.data.get("resize") == 0:
-        raise ValueError("data.resize=0: the protocol says how images are cut; protocol=fvq leaves their size alone")
-    output = Path(config.output)
+        raise ValueError(
+            "data.resize=0: the protocol decides how images are cropped; protocol=fvq leaves their size alone"
+        )
+    output = Path(config.run.out)
     if output.exists():
-        raise ValueError(f"output={output} exists already and is not overwritten")
+        raise ValueError(f"run.out={output} exists already and is not overwritten")
     if output.suffix in (".html", ".npz"):
-        raise ValueError(f"output={output} is the JSON; files of other kinds are written beside it")
+        raise ValueError(f"run.out={output} is the JSON; files of other kinds are written beside it")

@@ -38,10 +38,10 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         FileNotFoundError: A tokenizer does not exist.
     """
     check_config(config)
-    output = Path(config.output)
+    output = Path(config.run.out)
     with (
-        processes(config.device) as device,
-        locks.held_for_all_ranks(locks.beside(output), f"output={output}", config.take_over, "take_over=true"),
+        processes(config.run.device) as device,
+        locks.held_for_all_ranks(locks.beside(output), f"run.out={output}", config.run.take_over, "run.take_over=true"),
     ):
         if device.type == "cpu":
             keep_freed_pages()  # otherwise most time goes to memory pages of the kernel
@@ -51,11 +51,11 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         if not console.is_terminal:
             console.width = WIDTH
         paths = [config.tokenizer] if isinstance(config.tokenizer, str) else list(config.tokenizer)
-        tokenizers = [load(path, config.family, config.family_config) for path in paths]
+        tokenizers = [load(path, config.model.family, config.model.family_config) for path in paths]
         protocols = configuration.instantiate(config.protocol)
         data = configuration.instantiate(config.data)
         for tokenizer in tokenizers:
-            check(tokenizer, data, config.rate)
+            check(tokenizer, data, config.model.rate)
         networks, unavailable = networks_of(config, protocols.values())
         if networks.feature_networks and data.num_test is not None and data.num_test < 2:
             raise ValueError(TOO_FEW)
@@ -68,19 +68,19 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
             data,
             protocols,
             networks,
-            rate=config.rate,
+            rate=config.model.rate,
             device=device,
-            reference=config.reference,
+            reference=config.metrics.reference,
             partial_folder=output.parent,
-            partial_every=config.partial_every,
+            partial_every=config.run.partial_every,
             console=console,
-            take_over=config.take_over,
+            take_over=config.run.take_over,
         )
         if rank > 0:
             return {}
         report = report_of(config, paths, tokenizers, data, protocols, results, unavailable, device)
-        if config.save_reference:
-            save_reference(Path(config.save_reference), data, protocols, results[0].scores)
+        if config.metrics.save_reference:
+            save_reference(Path(config.metrics.save_reference), data, protocols, results[0].scores)
         write(report, results, output)
         for done in results:
             done.forget()
@@ -94,5 +94,5 @@ def check(tokenizer: Tokenizer, data: Data, rate: float | None) -> None:
     """Refuses a tokenizer that does not fit the data or the rate."""
     if rate is not None and granularities_of(tokenizer) != 2:
         name = type(tokenizer.quantizer).__name__
-        raise ValueError(f"rate={rate} needs a dynamic head of two granularities, not a {name}")
+        raise ValueError(f"model.rate={rate} needs a dynamic head of two granularities, not a {name}")
     configuration.check_image_size(data.image_size, tokenizer)

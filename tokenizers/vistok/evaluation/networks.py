@@ -46,24 +46,24 @@ def networks_of(config: DictConfig, protocols: Sequence[Protocol]) -> tuple[Scor
     """
     features, lpips, unavailable = [], {}, {}
     wanted = {name for protocol in protocols for name in protocol.distances}
-    for net, weights in (config.lpips or {}).items():
+    for net, weights in (config.metrics.lpips or {}).items():
         name = f"lpips_{net}"
         if name in wanted and weights is not None:
             try:
                 lpips[name] = LPIPS(net, weights)
             except WeightsUnavailable as error:
                 unavailable[name] = str(error)
-    if config.network:
-        model = config.network.get("model")
+    if feature_network := config.get("feature_network"):
+        model = feature_network.get("model")
         try:
-            features.append(configuration.instantiate(config.network))
+            features.append(configuration.instantiate(feature_network))
         except InstantiationException as error:
             if not isinstance(error.__cause__, WeightsUnavailable):
                 raise
             unavailable[f"frechet_{model}" if model else "rfid"] = str(error.__cause__)
-    if config.dinov2:
+    if config.metrics.dinov2:
         try:
-            features.append(DINOv2(config.dinov2))
+            features.append(DINOv2(config.metrics.dinov2))
         except WeightsUnavailable as error:
-            unavailable[f"frechet_dinov2_{config.dinov2}"] = str(error)
+            unavailable[f"frechet_dinov2_{config.metrics.dinov2}"] = str(error)
     return ScoringNetworks(tuple(features), lpips), unavailable

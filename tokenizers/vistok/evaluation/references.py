@@ -103,14 +103,14 @@ def load_references(path: Path, descriptions: Mapping[str, dict]) -> dict[str, F
         ValueError: The file is not such a file, or lacks a description; the message names the difference.
     """
     if not path.is_file():
-        raise ValueError(f"reference={path} is not a file")
+        raise ValueError(f"metrics.reference={path} is not a file")
     tensors, about = evaluation_statistics.read(path)
     found = {}
     for name, wanted in descriptions.items():
         fitting = [key for key, held in about.items() if all(held.get(k) == v for k, v in wanted.items())]
         if not fitting:
             nearest = min(about.values(), key=lambda held: sum(held.get(k) != v for k, v in wanted.items()))
-            raise ValueError(f"reference={path} is of something else: {differences(nearest, wanted)}")
+            raise ValueError(f"metrics.reference={path} is of something else: {differences(nearest, wanted)}")
         prefix = f"{fitting[0]}/"
         own = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
         found[name] = FeatureStatistics.restored(own)

@@ -29,7 +29,7 @@ from vistok.terminal import say
 from vistok.tokenizer import Tokenizer, fingerprint
 
 FORMAT = 6  # format 5 hashed the tokenizer in another way
-TOO_FEW = "a Fréchet distance needs at least 2 images; network=none omits it"
+TOO_FEW = "a Fréchet distance needs at least 2 images; feature_network=none omits it"
 
 
 class Result:
@@ -136,7 +136,7 @@ def score(
             with ExitStack() as lock:
                 if partial_folder:
                     state, what = locks.beside(partial_folder / key), "the state of the same evaluation"
-                    lock.enter_context(locks.held_for_all_ranks(state, what, take_over, "take_over=true"))
+                    lock.enter_context(locks.held_for_all_ranks(state, what, take_over, "run.take_over=true"))
                 run(scores, tokenizer, data, crop, rate, device, partial, partial_every, console, title)
             scores.gather()
             if not scores.names:

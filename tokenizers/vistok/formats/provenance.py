@@ -1,14 +1,19 @@
 """Facts about a tokenizer in its run or exported folder: data, metrics, versions and config."""
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from vistok.formats.tokenizer_paths import CONFIG, exported_folder, shipped
 from vistok.untrusted.bounded_json import read_object
 
-OF_RUN = ("name", "image_size", "batch_size", "seed")  # keys of a run's config.yaml for the model card
+OF_RUN = {  # for the model card: keys of a run's config.yaml, and their former names, which older runs have
+    "name": ("run.name", "name"),
+    "image_size": ("data.image_size", "image_size"),
+    "batch_size": ("data.batch_size", "batch_size"),
+    "seed": ("run.seed", "seed"),
+}
 
 
 def about_of(source: str | Path) -> dict[str, Any]:
@@ -21,6 +26,7 @@ def about_of(source: str | Path) -> dict[str, Any]:
         about |= stored if type(stored) is dict else {}
     run = folder / "config.yaml"
     if run.is_file():
-        config = cast(DictConfig, OmegaConf.load(run))
-        about |= {name: config[name] for name in OF_RUN if config.get(name) is not None}
+        config = OmegaConf.load(run)
+        values = {name: [OmegaConf.select(config, key) for key in keys] for name, keys in OF_RUN.items()}
+        about |= {name: value for name, found in values.items() for value in found if value is not None}
     return about

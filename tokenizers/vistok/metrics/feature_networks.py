@@ -145,7 +145,7 @@ class DINOv2(FeatureNetwork):
         from torch_fidelity.feature_extractor_dinov2 import FeatureExtractorDinoV2
 
         if model not in self.dims:
-            raise ValueError(f"dinov2={model} must be one of {', '.join(self.dims)}")
+            raise ValueError(f"metrics.dinov2={model} must be one of {', '.join(self.dims)}")
         with fixed_seed(), downloading(f"DINOv2's {model}", "put facebookresearch/dinov2 into torch.hub's cache"):
             self.network = FeatureExtractorDinoV2(f"dinov2-{model}", ["dinov2"])
         self.name, self.dim = f"dinov2_{model}", self.dims[model]

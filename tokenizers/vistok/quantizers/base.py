@@ -229,7 +229,7 @@ class Quantizer(nn.Module, ABC):
     def advice(self) -> list[str]:
         """Changes to try when a codebook has collapsed."""
         ideas = ["a larger quantizer.loss_weights.entropy"] if "entropy" in self.loss_names else []
-        return [*ideas, "a lower optimizer.lr", "a longer schedule.warmup", "a smaller codebook_size"]
+        return [*ideas, "a lower optimizer.lr", "a longer schedule.warmup", "a smaller model.codebook_size"]
 
     def learn_alone(self) -> "Quantizer":
         """Calls ``update`` for every training forward, before the next one: for loops that do not call it.

@@ -74,7 +74,7 @@ class DiVeQ:
 class CodewordGradient:
     """Returns the codeword with its gradient: the decoder trains the codebook and, unlike straight-through, no encoder.
 
-    For codebooks with frozen networks (``trainable=codebook``), where a gradient to the latent would have no effect.
+    For codebooks with frozen networks (``model.trainable=codebook``), where a gradient to the latent would be lost.
     """
 
     def __call__(self, z: Tensor, z_q: Tensor) -> Tensor:

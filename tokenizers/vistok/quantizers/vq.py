@@ -235,7 +235,7 @@ class VectorQuantizer(Quantizer):
         if self.ema_decay is None:
             ideas.append("quantizer=vq_ema, a codebook of moving averages")
         if not self.cosine:
-            ideas.append("quantizer=vq_cosine with latent_dim=8, or another low one")
+            ideas.append("quantizer=vq_cosine with model.latent_dim=8, or another low one")
         ideas.append("quantizer=simvq or quantizer=vqbridge, where all codewords move together")
         return ideas + super().advice()
 

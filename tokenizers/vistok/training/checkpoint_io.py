@@ -106,13 +106,13 @@ def read(path: Path) -> dict[str, Any]:
         ValueError: The file does not exist, or is not such a checkpoint.
     """
     if not path.is_file():
-        raise ValueError(f"ckpt={path} is not a file")
+        raise ValueError(f"run.resume={path} is not a file")
     try:
         checkpoint = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except (RuntimeError, pickle.UnpicklingError, EOFError, OSError) as error:
-        raise ValueError(f"ckpt={path} cannot be read as a checkpoint: {error}") from error
+        raise ValueError(f"run.resume={path} cannot be read as a checkpoint: {error}") from error
     if not isinstance(checkpoint, dict) or not set(checkpoint) >= PARTS:
-        raise ValueError(f"ckpt={path} is not a checkpoint of a run of train.py")
+        raise ValueError(f"run.resume={path} is not a checkpoint of a run of train.py")
     return checkpoint
 
 

@@ -287,13 +287,13 @@ def show(estimated: Estimate, memory: float | None, about: str) -> None:
     for name, size in estimated.memory.items():
         table.add_row(name, in_units(size), "for any batch")
     table.add_row("activations, their gradients", in_units(estimated.per_image), "for each image")
-    table.add_row("peak", in_units(estimated.peak), f"with batch_size={estimated.batch}")
+    table.add_row("peak", in_units(estimated.peak), f"with data.batch_size={estimated.batch}")
     get_console().print(table)
     if memory is None:
         return
     fitting = estimated.fitting(memory)
     say(
-        f"{memory / GIB:g} GiB hold batch_size={fitting}, with {SLACK:.0%} and {in_units(CONTEXT)} kept free",
+        f"{memory / GIB:g} GiB hold data.batch_size={fitting}, with {SLACK:.0%} and {in_units(CONTEXT)} kept free",
         "green" if fitting >= estimated.batch else "yellow",
     )
 

@@ -30,14 +30,14 @@ def leave_codebooks(tokenizer: "Tokenizer", adversary: "Adversary | None" = None
         head.requires_grad_(True).train()
         if not any(True for _ in head.parameters()):
             raise ValueError(
-                f"trainable=codebook: this {type(head).__name__} has no codebook that is learned by gradient; take "
-                "quantizer=vq"
+                f"model.trainable=codebook: this {type(head).__name__} has no codebook that is learned by gradient; "
+                "take quantizer=vq"
             )
         if adversary is not None and not decoder_teaches(head):
             name = type(head.estimator).__name__
             raise ValueError(
-                f"trainable=codebook: the {name} estimator passes the decoder's gradient to the encoder, which is "
-                "frozen; take estimator=codeword, or a loss without an adversary"
+                f"model.trainable=codebook: the {name} estimator passes the decoder's gradient to the encoder, which "
+                "is frozen; take estimator=codeword, or a loss without an adversary"
             )
 
 

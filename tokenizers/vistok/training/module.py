@@ -39,7 +39,7 @@ class LitTokenizer(pl.LightningModule):
         tokenizer: The tokenizer to train.
         image_losses: Losses ``loss(reconstruction, images)`` by name. A loss with an argument ``mask`` also gets the
             mask of the batch, (b, 1, H, W) bool or None; the same holds for output losses.
-        weights: Weight of every term by name: terms of the head, of image, output and latent losses, and with an
+        loss_weights: Weight of every term by name: terms of the head, of image, output and latent losses, and with an
             adversary ``adversarial``, ``discriminator`` and its regularizers.
         optimizer: Function from parameters to an optimizer; it makes those of the generator and the discriminator.
         schedule: Factor of both learning rates for each update.
@@ -60,7 +60,7 @@ class LitTokenizer(pl.LightningModule):
         self,
         tokenizer: Tokenizer,
         image_losses: Mapping[str, nn.Module],
-        weights: Mapping[str, float],
+        loss_weights: Mapping[str, float],
         optimizer: MakeOptimizer,
         schedule: Schedule,
         adversary: Adversary | None = None,
@@ -79,11 +79,11 @@ class LitTokenizer(pl.LightningModule):
         self.latent_losses = nn.ModuleDict(latent_losses or {})
         self.output_losses = nn.ModuleDict(output_losses or {})
         self.adversary = adversary
-        self.weights = dict(weights)
+        self.loss_weights = dict(loss_weights)
         self.masked = [
             name for losses in (self.image_losses, self.output_losses) for name in losses_with_argument(losses, "mask")
         ]
-        self.unused = tuple(name for name, weight in self.weights.items() if not weight)
+        self.unused = tuple(name for name, weight in self.loss_weights.items() if not weight)
         self.make_optimizer = optimizer
         self.schedule, self.clip, self.accumulate = schedule, clip, accumulate
         self.average = None if ema_decay is None else AveragedTokenizer(tokenizer, ema_decay)
@@ -100,11 +100,11 @@ class LitTokenizer(pl.LightningModule):
 
         terms = {*tokenizer.quantizer.loss_names, *self.pixel_losses, *self.latent_losses}
         terms |= set(adversary.loss_names) if adversary else set()
-        if terms != set(self.weights):
+        if terms != set(self.loss_weights):
             raise ValueError(
                 "every loss term needs a weight and every weight a term: "
-                f"without a weight: {sorted(terms - set(self.weights)) or 'none'}; "
-                f"without a term: {sorted(set(self.weights) - terms) or 'none'}"
+                f"without a weight: {sorted(terms - set(self.loss_weights)) or 'none'}; "
+                f"without a term: {sorted(set(self.loss_weights) - terms) or 'none'}"
             )
 
     @property
@@ -187,19 +187,19 @@ class LitTokenizer(pl.LightningModule):
         output = self.tokenizer.decoder_output(quantized.latent, images.shape[-2:], quantized.keep, context)
         balance = BalancedBackward(output, self.tokenizer.pixels.out)
         pixel_terms = self.compare(balance.detached, balance.reconstruction, images, batch.mask)
-        balance.compare(weighted_sum(pixel_terms, self.weights), self._loss_parameters())
+        balance.compare(weighted_sum(pixel_terms, self.loss_weights), self._loss_parameters())
         latent_terms = {name: loss(quantized.latent, images) for name, loss in self.latent_losses.items()}
         latent_terms = quantized.losses | latent_terms
         terms, scales, discriminated = latent_terms | pixel_terms, {}, None
         if adversarial:
             generated, scales = self._add_adversarial(balance, quantized.latent)
             terms["adversarial"] = generated.term
-        self._backward(balance.loss() + weighted_sum(latent_terms, self.weights))
+        self._backward(balance.loss() + weighted_sum(latent_terms, self.loss_weights))
         if adversarial:
             discriminated = self.adversary.discriminator_step(
                 balance.reconstruction, images, self.updates, generated.logits
             )
-            loss = sum(self.weights[name] * term for name, term in discriminated.terms.items())
+            loss = sum(self.loss_weights[name] * term for name, term in discriminated.terms.items())
             self._backward(loss, inputs=self.adversary.trained)  # no gradients of the reconstruction
             terms |= discriminated.terms
 
@@ -260,7 +260,7 @@ class LitTokenizer(pl.LightningModule):
             scales["adversarial"] = balance.ratio(generated.gradient, reached, self.adversary.max_weight)
         if self.adversary.warmup:
             scales["adversarial"] = scales.get("adversarial", 1.0) * self.adversary.strength(self.updates)
-        balance.oppose(weighted_sum({"adversarial": generated.gradient}, self.weights, scales))
+        balance.oppose(weighted_sum({"adversarial": generated.gradient}, self.loss_weights, scales))
         return generated, scales
 
     def _descend(self, optimizer: Optimizer, norm: Tensor, applied: Tensor) -> None:

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from vistok.configuration import (
     check,
     check_image_size,
+    check_keys,
     instantiate,
     loss_weights,
     random_weights,
@@ -42,8 +43,10 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, float]:
         ValueError: The config is inconsistent, or a checkpoint, data or hardware does not fit it.
     """
     _check_config(config)
-    if config.gpu_memory is not None:
-        raise ValueError(f"gpu_memory={config.gpu_memory} is for python -m vistok estimate, which trains nothing")
+    if config.run.gpu_memory is not None:
+        raise ValueError(
+            f"run.gpu_memory={config.run.gpu_memory} is for python -m vistok estimate, which trains nothing"
+        )
     import pytorch_lightning as pl
 
     from vistok import speed
@@ -54,12 +57,12 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, float]:
 
     _check_hardware(config)
     environment = launchers.environment(config.trainer.devices, config.trainer.num_nodes)
-    health = CodebookHealth(on_collapse=config.on_collapse)
+    health = CodebookHealth(on_collapse=config.optim.on_collapse)
     with ExitStack() as lock:
         existing = run_folder.existing_folder(config)
         if existing:  # before anything is read that another run may be writing
-            lock.enter_context(run_folder.locked(existing, config.take_over))
-        pl.seed_everything(config.seed, workers=True, verbose=False)
+            lock.enter_context(run_folder.locked(existing, config.run.take_over))
+        pl.seed_everything(config.run.seed, workers=True, verbose=False)
         data, lit = build(config)
         native.check(lit.tokenizer)
         on_cpu = config.trainer.accelerator == "cpu"
@@ -72,14 +75,14 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, float]:
         checkpoint = run_folder.checkpoint_of(config)
         if checkpoint:
             slim_checkpoint.check_checkpoint(lit, checkpoint)
-        elif config.init:
-            slim_checkpoint.load_slim(lit, Path(config.init), config.family, config.family_config)
+        elif config.model.init:
+            slim_checkpoint.load_slim(lit, Path(config.model.init), config.model.family, config.model.family_config)
         _ = data.sizes  # refuses data without images to train on
         folder, new = run_folder.folder_of(config, checkpoint)
         with run_folder.removed_on_error(folder, new):
             if existing is None:
-                lock.enter_context(run_folder.locked(folder, config.take_over))
-            config = OmegaConf.merge(config, {"run_dir": str(folder)})
+                lock.enter_context(run_folder.locked(folder, config.run.take_over))
+            config = OmegaConf.merge(config, {"run": {"dir": str(folder)}})
             try:
                 trainer = _trainer(config, folder, health, environment)
             except TypeError as error:
@@ -131,7 +134,7 @@ def job_of_sweep(config: DictConfig, folder: str) -> DictConfig:
         config: The composed config.
         folder: Folder of the job in the folder of the sweep.
     """
-    return OmegaConf.merge(config, {"run_dir": config.run_dir or folder, "ckpt": config.ckpt or "auto"})
+    return OmegaConf.merge(config, {"run": {"dir": config.run.dir or folder, "resume": config.run.resume or "auto"}})
 
 
 def build(config: DictConfig) -> tuple["ImageDataModule", "LitTokenizer"]:
@@ -147,21 +150,23 @@ def build_module(config: DictConfig) -> "LitTokenizer":
     from vistok.training.module import LitTokenizer
 
     tokenizer, loss = instantiate(config.tokenizer), instantiate(config.loss)
-    if config.trainable == "codebook":
+    if config.model.trainable == "codebook":
         leave_codebooks(tokenizer, loss.get("adversary"))
-    weights = loss_weights(config.quantizer)
-    loss["weights"] |= {name: weights[name] for name in tokenizer.quantizer.loss_names if name in weights}
+    of_head = loss_weights(config.quantizer)
+    weights = dict(config.loss.loss_weights)
+    weights |= {name: of_head[name] for name in tokenizer.quantizer.loss_names if name in of_head}
     for name, weight in tokenizer.named_parameters():
         if not weight.numel():
             raise ValueError(f"tokenizer.{name} would have the shape {tuple(weight.shape)}: a number of channels is 0")
     return LitTokenizer(
         tokenizer=tokenizer,
         **loss,
+        loss_weights=weights,
         optimizer=optimizer_of(config),
         schedule=instantiate(config.schedule),
-        ema_decay=config.ema_decay,
-        clip=config.clip,
-        accumulate=config.accumulate,
+        ema_decay=config.optim.ema_decay,
+        clip=config.optim.clip,
+        accumulate=config.optim.accumulate,
     )
 
 
@@ -178,74 +183,79 @@ def optimizer_of(config: DictConfig) -> Callable[..., Any]:
 
 
 def estimate(config: DictConfig) -> None:
-    """Prints a run's requirements, and the batch that fits ``gpu_memory`` GiB; needs no data, weights or GPU.
+    """Prints a run's requirements, and the batch that fits ``run.gpu_memory`` GiB; needs no data, weights or GPU.
 
     Raises:
         ValueError: The config is inconsistent.
     """
-    memory = config.gpu_memory
+    memory = config.run.gpu_memory
     if memory is not None and (isinstance(memory, bool | str) or not memory > 0):
-        raise ValueError(f"gpu_memory is the memory of a GPU in GiB, above 0, not {memory!r}")
-    _check_config(OmegaConf.merge(config, {"data": None}))
+        raise ValueError(f"run.gpu_memory is the memory of a GPU in GiB, above 0, not {memory!r}")
+    config = OmegaConf.merge(config)
+    config.data = {name: config.data[name] for name in ("image_size", "batch_size")}
+    _check_config(config)
     from vistok.training import cost
 
-    config = OmegaConf.merge(config, {"weights": "random"})  # shapes are all that matters, so nothing is downloaded
+    config.run.frozen_weights = "random"  # shapes are all that matters, so nothing is downloaded
     gpu, precision = config.trainer.accelerator != "cpu", config.trainer.precision
     ddp = str(config.trainer.strategy).startswith("ddp")
 
     def build() -> "LitTokenizer":
         lit = build_module(config)
-        check_image_size(config.image_size, lit.tokenizer)
+        check_image_size(config.data.image_size, lit.tokenizer)
         return lit
 
-    estimated = cost.estimate(build, config.image_size, config.batch_size, gpu, precision, ddp)
-    about = f"{config.name}: {config.image_size} pixels, {precision} on {'a GPU' if gpu else 'the CPU'}"
+    estimated = cost.estimate(build, config.data.image_size, config.data.batch_size, gpu, precision, ddp)
+    about = f"{config.run.name}: {config.data.image_size} pixels, {precision} on {'a GPU' if gpu else 'the CPU'}"
     cost.show(estimated, None if memory is None else memory * cost.GIB, about)
 
 
-# What the keys are that are read here, beside those that are handed on to a _target_.
+# Annotations of the keys that are read here, beside those that are handed on to a _target_.
 KEYS = {
-    "name": str | int | float,
-    "trainable": str,
-    "weights": str,
-    "family": str | None,
-    "family_config": dict | None,
-    "on_collapse": Literal["restart", "reinitialise"] | None,
-    **dict.fromkeys(("run_dir", "ckpt", "init", "reference"), str | None),
-    **dict.fromkeys(("debug", "take_over"), bool),
-    **dict.fromkeys(("seed", "image_size", "batch_size", "accumulate", "updates"), int),
-    **dict.fromkeys(("val_every", "log_every", "keep_checkpoints", "adversarial_start"), int),
-    **dict.fromkeys(("latent_dim", "codebook_size"), int),
-    "save_every": int | None,
-    **dict.fromkeys(("ema_decay", "clip"), float | None),
+    "run.name": str | int | float,
+    "run.frozen_weights": str,
+    "run.gpu_memory": Any,
+    **dict.fromkeys(("run.dir", "run.resume"), str | None),
+    **dict.fromkeys(("run.debug", "run.take_over"), bool),
+    **dict.fromkeys(("run.seed", "data.image_size", "data.batch_size"), int),
+    **dict.fromkeys(("model.latent_dim", "model.codebook_size"), int),
+    **dict.fromkeys(("model.init", "model.family", "log.loss_band"), str | None),
+    "model.family_config": dict | None,
+    "model.trainable": str,
+    **dict.fromkeys(("optim.updates", "optim.accumulate", "optim.adversarial_start"), int),
+    **dict.fromkeys(("optim.clip", "optim.ema_decay"), float | None),
+    "optim.on_collapse": Literal["restart", "reinitialise"] | None,
+    **dict.fromkeys(("log.every", "log.val_every", "log.keep_checkpoints"), int),
+    "log.save_every": int | None,
 }
 GIVEN_TO = {
     "trainer": "pytorch_lightning.Trainer",
     "loss": "vistok.training.module.LitTokenizer",
     "speed": "vistok.speed.prepare",
-    "augmentation": "vistok.data.folder",
 }
 COUNTS = (
-    "updates",
-    "batch_size",
-    "accumulate",
-    "val_every",
-    "log_every",
-    "save_every",
-    "keep_checkpoints",
-    "image_size",
-    "latent_dim",
+    "optim.updates",
+    "data.batch_size",
+    "optim.accumulate",
+    "log.val_every",
+    "log.every",
+    "log.save_every",
+    "log.keep_checkpoints",
+    "data.image_size",
+    "model.latent_dim",
 )
 
 
 def _check_config(config: DictConfig) -> None:
     """Refuses errors that are visible in the config alone."""
     refuse_missing(config)
-    check(OmegaConf.merge(config, {"run_dir": config.run_dir or "runs"}), KEYS, GIVEN_TO)
+    check_keys(config, KEYS, "train")
+    check(OmegaConf.merge(config, {"run": {"dir": config.run.dir or "runs"}}), KEYS, GIVEN_TO)
     refuse_below(config, 1, COUNTS)
-    refuse_below(config, 2, ("codebook_size",))
-    refuse_below(config, 0, ("seed",))
-    for name in () if config.debug else random_weights({"weights": config.weights, "loss": config.loss}):
+    refuse_below(config, 2, ("model.codebook_size",))
+    refuse_below(config, 0, ("run.seed",))
+    random = config.run.frozen_weights == "random"
+    for name in () if config.run.debug else ["run.frozen_weights"] * random + random_weights({"loss": config.loss}):
         raise ValueError(f"{name}=random trains on meaningless losses: it is for trainer=debug only")
     if "16" in str(config.trainer.precision) and "bf16" not in str(config.trainer.precision):
         raise ValueError(
@@ -253,13 +263,14 @@ def _check_config(config: DictConfig) -> None:
             "scaled gradients, and on a CPU torch's float16 is far slower than float32; use speed=fast (bf16-mixed) "
             "or speed=exact (32-true)"
         )
-    if config.trainable not in ("all", "codebook"):
-        raise ValueError(f"trainable must be all or codebook, not {config.trainable!r}")
-    if config.trainable == "codebook" and not (config.init or config.ckpt):
-        raise ValueError("trainable=codebook needs trained networks around the codebook: give init=")
-    if config.ema_decay is not None and "ShardedStrategy" in str(config.trainer.strategy):
+    if config.model.trainable not in ("all", "codebook"):
+        raise ValueError(f"model.trainable must be all or codebook, not {config.model.trainable!r}")
+    if config.model.trainable == "codebook" and not (config.model.init or config.run.resume):
+        raise ValueError("model.trainable=codebook needs trained networks around the codebook: give model.init=")
+    if config.optim.ema_decay is not None and "ShardedStrategy" in str(config.trainer.strategy):
         raise ValueError(
-            f"ema_decay={config.ema_decay} has no place with trainer=fsdp: weights in parts are not averaged"
+            f"optim.ema_decay={config.optim.ema_decay} has no place with trainer=fsdp: weights in parts are not "
+            "averaged"
         )
 
 
@@ -300,22 +311,24 @@ def _trainer(
     metrics = MetricsFile(run / "metrics.csv")
     return pl.Trainer(
         **instantiate(config.trainer),
-        logger=instantiate(config.logger) if config.logger else False,
+        logger=instantiate(config.logger) if config.get("logger") else False,
         callbacks=[
             health,
             FiniteMonitor(run),
-            StabilityMonitor(config.reference),
+            StabilityMonitor(config.log.loss_band),
             Pictures(run),
             metrics,
-            LastCheckpoint(run / LAST, config.save_every),  # after what belongs to an update, before what only shows it
+            LastCheckpoint(
+                run / LAST, config.log.save_every
+            ),  # after what belongs to an update, before what only shows it
             ProgressLine(),
             MissedValidation(metrics),
         ],
-        plugins=[SafeCheckpointIO(config.keep_checkpoints), *environment],
+        plugins=[SafeCheckpointIO(config.log.keep_checkpoints), *environment],
         max_epochs=-1,  # the module stops the trainer after its updates
-        val_check_interval=config.val_every * config.accumulate,
+        val_check_interval=config.log.val_every * config.optim.accumulate,
         check_val_every_n_epoch=None,
-        log_every_n_steps=config.log_every * config.accumulate,
+        log_every_n_steps=config.log.every * config.optim.accumulate,
         num_sanity_val_steps=0,
         enable_checkpointing=False,  # LastCheckpoint counts updates, not optimizer steps
         enable_progress_bar=False,

@@ -18,16 +18,16 @@ METRICS = "metrics.json"  # written last, when a run is closed
 
 
 def checkpoint_of(config: DictConfig) -> Path | None:
-    """Checkpoint that ``ckpt`` selects: that file, or for ``auto`` the newest undamaged one of the run's folder.
+    """Checkpoint that ``run.resume`` selects: that file, or for ``auto`` the newest undamaged one of the run's folder.
 
-    The folder is ``run_dir``, or else the newest below ``runs/NAME``.
+    The folder is ``run.dir``, or else the newest below ``runs/NAME``.
 
     Returns:
-        None if ``ckpt`` is not set, or ``auto`` finds no checkpoint.
+        None if ``run.resume`` is not set, or ``auto`` finds no checkpoint.
     """
-    if config.ckpt != "auto":
-        return Path(config.ckpt) if config.ckpt else None
-    folder = Path(config.run_dir) if config.run_dir else newest_run(Path("runs") / str(config.name))
+    if config.run.resume != "auto":
+        return Path(config.run.resume) if config.run.resume else None
+    folder = Path(config.run.dir) if config.run.dir else newest_run(Path("runs") / str(config.run.name))
     return checkpoint_io.newest_valid(folder / LAST, _say) if folder else None
 
 
@@ -39,12 +39,12 @@ def newest_run(parent: Path) -> Path | None:
 
 def existing_folder(config: DictConfig) -> Path | None:
     """Existing folder of a run that resumes, or that a new run would overwrite; None for a new run."""
-    if config.run_dir is not None:
-        folder = Path(config.run_dir)
-    elif config.ckpt == "auto":
-        folder = newest_run(Path("runs") / str(config.name))
+    if config.run.dir is not None:
+        folder = Path(config.run.dir)
+    elif config.run.resume == "auto":
+        folder = newest_run(Path("runs") / str(config.run.name))
     else:
-        folder = _run_of(Path(config.ckpt)) if config.ckpt else None
+        folder = _run_of(Path(config.run.resume)) if config.run.resume else None
     return folder if folder and folder.is_dir() else None
 
 
@@ -54,39 +54,39 @@ def locked(folder: Path, take_over: bool) -> Iterator[None]:
     if rank_zero_only.rank != 0:
         yield
         return
-    with locks.held(folder / locks.NAME, f"run_dir={folder}", take_over, "take_over=true"):
+    with locks.held(folder / locks.NAME, f"run.dir={folder}", take_over, "run.take_over=true"):
         yield
 
 
 def folder_of(config: DictConfig, checkpoint: Path | None) -> tuple[Path, bool]:
     """Folder of this run, created by rank 0, which alone writes to it; never one that holds another run.
 
-    A run that resumes from a checkpoint in its own folder stays there. With ``ckpt=auto`` so does a run that was killed
-    before its first checkpoint.
+    A run that resumes from a checkpoint in its own folder stays there. With ``run.resume=auto`` so does a run that was
+    killed before its first checkpoint.
 
     Returns:
         The folder, and True if it was created.
     """
     own = _run_of(checkpoint) if checkpoint else None
-    if config.run_dir is None and own:
+    if config.run.dir is None and own:
         return own, False
-    run = Path(config.run_dir or Path("runs") / str(config.name) / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+    run = Path(config.run.dir or Path("runs") / str(config.run.name) / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
     if rank_zero_only.rank != 0 or (own and run.resolve() == own.resolve()):
         return run, False
-    if config.run_dir is not None and _has_files(run) and not (config.ckpt == "auto" and _was_killed_early(run)):
-        raise ValueError(f"run_dir={run} exists already and is not overwritten; ckpt=auto continues it")
+    if config.run.dir is not None and _has_files(run) and not (config.run.resume == "auto" and _was_killed_early(run)):
+        raise ValueError(f"run.dir={run} exists already and is not overwritten; run.resume=auto continues it")
     first, n = run, 1
     while True:
         try:
             run.mkdir(parents=True)
             return run, True
         except FileExistsError:  # two runs may start in the same second
-            if config.run_dir is not None:
+            if config.run.dir is not None:
                 return run, False
             n += 1
             run = first.with_name(f"{first.name}_{n}")
         except OSError as error:
-            raise ValueError(f"run_dir={run}: {error.strerror}") from error
+            raise ValueError(f"run.dir={run}: {error.strerror}") from error
 
 
 @contextmanager

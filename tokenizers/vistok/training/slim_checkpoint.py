@@ -39,7 +39,7 @@ def load_slim(
 ) -> None:
     """Initialises a run from the weights of a run, an exported folder, ``slim.safetensors`` or a published file.
 
-    Optimizers, schedule and discriminator start anew, so that the discriminator starts at ``adversarial_start`` again.
+    Optimizers, schedule and discriminator start anew; the discriminator starts at ``optim.adversarial_start`` again.
 
     Args:
         lit: The module to train.
@@ -53,16 +53,16 @@ def load_slim(
     """
     file = weights_to_train(path)
     if not file.is_file():
-        raise ValueError(f"init={file} is not a file")
+        raise ValueError(f"model.init={file} is not a file")
     weights = None
     if file.suffix == ".safetensors":
         try:
             weights = read_safetensors(file).tensors
         except ValueError as error:
-            raise ValueError(f"init={file} cannot be read: {error}") from error
+            raise ValueError(f"model.init={file} cannot be read: {error}") from error
     if weights is None or not any(name.startswith(OUR_NAMES) for name in weights):
         weights = _published(lit, path, family, family_config)
-    _refuse_differences(f"init={file}", weights, lit.tokenizer.state_dict())
+    _refuse_differences(f"model.init={file}", weights, lit.tokenizer.state_dict())
     lit.tokenizer.load_state_dict(weights)
     if lit.average is not None:
         lit.average.tokenizer.load_state_dict(weights)
@@ -73,12 +73,12 @@ def _published(
 ) -> Mapping[str, Tensor]:
     """Weights of a published file, whose settings must equal the config's where shapes do not determine them."""
     theirs = load(path, family, family_config)
-    _refuse_differences(f"init={path}", theirs.state_dict(), lit.tokenizer.state_dict())
+    _refuse_differences(f"model.init={path}", theirs.state_dict(), lit.tokenizer.state_dict())
     there, here = (settings(native.describe(tokenizer)) for tokenizer in (theirs, lit.tokenizer))
     differences = [f"{name} is {value!r} in the file, {here[name]!r} here"
                    for name, value in there.items() if name in here and here[name] != value]  # fmt: skip
     if differences:
-        raise ValueError(f"init={path} does not fit the config: {'; '.join(differences)}")
+        raise ValueError(f"model.init={path} does not fit the config: {'; '.join(differences)}")
     return theirs.state_dict()
 
 
@@ -104,8 +104,8 @@ def check_checkpoint(lit: "LitTokenizer", path: Path) -> None:
     checkpoint = checkpoint_io.read(path)
     updates = checkpoint["updates"]
     if updates >= lit.schedule.updates and _updates_of_report(path.parent.parent / METRICS) >= updates:
-        raise ValueError(f"ckpt={path} has made all of its updates: {updates}; raise updates= to continue")
-    _refuse_differences(f"ckpt={path}", checkpoint["state_dict"], lit.saved(lit.state_dict()))
+        raise ValueError(f"run.resume={path} has made all of its updates: {updates}; raise optim.updates= to continue")
+    _refuse_differences(f"run.resume={path}", checkpoint["state_dict"], lit.saved(lit.state_dict()))
 
 
 def _updates_of_report(path: Path) -> int:

@@ -57,7 +57,7 @@ def close_run(run: Path, lit: LitTokenizer, data: Data, metrics: dict[str, float
     except ValueError as error:
         raise ValueError(
             f"{error}\nThe run could not be exported. Its weights are kept in {run}; once the problem is solved, the "
-            f"same command with run_dir={run} ckpt=auto exports and closes it"
+            f"same command with run.dir={run} run.resume=auto exports and closes it"
         ) from error
     write_json(report, run / run_folder.METRICS)
     if lit.updates < lit.schedule.updates:
@@ -72,8 +72,8 @@ def close_run(run: Path, lit: LitTokenizer, data: Data, metrics: dict[str, float
 
 def print_resume_command(run: Path, lit: LitTokenizer, overrides: list[str]) -> None:
     """Prints the command that resumes an interrupted run; ``overrides`` are the arguments that started it."""
-    again = [word for word in overrides if not word.startswith(("ckpt=", "run_dir="))]
-    command = program("train") + " " + shlex.join([*again, f"ckpt={run / 'checkpoints' / 'last.ckpt'}"])
+    again = [word for word in overrides if not word.startswith(("run.resume=", "run.dir="))]
+    command = program("train") + " " + shlex.join([*again, f"run.resume={run / 'checkpoints' / 'last.ckpt'}"])
     say(f"\ninterrupted after {lit.updates:,} updates; everything is saved. To resume:\n  {command}")
 
 

@@ -53,7 +53,9 @@ class CodebookHealth(pl.Callback):
 
     def __init__(self, on_collapse: str | None = None, rule: CollapseRule = CollapseRule()):
         if on_collapse is not None and on_collapse not in ACTIONS:
-            raise ValueError(f"on_collapse must be {' or '.join(ACTIONS)}, or null for neither, not {on_collapse!r}")
+            raise ValueError(
+                f"optim.on_collapse must be {' or '.join(ACTIONS)}, or null for neither, not {on_collapse!r}"
+            )
         self.on_collapse, self.rule = on_collapse, rule
         self.detectors: list[CollapseDetector] = []
         self.last_chosen: list[Tensor] = []  # (n,) int64 for each part: updates at the end of the last window with it

@@ -12,8 +12,8 @@ import pytorch_lightning as pl
 from vistok.terminal import say
 
 ADVICE = (
-    "a later adversarial_start, loss.adversary.warmup=1000, a smaller loss.weights.adversarial, loss=small_data's R1, "
-    "LeCam and DiffAug, or more images"
+    "a later optim.adversarial_start, loss.adversary.warmup=1000, a smaller loss.loss_weights.adversarial, "
+    "loss=small_data's R1, LeCam and DiffAug, or more images"
 )
 
 
@@ -38,14 +38,16 @@ def read_bands(path: str | Path) -> dict[str, Band]:
         ValueError: The file does not exist, or lacks these columns.
     """
     if not Path(path).is_file():
-        raise ValueError(f"reference={path} is not a file")
+        raise ValueError(f"log.loss_band={path} is not a file")
     rows = defaultdict(list)
     with Path(path).open() as file:
         try:
             for row in csv.DictReader(file):
                 rows[row["term"]].append((int(row["update"]), float(row["low"]), float(row["high"])))
         except (KeyError, TypeError, ValueError) as error:
-            raise ValueError(f"reference={path} must have the columns update, term, low, high: {error!r}") from error
+            raise ValueError(
+                f"log.loss_band={path} must have the columns update, term, low, high: {error!r}"
+            ) from error
     return {term: Band(*map(list, zip(*sorted(points), strict=True))) for term, points in rows.items()}
 
 

@@ -1,0 +1,102 @@
+"""Messages about keys of the command line that a config does not have: renamed, misspelt, or of another choice."""
+
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.object_type import ObjectType
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from vistok import configuration
+
+KEY = re.compile(r"[+~]*([\w./:-]+)(?:@[\w.:]+)?(?:=|$)")
+# Of Hydra's messages: for a key that there is not, and for a choice that a group has not.
+NO_KEY = re.compile(r"Could not (?:override|delete from config\.|append to config\.) '([\w./@:-]+)'")
+NO_CHOICE = re.compile(r"Could not find '([\w./-]+)/([\w.-]+)' Available options in '[^']+': (.*?) Config search path")
+
+
+def refuse_renamed(command: str, words: Sequence[str]) -> None:
+    """Raise ``ValueError`` for keys that have been renamed; the message has the present name of each."""
+    found = {}
+    for word in words:
+        key = None if word.startswith("-") else KEY.match(word)
+        if key and (present := configuration.renamed(command, key[1])):
+            found[key[1]] = present
+    if found:
+        raise ValueError("; ".join(f"{key} is now {present}" for key, present in found.items()))
+
+
+def explained(text: str, command: str, words: Sequence[str], configs: Path) -> str | None:
+    """One line for a message of Hydra's about a key or a choice that there is not; None for its other messages.
+
+    Args:
+        text: The message.
+        command: ``train`` or ``eval``.
+        words: The command line.
+        configs: The folder of the configs.
+    """
+    if choice := NO_CHOICE.search(text):
+        group, wanted, choices = choice[1], choice[2], choice[3].split()
+        found = configuration.similar(wanted, choices)
+        meant = f": did you mean {group}={found[0]}?" if found else ";"
+        return f"there is no {group}={wanted}{meant} {group} may be {', '.join(choices)}"
+    missing = NO_KEY.search(text)
+    if missing is None:
+        return None
+    key = missing[1]
+    others = [word for word in words if not word.startswith("-") and (KEY.match(word) or [""])[0].strip("+~=") != key]
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(configs.resolve()), version_base="1.3"):
+        for given in (others, []):
+            try:
+                return _about(key, hydra.compose(command, given), configs)
+            except (HydraException, OmegaConfBaseException):  # another word is wrong too
+                continue
+    return None
+
+
+def _about(key: str, config: Any, configs: Path) -> str:
+    """The message for a key that a composed config does not have."""
+    group, _, inner = key.partition(".")
+    loader = GlobalHydra.instance().config_loader()
+    groups = [name for name in loader.list_groups("") if name != "hydra"]
+    known = [*_keys(OmegaConf.to_container(config)), *groups]
+    if inner and group in groups and _mentioned(key, configs / group) and not configuration.misspelt(key, known, 0.85):
+        choices = loader.get_group_options(group, ObjectType.CONFIG)
+        having = [f"{group}={choice}" for choice in choices if _has(f"{group}/{choice}", key)]
+        if having:
+            return f"{key} needs {' or '.join(having)}"
+    return configuration.no_such_key(key, known)
+
+
+def _mentioned(key: str, folder: Path) -> bool:
+    """True if a YAML of a group has a key of that name anywhere: to compose all choices takes half a second of CPU."""
+    name = re.compile(rf"\b{re.escape(key.rpartition('.')[2])}:")
+    return any(name.search(path.read_text(encoding="utf-8")) for path in folder.rglob("*.yaml"))
+
+
+def _has(choice: str, key: str) -> bool:
+    """True if the YAML of a group's choice, with those that it builds on, has the key."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # by itself it is no config that Hydra would begin with
+            config = hydra.compose(choice)
+    except (HydraException, OmegaConfBaseException):  # it changes another group
+        return False
+    path, _, name = key.rpartition(".")
+    node = OmegaConf.select(config, path)
+    return OmegaConf.is_dict(node) and name in list(node)  # also one that only the command line can give
+
+
+def _keys(node: Any, path: str = "") -> Iterator[str]:
+    """The dotted names of all keys in nested mappings."""
+    if isinstance(node, dict):
+        for name, value in node.items():
+            yield f"{path}{name}"
+            yield from _keys(value, f"{path}{name}.")
