@@ -1,4 +1,4 @@
-"""Lists in the documentation that the code has: API pages and their navigation, groups of configs, commands.
+"""Lists in the documentation that are made from the code: API pages, their navigation, config groups, commands.
 
     python docs/assets/lists.py    # writes them; tests/test_docs.py fails where one is not up to date
 
@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
+
+from omegaconf import OmegaConf
 
 import vistok
 from vistok.__main__ import COMMANDS
@@ -46,13 +48,11 @@ GROUPS = {  # in configs/: its name on the command line where it is another, and
     "logger": ("", "further logs besides `metrics.csv`"),
     "experiment": ("", "a published recipe: see [Recipes](recipes.md)"),
 }
-OF_EVALUATION = ("feature_network", "protocol")  # docs/evaluation.md tells of them
-NOT_GROUPS = ("slurm",)
 MOST = 22  # choices that are listed
 
 
 def api_pages() -> dict[str, str]:
-    """The API pages by their names: of each package with public names, and the first one."""
+    """Text of the API pages by name: one for each package with public names, and the index."""
     pages = {}
     for name in sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py")):
         package = import_module(f"vistok.{name}")
@@ -73,7 +73,7 @@ def entries(names: list[str]) -> str:
 
 
 def in_order(package: ModuleType) -> list[str]:
-    """The public names of a package, by module and place in it."""
+    """Public names of a package, sorted by module and line."""
 
     def place(name: str) -> tuple[str, int]:
         own = getattr(package, name)
@@ -83,7 +83,7 @@ def in_order(package: ModuleType) -> list[str]:
 
 
 def matching(pattern: str) -> Iterator[str]:
-    """The full names of functions and classes that a pattern with a module's path is of."""
+    """Full names of functions and classes that match a pattern, such as ``vistok.formats.exporters.*.save*``."""
     module, _, name = pattern.rpartition(".")
     paths = PACKAGE.parent.glob(module.replace(".", "/") + ".py")
     for path in sorted(paths):
@@ -98,12 +98,12 @@ def first_line(module: str) -> str:
 
 
 def navigation() -> str:
-    """The API pages in ``mkdocs.yml``."""
+    """Navigation of the API pages in ``mkdocs.yml``."""
     return "".join(f"      - api/{name}.md\n" for name in api_pages())
 
 
 def groups() -> str:
-    """The groups of ``configs/train.yaml`` with their choices."""
+    """Table of the groups of ``configs/train.yaml`` and their choices."""
     lines = ["| group | choices | sets |", "| --- | --- | --- |"]
     for name, (called, about) in GROUPS.items():
         choices = sorted(path.stem for path in (ROOT / "configs" / name).glob("*.yaml"))
@@ -114,14 +114,21 @@ def groups() -> str:
     return "\n".join(lines)
 
 
+def unlisted() -> set[str]:
+    """Groups in ``configs`` that neither the table nor ``eval.yaml`` has."""
+    found = {path.parent.name for path in (ROOT / "configs").glob("*/*.yaml")}
+    defaults = OmegaConf.load(ROOT / "configs" / "eval.yaml").defaults
+    return found - set(GROUPS) - {name for own in defaults if own != "_self_" for name in own}
+
+
 def commands() -> str:
-    """The commands of ``python -m vistok``."""
+    """Table of the commands of ``python -m vistok``."""
     rows = [f"| `{name}` | {about} |" for name, (_, about) in COMMANDS.items()]
     return "\n".join(["| `python -m vistok` | |", "| --- | --- |", *rows])
 
 
 def filled(path: Path, content: str, begin: str = f"{BEGIN}\n\n", end: str = f"\n\n{END}") -> str:
-    """The text of a page with a list in its place."""
+    """Text of a page with a list in its place."""
     before, found, rest = path.read_text().partition(begin)
     _, closed, after = rest.partition(end)
     if not found or not closed:
@@ -130,7 +137,7 @@ def filled(path: Path, content: str, begin: str = f"{BEGIN}\n\n", end: str = f"\
 
 
 def pages() -> dict[Path, str]:
-    """Every file with a list in it, and its text."""
+    """Text of every file with a list in it."""
     found = {DOCS / "api" / f"{name}.md": text for name, text in api_pages().items()}
     site = ROOT / "mkdocs.yml"
     found[site] = filled(site, navigation(), f"      # {HINT}\n", "      # end\n")
