@@ -4,12 +4,17 @@ import inspect
 import pkgutil
 import re
 from pathlib import Path
-from typing import get_type_hints
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
+from vistok import speed
+from vistok.backbones import vit
 from vistok.configuration import fits, words
+from vistok.losses import adversarial, feature_loss, patchgan, stylegan
+from vistok.quantizers import dqvae, vqbridge
 from vistok.signatures import signature_of
+from vistok.training import schedules
 
 ROOT = Path(__file__).parent.parent
 TARGETS = sorted(
@@ -45,6 +50,29 @@ def test_they_are_those_of_what_is_imported(target):
 
 
 NOTHING = ["nothing.at.all", "vistok.nothing", "vistok.quantizers.Nothing", "math.sqrt", "x", ""]
+
+
+CHOICES = {  # arguments that take one of several words, and where those are told apart
+    ("vistok.quantizers.VQBridge", "size"): vqbridge.SIZES,
+    ("vistok.quantizers.VQBridge", "variant"): vqbridge.VARIANTS,
+    ("vistok.quantizers.DynamicQuantizer", "budget"): dqvae.BUDGETS,
+    ("vistok.backbones.ViTEncoder", "positions"): vit.POSITIONS,
+    ("vistok.backbones.ViTDecoder", "activation"): vit.ACTIVATIONS,
+    ("vistok.losses.Adversary", "loss"): adversarial.DISCRIMINATOR_LOSSES,
+    ("vistok.losses.Adversary", "generator_loss"): adversarial.GENERATOR_LOSSES,
+    ("vistok.losses.FeatureLoss", "library"): feature_loss.LIBRARIES,
+    ("vistok.losses.PatchGAN", "norm"): patchgan.NORMS,
+    ("vistok.losses.StyleGAN", "variant"): stylegan.VARIANTS,
+    ("vistok.training.schedules.Schedule", "decay"): schedules.DECAYS,
+    ("vistok.speed.prepare", "compile"): speed.MODES,
+}
+
+
+@pytest.mark.parametrize("target, name", CHOICES)
+def test_annotations_name_all_choices(target, name):
+    hint = signature_of(target).hints[name]
+    (choices,) = [get_args(one) for one in (hint, *get_args(hint)) if get_origin(one) is Literal]
+    assert set(choices) == set(CHOICES[target, name])
 
 
 @pytest.mark.parametrize("target", NOTHING)

@@ -236,7 +236,7 @@ def words(hint: Any) -> str:
     if origin in (Union, types.UnionType):
         return " or ".join(dict.fromkeys(words(one) for one in inner))
     if origin is Literal:
-        return " or ".join(map(str, inner))
+        return " or ".join(map(str, inner)) if len(inner) < 3 else f"one of {', '.join(map(str, inner))}"
     if hint is None or hint in WORDS:
         return WORDS[type(None) if hint is None else hint]
     kind = origin or hint

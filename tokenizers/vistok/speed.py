@@ -3,6 +3,7 @@
 import ctypes
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Literal
 
 import torch
 from torch import nn
@@ -29,7 +30,12 @@ def fast(tokenizer: nn.Module) -> Iterator[None]:
         yield
 
 
-def prepare(*networks: nn.Module, channels_last: bool = False, keep_pages: bool = False, compile: str | None = None):
+def prepare(
+    *networks: nn.Module,
+    channels_last: bool = False,
+    keep_pages: bool = False,
+    compile: Literal["default", "reduce-overhead", "max-autotune"] | None = None,
+):
     """Makes networks faster in place; names and values of their weights are unchanged.
 
     Args:

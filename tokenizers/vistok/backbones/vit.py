@@ -14,6 +14,7 @@ Three published forms differ in a few arguments; all have a final norm and atten
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -97,8 +98,8 @@ class ViTEncoder(Encoder):
         mlp_ratio: float = 4,
         patch: int = 8,
         image_size: int = 256,
-        positions: str = "learned",
-        activation: str = "gelu",
+        positions: Literal["learned", "sincos"] = "learned",
+        activation: Literal["gelu", "tanh"] = "gelu",
         qkv_bias: bool = True,
         pre_norm: bool = False,
         output_mlp_ratio: float | None = 4,
@@ -142,8 +143,8 @@ class ViTDecoder(Decoder):
         mlp_ratio: float = 4,
         patch: int = 8,
         image_size: int = 256,
-        positions: str = "learned",
-        activation: str = "gelu",
+        positions: Literal["learned", "sincos"] = "learned",
+        activation: Literal["gelu", "tanh"] = "gelu",
         qkv_bias: bool = True,
         pre_norm: bool = False,
         output_mlp_ratio: float | None = 4,

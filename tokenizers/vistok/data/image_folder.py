@@ -4,7 +4,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor
@@ -78,7 +78,7 @@ def folder(
     root: str,
     image_size: int,
     batch_size: int,
-    crop: str = "center",
+    crop: Literal["random", "adm", "center"] = "center",
     resize: int | None = None,
     min_crop: float = 0.8,
     flip: bool = False,
@@ -86,7 +86,7 @@ def folder(
     num_workers: int = 0,
     seed: int = 0,
     max_unreadable: float = 0.01,
-    decoder: str = "pillow",
+    decoder: Literal["pillow", "fast"] = "pillow",
     timeout: float = PATIENCE,
     max_pixels: int = MOST_PIXELS,
 ) -> ImageDataModule:

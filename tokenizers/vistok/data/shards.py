@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
@@ -157,7 +157,7 @@ def shards(
     val_urls: str | Sequence[str],
     image_size: int,
     batch_size: int,
-    crop: str = "random",
+    crop: Literal["random", "adm", "center"] = "random",
     resize: int | None = None,
     min_crop: float = 0.8,
     flip: bool = False,
@@ -165,7 +165,7 @@ def shards(
     num_workers: int = 0,
     seed: int = 0,
     max_unreadable: float = 0.01,
-    decoder: str = "pillow",
+    decoder: Literal["pillow", "fast"] = "pillow",
     timeout: float = PATIENCE,
     max_pixels: int = MOST_PIXELS,
 ) -> ShardDataModule:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import torch
 from torch import Tensor, nn
@@ -307,6 +307,8 @@ def _fits(value: Any, hint: Any) -> bool:
         return type(value) is list and len(value) == 2 and all(map(_fits, value, get_args(hint)))
     if origin is Callable:
         return isinstance(value, ESTIMATORS)
+    if origin is Literal:
+        return type(value) is str  # the constructor refuses other choices
     if hint is int:
         return type(value) is int and 0 <= value < MOST
     if hint is float:

@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -117,8 +117,8 @@ class Adversary(nn.Module):
     def __init__(
         self,
         discriminator: nn.Module,
-        loss: str = "hinge",
-        generator_loss: str = "linear",
+        loss: Literal["hinge", "vanilla", "least_squares"] = "hinge",
+        generator_loss: Literal["linear", "non_saturating", "least_squares"] = "linear",
         start: int = 0,
         warmup: int = 0,
         adaptive: bool = False,

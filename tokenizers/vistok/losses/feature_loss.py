@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -44,7 +44,7 @@ class FeatureLoss(FrozenNetwork):
         weights: str | Path = "pretrained",
         stages: Sequence[int] | None = None,
         size: int | None = 224,
-        library: str = "timm",
+        library: Literal["timm", "torchvision"] = "timm",
     ):
         super().__init__()
         if library not in LIBRARIES:

@@ -1,6 +1,7 @@
 """PatchGAN: a discriminator that classifies overlapping patches (pix2pix, arXiv:1611.07004, section 3.2.2)."""
 
 import math
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -26,7 +27,13 @@ class PatchGAN(nn.Module):
 
     repeatable = True  # see Adversary.repeatable
 
-    def __init__(self, channels: int = 64, num_layers: int = 3, in_channels: int = 3, norm: str = "batch"):
+    def __init__(
+        self,
+        channels: int = 64,
+        num_layers: int = 3,
+        in_channels: int = 3,
+        norm: Literal["batch", "group", "none"] = "batch",
+    ):
         super().__init__()
         if norm not in NORMS:
             raise ValueError(f"norm must be one of {', '.join(NORMS)}, not {norm!r}")

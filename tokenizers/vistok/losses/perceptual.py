@@ -3,7 +3,7 @@
 import contextlib
 import io
 import warnings
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +27,7 @@ class LPIPS(nn.Module):
         ValueError: ``net`` is unknown, or the file does not fit it.
     """
 
-    def __init__(self, net: str = "vgg", weights: str = "pretrained"):
+    def __init__(self, net: Literal["vgg", "alex", "squeeze"] = "vgg", weights: str = "pretrained"):
         super().__init__()
         if net not in ("vgg", "alex", "squeeze"):
             raise ValueError(f"net must be vgg, alex or squeeze, not {net!r}")

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -32,7 +33,7 @@ class StyleGAN(nn.Module):
         self,
         size: int,
         channels: Sequence[int] | None = None,
-        variant: str = "stylegan2",
+        variant: Literal["stylegan2", "llamagen"] = "stylegan2",
         group: int = 4,
         in_channels: int = 3,
     ):

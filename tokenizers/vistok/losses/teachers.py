@@ -1,6 +1,7 @@
 """Frozen teacher networks from timm: DINOv2, CLIP, SigLIP or any other."""
 
 from pathlib import Path
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -51,7 +52,7 @@ class Teacher(FrozenNetwork):
         model: str,
         weights: str | Path = "pretrained",
         size: int = 224,
-        resize: str = "nearest",
+        resize: Literal["nearest", "bicubic"] = "nearest",
         patches: bool = False,
         final_norm: bool = True,
     ):

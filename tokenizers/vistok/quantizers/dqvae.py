@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -47,7 +48,7 @@ class DynamicQuantizer(Quantizer):
         head: Quantizer,
         router: FeatureRouter | EntropyRouter,
         rates: Sequence[float] | None = None,
-        budget: str = "plain",
+        budget: Literal["plain", "doubled"] = "plain",
         projection: nn.Conv2d | None = None,
     ):
         super().__init__()
@@ -62,7 +63,8 @@ class DynamicQuantizer(Quantizer):
         if projection is not None and projection.out_channels != head.dim:
             raise ValueError(f"projection makes {projection.out_channels} channels, but head.dim is {head.dim}")
         self.head, self.router, self.projection = head, router, projection
-        self.rates, self.budget = None if rates is None else list(rates), budget
+        self.rates = None if rates is None else list(rates)
+        self.budget: Literal["plain", "doubled"] = budget
         self.register_buffer("targets", None if rates is None else torch.tensor(list(rates)), persistent=False)
         self.dim = head.dim
         self.input_dim = head.dim if projection is None else projection.in_channels

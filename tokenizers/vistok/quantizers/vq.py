@@ -1,7 +1,7 @@
 """Vector quantization: one learned codebook (VQ-VAE, arXiv:1711.00937; VQGAN, arXiv:2012.09841)."""
 
 import warnings
-from typing import cast
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -61,7 +61,7 @@ class VectorQuantizer(Quantizer):
         raw_gradient: bool = False,
         ema_decay: float | None = None,
         restart: float | None = None,
-        restart_unit: str = "even",
+        restart_unit: Literal["even", "vector"] = "even",
         kmeans_updates: int = 0,
         weighted_counts: bool = True,
         entropy_temperature: float | None = None,

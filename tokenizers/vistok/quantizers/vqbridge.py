@@ -1,7 +1,7 @@
 """VQBridge: a codebook mapped by a small transformer over all codewords (FVQ, arXiv:2509.10140)."""
 
 import math
-from typing import cast
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,8 @@ from vistok.quantizers import base
 from vistok.quantizers.estimators import Estimator, StraightThrough
 from vistok.quantizers.mapped import MappedCodebook
 
-SIZES = {"XS": 32, "S": 64, "B": 128, "L": 256, "XL": 512}  # width of the transformer
+Size = Literal["XS", "S", "B", "L", "XL"]
+SIZES: dict[Size, int] = {"XS": 32, "S": 64, "B": 128, "L": 256, "XL": 512}  # width of the transformer
 HEADS = 4
 VARIANTS = ("vit", "dit")
 
@@ -37,10 +38,10 @@ class VQBridge(MappedCodebook):
         self,
         codebook_size: int,
         dim: int,
-        size: str = "L",
+        size: Size = "L",
         patch: int = 4,
         depth: int = 2,
-        variant: str = "vit",
+        variant: Literal["vit", "dit"] = "vit",
         estimator: Estimator = StraightThrough(),
     ):
         super().__init__()

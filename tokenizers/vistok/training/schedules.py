@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 DECAYS = ("constant", "linear", "cosine")
 
@@ -20,7 +21,7 @@ class Schedule:
     """
 
     updates: int
-    decay: str = "constant"
+    decay: Literal["constant", "linear", "cosine"] = "constant"
     warmup: float = 0
     start: float = 0.0
     hold: float = 0.0

@@ -7,7 +7,7 @@ from vistok.formats.importers import vqgan_rules
 from vistok.formats.importers.hyperparameters import need
 from vistok.formats.importers.key_map import Rule, under
 from vistok.quantizers import Quantizer, VectorQuantizer, VQBridge
-from vistok.quantizers.vqbridge import SIZES
+from vistok.quantizers.vqbridge import SIZES, Size
 from vistok.tokenizer import Tokenizer
 
 PLACES = ("0", "1", "2")
@@ -69,7 +69,7 @@ def build_fvq(shapes: vqgan_rules.Shapes, config: Mapping[str, Any], sure: bool)
 
 def bridge(shapes: vqgan_rules.Shapes, size: int, dim: int) -> Quantizer:
     width, _, patch, _ = vqgan_rules.shape(shapes, "quantizer.bridge.compress.weight", 4)
-    names = {value: name for name, value in SIZES.items()}
+    names: dict[int, Size] = {value: name for name, value in SIZES.items()}
     if width not in names:
         raise ValueError(f"its bridge is {width} wide, FVQ's are {', '.join(map(str, names))}")
     variant = "dit" if "quantizer.bridge.positions" in shapes else "vit"
