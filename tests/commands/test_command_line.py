@@ -50,7 +50,7 @@ def test_flags_are_of_one_vocabulary(name):
 
 @pytest.mark.parametrize("name", FLAGGED)
 def test_help_is_complete(name, capsys):
-    """What each argument is, and its default where it has one that is not nothing."""
+    """Each argument has a help that is a noun phrase, with its default if it has one."""
     parser = parser_of(name)
     assert parser.description and "``" not in parser.description
     for action in arguments_of(parser):

@@ -62,25 +62,25 @@ def usage(noun: str = "") -> str:
     ])  # fmt: skip
 
 
-def main(words: Sequence[str] | None = None) -> None:
-    """Hand the words after the verb to the verb's module, which is imported only then."""
-    words = sys.argv[1:] if words is None else list(words)
-    first = words[0] if words else ""
-    if first in ("-h", "--help") or (first in NOUNS and words[1:2] in (["-h"], ["--help"])):
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Hands the arguments after the verb to the verb's module, which is imported only then."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    first = arguments[0] if arguments else ""
+    if first in ("-h", "--help") or (first in NOUNS and arguments[1:2] in (["-h"], ["--help"])):
         sys.stdout.write(usage(first if first in NOUNS else "") + "\n")
         return
     if first == "--version":
         sys.stdout.write(f"{vistok.__version__}\n")
         return
-    if not words:
+    if not arguments:
         sys.stderr.write(usage() + "\n")
         raise SystemExit(2)
-    name = first if first not in NOUNS else " ".join(words[:2])
+    name = first if first not in NOUNS else " ".join(arguments[:2])
     if name not in COMMANDS:
         _refuse(name)
     openmp.share_cores()
     module = import_module(COMMANDS[name][0])
-    rest = words[len(name.split(" ")) :]
+    rest = arguments[len(name.split(" ")) :]
     if name not in HYDRA:
         sys.argv[0] = f"python -m vistok {name}"  # what argparse calls the program
     try:
@@ -93,7 +93,7 @@ def main(words: Sequence[str] | None = None) -> None:
 
 
 def _refuse(name: str) -> NoReturn:
-    """End the process with one line for a command that there is not."""
+    """Ends the process with one line for an unknown command."""
     from vistok.terminal import lines
 
     noun = name.partition(" ")[0]

@@ -47,10 +47,10 @@ class _Definition(NamedTuple):
 
 
 def signature_of(target: str) -> Signature | None:
-    """The signature of what a dotted name stands for; None where its source cannot be found or read.
+    """The signature of a class or a function; None if its source cannot be found or read.
 
     Args:
-        target: As in ``_target_``: a module and a class or a function in it, ``torch.nn.Conv2d``.
+        target: Its dotted name, as in ``_target_``: ``torch.nn.Conv2d``.
     """
     module, _, name = target.rpartition(".")
     try:
@@ -172,7 +172,7 @@ def _find(module_name: str, name: str, depth: int = 0) -> Any:
 
 
 def _bound(module: _Module, name: str, depth: int = 0) -> Any:
-    """What a name stands for in a module."""
+    """The definition that a name in a module stands for."""
     node = module.names.get(name)
     if isinstance(node, ast.ImportFrom):
         (alias,) = [alias for alias in node.names if (alias.asname or alias.name) == name]
@@ -184,7 +184,7 @@ def _bound(module: _Module, name: str, depth: int = 0) -> Any:
 
 
 def _referenced(module: _Module, node: ast.expr) -> Any:
-    """What an expression of names and dots stands for."""
+    """The definition that an expression of names and dots stands for."""
     if isinstance(node, ast.Subscript):
         return _referenced(module, node.value)
     if isinstance(node, ast.Name):

@@ -34,16 +34,16 @@ class Parser(argparse.ArgumentParser):
         self.renamed = {**RENAMED, **(renamed or {})}
 
     def flag(self, name: str, **settings: Any) -> None:
-        """Add a flag of the vocabulary, or with ``help`` one of the verb's own; a default is named in its help."""
+        """Adds a flag of the vocabulary, or with ``help`` one of the verb's own; its help names the default."""
         settings = {**VOCABULARY.get(name, {}), **settings}
         default = settings.get("default")
         if default is not None:
-            shown = " ".join(map(str, default)) if isinstance(default, list) else f"{default}"
-            settings["help"] += f" (default: {shown})"
+            text = " ".join(map(str, default)) if isinstance(default, list) else f"{default}"
+            settings["help"] += f" (default: {text})"
         self.add_argument(name, **settings)
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
-        """Name the present flag where a former one is given, before argparse calls it unknown."""
+        """Names the present flag for a former one, before argparse calls it unknown."""
         for word in args or ():
             name = word.partition("=")[0]
             present = self.renamed.get(name)
@@ -58,13 +58,13 @@ class Parser(argparse.ArgumentParser):
 def at_least(least: int) -> Callable[[str], int]:
     """A whole number that is not smaller."""
 
-    def whole_number(text: str) -> int:
+    def integer(text: str) -> int:
         value = int(text)
         if value < least:
             raise argparse.ArgumentTypeError(f"must be at least {least}, not {value}")
         return value
 
-    return whole_number
+    return integer
 
 
 def number(above: float = -math.inf) -> Callable[[str], float]:

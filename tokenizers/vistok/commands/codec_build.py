@@ -25,24 +25,24 @@ from vistok.terminal import say
 from vistok.tokenizer import Tokenizer
 
 
-def main(words: Sequence[str] | None = None) -> None:
-    """Run the command with the words that follow its name."""
-    guard(run, parser().parse_args(words), again="nothing is left of it, and the same command begins anew")
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command with the arguments that follow its name."""
+    guard(run, parser().parse_args(arguments), again="nothing is left of it, and the same command begins anew")
 
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of the command."""
-    words = Parser("codec build", __doc__)
-    words.add_argument("tokenizers", nargs="+", metavar="TOKENIZER", help="run folders or exported folders")
-    words.flag("--images")
-    words.flag("--out", help="new folder of the codec, which is also an export of the first tokenizer")
-    words.flag("--image-size")
-    words.flag("--num-images")
-    return words
+    parser = Parser("codec build", __doc__)
+    parser.add_argument("tokenizers", nargs="+", metavar="TOKENIZER", help="run folders or exported folders")
+    parser.flag("--images")
+    parser.flag("--out", help="new folder of the codec, which is also an export of the first tokenizer")
+    parser.flag("--image-size")
+    parser.flag("--num-images")
+    return parser
 
 
 def run(asked: argparse.Namespace) -> None:
-    """Check, count and write."""
+    """Counts codes and writes the codec."""
     tokenizers = [inference_copy(load(source)) for source in asked.tokenizers]
     for source, other in zip(asked.tokenizers[1:], tokenizers[1:], strict=True):
         refuse_other_networks(tokenizers[0], other, source)
@@ -64,7 +64,7 @@ def run(asked: argparse.Namespace) -> None:
 
 
 def refuse_other_networks(first: Tokenizer, other: Tokenizer, source: str) -> None:
-    """Raise ``ValueError`` unless two tokenizers differ in nothing but the size and values of their codebooks."""
+    """Raises ``ValueError`` unless two tokenizers differ in nothing but the size and values of their codebooks."""
     theirs, ours = ({k: v for k, v in t.state_dict().items() if not k.startswith("quantizer.")} for t in (other, first))
     different = [name for name in ours | theirs if name not in ours or name not in theirs]
     different += [name for name in ours if name in theirs and not torch.equal(ours[name], theirs[name])]

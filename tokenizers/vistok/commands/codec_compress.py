@@ -20,36 +20,36 @@ from vistok.processes.patience import PATIENCE, within
 from vistok.terminal import say
 
 
-def main(words: Sequence[str] | None = None) -> None:
-    """Run the command with the words that follow its name."""
-    guard(run, parser().parse_args(words), again="nothing is left of it, and the same command begins anew")
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command with the arguments that follow its name."""
+    guard(run, parser().parse_args(arguments), again="nothing is left of it, and the same command begins anew")
 
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of the command."""
-    words = Parser("codec compress", __doc__, {"--rate": "--codebook", "--packets": "--num-packets"})
-    words.add_argument("image", metavar="IMAGE", help="JPEG, PNG, WebP, AVIF, GIF, BMP, TIFF, PPM or JPEG 2000 file")
-    words.flag("--codec", required=True, metavar="PATH", help="folder that python -m vistok codec build wrote")
-    words.flag("--out", help="compressed file to write; an existing one is replaced")
-    words.flag(
+    parser = Parser("codec compress", __doc__, {"--rate": "--codebook", "--packets": "--num-packets"})
+    parser.add_argument("image", metavar="IMAGE", help="JPEG, PNG, WebP, AVIF, GIF, BMP, TIFF, PPM or JPEG 2000 file")
+    parser.flag("--codec", required=True, metavar="PATH", help="folder that python -m vistok codec build wrote")
+    parser.flag("--out", help="compressed file to write; an existing one is replaced")
+    parser.flag(
         "--codebook",
         type=at_least(0),
         metavar="N",
         default=0,
         help="index of one of the codec's codebooks; 0 is the largest, with the best images",
     )
-    words.flag(
+    parser.flag(
         "--coding", choices=("best", *CODINGS), default="best", help="entropy coding of the codes; best tries them all"
     )
-    words.flag(
+    parser.flag(
         "--num-packets", type=at_least(1), metavar="N", default=1, help="parts of the file, any of which may be lost"
     )
-    words.flag("--max-pixels", default=stream.MAX_PIXELS, help="pixels of the largest image that is accepted")
-    return words
+    parser.flag("--max-pixels", default=stream.MAX_PIXELS, help="pixels of the largest image that is accepted")
+    return parser
 
 
 def run(asked: argparse.Namespace) -> None:
-    """Compress and say how small it became."""
+    """Compresses the image and prints the size of the file."""
     out, codec = Path(asked.out), load(asked.codec)
     try:
         read = partial(read_rgb, max_pixels=asked.max_pixels)

@@ -15,24 +15,24 @@ from vistok.files import atomic_write
 from vistok.processes import locks
 
 
-def main(words: Sequence[str] | None = None) -> None:
-    """Run the command with the words that follow its name."""
-    guard(run, parser().parse_args(words), again="nothing is left of it, and the same command begins anew")
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command with the arguments that follow its name."""
+    guard(run, parser().parse_args(arguments), again="nothing is left of it, and the same command begins anew")
 
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of the command."""
-    words = Parser("codec decompress", __doc__)
-    words.add_argument("file", metavar="FILE", help="compressed file")
-    words.flag("--codec", required=True, metavar="PATH", help="folder of the codec that the file was compressed with")
-    words.flag("--out", help="image file to write; .png loses nothing more")
-    words.flag("--conceal", action="store_true", help="guess the codes that were lost with damaged packets")
-    words.flag("--max-pixels", default=stream.MAX_PIXELS, help="pixels of the largest image that is accepted")
-    return words
+    parser = Parser("codec decompress", __doc__)
+    parser.add_argument("file", metavar="FILE", help="compressed file")
+    parser.flag("--codec", required=True, metavar="PATH", help="folder of the codec that the file was compressed with")
+    parser.flag("--out", help="image file to write; .png loses nothing more")
+    parser.flag("--conceal", action="store_true", help="guess the codes that were lost with damaged packets")
+    parser.flag("--max-pixels", default=stream.MAX_PIXELS, help="pixels of the largest image that is accepted")
+    return parser
 
 
 def run(asked: argparse.Namespace) -> None:
-    """Decompress and write."""
+    """Decompresses the file and writes the image."""
     out = Path(asked.out)
     Image.init()
     if out.suffix.lower() not in Image.EXTENSION or Image.EXTENSION[out.suffix.lower()] not in Image.SAVE:

@@ -20,31 +20,33 @@ from vistok.formats.provenance import about_of
 from vistok.terminal import say
 
 
-def main(words: Sequence[str] | None = None) -> None:
-    """Run the command with the words that follow its name."""
-    guard(run, parser().parse_args(words), again="nothing is left of it, and the same command begins anew")
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command with the arguments that follow its name."""
+    guard(run, parser().parse_args(arguments), again="nothing is left of it, and the same command begins anew")
 
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of the command."""
-    words = Parser("codec reduce", __doc__)
-    words.add_argument("tokenizer", metavar="TOKENIZER", help=TOKENIZER)
-    words.flag("--sizes", type=int, nargs="+", metavar="N", required=True, help="numbers of codewords in each codebook")
-    words.flag("--out", help="new folder, with a folder of each size in it")
-    words.flag(
+    parser = Parser("codec reduce", __doc__)
+    parser.add_argument("tokenizer", metavar="TOKENIZER", help=TOKENIZER)
+    parser.flag(
+        "--sizes", type=int, nargs="+", metavar="N", required=True, help="numbers of codewords in each codebook"
+    )
+    parser.flag("--out", help="new folder, with a folder of each size in it")
+    parser.flag(
         "--images",
         required=False,
         help="folder of images (its subfolder train, if it has a split) or tar shards: codewords are weighted by how "
         "often these images choose them (default: all alike)",
     )
-    words.flag("--image-size")
-    words.flag("--num-images")
-    words.flag("--seed", help="seed of the start of k-means")
-    return words
+    parser.flag("--image-size")
+    parser.flag("--num-images")
+    parser.flag("--seed", help="seed of the start of k-means")
+    return parser
 
 
 def run(asked: argparse.Namespace) -> None:
-    """Reduce and write."""
+    """Clusters the codewords and writes a tokenizer for each size."""
     tokenizer = inference_copy(load(asked.tokenizer))
     head = tokenizer.quantizer
     tables = tables_of(head)
@@ -62,7 +64,9 @@ def run(asked: argparse.Namespace) -> None:
             weights = counts_of(grids[0], head.codebook_sizes)
         for size in asked.sizes:
             smaller = [reduced(table, size, weight, asked.seed) for table, weight in zip(tables, weights, strict=True)]
-            told = {"reduced": {"from": list(head.codebook_sizes), "weighted by": asked.images, "seed": asked.seed}}
-            native.save(with_head(tokenizer, with_tables(head, smaller)), folder / str(size), about | told)
+            reduction = {
+                "reduced": {"from": list(head.codebook_sizes), "weighted by": asked.images, "seed": asked.seed}
+            }
+            native.save(with_head(tokenizer, with_tables(head, smaller)), folder / str(size), about | reduction)
     for size in asked.sizes:
         say(f"{Path(asked.out) / str(size)}: {size:,} codewords")

@@ -22,44 +22,46 @@ from vistok.processes import locks
 from vistok.terminal import say
 
 
-def main(words: Sequence[str] | None = None) -> None:
-    """Run the command with the words that follow its name."""
-    guard(run, parser().parse_args(words), again="nothing is left of it, and the same command begins anew")
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command with the arguments that follow its name."""
+    guard(run, parser().parse_args(arguments), again="nothing is left of it, and the same command begins anew")
 
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of the command."""
     renamed = {"--width": "--channels", "--depth": "--num-blocks"}
-    words = Parser("codec train-concealment", __doc__, renamed)
-    words.add_argument("codec", metavar="CODEC", help="folder that python -m vistok codec build wrote")
-    words.flag("--images")
-    words.flag("--image-size")
-    words.flag("--num-images")
-    words.flag("--updates", type=at_least(1), metavar="N", default=2000, help="training steps of the concealment model")
-    words.flag("--batch-size", default=16, help="windows in a training step")
-    words.flag(
+    parser = Parser("codec train-concealment", __doc__, renamed)
+    parser.add_argument("codec", metavar="CODEC", help="folder that python -m vistok codec build wrote")
+    parser.flag("--images")
+    parser.flag("--image-size")
+    parser.flag("--num-images")
+    parser.flag(
+        "--updates", type=at_least(1), metavar="N", default=2000, help="training steps of the concealment model"
+    )
+    parser.flag("--batch-size", default=16, help="windows in a training step")
+    parser.flag(
         "--lr",
         type=number(above=0),
         metavar="RATE",
         default=1e-3,
         help="learning rate of the first training step; it falls to 0 along a cosine",
     )
-    words.flag("--channels", type=at_least(1), metavar="N", default=128, help="channels of the concealment model")
-    words.flag("--num-blocks", type=at_least(1), metavar="N", default=4, help="blocks of the concealment model")
-    words.flag(
+    parser.flag("--channels", type=at_least(1), metavar="N", default=128, help="channels of the concealment model")
+    parser.flag("--num-blocks", type=at_least(1), metavar="N", default=4, help="blocks of the concealment model")
+    parser.flag(
         "--window",
         type=at_least(1),
         metavar="N",
         default=16,
         help="height and width of the window that the concealment model sees, in positions of the code grid",
     )
-    words.flag("--seed", help="seed of the weights, the windows and the hidden positions")
-    words.flag("--replace", action="store_true", help="replace the concealment model that the codec has")
-    return words
+    parser.flag("--seed", help="seed of the weights, the windows and the hidden positions")
+    parser.flag("--replace", action="store_true", help="replace the concealment model that the codec has")
+    return parser
 
 
 def run(asked: argparse.Namespace) -> None:
-    """Train and write."""
+    """Trains the model and writes it."""
     folder = Path(asked.codec)
     if not folder.is_dir():
         raise ValueError(f"{folder} is not a folder")

@@ -31,13 +31,15 @@ def text(program: str, verb: str, name: str, configs: Path) -> str:
     """
     own, of_training = (_defaults(configs / f"{other}.yaml") for other in (name, "train"))
     hidden = _defaults(configs / "eval.yaml") - of_training if name == "train" else set()
-    groups = {path.name: sorted(choice.stem for choice in path.glob("*.yaml")) for path in sorted(configs.iterdir())}
-    shown = {
+    choices_of = {
+        path.name: sorted(choice.stem for choice in path.glob("*.yaml")) for path in sorted(configs.iterdir())
+    }
+    groups = {
         group: choices
-        for group, choices in groups.items()
+        for group, choices in choices_of.items()
         if choices and group not in hidden and (name == "train" or group in own)
     }
-    lines = [f"  {group}: {', '.join(choices)}" for group, choices in shown.items()]
+    lines = [f"  {group}: {', '.join(choices)}" for group, choices in groups.items()]
     wrap = partial(textwrap.fill, width=WIDTH, break_on_hyphens=False)
     return "\n".join([
         f"usage: {program} [GROUP=CHOICE ...] [KEY=VALUE ...]",

@@ -16,26 +16,26 @@ from vistok.data.image_paths import find_images
 from vistok.data.shard_writer import ArraySamples, FolderSamples, convert
 
 
-def main(words: Sequence[str] | None = None) -> None:
-    """Run the command with the words that follow its name."""
-    guard(run, parser().parse_args(words), again="the same command goes on")
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command with the arguments that follow its name."""
+    guard(run, parser().parse_args(arguments), again="the same command goes on")
 
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of the command."""
-    words = Parser("data shards", __doc__)
-    words.flag("--images", help="folder of images, or an .npz file with data, offsets, labels and classes")
-    words.flag("--out", help="folder of the shards: a new one, or that of an interrupted conversion")
-    words.flag("--per-shard", type=at_least(1), metavar="N", default=1000, help="number of images in a shard")
-    words.flag("--seed", help="seed of the random order of the images over all shards")
-    words.flag("--in-order", action="store_true", help="keep the order of the folder or file")
-    words.flag("--timeout", help="seconds to wait for an image before the command ends")
-    words.flag("--take-over")
-    return words
+    parser = Parser("data shards", __doc__)
+    parser.flag("--images", help="folder of images, or an .npz file with data, offsets, labels and classes")
+    parser.flag("--out", help="folder of the shards: a new one, or that of an interrupted conversion")
+    parser.flag("--per-shard", type=at_least(1), metavar="N", default=1000, help="number of images in a shard")
+    parser.flag("--seed", help="seed of the random order of the images over all shards")
+    parser.flag("--in-order", action="store_true", help="keep the order of the folder or file")
+    parser.flag("--timeout", help="seconds to wait for an image before the command ends")
+    parser.flag("--take-over")
+    return parser
 
 
 def run(asked: argparse.Namespace) -> None:
-    """Find out what the images are in, and convert them."""
+    """Writes the shards of a folder or an ``.npz`` file."""
     path = Path(asked.images)
     if not path.exists():
         raise ValueError(f"there is no {path}")

@@ -22,21 +22,21 @@ from vistok.quantizers.routers import BANDWIDTH, BINS
 from vistok.terminal import say
 
 
-def main(words: Sequence[str] | None = None) -> None:
-    """Run the command with the words that follow its name."""
-    guard(run, parser().parse_args(words), again="nothing is left of it, and the same command begins anew")
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command with the arguments that follow its name."""
+    guard(run, parser().parse_args(arguments), again="nothing is left of it, and the same command begins anew")
 
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of the command."""
-    words = Parser("data thresholds", __doc__)
-    words.flag("--images", help="folder of images (its subfolder train, if it has a split), or sample")
-    words.flag("--out", help="JSON file to write; it must be new")
-    words.flag("--image-size")
-    words.flag("--patch", type=at_least(1), metavar="N", default=16, help="height and width of a region, in pixels")
-    words.flag("--low", type=number(), metavar="VALUE", default=-1.0, help="pixel value of the first bin, in [-1, 1]")
-    words.flag("--high", type=number(), metavar="VALUE", default=1.0, help="pixel value of the last bin, in [-1, 1]")
-    words.flag(
+    parser = Parser("data thresholds", __doc__)
+    parser.flag("--images", help="folder of images (its subfolder train, if it has a split), or sample")
+    parser.flag("--out", help="JSON file to write; it must be new")
+    parser.flag("--image-size")
+    parser.flag("--patch", type=at_least(1), metavar="N", default=16, help="height and width of a region, in pixels")
+    parser.flag("--low", type=number(), metavar="VALUE", default=-1.0, help="pixel value of the first bin, in [-1, 1]")
+    parser.flag("--high", type=number(), metavar="VALUE", default=1.0, help="pixel value of the last bin, in [-1, 1]")
+    parser.flag(
         "--rates",
         type=number(),
         nargs="+",
@@ -44,13 +44,13 @@ def parser() -> argparse.ArgumentParser:
         default=[0.5],
         help="shares of the regions that get granularity 1, 2, ...; their sum is below 1",
     )
-    words.flag("--num-images", default=50_000, help="largest number of images, spread evenly over all")
-    words.flag("--num-workers")
-    return words
+    parser.flag("--num-images", default=50_000, help="largest number of images, spread evenly over all")
+    parser.flag("--num-workers")
+    return parser
 
 
 def run(asked: argparse.Namespace) -> None:
-    """Compute, write and print."""
+    """Measures the entropies, writes them and prints the setting."""
     output = Path(asked.out)
     if output.exists():
         raise ValueError(f"--out={output} exists already and is not overwritten")

@@ -11,12 +11,12 @@ from vistok.training import run
 
 
 def start_estimate(config: DictConfig) -> None:
-    """Estimate; a wrong config ends the process."""
+    """Prints an estimate; a wrong config ends the process."""
     _composed()
     openmp.share_cores()
     composition.run(run.estimate, config)
 
 
-def main(words: Sequence[str]) -> None:
-    """Run the command with the words that follow its name: those of ``train``."""
-    _run("train", start_estimate, words, "estimate")
+def main(arguments: Sequence[str]) -> None:
+    """Runs the command with the arguments that follow its name: those of ``train``."""
+    _run("train", start_estimate, arguments, "estimate")

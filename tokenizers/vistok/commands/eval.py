@@ -11,7 +11,7 @@ from vistok.processes import openmp
 
 
 def start_evaluation(config: DictConfig) -> None:
-    """Evaluate; a wrong config ends the process."""
+    """Scores; a wrong config ends the process."""
     _composed()
     openmp.share_cores()
     composition.run(_checked_evaluation, config, again="the same command goes on where this one was")
@@ -24,6 +24,6 @@ def _checked_evaluation(config: DictConfig) -> None:
     evaluate(config)
 
 
-def main(words: Sequence[str]) -> None:
-    """Run the command with the words that follow its name."""
-    _run("eval", start_evaluation, words)
+def main(arguments: Sequence[str]) -> None:
+    """Runs the command with the arguments that follow its name."""
+    _run("eval", start_evaluation, arguments)

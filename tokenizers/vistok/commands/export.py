@@ -32,13 +32,13 @@ TARGETS: dict[str, Callable[..., Parity]] = {
 }
 
 
-def main(words: Sequence[str] | None = None) -> None:
-    """Run the command with the words that follow its name."""
-    guard(run, parser().parse_args(words), again="nothing is left of it, and the same command begins anew")
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command with the arguments that follow its name."""
+    guard(run, parser().parse_args(arguments), again="nothing is left of it, and the same command begins anew")
 
 
 def run(asked: argparse.Namespace) -> None:
-    """Read, write, compare, and upload where that is asked for."""
+    """Writes the tokenizer, compares it and uploads it if asked to."""
     console = Console()
     if asked.half and asked.to != "folder":
         raise ValueError(f"--half is for --to folder, not {asked.to}")
@@ -57,24 +57,24 @@ def run(asked: argparse.Namespace) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of the command."""
-    words = Parser("export", __doc__)
-    words.add_argument("tokenizer", metavar="TOKENIZER", help=TOKENIZER)
-    words.flag("--to", required=True, choices=TARGETS, help="form to write")
-    words.flag("--out", help="new folder")
-    words.flag(
+    parser = Parser("export", __doc__)
+    parser.add_argument("tokenizer", metavar="TOKENIZER", help=TOKENIZER)
+    parser.flag("--to", required=True, choices=TARGETS, help="form to write")
+    parser.flag("--out", help="new folder")
+    parser.flag(
         "--image-size",
         default=None,
         help="height and width in pixels of the images that a Janus tokenizer decodes, or that a graph is fixed to "
         "(default: 256 for janus; any size for a graph)",
     )
-    words.flag("--half", action="store_true", help="store float16, half the size; for --to folder")
-    words.flag("--name", metavar="TEXT", help="name of the model on its card (default: that of its run)")
-    words.flag(
+    parser.flag("--half", action="store_true", help="store float16, half the size; for --to folder")
+    parser.flag("--name", metavar="TEXT", help="name of the model on its card (default: that of its run)")
+    parser.flag(
         "--license", metavar="NAME", help="licence of the weights as the hub calls it, for the card: apache-2.0, mit"
     )
-    words.flag("--evaluation", metavar="PATH", help="JSON file of an evaluation, for the card")
-    words.flag("--family")
-    words.flag("--family-config")
-    words.flag("--push-to", metavar="USER/REPO", help="repository on the Hugging Face hub to upload the folder to")
-    words.flag("--private", action="store_true", help="make a new repository on the hub private")
-    return words
+    parser.flag("--evaluation", metavar="PATH", help="JSON file of an evaluation, for the card")
+    parser.flag("--family")
+    parser.flag("--family-config")
+    parser.flag("--push-to", metavar="USER/REPO", help="repository on the Hugging Face hub to upload the folder to")
+    parser.flag("--private", action="store_true", help="make a new repository on the hub private")
+    return parser

@@ -18,29 +18,29 @@ from vistok.untrusted.bounded_json import short
 from vistok.untrusted.safe_pickle import MAX_NAME, Stub
 from vistok.untrusted.torch_files import Contents, read_tensors
 
-SHOWN = 80  # characters of a value or of a list of names
+MAX_LENGTH = 80  # characters of a value or of a list of names
 
 
-def main(words: Sequence[str] | None = None) -> None:
-    """Run the command with the words that follow its name."""
-    guard(run, parser().parse_args(words), again="nothing is left of it, and the same command begins anew")
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command with the arguments that follow its name."""
+    guard(run, parser().parse_args(arguments), again="nothing is left of it, and the same command begins anew")
 
 
 def run(asked: argparse.Namespace) -> None:
-    """Read and show."""
+    """Reads the file and prints its contents."""
     show(asked.file, read_tensors(asked.file), asked.depth)
 
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of the command."""
-    words = Parser("inspect", __doc__)
-    words.add_argument("file", metavar="FILE", help="checkpoint: .ckpt, .pt, .pth, .bin or .safetensors")
-    words.flag("--depth", type=at_least(1), metavar="N", default=2, help="parts of a key by which tensors are grouped")
-    return words
+    parser = Parser("inspect", __doc__)
+    parser.add_argument("file", metavar="FILE", help="checkpoint: .ckpt, .pt, .pth, .bin or .safetensors")
+    parser.flag("--depth", type=at_least(1), metavar="N", default=2, help="parts of a key by which tensors are grouped")
+    return parser
 
 
 def show(file: str, contents: Contents, depth: int) -> None:
-    """Print the top of the tree, the tensors by the first ``depth`` parts of their keys, and the stubs."""
+    """Prints the top of the tree, the tensors by the first ``depth`` parts of their keys, and the stubs."""
     console = Console()
     tree = contents.tree if type(contents.tree) is dict else {"": contents.tree}
     tensors = list(tensors_in(tree))
@@ -68,7 +68,7 @@ def show(file: str, contents: Contents, depth: int) -> None:
 
 
 def verdict(tree: Any) -> list[str]:
-    """What ``vistok.load`` makes of a checkpoint, or why it makes nothing."""
+    """The tokenizer that ``vistok.load`` makes of a checkpoint, or the reason why it makes none."""
     family = family_of(tree)
     if family is None:
         return ["family: none that is known here"]
@@ -107,10 +107,10 @@ def described(value: Any) -> str:
         return f"{type(value).__name__} of {len(value):,}, {sum(1 for _ in tensors_in(value)):,} tensors"
     if isinstance(value, Stub):
         return f"not read: {printable(value.name)}"
-    return printable(repr(value[: 4 * SHOWN] if isinstance(value, str | bytes) else value))
+    return printable(repr(value[: 4 * MAX_LENGTH] if isinstance(value, str | bytes) else value))
 
 
 def printable(text: str) -> str:
     """Text of a file, not too long."""
-    text = visible(text[: 4 * SHOWN])
-    return text if len(text) <= 4 * SHOWN else text[: 4 * SHOWN] + "..."
+    text = visible(text[: 4 * MAX_LENGTH])
+    return text if len(text) <= 4 * MAX_LENGTH else text[: 4 * MAX_LENGTH] + "..."

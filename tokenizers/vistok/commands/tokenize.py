@@ -25,13 +25,13 @@ from vistok.tokens.sources import open_source
 from vistok.tokens.views import VIEWS
 
 
-def main(words: Sequence[str] | None = None) -> None:
-    """Run the command with the words that follow its name."""
-    guard(run, parser().parse_args(words), again="the same command goes on")
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command with the arguments that follow its name."""
+    guard(run, parser().parse_args(arguments), again="the same command goes on")
 
 
 def run(asked: argparse.Namespace) -> None:
-    """Check, build, extract."""
+    """Extracts the tokens."""
     protocol = TokenProtocol(
         image_size=asked.image_size,
         crop=asked.crop,
@@ -64,50 +64,50 @@ def run(asked: argparse.Namespace) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of the command."""
-    words = Parser("tokenize", __doc__)
-    words.add_argument("tokenizer", metavar="TOKENIZER", help=TOKENIZER)
-    words.flag(
+    parser = Parser("tokenize", __doc__)
+    parser.add_argument("tokenizer", metavar="TOKENIZER", help=TOKENIZER)
+    parser.flag(
         "--images", nargs="+", help="folder of images, or webdataset tars; braces and * in their names are expanded"
     )
-    words.flag("--out", help="folder of the tokens: a new one, or that of an interrupted extraction")
-    words.flag("--image-size", help="height and width of the images that are tokenized, in pixels")
-    words.flag("--crop", default="adm", choices=CROPS, help="crop from an image to a square, as in evaluation")
-    words.flag(
+    parser.flag("--out", help="folder of the tokens: a new one, or that of an interrupted extraction")
+    parser.flag("--image-size", help="height and width of the images that are tokenized, in pixels")
+    parser.flag("--crop", default="adm", choices=CROPS, help="crop from an image to a square, as in evaluation")
+    parser.flag(
         "--views",
         default="none",
         choices=VIEWS,
         help="further views of each image: none, flip (the mirror image), or ten (LlamaGen's ten crops)",
     )
-    words.flag(
+    parser.flag(
         "--dtype", default="float32", choices=DTYPES, help="precision of the networks; bfloat16 changes some codes"
     )
-    words.flag("--batch-size", default=32, help="images in a batch of each process")
-    words.flag(
+    parser.flag("--batch-size", default=32, help="images in a batch of each process")
+    parser.flag(
         "--per-shard",
         type=at_least(1),
         metavar="N",
         default=5000,
         help="number of images of a folder in a shard; each tar becomes one shard",
     )
-    words.flag(
+    parser.flag(
         "--rate",
         type=share,
         metavar="SHARE",
         help="share of the regions that get fine codes, for a dynamic head (default: the router decides)",
     )
-    words.flag("--order", default="region", choices=("region", "row"), help="order of the sequences of a dynamic head")
-    words.flag("--num-workers", help="number of processes that decode images, for each process that tokenizes")
-    words.flag(
+    parser.flag("--order", default="region", choices=("region", "row"), help="order of the sequences of a dynamic head")
+    parser.flag("--num-workers", help="number of processes that decode images, for each process that tokenizes")
+    parser.flag(
         "--max-unreadable",
         type=share,
         metavar="SHARE",
         default=0.01,
         help="largest share of the images that may be unreadable",
     )
-    words.flag("--timeout", help="seconds to wait for a batch of images before the command ends")
-    words.flag("--take-over")
-    words.flag("--max-pixels", default=MOST_PIXELS, help="pixels of the largest image; a larger one is unreadable")
-    words.flag("--device")
-    words.flag("--family")
-    words.flag("--family-config")
-    return words
+    parser.flag("--timeout", help="seconds to wait for a batch of images before the command ends")
+    parser.flag("--take-over")
+    parser.flag("--max-pixels", default=MOST_PIXELS, help="pixels of the largest image; a larger one is unreadable")
+    parser.flag("--device")
+    parser.flag("--family")
+    parser.flag("--family-config")
+    return parser

@@ -19,23 +19,23 @@ from vistok.tokens.sheet import sheet
 from vistok.tokens.store import TokenStore
 
 
-def main(words: Sequence[str] | None = None) -> None:
-    """Run the command with the words that follow its name."""
-    guard(run, parser().parse_args(words), again="nothing is left of it, and the same command begins anew")
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command with the arguments that follow its name."""
+    guard(run, parser().parse_args(arguments), again="nothing is left of it, and the same command begins anew")
 
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of the command."""
-    words = Parser("tokens check", __doc__)
-    words.add_argument("tokens", metavar="TOKENS", help="folder that python -m vistok tokenize wrote")
-    words.flag("--tokenizer", metavar="PATH", help="tokenizer that made the tokens; its hash must agree")
-    words.flag("--out", required=False, help="picture of decoded images to write, .png or .jpg; needs --tokenizer")
-    words.flag("--num-images", default=32, help="number of images on the picture, spread evenly over all")
-    return words
+    parser = Parser("tokens check", __doc__)
+    parser.add_argument("tokens", metavar="TOKENS", help="folder that python -m vistok tokenize wrote")
+    parser.flag("--tokenizer", metavar="PATH", help="tokenizer that made the tokens; its hash must agree")
+    parser.flag("--out", required=False, help="picture of decoded images to write, .png or .jpg; needs --tokenizer")
+    parser.flag("--num-images", default=32, help="number of images on the picture, spread evenly over all")
+    return parser
 
 
 def run(asked: argparse.Namespace) -> None:
-    """Verify, and draw the picture."""
+    """Verifies all files and draws the picture."""
     if (asked.out is None) != (asked.tokenizer is None):
         raise ValueError("--out, a picture, needs --tokenizer, which decodes it, and the other way round")
     console = Console()
@@ -44,8 +44,8 @@ def run(asked: argparse.Namespace) -> None:
     if tokenizer:
         store.header.check_tokenizer(tokenizer)
     with progress(console, "verified", len(store), 0) as advance:
-        for seen in store.verify():
-            advance(seen)
+        for verified in store.verify():
+            advance(verified)
     labelled = int((store.labels >= 0).sum())
     header = store.header
     codebooks = " + ".join(f"{size:,}" for size in header.codebook_sizes)

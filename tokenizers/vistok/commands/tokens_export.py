@@ -18,28 +18,28 @@ from vistok.tokens.exchange import LAYOUTS, READERS, WRITERS
 from vistok.tokens.store import TokenStore
 
 
-def main(words: Sequence[str] | None = None) -> None:
-    """Run the command with the words that follow its name."""
-    guard(run, parser().parse_args(words), again="nothing is left of it, and the same command begins anew")
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command with the arguments that follow its name."""
+    guard(run, parser().parse_args(arguments), again="nothing is left of it, and the same command begins anew")
 
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of the command."""
-    words = Parser("tokens export", __doc__)
-    words.add_argument("tokens", metavar="TOKENS", help="folder that python -m vistok tokenize wrote")
-    words.flag("--to", required=True, choices=WRITERS, help="form to write")
-    words.flag("--out", help="new folder")
-    words.flag(
+    parser = Parser("tokens export", __doc__)
+    parser.add_argument("tokens", metavar="TOKENS", help="folder that python -m vistok tokenize wrote")
+    parser.flag("--to", required=True, choices=WRITERS, help="form to write")
+    parser.flag("--out", help="new folder")
+    parser.flag(
         "--layout",
         choices=LAYOUTS,
         help="order of the codes of several codebooks (default: paired for fqgan, else interleaved)",
     )
-    words.flag("--name", metavar="TEXT", default="imagenet", help="name of the data set in llamagen and fqgan files")
-    return words
+    parser.flag("--name", metavar="TEXT", default="imagenet", help="name of the data set in llamagen and fqgan files")
+    return parser
 
 
 def run(asked: argparse.Namespace) -> None:
-    """Write a form, read it back, compare."""
+    """Writes the form, reads it back and compares."""
     console = Console()
     store = TokenStore(asked.tokens)
     layout = asked.layout or ("paired" if asked.to == "fqgan" else "interleaved")
@@ -47,11 +47,11 @@ def run(asked: argparse.Namespace) -> None:
         with progress(console, "written", len(store), 0) as advance:
             WRITERS[asked.to](store, partial, layout, asked.name, advance)
         with progress(console, "read back", len(store), 0) as advance:
-            seen = 0
+            count = 0
             for i, record in enumerate(READERS[asked.to](partial)):
                 if record.label != store.label(i) or not np.array_equal(record.codes, store.codes(i)):
                     raise ValueError(f"image {i} was not read back from {asked.to} as it was written")
-                advance(seen := i + 1)
-        if seen != len(store):
-            raise ValueError(f"{seen} of {len(store)} images were read back from {asked.to}")
+                advance(count := i + 1)
+        if count != len(store):
+            raise ValueError(f"{count} of {len(store)} images were read back from {asked.to}")
     say(f"{len(store):,} images, written and read back: {asked.out}", console=console)

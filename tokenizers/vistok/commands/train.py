@@ -13,7 +13,7 @@ from vistok.training import run
 
 
 def start_training(config: DictConfig) -> None:
-    """Train; a wrong config ends the process."""
+    """Trains; a wrong config ends the process."""
     _composed()
     openmp.share_cores()
     job = HydraConfig.get()
@@ -22,6 +22,6 @@ def start_training(config: DictConfig) -> None:
     composition.run(run.train, config, list(job.overrides.task))
 
 
-def main(words: Sequence[str]) -> None:
-    """Run the command with the words that follow its name."""
-    _run("train", start_training, words)
+def main(arguments: Sequence[str]) -> None:
+    """Runs the command with the arguments that follow its name."""
+    _run("train", start_training, arguments)
