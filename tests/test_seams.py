@@ -120,7 +120,7 @@ def registered(monkeypatch):
 
 
 def test_scales_and_sequences_are_exported(registered, tmp_path):
-    """And refused, in words, by what has no place for them."""
+    """Other targets refuse it with a message."""
     torch.manual_seed(0)
     scales = Tokenizer(PatchEncoder(), Scales(), Painter()).eval()
     sequence = Tokenizer(Sequence(), VectorQuantizer(16, 4), Painter()).eval()

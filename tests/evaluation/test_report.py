@@ -172,7 +172,7 @@ def test_axes_by_hand():
     axis = charts.Axis(0, 10)
     assert [axis.at(value) for value in (0, 2.5, 10)] == [0, 0.25, 1] and axis.ticks() == [0, 2, 4, 6, 8, 10]
     assert charts.Axis(0.1, 0.42).ticks() == pytest.approx([0.1, 0.2, 0.3, 0.4])
-    assert charts.Axis(0, 2.1, whole=True).ticks() == [0, 1, 2]
+    assert charts.Axis(0, 2.1, integer=True).ticks() == [0, 1, 2]
     log = charts.Axis.over([1, 1000], log=True)
     assert log.ticks() == [1, 10, 100, 1000] and log.at(10) == pytest.approx(1 / np.log10(1100))
     for same in (0.0, 5.0, -3.0):

@@ -117,7 +117,7 @@ def test_command(make_vqgan, uneven, tmp_path, target, file, config, capsys):
 
 def test_command_refuses(make_vqgan, uneven, tmp_path):
     native.save(make_vqgan(uneven()), tmp_path / "run")
-    with pytest.raises(SystemExit, match="error: transformers' JanusVQVAE has no place for codewords of other"):
+    with pytest.raises(SystemExit, match="error: transformers' JanusVQVAE cannot represent codewords of other"):
         export.main([str(tmp_path / "run"), "--to", "janus", "--out", str(tmp_path / "out")])
     with pytest.raises(SystemExit, match="run exists already and is not overwritten"):
         export.main([str(tmp_path / "run"), "--to", "folder", "--out", str(tmp_path / "run")])

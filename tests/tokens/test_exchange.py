@@ -182,7 +182,7 @@ def test_lines_of_strangers(stores, tmp_path, line, message):
     (lambda line: line | {"tokens": 3}, "not one list of equal length"),
     (lambda line: line | {"positions": [[0], []]}, "not one list of equal length"),
     (lambda line: line | {"positions": [line["positions"][0], line["positions"][1][:-1] + [10**6]]}, "out of range"),
-    (lambda line: line | {"positions": [[0] * 8, line["positions"][1]]}, "of the same positions"),
+    (lambda line: line | {"positions": [[0] * 8, line["positions"][1]]}, "cover the same positions"),
     (lambda line: {"class_id": line["class_id"], "tokens": line["tokens"]}, "has no positions"),
 ])  # fmt: skip
 def test_ragged_lines_of_strangers(stores, tmp_path, change, message):

@@ -76,7 +76,7 @@ def test_without_parts_norm_and_clipping_are_torchs():
 
 
 def test_what_it_is_not_for(train, tmp_path):
-    with pytest.raises(ValueError, match="optim.ema_decay=0.9 has no place with trainer=fsdp"):
+    with pytest.raises(ValueError, match="optim.ema_decay=0.9 is not supported with trainer=fsdp"):
         train(tmp_path / "run", "trainer=fsdp", "optim.ema_decay=0.9", "run.debug=true")
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match="trainer.accelerator=gpu, but torch sees no GPU"):

@@ -1,6 +1,7 @@
 """Signatures of classes and functions, read from their source: nothing is imported to check a config against them.
 
-Importing torch and Lightning takes seconds of CPU time, parsing the files that a config names a tenth of one.
+Importing torch and Lightning takes seconds of CPU time, parsing the files that a config names takes a tenth of a
+second.
 """
 
 import ast
@@ -14,16 +15,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-# Decorators that leave the arguments as they are; behind any other one a function may take what it does not name.
+# Decorators that do not change the arguments; with any other one a function may accept arguments that it does not name.
 TRANSPARENT = {"_defaults_from_env_vars", "no_type_check", "contextmanager"}
-DEPTH = 20  # of names that stand for other names
+DEPTH = 20  # longest chain of names that refer to other names
 
 
 class Signature(NamedTuple):
     """The arguments that a class or a function takes by keyword."""
 
     hints: dict[str, Any]  # annotations by name; ``Any`` where there is none or it is not understood
-    closed: bool  # it takes no other arguments than these
+    closed: bool  # True if it accepts no other arguments
 
 
 class _Module(NamedTuple):
@@ -40,14 +41,14 @@ class _Module(NamedTuple):
 
 
 class _Definition(NamedTuple):
-    """A statement that defines a name, and the module that it is in."""
+    """A statement that defines a name, and its module."""
 
     module: _Module
     node: ast.stmt
 
 
 def signature_of(target: str) -> Signature | None:
-    """The signature of a class or a function; None if its source cannot be found or read.
+    """The signature of the class or function with a dotted name; None if its source cannot be found or read.
 
     Args:
         target: Its dotted name, as in ``_target_``: ``torch.nn.Conv2d``.
@@ -57,7 +58,7 @@ def signature_of(target: str) -> Signature | None:
         found = _find(module, name)
         return _signature(found) if isinstance(found, _Definition) else None
     except (OSError, SyntaxError, ValueError, RecursionError, ImportError):
-        return None  # building it says what is wrong
+        return None  # instantiation reports the error
 
 
 def _signature(found: _Definition) -> Signature | None:
@@ -87,7 +88,7 @@ def _signature(found: _Definition) -> Signature | None:
 
 
 def _with_bases(found: _Definition, depth: int = 0) -> Iterator[_Definition | None]:
-    """A class and those that it is derived from, in the order of simple inheritance; None where one is not known."""
+    """A class and its bases, in the order of simple inheritance; None in place of an unknown base."""
     yield found
     for base in found.node.bases if isinstance(found.node, ast.ClassDef) and depth < DEPTH else ():
         above = _referenced(found.module, base)
@@ -117,7 +118,7 @@ def _name_of(node: ast.expr) -> str:
 
 @cache
 def _module(name: str) -> _Module | None:
-    """A module by its dotted name, found as Python would find it, but without importing the packages that it is in."""
+    """A module by its dotted name, found as by Python, but without an import of the packages that contain it."""
     above, _, last = name.rpartition(".")
     if above:
         package = _module(above)
@@ -172,7 +173,7 @@ def _find(module_name: str, name: str, depth: int = 0) -> Any:
 
 
 def _bound(module: _Module, name: str, depth: int = 0) -> Any:
-    """The definition that a name in a module stands for."""
+    """The definition or object that a name refers to in a module."""
     node = module.names.get(name)
     if isinstance(node, ast.ImportFrom):
         (alias,) = [alias for alias in node.names if (alias.asname or alias.name) == name]
@@ -184,7 +185,7 @@ def _bound(module: _Module, name: str, depth: int = 0) -> Any:
 
 
 def _referenced(module: _Module, node: ast.expr) -> Any:
-    """The definition that an expression of names and dots stands for."""
+    """The definition or object that an expression of names and dots refers to."""
     if isinstance(node, ast.Subscript):
         return _referenced(module, node.value)
     if isinstance(node, ast.Name):
@@ -201,7 +202,7 @@ def _referenced(module: _Module, node: ast.expr) -> Any:
 
 
 def _evaluated(module: _Module, node: ast.expr, depth: int = 0) -> Any:
-    """An annotation, with an empty class in place of each class that is not of the standard library."""
+    """An annotation, with an empty class in place of each class from outside the standard library."""
     if depth > DEPTH:
         return Any
     if isinstance(node, ast.Constant):
@@ -237,7 +238,7 @@ def _variable(module: str, name: str) -> Any:
 
 
 def _alias(module: _Module, value: ast.expr, depth: int) -> Any:
-    """An annotation that has a name of its own."""
+    """The annotation that a type alias or TypeVar stands for."""
     if isinstance(value, ast.Call):
         called = _name_of(value)
         name = value.args[0].value if value.args and isinstance(value.args[0], ast.Constant) else ""

@@ -125,7 +125,7 @@ def janus(tokenizer):
 
 
 @pytest.mark.parametrize("change, message", [
-    (vit, "no place for a ViTEncoder, only for VQGAN's CNNEncoder; the targets onnx, torch and folder take it"),
+    (vit, "cannot represent a ViTEncoder, only for VQGAN's CNNEncoder; the targets onnx, torch and folder take it"),
     (patched, "patch=2, only for 1"),
     (pixels, "PixelMap.scale=0.5, shift=0.5., only for networks on pixels"),
     (wide_map, "a to_latent of kernel_size=.3, 3."),

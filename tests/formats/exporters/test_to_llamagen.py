@@ -75,7 +75,7 @@ def test_a_learned_table_is_folded(make_vqgan, tmp_path):
     ({"channels": 16, "norm_groups": 16}, "norms of 16 groups, only for 32"),
 ])  # fmt: skip
 def test_networks_that_do_not_fit(make_vqgan, uneven, tmp_path, arguments, message):
-    with pytest.raises(ValueError, match=f"LlamaGen's layout has no place for {message}"):
+    with pytest.raises(ValueError, match=f"LlamaGen's layout cannot represent {message}"):
         to_llamagen.save(make_vqgan(uneven(), **arguments), tmp_path / "model")
     assert not list(tmp_path.iterdir())
 

@@ -6,7 +6,7 @@ from omegaconf import DictConfig
 
 from vistok import configuration
 
-# Those that are read here, beside those that are handed on to a _target_.
+# Types of the keys that this package reads; keys for a _target_ are checked against its signature.
 KEYS = {
     "tokenizer": str | list[str],
     "run.out": str,
@@ -23,7 +23,7 @@ KEYS = {
 
 
 def check_config(config: DictConfig) -> None:
-    """Refuse what can be seen to be wrong from the config and its output's path alone.
+    """Refuses a config that is wrong by itself or for its output's path; tokenizers and data are not read.
 
     Raises:
         ValueError: The message names the key.
@@ -37,9 +37,7 @@ def check_config(config: DictConfig) -> None:
     if rate is not None and not 0 <= rate <= 1:
         raise ValueError(f"model.rate={rate} must be a share in [0, 1]")
     if config.data.get("resize") == 0:
-        raise ValueError(
-            "data.resize=0: the protocol decides how images are cropped; protocol=fvq leaves their size alone"
-        )
+        raise ValueError("data.resize=0: the protocol decides how images are cropped; protocol=fvq keeps their size")
     output = Path(config.run.out)
     if output.exists():
         raise ValueError(f"run.out={output} exists already and is not overwritten")

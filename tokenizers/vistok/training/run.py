@@ -269,7 +269,7 @@ def _check_config(config: DictConfig) -> None:
         raise ValueError("model.trainable=codebook needs trained networks around the codebook: give model.init=")
     if config.optim.ema_decay is not None and "ShardedStrategy" in str(config.trainer.strategy):
         raise ValueError(
-            f"optim.ema_decay={config.optim.ema_decay} has no place with trainer=fsdp: weights in parts are not "
+            f"optim.ema_decay={config.optim.ema_decay} is not supported with trainer=fsdp: sharded weights are not "
             "averaged"
         )
 

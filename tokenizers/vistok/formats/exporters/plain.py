@@ -18,7 +18,7 @@ INSTEAD = "the targets onnx, torch and folder take it"
 
 def refuse(target: str, what: str) -> ValueError:
     """Error about a part that a layout cannot represent, with alternative targets."""
-    return ValueError(f"{target} has no place for {what}; {INSTEAD}")
+    return ValueError(f"{target} cannot represent {what}; {INSTEAD}")
 
 
 def inference_copy(tokenizer: Tokenizer) -> Tokenizer:
