@@ -155,7 +155,7 @@ def test_dead_codes_have_their_own_colour():
     dead = (pixels == code_maps.DEAD).all(-1)
     assert dead.tolist() == [[True, False, False], [True, False, True]]  # the last is filler
     assert pixels[0, 1].sum() > pixels[1, 1].sum() > pixels[0, 2].sum()  # darker, the more often
-    assert "2 of 5 codewords never chosen by 111 tokens; even choices would leave 0" in unescape(shown)
+    assert "2 of 5 codewords never chosen by 111 tokens; uniform choices would leave 0" in unescape(shown)
     assert "the last 1 squares are no codewords" in shown and "<b>a&lt;b</b>" in shown
 
 

@@ -441,7 +441,9 @@ def test_hub_out_of_reach(monkeypatch, tmp_path):
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", offline)
-    with pytest.raises(WeightsUnavailable, match=r"someone/vq is neither here nor .* \(no network\); give the path"):
+    with pytest.raises(
+        WeightsUnavailable, match=r"someone/vq is neither a local path nor .* \(no network\); give the path"
+    ):
         vistok.load("someone/vq")
 
 

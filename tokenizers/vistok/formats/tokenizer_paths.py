@@ -114,6 +114,6 @@ def download(source: str) -> Path:
     except (OSError, ValueError) as error:  # no network, no such repository or file, not a name
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsUnavailable(
-            f"{source} is neither here nor to be had from the Hugging Face hub ({reason}); "
+            f"{source} is neither a local path nor available on the Hugging Face hub ({reason}); "
             "give the path of a file or folder"
         ) from error

@@ -54,7 +54,7 @@ def dead_map(name: str, counts: np.ndarray) -> str:
     dead = int((counts == 0).sum())
     text = (
         f"{dead:,} of {len(counts):,} codewords never chosen by {int(counts.sum()):,} tokens; "
-        f"even choices would leave {len(counts) * (1 - use['usage_ceiling'].item()):,.0f}"
+        f"uniform choices would leave {len(counts) * (1 - use['usage_ceiling'].item()):,.0f}"
     )
     title = f"<b>{escape(name)}</b> · " if name else ""
     note = f"; the last {filler} squares are no codewords" if filler else ""

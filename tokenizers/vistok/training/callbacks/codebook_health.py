@@ -238,9 +238,9 @@ def collapse_message(name: str, counts: Tensor, detector: CollapseDetector, firs
     values, tokens = usage_of(counts), int(counts.sum())
     return (
         f"{name} has collapsed: the {tokens:,} tokens of updates {first + 1:,} to {last:,} chose "
-        f"{int((counts > 0).sum()):,} of its {len(counts):,} codewords, {values['usage']:.1%} where even choices "
+        f"{int((counts > 0).sum()):,} of its {len(counts):,} codewords, {values['usage']:.1%} where uniform choices "
         f"would reach {values['usage_ceiling']:.1%}, with perplexity {values['perplexity']:.1f}; since update "
-        f"{detector.recent[0][0]:,} it has been below {detector.limit:.0%} of what even choices reach"
+        f"{detector.recent[0][0]:,} it has been below {detector.limit:.0%} of what uniform choices reach"
     )
 
 
