@@ -321,8 +321,8 @@ def test_what_was_seen_is_said_once_for_each_collapse(capsys):
     said = capsys.readouterr().out
     assert said.startswith(
         "the codebook has collapsed: the 16 tokens of updates 11 to 12 chose 2 of its 100 codewords, 2.0% where "
-        "uniform choices would reach 14.8%, with perplexity 2.0; since update 8 it has been below 58% of what uniform choices "
-        "reach\n  what to try: restart=0.1"
+        "uniform choices would reach 14.8%, with perplexity 2.0; since update 8 it has been below 58% of what uniform "
+        "choices reach\n  what to try: restart=0.1"
     )
     assert run.see(UNUSED, times=20)["collapsed"] == 1 and capsys.readouterr().out == ""
     assert run.see(USED, times=4)["collapsed"] == 0 and capsys.readouterr().out == ""
