@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 ABOUT = {
     "train": "Trains a tokenizer, validates it, and exports it. Without words it trains a small one on data=sample.",
     "estimate": "Prints the parameters, FLOPs and memory of a training run. It takes the words of train and needs no "
-    "images, weights or GPU; with the memory of a GPU in GiB it also prints the largest batch that fits.",
+    "images, weights or GPU; with run.gpu_memory=80 it also prints the largest batch that fits a GPU of 80 GiB.",
     "eval": "Scores one or several tokenizers on a set of images, and writes JSON, a page of pictures and all values.",
 }
 MORE = (

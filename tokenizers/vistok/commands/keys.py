@@ -29,7 +29,8 @@ def refuse_renamed(command: str, words: Sequence[str]) -> None:
         if key and (present := configuration.renamed(command, key[1])):
             found[key[1]] = present
     if found:
-        raise ValueError("; ".join(f"{key} is now {present}" for key, present in found.items()))
+        verb = " of python -m vistok estimate" if "estimate" in found else ""
+        raise ValueError("; ".join(f"{key} is now {present}" for key, present in found.items()) + verb)
 
 
 def explained(text: str, command: str, words: Sequence[str], configs: Path) -> str | None:
