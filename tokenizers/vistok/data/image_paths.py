@@ -16,7 +16,7 @@ from typing import NamedTuple
 from vistok.data.tars import expand
 
 SAMPLE = "sample"
-KIND_NAMES = {
+KINDS = {
     "folder": "a folder",
     "split": "a folder",
     "sample": SAMPLE,
@@ -28,7 +28,7 @@ KIND_NAMES = {
 class ImagePath(NamedTuple):
     """Images of a source."""
 
-    kind: str  # a key of KIND_NAMES
+    kind: str  # a key of KINDS
     path: Path = Path()  # of a folder, a split or arrays
     shards: tuple[str, ...] = ()  # paths, and URLs given by the user
 
@@ -50,7 +50,7 @@ def find_images(source: str | Sequence[str], argument: str, kinds: Sequence[str]
         raise ValueError(f"{argument} is one folder or several tars, not {' '.join(names)}")
     kind = found[0] if len(set(found)) == 1 else "shards"
     if kind not in kinds:
-        wanted = " or ".join(dict.fromkeys(KIND_NAMES[name] for name in kinds))
+        wanted = " or ".join(dict.fromkeys(KINDS[name] for name in kinds))
         raise ValueError(f"{argument}={' '.join(names)} is not {wanted}")
     if kind == "shards":
         return ImagePath(kind, shards=tuple(expand(names, argument)))

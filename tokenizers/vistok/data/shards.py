@@ -80,7 +80,7 @@ class ShardDataModule(pl.LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         batches = self.trainer.lightning_module.batches if self.trainer else self.batches
         if batches != self.batches:
-            raise ValueError("ckpt= is of a run on other data: it has no positions in shards to resume from")
+            raise ValueError("run.resume= is of a run on other data: it has no positions in shards to resume from")
         stream = self._train().at(*rank_of(self.trainer), self.batches, self.places)
         return loader(stream, self.batch_size, self.num_workers, self.trainer, timeout=self.timeout)
 
