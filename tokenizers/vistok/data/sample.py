@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cache
+from typing import Literal
 
 import numpy as np
 import torch
@@ -23,7 +24,7 @@ def sample(
     epoch_length: int = 4096,
     num_workers: int = 0,
     seed: int = 0,
-    crop: str = "random",
+    crop: Literal["random", "adm", "center"] = "random",
     resize: int | None = None,
     min_crop: float = 0.8,
     flip: bool = False,
