@@ -157,7 +157,7 @@ def test_what_a_constructor_makes_of_a_value_names_the_key():
     config = OmegaConf.create({"part": {"_target_": "torch.nn.Linear", "in_features": -1, "out_features": 2}})
     with pytest.raises(InstantiationException) as refused:
         configuration.instantiate(config.part)
-    assert re.match("part: RuntimeError: Trying to create tensor with negative dim", failures.told(refused.value))
+    assert re.match("part: RuntimeError: Trying to create tensor with negative dim", failures.message_of(refused.value))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])

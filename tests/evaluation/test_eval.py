@@ -357,7 +357,7 @@ def test_an_output_in_use(compose, trained, photos, tmp_path):
 def test_values_of_another_kind(compose, trained, photos, tmp_path, words, message):
     with pytest.raises(Exception) as refused:
         evaluate(compose, trained, tmp_path, f"data.root={photos}", "feature_network=none", *words)
-    assert re.search(message, failures.told(refused.value)), failures.told(refused.value)
+    assert re.search(message, failures.message_of(refused.value)), failures.message_of(refused.value)
 
 
 RANKS = """

@@ -153,7 +153,7 @@ def test_a_resumed_run_ends_as_one_without_a_break(train, tmp_path, overrides):
 def test_what_makes_no_sense_is_refused_before_work(train, tmp_path, overrides, message):
     with pytest.raises(Exception) as refused:
         train(tmp_path / "run", *overrides)
-    assert re.search(message, failures.told(refused.value))
+    assert re.search(message, failures.message_of(refused.value))
     assert not (tmp_path / "run").exists()
 
 
@@ -180,11 +180,11 @@ def test_a_folder_with_one_image_or_none(train, tmp_path, words, message):
     of_folder = ["data=folder", f"data.root={tmp_path}/one", "data.num_workers=0", "loss=l1"]
     with pytest.raises(Exception) as refused:
         train(tmp_path / "run", *of_folder)
-    assert "no images found in" in failures.told(refused.value)
+    assert "no images found in" in failures.message_of(refused.value)
     Image.new("RGB", (32, 32)).save(tmp_path / "one" / "a.png")
     with pytest.raises(Exception) as refused:
         train(tmp_path / "run", *of_folder, *words)
-    assert re.search(message, failures.told(refused.value)) and not (tmp_path / "run").exists()
+    assert re.search(message, failures.message_of(refused.value)) and not (tmp_path / "run").exists()
 
 
 def test_a_run_folder_in_use(train, trained, tmp_path):

@@ -17,7 +17,7 @@ from vistok.signatures import Signature, signature_of
 if TYPE_CHECKING:
     from vistok.tokenizer import Tokenizer
 
-WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
+KIND_OF = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 SCALAR = (bool, int, float, str)
 OURS = {"loss_weights": dict[str, float]}  # of a head's or a loss's node, at any depth: no argument of what is built
 # Former names of keys, by command, and the present ones.
@@ -197,13 +197,13 @@ def _check(node: DictConfig, path: str, name: str, hint: Any) -> None:
     if isinstance(value, DictConfig) and isinstance(get_origin(hint), type) and issubclass(get_origin(hint), Mapping):
         for own in value:
             _check(value, key, str(own), get_args(hint)[1])
-    shown = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
+    printed = "null" if value is None else str(value).lower() if isinstance(value, bool) else value
     quoted = f", in quotes: '{key}=\"{value}\"'" if isinstance(value, int | float) and fits("", hint) else ""
-    raise ValueError(f"{key}={shown} must be {words(hint)}{quoted}")
+    raise ValueError(f"{key}={printed} must be {kind_of(hint)}{quoted}")
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """True if a value is what an annotation says, as far as that can be told of plain values."""
+    """True if a plain value fits an annotation, as far as a plain value shows it."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
         return any(fits(value, one) for one in inner)
@@ -230,20 +230,20 @@ def fits(value: Any, hint: Any) -> bool:
     return isinstance(value, str) if issubclass(kind, PurePath) else not isinstance(value, SCALAR) and value is not None
 
 
-def words(hint: Any) -> str:
-    """The kind of value that an annotation asks for, in words."""
+def kind_of(hint: Any) -> str:
+    """The kind of value that an annotation asks for, for messages."""
     origin, inner = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        return " or ".join(dict.fromkeys(words(one) for one in inner))
+        return " or ".join(dict.fromkeys(kind_of(one) for one in inner))
     if origin is Literal:
         return " or ".join(map(str, inner)) if len(inner) < 3 else f"one of {', '.join(map(str, inner))}"
-    if hint is None or hint in WORDS:
-        return WORDS[type(None) if hint is None else hint]
+    if hint is None or hint in KIND_OF:
+        return KIND_OF[type(None) if hint is None else hint]
     kind = origin or hint
     if isinstance(kind, type) and issubclass(kind, Mapping):
-        return "a mapping" + (f" to {words(inner[1])}" if inner else "")
+        return "a mapping" + (f" to {kind_of(inner[1])}" if inner else "")
     if isinstance(kind, type) and (issubclass(kind, Sequence) or kind in (set, frozenset)):
-        return "a list" + (f", each {words(inner[0])}" if inner else "")
+        return "a list" + (f", each {kind_of(inner[0])}" if inner else "")
     return "text" if isinstance(kind, type) and issubclass(kind, PurePath) else getattr(kind, "__name__", str(kind))
 
 
@@ -262,7 +262,7 @@ def instantiate(node: DictConfig) -> Any:
     if OmegaConf.is_config(node):
         parent, key = node._get_parent(), node._key()
         node = OmegaConf.create(_without_weights(OmegaConf.to_container(node, resolve=True)))
-        node._set_parent(parent)  # so that a message names the whole key
+        node._set_parent(parent)  # so that a message names the full key
         node._set_key(key)
     return hydra.utils.instantiate(node, _convert_="all")
 

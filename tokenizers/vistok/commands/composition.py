@@ -1,6 +1,6 @@
-"""Hydra's part of ``train``, ``estimate`` and ``eval``: the config from the words of the command line.
+"""Composes the configs of ``train``, ``estimate`` and ``eval`` from the command line, by Hydra.
 
-An installed wheel has no scripts and no ``configs`` folder beside it; in the repository both ways are the same.
+The configs are part of the package, so that an installed wheel has them too.
 """
 
 import io
@@ -19,72 +19,70 @@ from vistok.terminal import stop
 CONFIGS = Path(__file__).parent.parent / "configs"
 
 
-def _run(name: str, action: Callable[[DictConfig], None], words: Sequence[str], verb: str = "") -> None:
-    asked = sys.argv
+def _run(name: str, action: Callable[[DictConfig], None], arguments: Sequence[str], verb: str = "") -> None:
+    command_line = sys.argv
 
     @hydra.main(version_base="1.3", config_path=str(CONFIGS.resolve()), config_name=name)
     def main(config: DictConfig) -> None:
-        sys.argv = asked  # Lightning starts further processes with the whole command
+        sys.argv = command_line  # Lightning starts further processes with it
         action(config)
 
     try:
-        start(main, words, name, verb or name)
+        start(main, arguments, name, verb or name)
     finally:
-        sys.argv = asked
+        sys.argv = command_line
 
 
-class _Held(io.StringIO):
-    """Collects Hydra's messages before the work begins, which are then said in one line."""
+class _Buffer(io.StringIO):
+    """Collects Hydra's messages before the work begins, so that they can be printed as one line."""
 
     def __init__(self, real: TextIO):
         super().__init__()
         self.real = real
 
 
-def start(main: Callable[[], None], words: Sequence[str], name: str, verb: str = "") -> None:
-    """Call a function of Hydra's with the words of the command line, in quotes where it needs some.
-
-    What is wrong with them ends in one line.
+def start(main: Callable[[], None], arguments: Sequence[str], name: str, verb: str = "") -> None:
+    """Calls a function that Hydra has decorated; an error in the command line ends the process with one line.
 
     Args:
         main: The function.
-        words: The command line.
-        name: Of the config, ``train`` or ``eval``.
-        verb: Of ``python -m vistok``; none for the scripts of the repository.
+        arguments: The arguments of the command line; paths need no quotes.
+        name: Name of the config, ``train`` or ``eval``.
+        verb: Verb of ``python -m vistok``; empty for the scripts of the repository.
     """
-    if {"-h", "--help"} & set(words):
+    if {"-h", "--help"} & set(arguments):
         program = f"python -m vistok {verb}" if verb else f"python {name}.py"
         sys.stdout.write(config_help.text(program, verb or name, name, CONFIGS) + "\n")
         return
     try:
-        keys.refuse_renamed(name, words)
-        sys.argv = [sys.argv[0], *overrides.readable(words)]
+        keys.refuse_renamed(name, arguments)
+        sys.argv = [sys.argv[0], *overrides.readable(arguments)]
     except ValueError as error:
         stop(str(error))
-    if {"-m", "--multirun"} & set(words):  # jobs may be elsewhere
+    if {"-m", "--multirun"} & set(arguments):  # jobs may be elsewhere
         main()
         return
-    sys.stderr = held = _Held(sys.stderr)
+    sys.stderr = buffer = _Buffer(sys.stderr)
     try:
         main()
     except SystemExit as ended:
-        text = held.getvalue().partition("\nSet the environment variable HYDRA_FULL_ERROR=1")[0]
-        if sys.stderr is not held or ended.code != 1 or "Traceback" in text:
+        text = buffer.getvalue().partition("\nSet the environment variable HYDRA_FULL_ERROR=1")[0]
+        if sys.stderr is not buffer or ended.code != 1 or "Traceback" in text:
             raise
-        held.truncate(held.seek(0))
+        buffer.truncate(buffer.seek(0))
         text = " ".join(text.split())
-        stop(keys.explained(text, name, words, CONFIGS) or f"{text} (HYDRA_FULL_ERROR=1 shows where)")
+        stop(keys.explained(text, name, arguments, CONFIGS) or f"{text} (HYDRA_FULL_ERROR=1 shows where)")
     finally:
         _composed()
 
 
 def _composed() -> None:
-    """From here on others than Hydra speak."""
-    if isinstance(held := sys.stderr, _Held):
-        sys.stderr = held.real
-        sys.stderr.write(held.getvalue())
+    """Prints what Hydra has said so far, and restores the standard error stream."""
+    if isinstance(buffer := sys.stderr, _Buffer):
+        sys.stderr = buffer.real
+        sys.stderr.write(buffer.getvalue())
 
 
 def run(action: Callable[..., Any], *arguments: Any, again: str | None = None) -> None:
-    """Do ``train`` or ``evaluation.evaluate``; what the user got wrong ends in one message (``failures.guard``)."""
+    """Calls ``train`` or ``evaluation.evaluate``; an error of the user ends in one message (``failures.guard``)."""
     guard(action, *arguments, again=again)

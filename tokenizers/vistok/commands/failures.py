@@ -1,4 +1,4 @@
-"""The messages of errors that end a command, with what to do about them."""
+"""Messages of errors that end a command, with remedies."""
 
 import errno
 import multiprocessing
@@ -19,7 +19,7 @@ MEMORY = (
     "backbone.encoder.checkpoint=true of a ViT; a smaller data.image_size"
 )
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-# What gloo and NCCL say; their errors are RuntimeErrors or, under NCCL, of classes of torch.distributed.
+# Messages of gloo and NCCL, whose errors are RuntimeErrors or, under NCCL, of classes of torch.distributed.
 LOST = re.compile(r"gloo|NCCL|Connection (closed|reset) by peer|Socket Timeout|Broken pipe", re.IGNORECASE)
 LATE = re.compile(r"Timed out waiting|Watchdog caught collective operation timeout|Socket Timeout", re.IGNORECASE)
 # Libraries whose errors are about what the user gave them: a config, an account, a name on a server.
@@ -27,14 +27,15 @@ OF_LIBRARIES = {"omegaconf", "hydra", "lightning_fabric", "wandb", "huggingface_
 
 
 def guard(action: Callable[..., Any], *arguments: Any, again: str | None = None) -> None:
-    """Do what a command does. What the user got wrong, or the machine, ends in one message; a bug has its traceback.
+    """Calls an action; an error of the user or of the machine ends in one message, a bug in a traceback.
 
-    ``HYDRA_FULL_ERROR=1`` in the environment shows the traceback of all of them, as for Hydra's own errors.
+    ``HYDRA_FULL_ERROR=1`` in the environment shows every traceback, as for Hydra's own errors.
 
     Args:
-        action: What the command does.
-        arguments: Of it.
-        again: How to go on after a signal, for a command that a signal may end anywhere; None leaves signals alone.
+        action: The function that does the command's work.
+        arguments: Arguments of the function.
+        again: Advice for continuing after a signal, if a signal may end the command anywhere; None does not handle
+            signals.
     """
     try:
         if again is None:
@@ -50,7 +51,7 @@ def guard(action: Callable[..., Any], *arguments: Any, again: str | None = None)
         sys.stderr.write(f"interrupted by {interrupted}; {again}\n")
         raise SystemExit(interrupted.status) from None
     except Exception as error:
-        message = told(error, AGAIN if again is None else again)
+        message = message_of(error, AGAIN if again is None else again)
         _end_workers()
         if message is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
@@ -58,7 +59,7 @@ def guard(action: Callable[..., Any], *arguments: Any, again: str | None = None)
 
 
 def _end_workers() -> None:
-    """Python waits for them at its end, and one that was stopped, or waits for storage, has none."""
+    """Kills the loader processes: Python would wait for them, forever if one is stopped or waits for storage."""
     workers = multiprocessing.active_children()
     if not workers:
         return
@@ -70,14 +71,14 @@ def _end_workers() -> None:
     signal.signal(signal.SIGCHLD, former)
 
 
-def told(error: BaseException, again: str = AGAIN) -> str | None:
-    """One message for an error that is not ours; None for a bug, whose traceback is needed.
+def message_of(error: BaseException, again: str = AGAIN) -> str | None:
+    """One message for an error of the user or of the machine; None for a bug, whose traceback is needed.
 
-    A constructor that a config's values were given to (``instantiate``) may raise anything: the values are the user's.
+    A constructor that ``instantiate`` calls may raise any error, since its arguments are the user's.
     """
     if type(error).__name__ == "InstantiationException" and error.__cause__ is not None:
         key = re.search(r"full_key: (\S+)", str(error))
-        own = told(error.__cause__, again)
+        own = message_of(error.__cause__, again)
         return own or f"{key[1] if key else 'the config'}: {_with_type(error.__cause__)}"
     if explained := explain(error, again):
         return explained
@@ -90,7 +91,7 @@ def told(error: BaseException, again: str = AGAIN) -> str | None:
 
 
 def _is(error: BaseException, *classes: str) -> bool:
-    """True for an error of these classes, or of those derived from them; no module is imported for that."""
+    """True for an error of these classes or of classes derived from them; imports no module."""
     homes = [(sys.modules.get(module), name) for module, _, name in (path.rpartition(".") for path in classes)]
     return any(isinstance(error, getattr(home, name)) for home, name in homes if home is not None)
 
@@ -100,14 +101,14 @@ def _with_type(error: BaseException) -> str:
 
 
 def explain(error: BaseException, again: str = AGAIN) -> str | None:
-    """One message for what happens to a process from outside; None for all others.
+    """One message for an error that comes from outside of the process; None for all others.
 
-    It is: memory that was not enough, a loader process that was killed or is silent, another rank that is gone or
-    silent, a full disk.
+    These are: too little memory, a loader process that was killed or does not answer, another rank that has ended or
+    does not answer, a full disk.
 
     Args:
-        error: What was raised.
-        again: How to go on.
+        error: The error.
+        again: Advice for continuing.
     """
     text = " ".join(str(error).split())
     if isinstance(error, OSError) and error.errno in FULL:

@@ -1,4 +1,4 @@
-"""Messages about keys of the command line that a config does not have: renamed, misspelt, or of another choice."""
+"""Messages about keys of the command line that the config does not have: renamed, misspelt, or of another choice."""
 
 import re
 import warnings
@@ -16,16 +16,16 @@ from omegaconf.errors import OmegaConfBaseException
 from vistok import configuration
 
 KEY = re.compile(r"[+~]*([\w./:-]+)(?:@[\w.:]+)?(?:=|$)")
-# Of Hydra's messages: for a key that there is not, and for a choice that a group has not.
+# Hydra's messages for an unknown key and for an unknown choice of a group.
 NO_KEY = re.compile(r"Could not (?:override|delete from config\.|append to config\.) '([\w./@:-]+)'")
 NO_CHOICE = re.compile(r"Could not find '([\w./-]+)/([\w.-]+)' Available options in '[^']+': (.*?) Config search path")
 
 
-def refuse_renamed(command: str, words: Sequence[str]) -> None:
-    """Raise ``ValueError`` for keys that have been renamed; the message has the present name of each."""
+def refuse_renamed(command: str, arguments: Sequence[str]) -> None:
+    """Raises ``ValueError`` for keys that have been renamed; the message has the present name of each."""
     found = {}
-    for word in words:
-        key = None if word.startswith("-") else KEY.match(word)
+    for argument in arguments:
+        key = None if argument.startswith("-") else KEY.match(argument)
         if key and (present := configuration.renamed(command, key[1])):
             found[key[1]] = present
     if found:
@@ -33,13 +33,13 @@ def refuse_renamed(command: str, words: Sequence[str]) -> None:
         raise ValueError("; ".join(f"{key} is now {present}" for key, present in found.items()) + verb)
 
 
-def explained(text: str, command: str, words: Sequence[str], configs: Path) -> str | None:
-    """One line for a message of Hydra's about a key or a choice that there is not; None for its other messages.
+def explained(text: str, command: str, arguments: Sequence[str], configs: Path) -> str | None:
+    """One line for Hydra's message about an unknown key or choice; None for its other messages.
 
     Args:
         text: The message.
         command: ``train`` or ``eval``.
-        words: The command line.
+        arguments: The arguments of the command line.
         configs: The folder of the configs.
     """
     if choice := NO_CHOICE.search(text):
@@ -51,13 +51,13 @@ def explained(text: str, command: str, words: Sequence[str], configs: Path) -> s
     if missing is None:
         return None
     key = missing[1]
-    others = [word for word in words if not word.startswith("-") and (KEY.match(word) or [""])[0].strip("+~=") != key]
+    others = [own for own in arguments if not own.startswith("-") and (KEY.match(own) or [""])[0].strip("+~=") != key]
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(configs.resolve()), version_base="1.3"):
         for given in (others, []):
             try:
                 return _about(key, hydra.compose(command, given), configs)
-            except (HydraException, OmegaConfBaseException):  # another word is wrong too
+            except (HydraException, OmegaConfBaseException):  # another argument is wrong too
                 continue
     return None
 
@@ -77,22 +77,22 @@ def _about(key: str, config: Any, configs: Path) -> str:
 
 
 def _mentioned(key: str, folder: Path) -> bool:
-    """True if a YAML of a group has a key of that name anywhere: to compose all choices takes half a second of CPU."""
+    """True if a YAML of a group mentions a key of that name; composing every choice would take half a second."""
     name = re.compile(rf"\b{re.escape(key.rpartition('.')[2])}:")
     return any(name.search(path.read_text(encoding="utf-8")) for path in folder.rglob("*.yaml"))
 
 
 def _has(choice: str, key: str) -> bool:
-    """True if the YAML of a group's choice, with those that it builds on, has the key."""
+    """True if the YAML of a group's choice has the key, or one that it builds on."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # by itself it is no config that Hydra would begin with
+            warnings.simplefilter("ignore")  # alone it is no primary config
             config = hydra.compose(choice)
     except (HydraException, OmegaConfBaseException):  # it changes another group
         return False
     path, _, name = key.rpartition(".")
     node = OmegaConf.select(config, path)
-    return OmegaConf.is_dict(node) and name in list(node)  # also one that only the command line can give
+    return OmegaConf.is_dict(node) and name in list(node)  # also a key without a value
 
 
 def _keys(node: Any, path: str = "") -> Iterator[str]:

@@ -1,7 +1,7 @@
-"""Words of the command line that Hydra's grammar does not read, and what is meant by them.
+"""Quotes overrides of the command line that Hydra's grammar would not read.
 
-To Hydra ``= , ( ) [ ] { } #`` and quotes are signs of its own, and names of files have them: Lightning calls a
-checkpoint ``epoch=49-step=250000.ckpt``.
+The characters ``= , ( ) [ ] { } #`` and quotes have a meaning in Hydra's grammar, and names of files contain them:
+Lightning calls a checkpoint ``epoch=49-step=250000.ckpt``.
 """
 
 import re
@@ -12,7 +12,7 @@ from pathlib import Path
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-WORD = re.compile(r"(?P<key>[+~]*[\w./@:-]+)=(?P<value>.*)", re.DOTALL)
+OVERRIDE = re.compile(r"(?P<key>[+~]*[\w./@:-]+)=(?P<value>.*)", re.DOTALL)
 PATHS = (
     "tokenizer",
     "resume",
@@ -28,38 +28,38 @@ PATHS = (
 )
 
 
-def readable(words: Sequence[str]) -> list[str]:
-    """The same words, with paths in quotes where Hydra would take signs in them for its own.
+def readable(arguments: Sequence[str]) -> list[str]:
+    """The same arguments, with paths in quotes where they contain characters of Hydra's grammar.
 
     Raises:
-        ValueError: Hydra cannot read a word, and it is no path; the message shows it in quotes.
+        ValueError: Hydra cannot read an argument, and it is no path; the message shows the argument in quotes.
     """
-    several = {"-m", "--multirun"} & set(words)
-    return [word if word.startswith("-") else _readable(word, not several) for word in words]
+    several = {"-m", "--multirun"} & set(arguments)
+    return [own if own.startswith("-") else _readable(own, not several) for own in arguments]
 
 
-def _readable(word: str, single: bool) -> str:
+def _readable(argument: str, single: bool) -> str:
     try:
-        override = OverridesParser.create().parse_override(word)
+        override = OverridesParser.create().parse_override(argument)
     except HydraException:
         override = None
-    parts = WORD.fullmatch(word)
-    if parts is None or "${" in word or (override is not None and not (single and override.is_sweep_override())):
-        return word
+    parts = OVERRIDE.fullmatch(argument)
+    if parts is None or "${" in argument or (override is not None and not (single and override.is_sweep_override())):
+        return argument
     key, value = parts["key"], parts["value"]
     exists = _exists(value)
     if exists or (override is None and key.rpartition(".")[2] in PATHS and value[:1] not in ("[", "{", '"', "'")):
         return in_quotes(key, value)
     if override is None:
         raise ValueError(
-            f"{word} cannot be read: there is no such file, and a text with one of = , ( ) [ ] {{ }} # or a quote "
-            f"in it stands in quotes: {shlex.quote(in_quotes(key, value))}"
+            f"{argument} cannot be read: there is no such file, and a text that contains one of = , ( ) [ ] {{ }} # "
+            f"or a quote must stand in quotes: {shlex.quote(in_quotes(key, value))}"
         )
-    return word
+    return argument
 
 
 def in_quotes(key: str, value: str) -> str:
-    """An override that Hydra reads as this very text."""
+    """An override whose value Hydra reads as exactly this text."""
     return f'{key}="' + re.sub(r'(\\*)("|$)', lambda m: 2 * m[1] + ('\\"' if m[2] else ""), value) + '"'
 
 
