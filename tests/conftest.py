@@ -245,7 +245,7 @@ def networks_made_once(monkeypatch) -> None:
 
 @functools.cache
 def untrained_lpips(net: str) -> nn.Module:
-    with fixed_seed():
+    with torch.device("cpu"), fixed_seed():  # also for a test that builds its own networks on the meta device
         return perceptual._quietly(net, pnet_rand=True).requires_grad_(False)
 
 

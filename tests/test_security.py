@@ -135,7 +135,7 @@ def test_a_header_that_would_fill_the_memory(tmp_path, kind):
     info = tarfile.TarInfo("x")
     info.type, info.size = kind, MOST_HEADER + 1
     (tmp_path / "s.tar").write_bytes(info.tobuf(tarfile.GNU_FORMAT) + bytes(MOST_HEADER + 4096))
-    with pytest.raises(UnreadableImage, match="cut short or damaged: a header of 1,048,577 bytes"):
+    with pytest.raises(UnreadableImage, match="the archive is truncated or damaged: a header of 1,048,577 bytes"):
         list(images_in(str(tmp_path / "s.tar")))
 
 
@@ -187,7 +187,7 @@ def test_an_index_beside_tars_is_data(tmp_path):
         archive.addfile(*member("a.png", png()))
     for content, message in (
         (b"[", "is not JSON"),
-        (b'{"classes": 3}', "no list of names"),
+        (b'{"classes": 3}', "not a list of names"),
         (b'{"classes": [1]}', "no list"),
     ):
         (tmp_path / "index.json").write_bytes(content)

@@ -28,7 +28,7 @@ def test_kernels_compile(arch, tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     largest = max(kernels.CONFIGS, key=lambda config: config.kwargs["BM"] * config.kwargs["BN"] * config.num_stages)
     options = {"num_warps": largest.num_warps, "num_stages": largest.num_stages}
-    tiles = largest.kwargs | {"BD": 32, "WHOLE": False, "SINGLE": False, "FACTOR": triton.language.bfloat16}
+    tiles = largest.kwargs | {"BD": 32, "FULL": False, "SINGLE": False, "FACTOR": triton.language.bfloat16}
     made = [
         compiled(kernels.half_norms, arch, BD=16),
         compiled(kernels.tile_maxima.fn, arch, options=options, **tiles),

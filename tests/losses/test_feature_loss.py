@@ -88,7 +88,7 @@ def test_layers_of_a_torchvision_network(tmp_path):
 @pytest.mark.parametrize("arguments, message", [
     ({"stages": [13]}, r"stages must be in 0, ..., 12 for squeezenet1_1"),
     ({"stages": None}, "stages=null compares logits, which torchvision's networks are not read for"),
-    ({"model": "vit_b_16", "stages": [0]}, "no convnet with `features`; timm may have it"),
+    ({"model": "vit_b_16", "stages": [0]}, "is not a convnet with `features`; timm may have it"),
     ({"library": "keras"}, "library must be one of timm, torchvision, not 'keras'"),
 ])  # fmt: skip
 def test_what_torchvision_does_not_have(arguments, message):

@@ -160,7 +160,7 @@ def test_unknown_models():
         TimmFeatures("resnet18.untagged")
     with pytest.raises(ValueError, match="torchvision has no classifier 'resnet1'"):
         TorchvisionFeatures("resnet1")
-    with pytest.raises(ValueError, match="no convnet with `features`"):
+    with pytest.raises(ValueError, match="is not a convnet with `features`"):
         TorchvisionFeatures("resnet18", "random")
 
 
