@@ -187,8 +187,8 @@ def test_an_index_beside_tars_is_data(tmp_path):
         archive.addfile(*member("a.png", png()))
     for content, message in (
         (b"[", "is not JSON"),
-        (b'{"classes": 3}', "not a list of names"),
-        (b'{"classes": [1]}', "no list"),
+        (b'{"classes": 3}', "is not a list of names"),
+        (b'{"classes": [1]}', "is not a list of names"),
     ):
         (tmp_path / "index.json").write_bytes(content)
         with pytest.raises(ValueError, match=f"index.json.*{message}"):
