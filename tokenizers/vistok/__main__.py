@@ -19,7 +19,7 @@ COMMANDS = {  # the verb: its module, and what it does
     "data shards": ("vistok.commands.data_shards", "write images as tar shards, for data=shards"),
     "data thresholds": ("vistok.commands.data_thresholds", "measure the entropies that an entropy router needs"),
     "tokens check": ("vistok.commands.tokens_check", "check the files of tokens, and decode some images"),
-    "tokens export": ("vistok.commands.tokens_export", "write tokens in another form"),
+    "tokens export": ("vistok.commands.tokens_export", "write tokens in another format"),
     "codec reduce": ("vistok.commands.codec_reduce", "cluster the codewords of a tokenizer: fewer bits, same networks"),
     "codec build": ("vistok.commands.codec_build", "build a codec from a tokenizer and its reduced codebooks"),
     "codec train-concealment": (

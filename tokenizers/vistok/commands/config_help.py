@@ -1,4 +1,4 @@
-"""The help of the verbs that take a config: its groups with their choices, and its keys with their comments."""
+"""Help of the verbs with a config: its groups with their choices, and its keys with their comments."""
 
 import re
 import textwrap
@@ -8,14 +8,14 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 ABOUT = {
-    "train": "Trains a tokenizer, validates it, and exports it. Without words it trains a small one on data=sample.",
-    "estimate": "Prints the parameters, FLOPs and memory of a training run. It takes the words of train and needs no "
-    "images, weights or GPU; with run.gpu_memory=80 it also prints the largest batch that fits a GPU of 80 GiB.",
+    "train": "Trains, validates and exports a tokenizer. Without arguments it trains a small one on data=sample.",
+    "estimate": "Prints the parameters, FLOPs and memory of a training run. It takes the arguments of train and needs "
+    "no images, weights or GPU; with run.gpu_memory=80 it also prints the largest batch that fits a GPU of 80 GiB.",
     "eval": "Scores one or several tokenizers on a set of images, and writes JSON, a page of pictures and all values.",
 }
 MORE = (
-    "A key of a choice is set in the same way: quantizer=simvq quantizer.codebook_size=65536. --cfg job prints the "
-    "whole config that the words make, -m runs several of them (key=1,2), and --hydra-help lists the flags of Hydra."
+    "The keys of a choice are set in the same way: quantizer=simvq quantizer.codebook_size=65536. --cfg job prints the "
+    "complete config, -m runs every combination of several values (key=1,2), and --hydra-help lists Hydra's flags."
 )
 WIDTH = 110  # characters of a line
 
@@ -24,10 +24,10 @@ def text(program: str, verb: str, name: str, configs: Path) -> str:
     """The text that ``--help`` prints.
 
     Args:
-        program: The words before those of the config, as ``python -m vistok train``.
+        program: Command without its arguments, as ``python -m vistok train``.
         verb: ``train``, ``estimate`` or ``eval``.
-        name: Of the config: ``train`` or ``eval``.
-        configs: The folder of the configs.
+        name: Name of the config, ``train`` or ``eval``.
+        configs: Folder of the configs.
     """
     own, of_training = (_defaults(configs / f"{other}.yaml") for other in (name, "train"))
     hidden = _defaults(configs / "eval.yaml") - of_training if name == "train" else set()

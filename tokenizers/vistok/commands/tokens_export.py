@@ -1,4 +1,4 @@
-"""Writes tokens in another form, and reads them back to compare.
+"""Writes tokens in another format, and reads them back to compare.
 
 The forms are LlamaGen's and FQGAN's pairs of .npy files, JSON lines, and webdataset tars.
 """
