@@ -109,6 +109,7 @@ def codebook_plot(counts: Sequence[Tensor], names: Sequence[str] = ()) -> Image.
         axes.axhline(100 / len(frequency), color=color, linestyle=":", linewidth=1)
         axes.axvline(used, color=color, linestyle="--", linewidth=0.8)
     axes.set_yscale("log")
+    axes.yaxis.set_major_formatter("{x:g}")
     largest = max(len(c) for c in counts)
     if largest > 20 * max(int((c > 0).sum()) for c in counts):  # used codewords would be a line at the left
         axes.set_xscale("log")
