@@ -1,23 +1,27 @@
-"""MkDocs hook: formulas become MathML while the site is built, which browsers show without a script."""
+"""MkDocs hook that converts formulas to MathML when the site is built; browsers display MathML without a script."""
 
 import re
 from html import unescape
 
 from latex2mathml.converter import convert
 
-OTHER_NAMES = {r"\arg\min": r"\text{arg min}"}
+REPLACEMENTS = {r"\arg\min": r"\text{arg min}"}  # of commands that latex2mathml does not know
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 
 
 def on_page_content(html: str, **_: object) -> str:
-    """Replace what ``pymdownx.arithmatex`` left of each ``$...$`` and ``$$...$$``."""
+    """Replaces the elements that ``pymdownx.arithmatex`` made of each ``$...$`` and ``$$...$$`` by MathML."""
     return FORMULA.sub(lambda m: mathml(unescape(m[2]), "block" if m[1] == "div" else "inline"), html)
 
 
 def mathml(formula: str, display: str) -> str:
-    """LaTeX to MathML; the converter does not know every command that GitHub shows."""
-    for command, known in OTHER_NAMES.items():
-        formula = formula.replace(command, known)
+    """Converts a LaTeX formula to MathML.
+
+    Raises:
+        ValueError: The formula has a command that latex2mathml does not know; GitHub may still display it.
+    """
+    for command, replacement in REPLACEMENTS.items():
+        formula = formula.replace(command, replacement)
     result = convert(formula, display=display)
     unknown = re.search(r"\\\w+", result)
     if unknown:

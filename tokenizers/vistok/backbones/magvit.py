@@ -1,8 +1,9 @@
-"""Convolutional encoder and decoder without attention, as trained with SimVQ (arXiv:2411.02038, code).
+"""Convolutional encoder and decoder without attention, as in the code of SimVQ (arXiv:2411.02038).
 
-They are Open-MAGVIT2's (arXiv:2409.04410) without its decoder's adaptive norms. Unlike in VQGAN's (``cnn.py``), the
-residual blocks have no biases, downsampling pads on all sides, and upsampling makes four channels of each and folds
-them into space. With the defaults the encoder has 24,282,496 parameters and the decoder 39,851,907, as published.
+They are the networks of Open-MAGVIT2 (arXiv:2409.04410) without the adaptive norms of its decoder. They differ from
+those of VQGAN (``cnn.py``): the convolutions of the residual blocks have no biases, downsampling pads on all sides, and
+upsampling is a convolution to four times the channels, which are rearranged as 2 x 2 positions. With the defaults the
+encoder has 24,282,496 parameters and the decoder 39,851,907, as published.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ from vistok.quantizers.base import Context
 
 @dataclass(frozen=True)
 class MagvitSizes(Sizes):
-    """Sizes of the encoder and its decoder; ``MagvitEncoder`` explains them."""
+    """Sizes of the encoder and the decoder; ``MagvitEncoder`` explains the fields."""
 
     channels: int
     multipliers: Sequence[int]
@@ -45,7 +46,7 @@ class MagvitEncoder(Encoder):
     Args:
         channels: Channels at full resolution.
         multipliers: Channels of each level, as multiples of ``channels``; every level but the last halves the grid.
-        num_blocks: Residual blocks in each level, and of the middle part on the smallest grid.
+        num_blocks: Residual blocks in each level, and in the middle part on the smallest grid.
         dim: Channels of the latent.
         in_channels: Channels of the images.
     """
@@ -93,8 +94,9 @@ class MagvitEncoder(Encoder):
 class MagvitDecoder(Decoder):
     """Maps a latent (b, dim, h, w) to unbounded images (b, out_channels, h * factor, w * factor).
 
-    The arguments are the encoder's. ``levels`` runs from the smallest grid to full resolution, so ``levels[0]`` mirrors
-    the encoder's last level; each has as many blocks as the encoder's.
+    The arguments have the same meaning as the encoder's; ``out_channels`` is the number of channels of the images.
+    ``levels`` runs from the smallest grid to full resolution, so ``levels[0]`` mirrors the encoder's last level; each
+    level has as many blocks as the encoder's.
     """
 
     sizes: MagvitSizes
@@ -149,9 +151,10 @@ class MagvitDecoder(Decoder):
 
 
 class DepthToSpace(nn.Module):
-    """Convolution to four times the channels, whose quarters become the four places of each doubled position.
+    """Doubles the grid: a convolution to four times the channels, which are rearranged as 2 x 2 positions.
 
-    The place comes before the channel (ONNX's DCR); in ``F.pixel_shuffle`` it comes after (CRD).
+    The convolution's channels are ordered by position first, then by output channel (DCR in ONNX). The order of
+    ``F.pixel_shuffle`` is the opposite (CRD).
     """
 
     def __init__(self, width: int):
@@ -163,5 +166,5 @@ class DepthToSpace(nn.Module):
 
 
 def middle(width: int, num_blocks: int) -> nn.Sequential:
-    """Middle part of both networks, on the smallest grid."""
+    """Middle part of both networks, on the smallest grid: ``num_blocks`` residual blocks."""
     return nn.Sequential(*(ResnetBlock(width, width, bias=False) for _ in range(num_blocks)))

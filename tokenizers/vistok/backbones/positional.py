@@ -1,4 +1,4 @@
-"""DQ-VAE's decoder, which adds position embeddings to the latent (arXiv:2305.11718, code: ``fourier+learned``)."""
+"""DQ-VAE's decoder, which adds position embeddings to the latent (arXiv:2305.11718; code: ``fourier+learned``)."""
 
 from typing import cast
 
@@ -11,17 +11,18 @@ from vistok.quantizers.base import Context
 
 
 class PositionalDecoder(Decoder):
-    """Adds positions to the latent (b, dim, h, w), then decodes it.
+    """Adds position embeddings to the latent (b, dim, h, w), then decodes it.
 
-    Positions are learned sines of the coordinates (arXiv:2011.13775, section 3.2) plus a learned vector for each row
-    and each column. Around VQGAN's decoder of levels (1, 1, 2, 2) with attention in the last, it has the published
-    14,397,571 parameters. On a grid of another size coordinates also run from -1 to 1, and the vectors of rows and
-    columns are interpolated.
+    The embedding of a position is the sum of sines of its coordinates with learned frequencies (arXiv:2011.13775,
+    section 3.2), of a learned vector of its row, and of one of its column. With VQGAN's decoder of multipliers
+    (1, 1, 2, 2) and attention in the last level, there are 14,397,571 parameters, as published. On grids of every size
+    coordinates run from -1 to 1; on a grid of another size than ``grid`` the vectors of rows and columns are
+    interpolated linearly.
 
     Args:
         decoder: Any decoder.
-        dim: Channels of the latent, equal to the decoder's.
-        grid: Side of the latent grid for which rows and columns are learned.
+        dim: Channels of the latent; must equal the decoder's ``dim``.
+        grid: Side of the latent grid for which the vectors of rows and columns are learned.
     """
 
     def __init__(self, decoder: Decoder, dim: int = 256, grid: int = 32):
@@ -29,7 +30,7 @@ class PositionalDecoder(Decoder):
         if decoder.dim != dim:
             raise ValueError(f"dim={dim}, but the decoder takes {decoder.dim} channels")
         self.decoder, self.dim, self.grid, self.factor = decoder, dim, grid, decoder.factor
-        self.frequencies = nn.Conv2d(2, dim, 1)  # of x and y
+        self.frequencies = nn.Conv2d(2, dim, 1)  # frequencies and phases of the sines of x and y
         nn.init.uniform_(self.frequencies.weight, -(4.5**0.5), 4.5**0.5)
         self.rows, self.columns = (nn.Parameter(nn.init.trunc_normal_(torch.empty(grid, dim))) for _ in range(2))
 
@@ -52,9 +53,9 @@ class PositionalDecoder(Decoder):
         return cast(nn.Parameter, self.decoder.last_layer)
 
 
-def interpolate(vectors: Tensor, number: int) -> Tensor:
-    """Interpolates vectors (n, d) of points on a line to (d, number) of equally spaced points on the same line."""
+def interpolate(vectors: Tensor, num_points: int) -> Tensor:
+    """Interpolates n vectors (n, d) of equally spaced points on a line linearly to (d, num_points); d comes first."""
     vectors = vectors.T
-    if vectors.shape[1] == number:
+    if vectors.shape[1] == num_points:
         return vectors
-    return F.interpolate(vectors[None], number, mode="linear", align_corners=False)[0]
+    return F.interpolate(vectors[None], num_points, mode="linear", align_corners=False)[0]

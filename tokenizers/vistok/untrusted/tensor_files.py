@@ -1,4 +1,4 @@
-"""Safetensors files: written atomically, and read within bounds where their source is unknown."""
+"""Safetensors files: atomic writing, and reading with limits on size, since a file may come from anyone."""
 
 import struct
 from collections.abc import Mapping
@@ -12,41 +12,44 @@ from torch import Tensor
 from vistok.files import atomic_write
 from vistok.untrusted.bounded_json import one_line
 
-MAX_HEADER = 16 * 2**20  # largest JSON header of a safetensors file in bytes
-MAX_TENSORS = 100_000
+MAX_HEADER = 16 * 2**20  # largest accepted JSON header, in bytes
+MAX_TENSORS = 100_000  # most tensors in an accepted file
 
 
-class Stored(NamedTuple):
+class TensorFile(NamedTuple):
     """Contents of a safetensors file."""
 
-    tensors: dict[str, Tensor]  # mapped from the file
-    metadata: dict[str, str]
+    tensors: dict[str, Tensor]  # on the CPU, mapped from the file into memory
+    metadata: dict[str, str]  # texts of the header; empty if it has none
 
 
-def read_safetensors(path: Path) -> Stored:
+def read_safetensors(path: Path) -> TensorFile:
     """Maps a safetensors file into memory.
 
-    Tensors take no memory before their use; the file must not change until then.
+    A tensor takes no memory until it is first used. The file must not change as long as the tensors are in use.
 
     Raises:
-        ValueError: The file is damaged, or has more tensors than any network. The message does not name the file.
+        ValueError: The file is damaged, has a header of more than 16 MiB, or has more than 100,000 tensors. The message
+            does not name the file.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
-        start = file.read(8)
-    if len(start) < 8:
+        length = file.read(8)
+    if len(length) < 8:
         raise ValueError(f"it has {size:,} bytes and is not a safetensors file")
-    (header,) = struct.unpack("<Q", start)
+    (header,) = struct.unpack("<Q", length)  # bytes of the header
     if header > min(MAX_HEADER, size - 8):
-        raise ValueError(f"its header claims {header:,} bytes, the file has {size:,}")
+        raise ValueError(
+            f"its header claims {header:,} bytes; the limit is {MAX_HEADER:,}, and the file has {size:,} in all"
+        )
     try:
         with safe_open(path, "pt") as file:
             names = file.keys()
             if len(names) > MAX_TENSORS:
                 raise ValueError(f"it has {len(names):,} tensors, more than {MAX_TENSORS:,}")
-            return Stored({name: file.get_tensor(name) for name in names}, file.metadata() or {})
+            return TensorFile({name: file.get_tensor(name) for name in names}, file.metadata() or {})
     except (SafetensorError, RuntimeError, TypeError, KeyError, AttributeError, OverflowError) as error:
-        raise ValueError(one_line(error)) from error  # errors of the library, and of torch for unsupported types
+        raise ValueError(one_line(error)) from error  # from safetensors, or from torch for an unsupported dtype
 
 
 def write_safetensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:
@@ -58,5 +61,5 @@ def write_safetensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mappi
         metadata: Texts by name, for the header of the file.
     """
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with atomic_write(path) as file:  # by name: as bytes it would be in memory twice
+    with atomic_write(path) as file:  # given as a name: safetensors.torch.save would hold all tensors in memory twice
         safetensors.torch.save_file(contiguous, file.name, metadata and dict(metadata))

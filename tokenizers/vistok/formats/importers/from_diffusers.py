@@ -1,4 +1,4 @@
-"""Importer of diffusers' VQModel: VQGAN with reversed levels, and attention as linear maps."""
+"""Importer of diffusers' VQModel: VQGAN with decoder levels in reverse order, and with linear layers in attention."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,15 +10,18 @@ from vistok.quantizers import VectorQuantizer
 from vistok.tokenizer import Tokenizer
 
 ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "out"}
-OLDER = {"query": "q", "key": "k", "value": "v", "proj_attn": "out"}  # before diffusers 0.15; read, never written
+# Names before diffusers 0.15, for import only.
+OLD_ATTENTION = {"query": "q", "key": "k", "value": "v", "proj_attn": "out"}
 ENDS = {"conv_in": "conv_in", "conv_norm_out": "norm_out", "conv_out": "conv_out"}
 
 
 def attention(theirs: str, ours: str) -> list[Rule]:
-    return [linear(rule) for names in (ATTENTION, OLDER) for rule in under(theirs, ours, names)]
+    """Rules of a self-attention block, whose 1x1 convolutions are linear layers in diffusers."""
+    return [linear(rule) for names in (ATTENTION, OLD_ATTENTION) for rule in under(theirs, ours, names)]
 
 
 def network(side: str, blocks: str, resample: str) -> list[Rule]:
+    """Rules of the encoder or decoder, from the names in diffusers of its levels and of their change of resolution."""
     level, ours = f"{side}.{blocks}.{{i}}", f"{side}.levels.{{i}}"
     return [
         *under(side, side, ENDS),
@@ -40,7 +43,14 @@ RULES = (
 
 
 def build(shapes: vqgan_rules.Shapes, config: Mapping[str, Any], sure: bool) -> Tokenizer:
-    """Builds the tokenizer for tensors with our names; without ``config`` its norms have the library's 32 groups."""
+    """Builds the tokenizer for tensors with vistok's names.
+
+    Norms have ``norm_num_groups`` groups: 32, the default of diffusers, if ``config`` does not contain this number.
+
+    Raises:
+        Unknown: The number of groups does not divide the channels of every norm.
+        ValueError: ``config`` has another activation or norm than VQGAN's.
+    """
     only(config, "act_fn", "silu")
     only(config, "norm_type", "group", None)
     groups = need(config, "norm_num_groups", int, 32)
@@ -48,7 +58,10 @@ def build(shapes: vqgan_rules.Shapes, config: Mapping[str, Any], sure: bool) -> 
     widths = {*encoder.sizes.widths, *decoder.sizes.widths}
     uneven = sorted(width for width in {encoder.sizes.channels, *widths} if width % groups)
     if uneven:
-        raise Unknown(f"norm_num_groups={groups} does not divide its {uneven} channels: config has to say it")
+        raise Unknown(
+            f"norm_num_groups={groups} does not divide {uneven}, the channels of its norms: give "
+            "config={'norm_num_groups': ...}"
+        )
     codebook_size, dim = vqgan_rules.shape(shapes, "quantizer.table", 2)
     head = VectorQuantizer(codebook_size, dim)
     return Tokenizer(
