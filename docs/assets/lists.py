@@ -43,7 +43,8 @@ GROUPS = {  # in configs/: its name on the command line where it is another, and
     "trainer": ("", "hardware: see [Clusters](cluster.md) for `ddp` and `fsdp`"),
     "speed": (
         "",
-        "float32, or bfloat16 and other accelerations, as in `gpu` and `ddp`: see [Performance](performance.md)",
+        "`exact` is float32; `fast` adds bfloat16 and other accelerations, and is the default of `gpu` and `ddp`: "
+        "see [Performance](performance.md)",
     ),
     "logger": ("", "further logs besides `metrics.csv`"),
     "experiment": ("", "a published recipe: see [Recipes](recipes.md)"),
