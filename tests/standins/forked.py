@@ -43,18 +43,24 @@ def ask(address, executable, *words):
         "ignored": [int(number) for number in ignored], "executable": executable,
         "unbuffered": unbuffered or bool(os.environ.get("PYTHONUNBUFFERED")),
     })  # fmt: skip
-    connection = socket.socket(socket.AF_UNIX)
-    connection.connect(address)
-    socket.send_fds(connection, [len(request).to_bytes(4, "little")], [0, 1, 2])
-    connection.sendall(request)
-    child = number_from(connection)
+    child, early = 0, []
 
     def forward(number, frame):
+        if not child:  # it may run already, and whoever sends the signal have seen it
+            early.append(number)
+            return
         with suppress(ProcessLookupError):
             (os.killpg if leads else os.kill)(child, number)
 
     for number in set(FORWARDED) - set(ignored):
         signal.signal(number, forward)
+    connection = socket.socket(socket.AF_UNIX)
+    connection.connect(address)
+    socket.send_fds(connection, [len(request).to_bytes(4, "little")], [0, 1, 2])
+    connection.sendall(request)
+    child = number_from(connection)
+    for number in early:
+        forward(number, None)
     end_with(number_from(connection))
 
 
