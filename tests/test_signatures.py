@@ -10,7 +10,7 @@ import pytest
 
 from vistok import speed
 from vistok.backbones import vit
-from vistok.configuration import fits, words
+from vistok.configuration import fits, kind_of
 from vistok.losses import adversarial, feature_loss, patchgan, stylegan
 from vistok.quantizers import dqvae, vqbridge
 from vistok.signatures import signature_of
@@ -44,10 +44,12 @@ def test_they_are_those_of_what_is_imported(target):
     for name, hint in hints.items():
         if name in arguments:
             read = found.hints[name]
-            kinds = set(words(hint).replace("device", "Any").split(" or "))  # typing keeps one order of a union for all
-            assert set(words(read).split(" or ")) == kinds, name
+            kinds = set(
+                kind_of(hint).replace("device", "Any").split(" or ")
+            )  # typing keeps one order of a union for all
+            assert set(kind_of(read).split(" or ")) == kinds, name
             for value in (1, 1.5, "a", None, True, [1], ["a"], [1, 2], {"a": 1}):
-                assert fits(value, read) == fits(value, hint) or "device" in words(hint), (name, value)
+                assert fits(value, read) == fits(value, hint) or "device" in kind_of(hint), (name, value)
 
 
 NOTHING = ["nothing.at.all", "vistok.nothing", "vistok.quantizers.Nothing", "math.sqrt", "x", ""]
@@ -99,7 +101,9 @@ def test_a_stranger_s_module(tmp_path, monkeypatch):
     )
     monkeypatch.syspath_prepend(tmp_path)
     head, made = signature_of("strange_part.Head"), signature_of("strange_part.make")
-    assert words(head.hints["size"]) == "a whole number or null" and words(head.hints["kind"]) == "a or b"
+    assert kind_of(head.hints["size"]) == "a whole number or null" and kind_of(head.hints["kind"]) == "a or b"
     assert not head.closed and made.closed and not signature_of("strange_part.hidden").closed
-    assert words(made.hints["names"]) == "a list, each text or null" and words(made.hints["size"]) == words(int | None)
+    assert kind_of(made.hints["names"]) == "a list, each text or null" and kind_of(made.hints["size"]) == kind_of(
+        int | None
+    )
     assert fits(5, made.hints["other"])
