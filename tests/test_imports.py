@@ -28,7 +28,7 @@ def modules_after(program, *words, cwd=None):
 
 
 @pytest.mark.parametrize("program, unwanted", [
-    ("import vistok", (*HEAVY, "torch", "numpy")),
+    ("import vistok, vistok.tokens", (*HEAVY, "torch", "numpy")),
     ("import vistok.training.run, vistok.commands.train", (*HEAVY[:-1], "torch", "numpy")),
     ("import vistok.evaluation, vistok.evaluation.config_check, vistok.commands.eval", (*HEAVY[:-1], "torch", "numpy")),
     ("from vistok.tokens import TokenDataset, TokenStore", (*FRAMEWORKS, "webdataset", "scipy")),
