@@ -28,9 +28,10 @@ def examples(labels: Sequence[str], selected: Sequence[Scores], crop: str) -> st
     ]
     layout = "figures" if len(names) == 1 else "comparisons"
     parts = [
-        f"<h2>Reconstructions</h2><p>{escape(crop)} crops of images drawn by a hash of their names. Below each picture is "
-        f"an enlarged view of the framed square, where the error is greatest. Error maps show the mean absolute difference "
-        f"of the channels; pictures above {report_charts.SMALL} px are JPEG here, numbers are of the images themselves.</p>"
+        f"<h2>Reconstructions</h2><p>{escape(crop)} crops of images drawn by a hash of their names. Below each picture "
+        f"is an enlarged view of the framed square, where the error is greatest. Error maps show the mean absolute "
+        f"difference of the channels; pictures above {report_charts.SMALL} px are JPEG here, numbers are of the images "
+        f"themselves.</p>"
         f'{error_ramp()}<div class="{layout}">{"".join(drawn)}</div>\n'
     ]
     for kind, heading in ((WORST, "Worst images"), (BEST, "Best images")):
