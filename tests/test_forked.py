@@ -62,8 +62,7 @@ import os, signal, time
 signal.signal(signal.SIGUSR1, lambda *_: os.write(1, b"USR1\\n"))  # print may not interrupt itself
 if not os.fork():
     os.write(1, b"%d\\n" % os.getpid())  # here, since a new process forgets signals that came before this line
-while True:
-    time.sleep(60)
+time.sleep(60)
 """
 
 
