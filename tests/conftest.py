@@ -218,6 +218,15 @@ def train(run_dir: Path, *overrides: str) -> Path:
     return run_dir
 
 
+def quiet_trainer(**arguments):
+    """A trainer on the CPU that prints and writes nothing, with further arguments of Lightning's ``Trainer``."""
+    import pytorch_lightning as pl
+
+    quiet = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+    usual = {"accelerator": "cpu", "max_epochs": -1, "num_sanity_val_steps": 0, **dict.fromkeys(quiet, False)}
+    return pl.Trainer(**(usual | arguments))
+
+
 @pytest.fixture(name="compose")
 def compose_fixture() -> Callable[..., DictConfig]:
     return compose

@@ -4,7 +4,6 @@ import math
 from functools import partial
 
 import pytest
-import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -19,6 +18,8 @@ from vistok.losses import Adversary, LogitLaplace, PatchGAN
 from vistok.quantizers import VectorQuantizer
 from vistok.training.module import LitTokenizer
 from vistok.training.schedules import Schedule
+
+from ..conftest import quiet_trainer
 
 
 def test_bsqvit(golden, close):
@@ -78,14 +79,7 @@ def fit(tokenizer, weights, **arguments):
         output_losses={"logit_laplace": LogitLaplace()},
         **arguments,
     )
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        max_epochs=-1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
+    trainer = quiet_trainer(
         limit_val_batches=1,
         val_check_interval=1,
         check_val_every_n_epoch=None,

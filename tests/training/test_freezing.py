@@ -3,7 +3,6 @@
 from functools import partial
 
 import pytest
-import pytorch_lightning as pl
 import torch
 from safetensors.torch import load_file
 from torch import nn
@@ -27,6 +26,8 @@ from vistok.quantizers.base import single_heads
 from vistok.training.freezing import leave_codebooks
 from vistok.training.module import LitTokenizer, parameters_of
 from vistok.training.schedules import Schedule
+
+from ..conftest import quiet_trainer
 
 WEIGHTS = {"l1": 1.0, "commitment": 0.25, "codebook": 1.0, "adversarial": 0.1, "discriminator": 1.0}
 HEADS = {
@@ -67,13 +68,7 @@ def fit(tokenizer, frozen, **arguments):
         ema_decay=0.5,
         clip=1.0,
     )
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        max_epochs=-1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+    trainer = quiet_trainer(
         num_sanity_val_steps=1,
         limit_val_batches=1,
         val_check_interval=1,

@@ -16,6 +16,8 @@ from vistok.training.callbacks.finite import FiniteMonitor, NotFinite
 from vistok.training.module import LitTokenizer, weighted_sum
 from vistok.training.schedules import Schedule
 
+from ..conftest import quiet_trainer
+
 WEIGHTS = {"l1": 1.0, "commitment": 0.25, "codebook": 1.0}
 GAN_WEIGHTS = WEIGHTS | {"adversarial": 0.1, "discriminator": 1.0}
 
@@ -38,14 +40,7 @@ def adversary(**arguments):
 
 
 def fit(module, batch_size=4, **arguments):
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        max_epochs=-1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
+    trainer = quiet_trainer(
         limit_val_batches=0,
         log_every_n_steps=1,
         **arguments,

@@ -19,6 +19,8 @@ from vistok.training.module import LitTokenizer, weighted_sum
 from vistok.training.schedules import Schedule
 from vistok.training.updates import Decisions, step
 
+from ..conftest import quiet_trainer
+
 ADAM = partial(torch.optim.Adam, lr=1e-3, fused=True)
 WEIGHTS = {"l1": 1.0, "l2": 0.5, "commitment": 0.25, "adversarial": 0.3, "discriminator": 0.7}
 
@@ -35,15 +37,9 @@ def lit(make_tokenizer, judge, weights=WEIGHTS, optimizer=ADAM, updates=20, **ar
 
 
 def fit(module, callbacks=(), accelerator="cpu", log_every=1):
-    trainer = pl.Trainer(
+    trainer = quiet_trainer(
         accelerator=accelerator,
         devices=1,
-        max_epochs=-1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
         limit_val_batches=0,
         log_every_n_steps=log_every,
         callbacks=list(callbacks),

@@ -31,6 +31,8 @@ from vistok.training.ema import AveragedTokenizer
 from vistok.training.module import LitTokenizer
 from vistok.training.schedules import Schedule
 
+from ...conftest import quiet_trainer
+
 
 def table(*codewords, **arguments):
     """A head with these codewords, numbers or lists."""
@@ -444,13 +446,7 @@ def lit(head, updates, **arguments):
 
 
 def fit(module, *callbacks, window=20):
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        max_epochs=-1,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
+    trainer = quiet_trainer(
         log_every_n_steps=window,
         callbacks=list(callbacks),
     )
