@@ -5,6 +5,7 @@ from vistok.quantizers.bsq import BinaryQuantizer
 from vistok.quantizers.dqvae import DynamicQuantizer
 from vistok.quantizers.estimators import CodewordGradient, DiVeQ, RotationTrick, StraightThrough
 from vistok.quantizers.fq import FactorizedQuantizer, factorized
+from vistok.quantizers.fsq import FSQ
 from vistok.quantizers.janus import JanusQuantizer
 from vistok.quantizers.mapped import MappedCodebook
 from vistok.quantizers.routers import EntropyRouter, FeatureRouter
@@ -13,6 +14,7 @@ from vistok.quantizers.vq import VectorQuantizer
 from vistok.quantizers.vqbridge import VQBridge
 
 __all__ = [
+    "FSQ",
     "BinaryQuantizer",
     "Codes",
     "CodewordGradient",
