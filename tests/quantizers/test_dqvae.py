@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -40,6 +41,20 @@ def test_entropy(golden, close, bins, low):
     close(patch_entropy(values["images"], 16, low, 1.0), values[bins])
 
 
+@pytest.mark.parametrize("below", [0.05, 0.12, 0.13, 0.1346, 0.135, 0.138, 0.15, 1.0])
+def test_entropy_of_a_patch_darker_than_all_bins(below):
+    """Sums of the histogram near or below ε, by the authors' formula in numpy's float32, which has denormals."""
+    spread = np.float32(0.0005) * np.arange(64, dtype=np.float32).reshape(8, 8) / 64
+    grey = np.float32(-1 - below) - spread
+    bins = np.linspace(-1, 1, 32, dtype=np.float32)
+    kernels = np.exp(np.float32(-0.5) * ((grey.reshape(-1, 1) - bins) / np.float32(0.01)) ** 2)
+    share = kernels.mean(0, dtype=np.float32)
+    share = share / (share.sum(dtype=np.float32) + np.float32(1e-40)) + np.float32(1e-40)
+    expected = -(share * np.log(share)).sum()
+    images = torch.from_numpy(grey).view(1, 1, 8, 8)
+    assert patch_entropy(images, 8).item() == pytest.approx(expected, abs=2e-4)
+
+
 def test_entropy_in_parts(monkeypatch):
     images = torch.rand(2, 3, 16, 24) * 2 - 1
     whole = patch_entropy(images, 8)
@@ -62,6 +77,17 @@ def test_budget_of_three_grains(golden, close):
     loss = budget_loss(gate, torch.tensor([0.3, 0.3]))
     close(loss, values["loss.total"])
     close(torch.autograd.grad(loss, gate)[0], values["grad.gate"])
+
+
+def test_weights_of_the_budgets_terms():
+    gate = one_hot(torch.tensor([[[0, 1], [1, 2]]]), 3)  # shares 1/2 and 1/4
+    rates = torch.tensor([0.25, 0.75])
+    assert budget_loss(gate, rates, [2.0, 10.0]).item() == pytest.approx(2 / 16 + 10 / 4)
+    head = DynamicQuantizer(VectorQuantizer(8, 4), FeatureRouter(4, 3, 4), [0.2, 0.3], rate_weights=[1.0, 0.0])
+    z = torch.randn(2, 4, 4, 4)
+    assert head.for_inference().rate_weights == [1.0, 0.0] and head(z).losses["budget"].isfinite()
+    with pytest.raises(ValueError, match=r"rate_weights=\[1.0\] must be one number for each of rates=\[0.2, 0.3\]"):
+        DynamicQuantizer(VectorQuantizer(8, 4), FeatureRouter(4, 3, 4), [0.2, 0.3], rate_weights=[1.0])
 
 
 def test_budget_by_hand():

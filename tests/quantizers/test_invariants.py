@@ -394,8 +394,8 @@ def test_no_matrix_of_all_scores_is_kept_for_backward(head):
     assert max(kept) < 4096 * min(head.codebook_sizes)
 
 
-@pytest.mark.parametrize("name", ["vq", "vq_cosine", "vq_rotation", "vq_ema_restart", "simvq", "vqbridge_vit", "bsq", "fsq",
-                                  "fq", "fq_simvq"])  # fmt: skip
+@pytest.mark.parametrize("name", ["vq", "vq_cosine", "vq_rotation", "vq_ema_restart", "simvq", "vqbridge_vit", "bsq",
+                                  "fsq", "fq", "fq_simvq"])  # fmt: skip
 def test_compiling_breaks_no_graph(name):
     """Captured whole, and with the same codes and losses; ``eager`` leaves the generated code out."""
     head = make(name)

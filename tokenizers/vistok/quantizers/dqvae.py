@@ -34,6 +34,8 @@ class DynamicQuantizer(Quantizer):
         rates: Target shares of regions with granularity 1, 2 and so on, for the ``budget`` loss; None has no such loss,
             as for an entropy router.
         budget: ``plain``, or ``doubled`` as in the released code for two granularities, which adds the same term twice.
+        rate_weights: Weights of the terms of ``budget``, one for each of ``rates``; None for 1. The released code for
+            three granularities can weight the last one.
         projection: Convolution from the channels of the maps to ``head.dim``, applied after the maps are assembled (the
             published model's quant_conv, which its router does not read); None where the channels agree.
 
@@ -50,6 +52,7 @@ class DynamicQuantizer(Quantizer):
         rates: Sequence[float] | None = None,
         budget: Literal["plain", "doubled"] = "plain",
         projection: nn.Conv2d | None = None,
+        rate_weights: Sequence[float] | None = None,
     ):
         super().__init__()
         if budget not in BUDGETS:
@@ -60,10 +63,13 @@ class DynamicQuantizer(Quantizer):
                     f"rates={list(rates)} must be {router.grains - 1} shares for {router.grains} granularities"
                 )
             check_rate(torch.tensor([list(rates)], device="cpu"), router.grains)
+        if rate_weights is not None and len(rate_weights) != len(rates or ()):
+            raise ValueError(f"rate_weights={list(rate_weights)} must be one number for each of rates={rates}")
         if projection is not None and projection.out_channels != head.dim:
             raise ValueError(f"projection makes {projection.out_channels} channels, but head.dim is {head.dim}")
         self.head, self.router, self.projection = head, router, projection
         self.rates = None if rates is None else list(rates)
+        self.rate_weights = None if rate_weights is None else list(rate_weights)
         self.budget: Literal["plain", "doubled"] = budget
         self.register_buffer("targets", None if rates is None else torch.tensor(list(rates)), persistent=False)
         self.dim = head.dim
@@ -89,7 +95,7 @@ class DynamicQuantizer(Quantizer):
         losses = dict(quantized.losses)
         if self.rates is not None:
             target = self.targets if context.rate is None else context.rate.to(gate).reshape(len(gate), -1)
-            losses["budget"] = budget_loss(gate, target) * (2 if self.budget == "doubled" else 1)
+            losses["budget"] = budget_loss(gate, target, self.rate_weights) * (2 if self.budget == "doubled" else 1)
         first = first_of_cell(cell)
         return quantized._replace(
             # Scores of equal vectors may differ in the last bit between rows of a matrix product.
@@ -171,10 +177,12 @@ class DynamicQuantizer(Quantizer):
 
     def for_inference(self) -> "DynamicQuantizer":
         router, projection = copy.deepcopy((self.router, self.projection))
-        return DynamicQuantizer(self.head.for_inference(), router, self.rates, self.budget, projection).eval()
+        return DynamicQuantizer(
+            self.head.for_inference(), router, self.rates, self.budget, projection, self.rate_weights
+        ).eval()
 
 
-def budget_loss(gate: Tensor, rates: Tensor) -> Tensor:
+def budget_loss(gate: Tensor, rates: Tensor, weights: Sequence[float] | None = None) -> Tensor:
     """Sum over finer granularities of the squared difference between their share of regions and its target.
 
     The share of granularity g is ``(β - P) / ((4^g - 1) P)`` with P regions, where β would be the number of codes if
@@ -185,6 +193,7 @@ def budget_loss(gate: Tensor, rates: Tensor) -> Tensor:
         gate: (b, G, h, w), granularities coarsest first, with a sum of 1.
         rates: Target shares of granularities 1 to G - 1: (G - 1,) for the mean over the batch of all ranks, (b, G - 1)
             for each image.
+        weights: (G - 1,) weights of the squared differences; None for 1.
     """
     _, grains, h, w = gate.shape
     regions = h * w
@@ -196,7 +205,8 @@ def budget_loss(gate: Tensor, rates: Tensor) -> Tensor:
     share = torch.stack(shares, dim=1)  # (b, G - 1)
     if rates.ndim == 1:
         share = mean_with_gradient(share.mean(0, keepdim=True))
-    return (share - rates).square().sum(1).mean()
+    squares = (share - rates).square()
+    return (squares if weights is None else squares * squares.new_tensor(weights)).sum(1).mean()
 
 
 def check_rate(rate: Tensor, grains: int) -> None:

@@ -20,6 +20,7 @@ from vistok.quantizers.estimators import with_gradient_of
 GREY = (0.2989, 0.5870, 0.1140)  # weights of red, green, blue
 BINS = 32
 BANDWIDTH = 0.01  # standard deviation of the Gaussian with which a pixel adds to the bins
+EPSILON = 1e-40  # ε of the authors; only patches whose values are all far from any bin have sums as small
 ROWS_AT_ONCE = 2**22  # floats of scratch memory
 
 
@@ -156,10 +157,10 @@ def patch_entropy(images: Tensor, patch: int, low: float = -1.0, high: float = 1
         for part in pixels.split(rows):
             away = (part[:, :, None] - bins) / BANDWIDTH
             histograms.append((-0.5 * away.square()).exp().mean(1))
-        histogram = torch.cat(histograms)
-        # The authors divide by the sum + 1e-40; the smallest normal number does not depend on denormals.
-        frequency = histogram / histogram.sum(1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
-        return rearrange(torch.special.entr(frequency).sum(1), "(b h w) -> b h w", b=len(images), h=h)
+        # The authors add ε in float32, where it is a denormal number; float64 has it on every device.
+        histogram = torch.cat(histograms).double()
+        frequency = histogram / (histogram.sum(1, keepdim=True) + EPSILON)
+        return rearrange(torch.special.entr(frequency).sum(1).float(), "(b h w) -> b h w", b=len(images), h=h)
 
 
 def _grey(images: Tensor) -> Tensor:
