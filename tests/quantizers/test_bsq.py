@@ -48,6 +48,55 @@ def test_lfq_against_open_magvit2(golden, close):
     close(gradient, values["grad.z"])
 
 
+@pytest.mark.parametrize("group, weights", [("wetok_lfq", (1.0, 1.0)), ("wetok_lfq_weighted", (0.7, 1.6))])
+def test_grouped_lfq_against_wetok(golden, close, group, weights):
+    values = golden("binary", group)
+    z = values["z"].requires_grad_()
+    head = BinaryQuantizer(12, False, 0.01, None, 3, True, *weights)
+    quantized = head(z)
+    assert torch.equal(quantized.codes, values["codes"]) and head.group == 4
+    close(quantized.latent, values["zq"])
+    close(quantized.losses["commitment"], values["loss.commitment"])
+    close(quantized.losses["entropy"], values["loss.entropy"])
+    total = quantized.losses["entropy"] + 0.25 * quantized.losses["commitment"]
+    close(total, values["loss.total"])
+    (gradient,) = torch.autograd.grad(total, z, retain_graph=True)
+    close(gradient, values["gradloss.z"])
+    (gradient,) = torch.autograd.grad(total + (values["up.zq"] * quantized.latent).sum(), z)
+    close(gradient, values["grad.z"])
+
+
+@pytest.mark.parametrize("spherical", [True, False])
+@pytest.mark.parametrize("pooled", [True, False])
+def test_the_two_entropies_of_groups(spherical, pooled):
+    """Against softmax over all codewords of each group, written out."""
+    head = BinaryQuantizer(12, spherical, 0.4, 2, 3, pooled, sample_weight=0.3, batch_weight=1.7)
+    u = F.normalize(torch.randn(2, 12, 3, 4, dtype=torch.float64), dim=1)
+    corners = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], dtype=torch.float64) * head.length] * 2)
+    groups = rearrange(u, "b (n g) h w -> n (b h w) g", g=2)
+    p = (2 * groups @ corners.T / 0.4).softmax(-1)  # (n, positions, 4)
+    sample, mean = -(p * p.log()).sum(-1).mean(1), p.mean(1)
+    floor = 1e-8 if spherical else 1e-5
+    if pooled:
+        mean = mean.mean(0)
+        expected = 0.3 * sample.mean() + 1.7 * (mean * (mean + floor).log()).sum()
+    else:
+        expected = 0.3 * sample.sum() + 1.7 * (mean * (mean + floor).log()).sum()
+    assert head.entropy(u).item() == pytest.approx(expected.item(), rel=1e-10)
+
+
+@pytest.mark.parametrize("spherical", [True, False])
+def test_128_bits_in_eight_codes(spherical):
+    head = BinaryQuantizer(128, spherical, group=None, num_codebooks=8).eval()
+    z = torch.randn(2, 128, 3, 4)
+    quantized = head(z)
+    assert head.codebook_sizes == (2**16,) * 8 and head.group == 16 and quantized.codes.shape == (2, 8, 3, 4)
+    assert torch.equal(head.lookup(quantized.codes), quantized.latent) and torch.equal(quantized.latent > 0, z > 0)
+    own = BinaryQuantizer(16, spherical)
+    for i, part in enumerate(z.split(16, dim=1)):  # bits in the order of one code's
+        assert torch.equal(own(part).codes[:, 0], quantized.codes[:, i])
+
+
 @pytest.mark.parametrize("spherical", [True, False])
 @pytest.mark.parametrize("dim", [1, 6, 7])
 @pytest.mark.parametrize("weighted", [False, True])
@@ -121,7 +170,10 @@ def test_the_largest_group(dim, group):
 
 
 @pytest.mark.parametrize("arguments, message", [
-    ({"dim": 63}, "dim must be 1 to 62 bits"),
+    ({"dim": 63}, "dim=63 must be 1 to 62 bits"),
+    ({"dim": 126, "num_codebooks": 2}, "dim=126 / num_codebooks=2 must be 1 to 62 bits"),
+    ({"dim": 12, "num_codebooks": 5}, "num_codebooks=5 does not divide the latent's 12 channels"),
+    ({"dim": 12, "num_codebooks": 2, "group": 4}, "group=4 must divide dim=12 / num_codebooks=2"),
     ({"dim": 12, "group": 5}, "group=5 must divide dim=12"),
     ({"dim": 46, "group": 23}, "group=23 must divide dim=46 and be at most 22 bits"),
     ({"dim": 8, "temperature": 0}, "temperature must be above 0"),
