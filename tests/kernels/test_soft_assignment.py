@@ -37,7 +37,8 @@ def test_gradients_of_both_outputs():
     torch.manual_seed(0)
     shapes = [(3, 2), (5, 2), (3,)]
     inputs = [torch.rand(shape, dtype=torch.float64, requires_grad=True) for shape in shapes]
-    assert torch.autograd.gradcheck(lambda *tensors: soft_assignment(*tensors, 1.3), inputs)
+    for products in (False, True):
+        assert torch.autograd.gradcheck(lambda *tensors: soft_assignment(*tensors, 1.3, products), inputs)  # noqa: B023
 
 
 def test_a_codebook_without_gradient():
@@ -49,7 +50,8 @@ def test_a_codebook_without_gradient():
 
 def test_shapes_alone():
     inputs = [torch.randn(6, 2, requires_grad=True), torch.randn(5, 2, requires_grad=True), torch.ones(6)]
-    torch.library.opcheck(module.assign, (*inputs, 2.0))
+    for products in (False, True):
+        torch.library.opcheck(module.assign, (*inputs, 2.0, products))
 
 
 def test_memory(allocated):

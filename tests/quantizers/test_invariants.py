@@ -12,6 +12,7 @@ from vistok import configuration
 from vistok.formats import native
 from vistok.quantizers import (
     FSQ,
+    IBQ,
     BinaryQuantizer,
     Context,
     DiVeQ,
@@ -67,6 +68,8 @@ SINGLE = {
     "lfq": lambda: BinaryQuantizer(8, spherical=False, temperature=0.1, group=8),
     "lfq_codebooks": lambda: BinaryQuantizer(8, False, group=None, num_codebooks=2, pooled=True, batch_weight=0.5),
     "bsq_codebooks": lambda: BinaryQuantizer(8, num_codebooks=2, sample_weight=0.5),
+    "ibq": lambda: IBQ(32, 8),
+    "ibq_plain": lambda: IBQ(32, 8, entropy_temperature=None),
     "fsq": lambda: FSQ([8, 7, 5, 5, 4, 3, 3, 6]),
     "fsq_symmetric": lambda: FSQ([2, 3, 4, 5, 2, 2, 2, 2], symmetric=True),
 }
@@ -77,6 +80,7 @@ COMPOSED = {
     "fq_simvq": lambda: factorized(partial(SimVQ, 32), 2, 8),
     "fq_vqbridge": lambda: factorized(bridge, 2, 8),
     "fq_mixed": lambda: FactorizedQuantizer([vq(2, cosine=True), SimVQ(16, 6)], disentangle=False),
+    "fq_ibq": lambda: factorized(partial(IBQ, 32), 2, 8),
     "fq_fsq": lambda: factorized(partial(FSQ, 5), 2, 8),
     "fq_bsq": lambda: factorized(BinaryQuantizer, 2, 8),
     "fq_rotation": lambda: factorized(partial(vq, estimator=RotationTrick()), 2, 8),
@@ -87,6 +91,7 @@ COMPOSED = {
     "dqvae_simvq": lambda: dynamic(SimVQ(32, 8)),
     "dqvae_vqbridge": lambda: dynamic(bridge(8)),
     "dqvae_lfq": lambda: dynamic(BinaryQuantizer(8, spherical=False, group=2)),
+    "dqvae_ibq": lambda: dynamic(IBQ(32, 8)),
     "dqvae_fsq": lambda: dynamic(FSQ(5, 8)),
     "dqvae_fq": lambda: dynamic(factorized(partial(SimVQ, 32), 2, 8)),
 }
@@ -254,6 +259,8 @@ def test_codes_are_the_nearest(head):
         if isinstance(part, FSQ):  # rounds each channel; tests/quantizers/test_fsq.py has the formula
             continue
         k = codes.shape[1]
+        if isinstance(part, IBQ):  # the largest product; tests/quantizers/test_ibq.py
+            continue
         vectors = rearrange(part.compared(latent.detach()), "b (k d) h w -> (b k h w) d", k=k).double()
         distances = (vectors[:, None] - part.codebook().detach().double()).square().sum(2)
         chosen = distances.gather(1, codes.flatten()[:, None])[:, 0]
@@ -351,7 +358,7 @@ def test_the_head_for_inference(head):
     folded = head.for_inference()
     assert folded is not head and not folded.training
     for part, former in zip(single_heads(folded), single_heads(head), strict=True):
-        computed = isinstance(former, BinaryQuantizer | FSQ)  # codewords that need no table
+        computed = isinstance(former, BinaryQuantizer | FSQ | IBQ)  # no map to fold
         assert type(part) is (type(former) if computed else VectorQuantizer)
         assert not any(p.requires_grad for p in part.parameters())
     same(folded(z, context).latent, head(z, context).latent)
@@ -398,7 +405,7 @@ def test_no_matrix_of_all_scores_is_kept_for_backward(head):
 
 
 @pytest.mark.parametrize("name", ["vq", "vq_cosine", "vq_rotation", "vq_ema_restart", "simvq", "vqbridge_vit", "bsq",
-                                  "fsq", "fq", "fq_simvq"])  # fmt: skip
+                                  "fsq", "ibq", "fq", "fq_simvq"])  # fmt: skip
 def test_compiling_breaks_no_graph(name):
     """Captured whole, and with the same codes and losses; ``eager`` leaves the generated code out."""
     head = make(name)

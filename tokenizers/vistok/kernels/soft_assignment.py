@@ -10,8 +10,10 @@ LEAST, MOST = 2**20, 2**24  # smallest and largest size of each of the two buffe
 PARTS = 40  # number of slices between these bounds, with buffers of a twentieth of n × k
 
 
-def soft_assignment(z: Tensor, codebook: Tensor, weight: Tensor, scale: float) -> tuple[Tensor, Tensor]:
-    """Entropies and sum of the assignments ``p = softmax(scale · (z·c - |c|²/2))``.
+def soft_assignment(
+    z: Tensor, codebook: Tensor, weight: Tensor, scale: float, products: bool = False
+) -> tuple[Tensor, Tensor]:
+    """Entropies and sum of the assignments ``p = softmax(scale · (z·c - |c|²/2))``, or of ``softmax(scale · z·c)``.
 
     They are computed for a few vectors at a time, and again in the backward pass, so that no n × k matrix is stored.
     All three tensors get first-order gradients.
@@ -21,16 +23,19 @@ def soft_assignment(z: Tensor, codebook: Tensor, weight: Tensor, scale: float) -
         codebook: Codewords (k, d).
         weight: Weights of the vectors, (n,).
         scale: 2 / T for ``softmax(-|z - c|² / T)``, where the |z|² of each vector cancels.
+        products: True leaves out the |c|²/2, for heads that compare by inner products.
 
     Returns:
         The entropy of each vector's assignment (n,), and the weighted sum of assignments (k,).
     """
-    entropies, sums, *_ = assign(z, codebook, weight, scale)
+    entropies, sums, *_ = assign(z, codebook, weight, scale, products)
     return entropies, sums
 
 
 @torch.library.custom_op("vistok::soft_assignment", mutates_args=())
-def assign(z: Tensor, codebook: Tensor, weight: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def assign(
+    z: Tensor, codebook: Tensor, weight: Tensor, scale: float, products: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Results of ``soft_assignment``, then each softmax's largest score and logarithm of its sum, both (n,)."""
     entropies, sums, tops, logs = (
         z.new_empty(len(z)),
@@ -38,18 +43,20 @@ def assign(z: Tensor, codebook: Tensor, weight: Tensor, scale: float) -> tuple[T
         z.new_empty(len(z)),
         z.new_empty(len(z)),
     )
-    for own, s, p in _scores(z, codebook, scale):
+    for own, s, p in scores(z, codebook, scale, products):
         torch.amax(s, 1, out=tops[own])
         torch.exp(s.sub_(tops[own, None]), out=p)
         total = p.sum(1)
         logs[own] = total.log()
-        entropies[own] = total.log() - _dot(p, s) / total
+        entropies[own] = total.log() - dot(p, s) / total
         sums.addmv_(p.T, weight[own] / total)
     return entropies, sums, tops, logs
 
 
 @assign.register_fake
-def _(z: Tensor, codebook: Tensor, weight: Tensor, scale: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _(
+    z: Tensor, codebook: Tensor, weight: Tensor, scale: float, products: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return z.new_empty(len(z)), z.new_empty(len(codebook)), z.new_empty(len(z)), z.new_empty(len(z))
 
 
@@ -59,6 +66,7 @@ def assign_backward(
     codebook: Tensor,
     weight: Tensor,
     scale: float,
+    products: bool,
     entropies: Tensor,
     tops: Tensor,
     logs: Tensor,
@@ -74,7 +82,7 @@ def assign_backward(
     to_z, to_weight = torch.empty_like(z), torch.empty_like(weight)
     to_c = torch.zeros_like(codebook) if to_codebook else z.new_empty(0)
     row_sums = z.new_zeros(len(codebook))
-    for own, s, p in _scores(z, codebook, scale):
+    for own, s, p in scores(z, codebook, scale, products):
         torch.exp(s.sub_(tops[own, None]).sub_(logs[own, None]), out=p)
         to_weight[own] = mean = torch.mv(p, of_sums)
         w, h = weight[own], of_entropies[own]
@@ -84,17 +92,17 @@ def assign_backward(
             to_c.addmm_(s.T, z[own])
             row_sums += s.sum(0)
     if to_codebook:
-        to_c.addcmul_(row_sums[:, None], codebook, value=-1).mul_(scale)
+        to_c = (to_c if products else to_c.addcmul_(row_sums[:, None], codebook, value=-1)).mul_(scale)
     return to_z.mul_(scale), to_c, to_weight
 
 
 @assign_backward.register_fake
-def _(z, codebook, weight, scale, entropies, tops, logs, of_entropies, of_sums, to_codebook):
+def _(z, codebook, weight, scale, products, entropies, tops, logs, of_entropies, of_sums, to_codebook):
     return torch.empty_like(z), torch.empty_like(codebook) if to_codebook else z.new_empty(0), torch.empty_like(weight)
 
 
 def _setup(ctx, inputs: tuple, output: tuple) -> None:
-    *tensors, ctx.scale = inputs
+    *tensors, ctx.scale, ctx.products = inputs
     entropies, _, *normalizers = output
     ctx.save_for_backward(*tensors, entropies, *normalizers)
     ctx.mark_non_differentiable(*normalizers)
@@ -104,27 +112,29 @@ def _backward(ctx, of_entropies: Tensor, of_sums: Tensor, *_: Tensor) -> tuple[T
     z, codebook, weight, *results = ctx.saved_tensors
     to_codebook = ctx.needs_input_grad[1]
     to_z, to_c, to_weight = assign_backward(
-        z, codebook, weight, ctx.scale, *results, of_entropies, of_sums, to_codebook
+        z, codebook, weight, ctx.scale, ctx.products, *results, of_entropies, of_sums, to_codebook
     )
-    return to_z, to_c if to_codebook else None, to_weight, None
+    return to_z, to_c if to_codebook else None, to_weight, None, None
 
 
 assign.register_autograd(_backward, setup_context=_setup)
 
 
-def _scores(z: Tensor, codebook: Tensor, scale: float) -> Iterator[tuple[slice, Tensor, Tensor]]:
+def scores(
+    z: Tensor, codebook: Tensor, scale: float = 1.0, products: bool = False
+) -> Iterator[tuple[slice, Tensor, Tensor]]:
     """Slices of vectors with their scores and a buffer of the same size, both reused in each step."""
     n, k = len(z), len(codebook)
     rows = max(1, LEAST // k, min(MOST // k, n // PARTS))
     buffers = z.new_empty(2, min(rows, n), k)
-    bias = codebook.square().sum(1).mul_(-0.5)
+    bias = z.new_zeros(k) if products else codebook.square().sum(1).mul_(-0.5)
     for start in range(0, n, rows):
         own = slice(start, min(start + rows, n))
         s, p = buffers[:, : own.stop - start]
         yield own, torch.addmm(bias, z[own], codebook.T, beta=scale, alpha=scale, out=s), p
 
 
-def _dot(a: Tensor, b: Tensor) -> Tensor:
+def dot(a: Tensor, b: Tensor) -> Tensor:
     """Inner products (m,) of the rows of two matrices (m, k). ``(a * b).sum(1)`` would allocate a matrix."""
     return torch.bmm(a[:, None], b[:, :, None])[:, 0, 0]
 

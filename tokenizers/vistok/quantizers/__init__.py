@@ -6,6 +6,7 @@ from vistok.quantizers.dqvae import DynamicQuantizer
 from vistok.quantizers.estimators import CodewordGradient, DiVeQ, RotationTrick, StraightThrough
 from vistok.quantizers.fq import FactorizedQuantizer, factorized
 from vistok.quantizers.fsq import FSQ
+from vistok.quantizers.ibq import IBQ
 from vistok.quantizers.janus import JanusQuantizer
 from vistok.quantizers.mapped import MappedCodebook
 from vistok.quantizers.routers import EntropyRouter, FeatureRouter
@@ -15,6 +16,7 @@ from vistok.quantizers.vqbridge import VQBridge
 
 __all__ = [
     "FSQ",
+    "IBQ",
     "BinaryQuantizer",
     "Codes",
     "CodewordGradient",

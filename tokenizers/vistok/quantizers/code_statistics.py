@@ -44,7 +44,9 @@ def sample(vectors: Tensor, number: int) -> Tensor:
     return torch.where(((own >= 0) & (own < m))[:, None], drawn, 0.0)
 
 
-def entropy(z: Tensor, codebook: Tensor, temperature: float, weight: Tensor | None = None) -> Tensor:
+def entropy(
+    z: Tensor, codebook: Tensor, temperature: float, weight: Tensor | None = None, products: bool = False
+) -> Tensor:
     """Mean entropy of soft assignments minus the entropy of their mean.
 
     It is low if choices are certain and usage is uniform. Assignments are ``softmax(-|z - c|² / temperature)``
@@ -55,10 +57,11 @@ def entropy(z: Tensor, codebook: Tensor, temperature: float, weight: Tensor | No
         codebook: Codewords (n, d).
         temperature: Divisor of the negative squared distances.
         weight: (b, h, w) weights of positions in both means; None weights all equally.
+        products: True for assignments ``softmax(z·c / temperature)``, as in IBQ (arXiv:2412.02692, code).
     """
     vectors = rearrange(z, "b d h w -> (b h w) d")
     weight = vectors.new_ones(len(vectors)) if weight is None else weight.flatten().to(vectors)
     total = mean_with_gradient(weight.sum())
-    entropies, sums = soft_assignment(vectors, codebook, weight, 2 / temperature)
+    entropies, sums = soft_assignment(vectors, codebook, weight, (1 if products else 2) / temperature, products)
     mean = mean_with_gradient(sums) / total
     return (entropies * weight).sum() / total + (mean * (mean + 1e-5).log()).sum()
