@@ -20,6 +20,8 @@ from vistok.quantizers import (
     EntropyRouter,
     FactorizedQuantizer,
     FeatureRouter,
+    GumbelQuantizer,
+    MappedCodebook,
     RotationTrick,
     SimVQ,
     VectorQuantizer,
@@ -68,6 +70,7 @@ SINGLE = {
     "lfq": lambda: BinaryQuantizer(8, spherical=False, temperature=0.1, group=8),
     "lfq_codebooks": lambda: BinaryQuantizer(8, False, group=None, num_codebooks=2, pooled=True, batch_weight=0.5),
     "bsq_codebooks": lambda: BinaryQuantizer(8, num_codebooks=2, sample_weight=0.5),
+    "gumbel": lambda: GumbelQuantizer(32, 8),
     "ibq": lambda: IBQ(32, 8),
     "ibq_plain": lambda: IBQ(32, 8, entropy_temperature=None),
     "fsq": lambda: FSQ([8, 7, 5, 5, 4, 3, 3, 6]),
@@ -80,6 +83,7 @@ COMPOSED = {
     "fq_simvq": lambda: factorized(partial(SimVQ, 32), 2, 8),
     "fq_vqbridge": lambda: factorized(bridge, 2, 8),
     "fq_mixed": lambda: FactorizedQuantizer([vq(2, cosine=True), SimVQ(16, 6)], disentangle=False),
+    "fq_gumbel": lambda: factorized(partial(GumbelQuantizer, 32), 2, 8),
     "fq_ibq": lambda: factorized(partial(IBQ, 32), 2, 8),
     "fq_fsq": lambda: factorized(partial(FSQ, 5), 2, 8),
     "fq_bsq": lambda: factorized(BinaryQuantizer, 2, 8),
@@ -91,6 +95,7 @@ COMPOSED = {
     "dqvae_simvq": lambda: dynamic(SimVQ(32, 8)),
     "dqvae_vqbridge": lambda: dynamic(bridge(8)),
     "dqvae_lfq": lambda: dynamic(BinaryQuantizer(8, spherical=False, group=2)),
+    "dqvae_gumbel": lambda: dynamic(GumbelQuantizer(32, 8)),
     "dqvae_ibq": lambda: dynamic(IBQ(32, 8)),
     "dqvae_fsq": lambda: dynamic(FSQ(5, 8)),
     "dqvae_fq": lambda: dynamic(factorized(partial(SimVQ, 32), 2, 8)),
@@ -256,13 +261,17 @@ def test_codes_are_the_nearest(head):
     head.eval()(z, context)
     assert sum(codes.shape[1] for _, _, codes in seen) == len(head.codebook_sizes)
     for part, latent, codes in seen:
-        if isinstance(part, FSQ):  # rounds each channel; tests/quantizers/test_fsq.py has the formula
+        table = part.table(0)
+        if table is None and not isinstance(part, BinaryQuantizer):  # FSQ rounds; test_fsq.py has its formula
             continue
         k = codes.shape[1]
-        if isinstance(part, IBQ):  # the largest product; tests/quantizers/test_ibq.py
-            continue
         vectors = rearrange(part.compared(latent.detach()), "b (k d) h w -> (b k h w) d", k=k).double()
-        distances = (vectors[:, None] - part.codebook().detach().double()).square().sum(2)
+        rows = part.codebook().detach() if table is None else table.search
+        if table is not None and table.metric == "dot":
+            bias = 0 if table.bias is None else table.bias.double()
+            distances = (scores := vectors @ rows.double().T + bias).amax(1, keepdim=True) - scores
+        else:
+            distances = (vectors[:, None] - rows.double()).square().sum(2)
         chosen = distances.gather(1, codes.flatten()[:, None])[:, 0]
         assert (chosen <= distances.amin(1) * (1 + 1e-5) + 1e-9).all()
 
@@ -276,6 +285,8 @@ def test_evaluation_is_deterministic(head):
 
 
 def test_in_evaluation_the_gradient_passes_straight_through(single):
+    if isinstance(single, GumbelQuantizer):
+        pytest.skip("a sampled code has a gradient in training only")
     single.eval()
     z, upstream = torch.randn(2, 8, 4, 4, requires_grad=True), torch.randn(2, 8, 4, 4)
     (gradient,) = torch.autograd.grad(single(z).latent, z, upstream)
@@ -358,8 +369,7 @@ def test_the_head_for_inference(head):
     folded = head.for_inference()
     assert folded is not head and not folded.training
     for part, former in zip(single_heads(folded), single_heads(head), strict=True):
-        computed = isinstance(former, BinaryQuantizer | FSQ | IBQ)  # no map to fold
-        assert type(part) is (type(former) if computed else VectorQuantizer)
+        assert type(part) is (VectorQuantizer if isinstance(former, MappedCodebook) else type(former))
         assert not any(p.requires_grad for p in part.parameters())
     same(folded(z, context).latent, head(z, context).latent)
     assert torch.equal(folded(z, context).codes, head(z, context).codes)

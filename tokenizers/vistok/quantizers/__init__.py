@@ -6,6 +6,7 @@ from vistok.quantizers.dqvae import DynamicQuantizer
 from vistok.quantizers.estimators import CodewordGradient, DiVeQ, RotationTrick, StraightThrough
 from vistok.quantizers.fq import FactorizedQuantizer, factorized
 from vistok.quantizers.fsq import FSQ
+from vistok.quantizers.gumbel import GumbelQuantizer
 from vistok.quantizers.ibq import IBQ
 from vistok.quantizers.janus import JanusQuantizer
 from vistok.quantizers.mapped import MappedCodebook
@@ -26,6 +27,7 @@ __all__ = [
     "EntropyRouter",
     "FactorizedQuantizer",
     "FeatureRouter",
+    "GumbelQuantizer",
     "JanusQuantizer",
     "Layout",
     "MappedCodebook",
