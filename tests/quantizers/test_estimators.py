@@ -4,7 +4,16 @@ import pytest
 import torch
 from einops import rearrange
 
-from vistok.quantizers import CodewordGradient, DiVeQ, RotationTrick, StraightThrough, VectorQuantizer
+from vistok.quantizers import (
+    CodewordGradient,
+    Context,
+    DiVeQ,
+    RotationTrick,
+    SFDiVeQ,
+    StraightThrough,
+    VectorQuantizer,
+)
+from vistok.quantizers.sf_diveq import moved
 
 
 def as_map(vectors):
@@ -85,6 +94,51 @@ def test_diveq_at_a_codeword_has_finite_gradients():
     head = VectorQuantizer(4, 2, estimator=DiVeQ())
     z = as_map(head.codewords.detach().clone()).requires_grad_()
     assert torch.autograd.grad(head.train()(z).latent.sum(), z)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("group", ["sf_diveq", "sf_diveq_detach"])
+def test_sf_diveq(golden, close, monkeypatch, group):
+    values = golden("estimators", group)
+    detach = group == "sf_diveq_detach"
+    z, head = values["z"].requires_grad_(), SFDiVeQ(*values["codebook"].shape, std=0 if detach else 1)
+    head.codewords.data.copy_(values["codebook"])
+    draws = iter([] if detach else [as_map(values["noise1"]), as_map(values["noise2"])])
+    monkeypatch.setattr(torch, "rand", lambda *shape, device: values["dither"])
+    monkeypatch.setattr(torch, "randn_like", lambda like: next(draws))
+    quantized = head.train()(as_map(z))
+    assert torch.equal(quantized.codes.flatten(), values["codes"]) and quantized.losses == {}
+    latent = as_vectors(quantized.latent)
+    close(latent, values["zq"])
+    of_z, of_codebook = torch.autograd.grad(latent, (z, head.codewords), values["up.zq"])
+    close(of_z, values["grad.z"])
+    torch.testing.assert_close(of_codebook, values["grad.codebook"], rtol=0, atol=1e-6)
+    assert torch.equal(head.eval()(as_map(z)).codes.flatten(), values["inference.codes"])
+    close(as_vectors(head.nearest_point(as_map(z.detach()))), values["inference.zq"])
+
+
+def test_sf_diveq_makes_its_codebook_of_latents(golden, close):
+    """Their ``skip_iters`` counts the first quantized step too: 4 there are 3 skipped updates here."""
+    values = golden("estimators", "sf_diveq_init")
+    head = SFDiVeQ(*values["codebook"].shape, skip_updates=3, mean_updates=2).train()
+    head.codewords.data.copy_(values["codebook"])
+    for i in (1, 2, 3):
+        z = as_map(values[f"z{i}"])
+        quantized = head(z)
+        assert torch.equal(quantized.latent, z)
+        moved_rows = head.update(quantized.stats)["codewords"]
+        assert moved_rows.all() if i == 3 else not moved_rows.any()
+        close(head.codewords, values[f"codebook_after{i}"])
+    quantized = head(z, Context(progress=3))
+    assert quantized.stats is None and not torch.equal(quantized.latent, z)
+    with pytest.raises(ValueError, match="codebook_size=16 needs as many latents, but mean_updates=1 updates have 9"):
+        SFDiVeQ(16, 6, skip_updates=2, mean_updates=1)(torch.randn(1, 6, 3, 3))
+
+
+def test_sf_diveq_by_hand():
+    """A quarter of the way from (0, 3) to (4, 0), in steps of the distances 3 and 4 along the axes."""
+    z, first, second = (as_map(torch.tensor([v])) for v in ([0.0, 0.0], [0.0, 3.0], [4.0, 0.0]))
+    point = moved(z, first, second, torch.full((1, 1, 1, 1), 0.25), [torch.zeros_like(z)] * 2)
+    torch.testing.assert_close(point.flatten(), torch.tensor([1.0, 2.25]))
 
 
 @pytest.mark.parametrize("group", ["vqp_ste", "vqp_rotation"])

@@ -23,6 +23,7 @@ from vistok.quantizers import (
     GumbelQuantizer,
     MappedCodebook,
     RotationTrick,
+    SFDiVeQ,
     SimVQ,
     VectorQuantizer,
     VQBridge,
@@ -71,6 +72,8 @@ SINGLE = {
     "lfq_codebooks": lambda: BinaryQuantizer(8, False, group=None, num_codebooks=2, pooled=True, batch_weight=0.5),
     "bsq_codebooks": lambda: BinaryQuantizer(8, num_codebooks=2, sample_weight=0.5),
     "gumbel": lambda: GumbelQuantizer(32, 8),
+    "sf_diveq": lambda: SFDiVeQ(32, 8),
+    "sf_diveq_start": lambda: SFDiVeQ(32, 8, std=0, skip_updates=2, mean_updates=1),
     "ibq": lambda: IBQ(32, 8),
     "ibq_plain": lambda: IBQ(32, 8, entropy_temperature=None),
     "fsq": lambda: FSQ([8, 7, 5, 5, 4, 3, 3, 6]),
@@ -302,6 +305,8 @@ def test_in_evaluation_the_gradient_passes_straight_through(single):
 
 def test_in_training_the_value_is_the_codeword(head):
     """To the last bit, for all estimators but DiVeQ, which moves the latent there itself."""
+    if any(isinstance(part, SFDiVeQ) for part in single_heads(head)):
+        pytest.skip("in training the latent moves to a point between codewords")
     quantized = head.train()(*inputs(head))
     if any(isinstance(part.estimator, DiVeQ) for part in single_heads(head)):
         torch.testing.assert_close(quantized.latent, head.lookup(quantized.codes), rtol=0.02, atol=0.02)

@@ -11,6 +11,7 @@ from vistok.quantizers.ibq import IBQ
 from vistok.quantizers.janus import JanusQuantizer
 from vistok.quantizers.mapped import MappedCodebook
 from vistok.quantizers.routers import EntropyRouter, FeatureRouter
+from vistok.quantizers.sf_diveq import SFDiVeQ
 from vistok.quantizers.simvq import SimVQ
 from vistok.quantizers.vq import VectorQuantizer
 from vistok.quantizers.vqbridge import VQBridge
@@ -34,6 +35,7 @@ __all__ = [
     "Quantized",
     "Quantizer",
     "RotationTrick",
+    "SFDiVeQ",
     "SimVQ",
     "StraightThrough",
     "Table",
