@@ -87,7 +87,7 @@ def check_training(compose):
             words = [
                 word
                 for word in words
-                if "deep" not in word and "fsq" not in word and not word.startswith("hydra.searchpath=")
+                if "deep" not in word and "levels" not in word and not word.startswith("hydra.searchpath=")
             ]
         if "-m" in words:  # a sweep: its first job, without what is Hydra's own
             words = [word.partition(",")[0] for word in words if word != "-m" and not word.startswith("hydra")]
@@ -275,7 +275,7 @@ def test_the_own_head_trains(scratch, train, tmp_path, monkeypatch):
     assert len(head.text.splitlines()) <= 45
     nested = train(tmp_path / "nested", search, "quantizer=fq", "quantizer@quantizer.head=deep", "loss=l1")
     assert vistok.load(nested).quantizer.codebook_sizes == (16, 16)
-    rounded = train(tmp_path / "rounded", search, "quantizer=fsq", "loss=l1")
+    rounded = train(tmp_path / "rounded", search, "quantizer=levels", "loss=l1")
     assert vistok.load(rounded).quantizer.codebook_sizes == (5**4,)
 
 

@@ -23,10 +23,10 @@ from vistok.training import cost, summary
 from vistok.training import run as training_run
 
 HERE = Path(__file__).parent
-WORDS = ["trainer=debug", "quantizer=fsq", "backbone=convnext", "model.latent_dim=4", "data.image_size=32"]
+WORDS = ["trainer=debug", "quantizer=levels", "backbone=convnext", "model.latent_dim=4", "data.image_size=32"]
 NETWORK = "{{_target_: strangers.ConvNeXt{}, dim: 16, depth: 1, factor: 4}}"
 YAML = {
-    "quantizer/fsq.yaml": "_target_: strangers.FSQ\nlevels: [5, 4, 3, 3]\n",
+    "quantizer/levels.yaml": "_target_: strangers.Levels\nlevels: [5, 4, 3, 3]\n",
     "backbone/convnext.yaml": f"encoder: {NETWORK.format('Encoder')}\ndecoder: {NETWORK.format('Decoder')}\n",
 }
 
@@ -72,7 +72,7 @@ def tokenizer(run):
 
 
 def test_the_head_is_short(strangers):
-    assert len(inspect.getsource(strangers.FSQ).splitlines()) <= 80
+    assert len(inspect.getsource(strangers.Levels).splitlines()) <= 80
 
 
 def test_it_trains_and_its_health_is_logged(run):
@@ -93,7 +93,7 @@ def test_its_run_is_estimated(configured):
 
 
 def test_it_is_loaded_as_it_was(run, tokenizer, strangers):
-    assert type(tokenizer.quantizer) is strangers.FSQ and tokenizer.quantizer.levels == [5, 4, 3, 3]
+    assert type(tokenizer.quantizer) is strangers.Levels and tokenizer.quantizer.levels == [5, 4, 3, 3]
     images = torch.rand(2, 3, 32, 48) * 2 - 1
     codes = tokenizer.tokenize(images)
     assert codes.shape == (2, 1, 8, 12) and len(codes.unique()) > 1
@@ -136,7 +136,7 @@ def test_its_tokens_are_written(run, photos, tmp_path, monkeypatch):
 
 
 def test_codecs_refuse_it_in_words(tokenizer, run, photos, tmp_path, capsys):
-    message = "a FSQ cannot be reduced or stored in files: it is neither one codebook nor several side by side"
+    message = "a Levels cannot be reduced or stored in files: it is neither one codebook nor several side by side"
     with pytest.raises(ValueError, match=message):
         tables_of(tokenizer.quantizer)
     with pytest.raises(SystemExit):
@@ -145,15 +145,17 @@ def test_codecs_refuse_it_in_words(tokenizer, run, photos, tmp_path, capsys):
 
 
 def test_a_class_that_is_not_registered_is_refused_before_the_first_batch(configured, tmp_path, monkeypatch):
-    monkeypatch.delitem(native.CLASSES, "FSQ")
-    with pytest.raises(ValueError, match=r"FSQ cannot be exported: .*nor registered; vistok.register\(FSQ\) makes it"):
+    monkeypatch.delitem(native.CLASSES, "Levels")
+    with pytest.raises(
+        ValueError, match=r"Levels cannot be exported: .*nor registered; vistok.register\(Levels\) makes it"
+    ):
         training_run.train(configured(f"run.dir={tmp_path / 'run'}"), [])
     assert not (tmp_path / "run").exists()
 
 
 def test_a_file_names_nothing_that_is_not_registered(run, monkeypatch):
-    monkeypatch.delitem(native.CLASSES, "FSQ")
-    with pytest.raises(ValueError, match="unknown class 'FSQ'.*VISTOK_IMPORT=MODULE"):
+    monkeypatch.delitem(native.CLASSES, "Levels")
+    with pytest.raises(ValueError, match="unknown class 'Levels'.*VISTOK_IMPORT=MODULE"):
         vistok.load(run)
 
 

@@ -12,7 +12,7 @@ from vistok.quantizers.base import check_codes
 
 
 @vistok.register
-class FSQ(Quantizer):
+class Levels(Quantizer):
     """Each channel is bounded and rounded to one of a few levels (FSQ, arXiv:2309.15505); nothing else is learned.
 
     Args:

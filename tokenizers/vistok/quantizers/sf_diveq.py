@@ -49,6 +49,7 @@ class SFDiVeQ(MappedCodebook):
                 f"skip_updates={skip_updates} and std={std} must be at least 0, mean_updates={mean_updates} at least 1"
             )
         self.codebook_size, self.std = codebook_size, std
+        self.dim, self.codebook_sizes = dim, (codebook_size,)
         self.skip_updates, self.mean_updates = skip_updates, mean_updates
         self.codewords = nn.Parameter(torch.rand(codebook_size, dim) / codebook_size)
         if skip_updates:
