@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch_fidelity import feature_extractor_inceptionv3 as fidelity
 
-from vistok.metrics import Accumulator, frechet, states, usage
+from vistok.metrics import Accumulator, frechet, jackknife, states, usage
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -39,11 +39,11 @@ def inception_weights(tmp_path_factory):
 
 
 @pytest.fixture
-def gathered(monkeypatch) -> Callable[[Sequence[Accumulator]], list[Accumulator]]:
-    """``gathered(accumulators)``: what each becomes if it is the one of a rank, and all ranks gather."""
+def on_ranks(monkeypatch) -> Callable[[Sequence[Callable]], list]:
+    """``on_ranks(functions)``: what each returns if it runs on a rank of its own; collectives join the ranks."""
 
-    def gather(accumulators: Sequence[Accumulator]) -> list[Accumulator]:
-        size = len(accumulators)
+    def run(functions: Sequence[Callable]) -> list:
+        size = len(functions)
         barrier, held, own = threading.Barrier(size), [None] * size, threading.local()
 
         def everyone(value):
@@ -56,16 +56,22 @@ def gathered(monkeypatch) -> Callable[[Sequence[Accumulator]], list[Accumulator]
         def total(tensor: Tensor) -> Tensor:
             return tensor.copy_(sum(everyone(tensor.clone())))
 
-        def gather_one(rank: int) -> Accumulator:
+        def run_one(rank: int):
             own.rank = rank
-            return accumulators[rank].gather()
+            return functions[rank]()
 
-        for module in (frechet, states, usage):
-            monkeypatch.setattr(module, "gather_objects", everyone)
-        for module in (frechet, states):
-            monkeypatch.setattr(module, "sum_over_ranks", total)
-        monkeypatch.setattr(states, "rank_and_size", lambda: (own.rank, size))
+        fakes = {"gather_objects": everyone, "sum_over_ranks": total, "rank_and_size": lambda: (own.rank, size)}
+        for module in (frechet, jackknife, states, usage):
+            for name, fake in fakes.items():
+                if hasattr(module, name):
+                    monkeypatch.setattr(module, name, fake)
         with ThreadPoolExecutor(size) as pool:
-            return list(pool.map(gather_one, range(size)))
+            return list(pool.map(run_one, range(size)))
 
-    return gather
+    return run
+
+
+@pytest.fixture
+def gathered(on_ranks) -> Callable[[Sequence[Accumulator]], list[Accumulator]]:
+    """``gathered(accumulators)``: what each becomes if it is the one of a rank, and all ranks gather."""
+    return lambda accumulators: on_ranks([own.gather for own in accumulators])

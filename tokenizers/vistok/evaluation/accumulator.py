@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from vistok.evaluation.examples import Examples
-from vistok.evaluation.networks import ScoringNetworks, score_names
+from vistok.evaluation.networks import ScoringNetworks, reference_name, score_names
 from vistok.evaluation.pairs import Pairs
 from vistok.evaluation.protocols import Protocol
+from vistok.evaluation.set_metrics import IMAGES, RECONSTRUCTIONS, FeatureStore
 from vistok.images.ranges import to_float
 from vistok.metrics.distances import DISTANCES, MS_SSIM_SMALLEST, SSIM_WINDOW
 from vistok.metrics.feature_networks import Inception
@@ -43,6 +44,7 @@ class Scores(Accumulator):
         device: Device of the images.
         examples: Collects the images that a report shows; None for crops that it does not show.
         granularities: Number of granularities that a region of the codes can have.
+        store: Features of single images on disk; None where no metric needs them.
 
     Attributes:
         names: Names of the images.
@@ -54,6 +56,7 @@ class Scores(Accumulator):
         images: Feature statistics of the images, by ``reference_name``, for those that the references lack.
         reconstructions: Feature statistics of the reconstructions, by ``reference_name``.
         inception_scores: Inception scores by view.
+        no_intervals: Reason why Fréchet distances have no intervals; empty if they have, or if nobody asked.
     """
 
     names: list[str]
@@ -79,11 +82,14 @@ class Scores(Accumulator):
         device: torch.device | str = "cpu",
         examples: Examples | None = None,
         granularities: int = 1,
+        store: FeatureStore | None = None,
     ):
         super().__init__()
         self.protocols, self.networks, self.unavailable = dict(protocols), networks, unavailable
         self.head, self.factor, self.granularities = tokenizer.quantizer, tokenizer.factor, granularities
         self.references = dict(references or {})
+        self.store, self.no_intervals = store, ""
+        self.jackknife: dict[str, Tensor] = {}  # by reference_name
         self.declare("names", [], Reduction.CONCATENATION)
         self.declare("unreadable", [], Reduction.UNION)
         # Growing arrays: one small tensor per batch would keep the allocator from releasing freed large ones.
@@ -179,11 +185,15 @@ class Scores(Accumulator):
         return 1 - self._distance("ssim_gauss11", PLAIN, pairs)
 
     def _extract_features(self, names: Sequence[str], pairs: Pairs) -> None:
+        stored = {}
         for protocol in {protocol.view: protocol for protocol in self.protocols.values()}.values():
             for network in self.networks.feature_networks:
                 reconstruction, images = pairs.network_inputs(protocol, network)
                 own = next(iter(score_names(network)))
-                for statistics, side in ((self.reconstructions, reconstruction), (self.images, images)):
+                for statistics, where, side in (
+                    (self.reconstructions, RECONSTRUCTIONS, reconstruction),
+                    (self.images, IMAGES, images),
+                ):
                     if reference_name(protocol.view, own) not in statistics:
                         continue
                     if isinstance(network, Inception):
@@ -194,7 +204,11 @@ class Scores(Accumulator):
                     else:
                         features = (network(side),)
                     for score, values in zip(score_names(network), features, strict=True):
-                        statistics[reference_name(protocol.view, score)].update(values)
+                        name = reference_name(protocol.view, score)
+                        statistics[name].update(values)
+                        stored[f"{where}/{name}"] = values
+        if self.store:
+            self.store.file.append(stored)
 
     def _distances_of(self, protocol: Protocol) -> list[str]:
         """Names of the distances of a protocol that are available."""
@@ -204,7 +218,11 @@ class Scores(Accumulator):
 
     def gather(self) -> "Scores":
         """Merges the scores of all ranks, on every rank, with images sorted by name."""
+        own = self.names
         super().gather()
+        if self.store:
+            found = self.store.leave_one_out(own, self.references | self.images, self.reconstructions)
+            self.jackknife, self.no_intervals = ({}, found) if isinstance(found, str) else (found, "")
         order = sorted(range(len(self.names)), key=self.names.__getitem__)
         self.names = [self.names[i] for i in order]
         self.tokens, *distances = (
@@ -217,6 +235,15 @@ class Scores(Accumulator):
         """Values of each image by the name of the distance: (n,) float32, in the order of ``names``."""
         prefix = f"{protocol}/"
         return {k.removeprefix(prefix): to_vector(v) for k, v in self.distances.items() if k.startswith(prefix) and v}
+
+    def leave_one_out(self, protocol: str) -> dict[str, Tensor]:
+        """Fréchet distances of a protocol without the images of one of ten groups each, by the name of the score.
+
+        Returns:
+            (10,) float64 by names of ``metrics``, after ``gather``; empty where there are no intervals.
+        """
+        prefix = reference_name(self.protocols[protocol].view, "")
+        return {k.removeprefix(prefix): v for k, v in self.jackknife.items() if k.startswith(prefix)}
 
     def metrics(self, protocol: str) -> dict[str, float]:
         """All numbers of a protocol by name. Call it after ``gather``."""
@@ -261,11 +288,6 @@ class Scores(Accumulator):
             "bits_per_pixel_entropy": by_entropy / self.pixels,
             "images": float(n),
         }
-
-
-def reference_name(view: Sequence[str], score: str) -> str:
-    """Key of the statistics of images: everything they depend on besides the images and their crop."""
-    return "/".join([*view, score])
 
 
 def too_small(protocol: Protocol, image_size: int) -> dict[str, str]:

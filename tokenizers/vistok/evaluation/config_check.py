@@ -17,6 +17,7 @@ KEYS = {
     "model.family": str | None,
     "model.family_config": dict | None,
     "model.rate": float | None,
+    "metrics.intervals": bool | str,
     "metrics.lpips": dict[str, str | None] | None,
     **dict.fromkeys(("metrics.dinov2", "metrics.reference", "metrics.save_reference"), str | None),
 }
@@ -38,6 +39,8 @@ def check_config(config: DictConfig) -> None:
         raise ValueError(f"model.rate={rate} must be a share in [0, 1]")
     if config.data.get("resize") == 0:
         raise ValueError("data.resize=0: the protocol decides how images are cropped; protocol=fvq keeps their size")
+    if config.metrics.intervals not in (True, False, "all"):
+        raise ValueError(f"metrics.intervals={config.metrics.intervals} must be true, false or all")
     output = Path(config.run.out)
     if output.exists():
         raise ValueError(f"run.out={output} exists already and is not overwritten")

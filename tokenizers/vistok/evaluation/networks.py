@@ -38,6 +38,11 @@ def score_names(network: FeatureNetwork) -> dict[str, int]:
     return dict(zip(names, (network.dim, network.spatial_dim), strict=True))
 
 
+def reference_name(view: Sequence[str], score: str) -> str:
+    """Key of the statistics of images: everything they depend on besides the images and their crop."""
+    return "/".join([*view, score])
+
+
 def networks_of(config: DictConfig, protocols: Sequence[Protocol]) -> tuple[ScoringNetworks, dict[str, str]]:
     """Builds the networks that a config names and a protocol needs.
 

@@ -20,6 +20,7 @@ from vistok.evaluation.identity import names_hash
 from vistok.evaluation.networks import ScoringNetworks
 from vistok.evaluation.protocols import Protocol, digest
 from vistok.evaluation.references import check_reference, known_statistics
+from vistok.evaluation.set_metrics import FeatureStore, SetMetrics
 from vistok.images.evaluation_crops import CROPS
 from vistok.images.ranges import to_float
 from vistok.processes import locks, signals
@@ -57,7 +58,7 @@ class Result:
         return {name: self.scores[protocol.crop].metrics(name) for name, protocol in protocols.items()}
 
     def forget(self) -> None:
-        """Deletes the saved states of an interrupted evaluation, of all ranks."""
+        """Deletes the saved states and the features of single images, of all ranks."""
         for path in self.partials:
             path.unlink(missing_ok=True)
 
@@ -74,6 +75,7 @@ def score(
     partial_every: float = 60,
     console: Console | None = None,
     take_over: bool = False,
+    asked: SetMetrics = SetMetrics(),
 ) -> list[Result]:
     """Runs every tokenizer on every image, once per crop, and accumulates what the protocols measure.
 
@@ -87,13 +89,17 @@ def score(
         rate: Share of regions that get fine codes, in [0, 1], for dynamic heads; None lets the head decide.
         device: Device on which all networks run.
         reference: File with statistics of the images, written by ``save_reference``.
-        partial_folder: Folder of the saved state, from which the same call resumes after a kill; None saves no state.
+        partial_folder: Folder of the saved state, from which the same call resumes after a kill, and of the features of
+            single images, until ``Result.forget``; None saves no state.
         partial_every: Seconds between two writes of the state.
         console: Console for progress; None prints nothing.
         take_over: True takes over the state of a process on another machine that no longer responds.
+        asked: Metrics that need the features of single images, for which ``partial_folder`` must be given. They are
+            left out where ``reference`` has the images' statistics.
 
     Raises:
-        ValueError: A reconstruction is not finite, no image is readable, or the reference does not match.
+        ValueError: A reconstruction is not finite, no image is readable, the reference does not match, or a folder for
+            features is needed.
     """
     rank, world_size = rank_and_size()
     console = console or Console(quiet=True)
@@ -103,7 +109,7 @@ def score(
         crops.setdefault(protocol.crop, {})[name] = protocol
     unavailable = {name for protocol in protocols.values() for name in too_small(protocol, data.image_size)}
     known = known_statistics(reference, data, crops, networks)
-    results = []
+    results, stores = [], {}
     for number, tokenizer in enumerate(tokenizers):
         tokenizer = tokenizer.to(device).eval()
         result = Result(fingerprint(tokenizer))
@@ -111,9 +117,9 @@ def score(
             references = {name: value.to(device) for name, value in known[crop].items()}
             in_report = crop == next(iter(crops))  # a report shows images of the first protocol's crop
             examples = Examples() if in_report else None
-            scores = Scores(
-                own, tokenizer, networks, references, unavailable, device, examples, granularities_of(tokenizer)
-            )
+            columns = asked.columns(own, networks) if not reference else {}
+            if columns and partial_folder is None:
+                raise ValueError(f"{asked} needs the folder partial_folder for features")
             key = digest(
                 {
                     "format": FORMAT,
@@ -123,15 +129,22 @@ def score(
                     "protocols": {name: asdict(protocol) for name, protocol in own.items()},
                     "networks": [*(network.name for network in networks.feature_networks), *sorted(networks.lpips)],
                     "references": sorted(references),
+                    "features": columns,
                     "reference": reference,
                     "data": [data.about, data.image_size, data.batch_size, data.num_workers],
                     "names": names_hash(data.test.names()) if isinstance(data, ImageDataModule) else None,
                 }
             )
-            partial = None
+            partial = store = None
             if partial_folder:
                 partial = partial_folder / f".{key}-{rank}of{world_size}.state"
-                result.partials += [partial_folder / f".{key}-{r}of{world_size}.state" for r in range(world_size)]
+                files = [partial_folder / f".{key}-{r}of{world_size}.state" for r in range(world_size)]
+                result.partials += [*files, *(path.with_suffix(".features") for path in files)]
+                if columns:
+                    store = FeatureStore(partial.with_suffix(".features"), columns, stores.get(crop))
+                    stores.setdefault(crop, store)
+            granularities = granularities_of(tokenizer)
+            scores = Scores(own, tokenizer, networks, references, unavailable, device, examples, granularities, store)
             title = f"{crop} crops" + (f", tokenizer {number + 1} of {len(tokenizers)}" if len(tokenizers) > 1 else "")
             with ExitStack() as lock:
                 if partial_folder:
@@ -178,6 +191,8 @@ def run(
         scores.restore(tensors, about["scores"])
         done = about["batches"]
         say(f"resumes after {len(scores.names) * world_size:,} images, from {partial}", console=console)
+    if scores.store:
+        scores.store.file.truncate(len(scores.names))  # the file may be ahead of the state
     total = data.num_test
     data.skipped.reasons |= set(scores.unreadable)
     written, before = time.monotonic(), len(scores.names)
@@ -217,5 +232,7 @@ def reconstruct(tokenizer: Tokenizer, images: Tensor, rate: float | None, batch_
 
 
 def keep(scores: Scores, batches: int, path: Path) -> None:
+    if scores.store:
+        scores.store.file.flush()  # the state must not be ahead of the file
     tensors, about = scores.save()
     statistics.write(tensors, {"scores": about, "batches": batches}, path)

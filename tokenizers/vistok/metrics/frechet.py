@@ -114,12 +114,35 @@ class FeatureStatistics(Accumulator):
         """
         if self.count < 2:
             raise ValueError(f"a Fréchet distance needs at least 2 images, not {self.count}")
+        mean, scatter = self._moments()
+        return mean, scatter / (self.count - 1)
+
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        """Mean (d,) and scatter (d, d), float64, of at least one image."""
         if self.scatter is not None:
-            return self.mean, self.scatter / (self.count - 1)
+            return self.mean, self.scatter
         features = cast(Tensor, self.features())
         mean = features.mean(0)
         centred = features - mean
-        return mean, centred.T @ centred / (self.count - 1)
+        return mean, centred.T @ centred
+
+    def without(self, part: "FeatureStatistics") -> "FeatureStatistics":
+        """Statistics of the images that are not in ``part``, a subset: Chan's update, solved for the other summand.
+
+        Rounding errors are relative to the scatter of all images, so that ``part`` should be the smaller share.
+
+        Args:
+            part: Statistics of fewer images, each of which is in these statistics too; these are of more than d images.
+        """
+        assert self.scatter is not None and 0 < part.count < self.count
+        mean, scatter = part._moments()
+        rest = FeatureStatistics(self.dim, self.device)
+        rest.count = self.count - part.count
+        step = mean - self.mean
+        rest.mean = self.mean - step * (part.count / rest.count)
+        rest.scatter = torch.sub(self.scatter, scatter)
+        rest.scatter.addr_(step, step, alpha=-part.count * self.count / rest.count)
+        return rest
 
     def distance(self, other: "FeatureStatistics") -> Tensor:
         """Fréchet distance to another set: a float64 scalar.

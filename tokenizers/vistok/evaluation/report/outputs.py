@@ -77,13 +77,16 @@ def write(report: Mapping[str, Any], results: Sequence[Result], output: Path) ->
 
     ``OUTPUT.npz`` holds ``names`` (n,). For the i-th tokenizer it holds ``i/PROTOCOL/DISTANCE`` (n,) float32, and for
     each crop ``i/CROP/tokens`` (n,) int64, the number of positions that are tokens, and ``i/CROP/counts/j`` (size,)
-    int64, the count of each codeword of the j-th codebook.
+    int64, the count of each codeword of the j-th codebook. ``i/PROTOCOL/SCORE/leave_one_out`` (10,) float64 are Fréchet
+    distances without the images of one of ten groups each.
     """
     arrays = {"names": np.array(results[0].names)}
     for i, result in enumerate(results):
         for crop, scores in result.scores.items():
             for protocol in scores.protocols:
                 arrays |= {f"{i}/{protocol}/{name}": v.numpy() for name, v in scores.values(protocol).items()}
+                jackknife = scores.leave_one_out(protocol)
+                arrays |= {f"{i}/{protocol}/{name}/leave_one_out": v.numpy() for name, v in jackknife.items()}
             arrays[f"{i}/{crop}/tokens"] = np.array(scores.tokens)
             arrays |= {f"{i}/{crop}/counts/{j}": own.cpu().numpy() for j, own in enumerate(scores.usage.counts)}
     output.parent.mkdir(parents=True, exist_ok=True)
