@@ -14,16 +14,22 @@ from torch import Tensor, nn
 
 from vistok import Tokenizer
 from vistok.data import folder
-from vistok.evaluation import Protocol, ScoringNetworks, evaluate, score, scoring
+from vistok.evaluation import Protocol, ScoringNetworks, evaluate, score, scoring, set_metrics
+from vistok.evaluation.pairs import truncated
 from vistok.evaluation.scoring import Result
 from vistok.evaluation.set_metrics import SetMetrics, disk_space
-from vistok.metrics import Inception
+from vistok.images.ranges import to_float
+from vistok.metrics import Inception, kid
+from vistok.metrics.cmmd import cmmd
 from vistok.metrics.feature_networks import FeatureNetwork
+from vistok.metrics.feature_rows import FeatureRows
 from vistok.metrics.jackknife import group_of
+from vistok.metrics.precision_recall import precision_recall
 
 ROOT = Path(__file__).parent.parent.parent
 PROTOCOLS = {"one": Protocol(distances=["psnr"]), "other": Protocol(rounding="truncate", distances=["psnr"])}
-ASKED = SetMetrics(intervals=True)
+ASKED, ALL = SetMetrics(intervals=True), SetMetrics(intervals=True, kid=True, precision_recall=True)
+ADDED = ("kid_blocks", "kid_std_blocks", "precision_blocks", "recall_blocks", "cmmd_clip")
 
 
 class Blocks(FeatureNetwork):
@@ -52,9 +58,19 @@ def pictures(tmp_path) -> Path:
     return root
 
 
+class Embedding(Blocks):
+    """Directions in place of CLIP's."""
+
+    name = "clip"
+
+    def forward(self, images: Tensor) -> Tensor:
+        return nn.functional.normalize(super().forward(images) - 0.5)
+
+
 def scored(tokenizers: Sequence[Tokenizer], pictures: Path, output: Path, asked: SetMetrics = ASKED) -> list[Result]:
+    """``asked`` with KID stands for CLIP too."""
     data = folder(str(pictures), image_size=32, batch_size=8, num_workers=0)
-    networks = ScoringNetworks((Blocks(),))
+    networks = ScoringNetworks((Blocks(),), clip=Embedding() if asked.kid else None)
     return score(tokenizers, data, PROTOCOLS, networks, partial_folder=output, partial_every=0, asked=asked)
 
 
@@ -66,7 +82,7 @@ def test_each_value_is_the_score_of_a_folder_without_the_group(make_tokenizer, p
     tokenizer = make_tokenizer()
     (result,) = scored([tokenizer], pictures, tmp_path / "out")
     ours = left_out(result)
-    assert result.scores["adm"].no_intervals == "" and not torch.equal(ours["one"], ours["other"])
+    assert not result.scores["adm"].found.unavailable and not torch.equal(ours["one"], ours["other"])
     removed = [path for path in pictures.iterdir() if group_of(path.name) == 3]
     assert len(removed) > 1
     for path in removed:
@@ -118,7 +134,7 @@ def test_rows_ahead_of_the_saved_state_are_computed_again(make_tokenizer, pictur
 def test_nothing_is_stored_for_nobody(make_tokenizer, pictures, tmp_path):
     (result,) = scored([make_tokenizer()], pictures, tmp_path / "out", SetMetrics())
     assert [path.suffix for path in (tmp_path / "out").iterdir()] == [".state"]
-    assert result.scores["adm"].leave_one_out("one") == {} and result.scores["adm"].no_intervals == ""
+    assert result.scores["adm"].leave_one_out("one") == {} and not result.scores["adm"].found.unavailable
 
 
 def test_too_few_images_have_no_intervals(make_tokenizer, pictures, tmp_path):
@@ -126,7 +142,7 @@ def test_too_few_images_have_no_intervals(make_tokenizer, pictures, tmp_path):
         path.unlink()
     (result,) = scored([make_tokenizer()], pictures, tmp_path / "out")
     assert result.scores["adm"].leave_one_out("one") == {}
-    assert "needs at least 20 images" in result.scores["adm"].no_intervals
+    assert "needs at least 20 images" in result.scores["adm"].found.unavailable["frechet_intervals"]
 
 
 def test_features_need_a_folder(make_tokenizer, pictures):
@@ -173,13 +189,50 @@ def test_a_report_has_the_values_and_no_features_stay(compose, trained, pictures
     assert left.mean() == pytest.approx(content["scores"][0]["metrics"]["frechet_blocks"], rel=0.2)
     content, values = report("two.json", "metrics.intervals=false")
     assert not any("leave_one_out" in name for name in values) and "frechet_intervals" not in content["unavailable"]
-    content, values = report("three.json", f"metrics.reference={reference}")
+    more = ("metrics.kid=true", "metrics.precision_recall=true")
+    content, values = report("three.json", f"metrics.reference={reference}", *more)
     assert not any("leave_one_out" in name for name in values)
-    assert content["unavailable"]["frechet_intervals"].endswith(
-        "reference.safetensors has no features of single images"
-    )
+    assert "recall_blocks" not in content["scores"][0]["metrics"]
+    for name in ("frechet_intervals", "kid_blocks", "precision_blocks", "recall_blocks"):
+        assert "reference.safetensors has no features" in content["unavailable"][name]
+    content, _ = report("four.json", *more)
+    assert {"precision_blocks", "recall_blocks"} <= content["scores"][0]["metrics"].keys()
+    assert content["unavailable"].keys() & set(ADDED) == {"kid_blocks"}
     with pytest.raises(ValueError, match="^metrics.intervals=some must be true, false or all$"):
-        report("four.json", "metrics.intervals=some")
+        report("five.json", "metrics.intervals=some")
+
+
+@pytest.fixture
+def small_subsets(monkeypatch) -> None:
+    """KID's subsets are of 20 images."""
+    monkeypatch.setattr(set_metrics, "SUBSET_SIZE", 20)
+    monkeypatch.setattr(kid.kernel_distance, "__defaults__", (100, 20, 2020))
+
+
+def test_metrics_of_all_features(make_tokenizer, pictures, tmp_path, small_subsets):
+    """The functions themselves on features by hand, for the second of two tokenizers."""
+    tokenizers = [make_tokenizer(codebook_size=8), make_tokenizer()]
+    data = folder(str(pictures), image_size=32, batch_size=8, num_workers=0)
+    originals = torch.stack([data.test[0, i].image for i in range(40)])
+    with torch.no_grad():
+        shown = truncated(tokenizers[1].eval().reconstruct(to_float(originals))[0].clamp(-1, 1))
+    pairs = [shown, truncated(to_float(originals))]
+
+    def rows(network: FeatureNetwork) -> list[FeatureRows]:
+        return [FeatureRows(40, lambda places, own=network(own): own[list(places)]) for own in pairs]
+
+    blocks, embedding = rows(Blocks()), rows(Embedding())
+    expected = [*kid.kernel_distance(*blocks), *precision_recall(*blocks), cmmd(*embedding)]
+    result = scored(tokenizers, pictures, tmp_path / "out", ALL)[1]
+    metrics = result.metrics(PROTOCOLS)
+    assert [metrics["other"][name] for name in ADDED] == pytest.approx(expected, rel=1e-4, abs=1e-6)
+    assert metrics["one"]["cmmd_clip"] != metrics["other"]["cmmd_clip"] > 1e-3
+
+
+def test_fewer_images_than_a_subset(make_tokenizer, pictures, tmp_path):
+    (result,) = scored([make_tokenizer()], pictures, tmp_path / "out", ALL)
+    assert result.scores["adm"].found.unavailable == {"kid_blocks": "its subsets have 1,000 images, more than 40"}
+    assert "kid_blocks" not in result.metrics(PROTOCOLS)["one"]
 
 
 RANKS = """
@@ -199,7 +252,7 @@ for rank in range(2):
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": sys.argv[2]}
         with processes("cpu"):
-            (result,) = tests.scored([load(sys.argv[3])], Path(sys.argv[4]), Path(sys.argv[5]))
+            (result,) = tests.scored([load(sys.argv[3])], Path(sys.argv[4]), Path(sys.argv[5]), tests.ALL)
         torch.save([tests.left_out(result), result.metrics(tests.PROTOCOLS)], f"{sys.argv[5]}/{rank}.pt")
         os._exit(0)
     children.append(pid)
@@ -220,7 +273,8 @@ def test_two_processes_give_the_same(python, make_tokenizer, pictures, tmp_path)
     command = [python, "-c", RANKS, str(Path(__file__).parent), port, *map(str, places)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
-    (one,) = scored([make_tokenizer()], pictures, tmp_path / "one")
+    (one,) = scored([make_tokenizer()], pictures, tmp_path / "one", ALL)
+    assert {"precision_blocks", "recall_blocks", "cmmd_clip"} <= one.metrics(PROTOCOLS)["one"].keys()
     for rank in range(2):
         distances, metrics = torch.load(tmp_path / "out" / f"{rank}.pt", weights_only=True)
         for name, own in left_out(one).items():

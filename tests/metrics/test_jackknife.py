@@ -3,7 +3,7 @@ import torch
 from torch import Tensor
 
 from vistok.metrics import FeatureStatistics, frechet_distance
-from vistok.metrics.jackknife import Side, group_counts, group_of, leave_one_out, standard_error, too_few
+from vistok.metrics.jackknife import Side, group_of, group_sizes, leave_one_out, too_few
 
 DIM = 12
 
@@ -38,7 +38,7 @@ def direct(one: Tensor, other: Tensor) -> Tensor:
 def test_a_group_is_of_the_name_alone():
     """First eight bytes of the SHA-256, by ``sha256sum``; reports of different versions must have the same groups."""
     assert [group_of(name) for name in ("a.png", "ILSVRC2012_val_00000001.JPEG", "é")] == [2, 1, 1]
-    counts = group_counts(names_of(50_000))
+    counts = group_sizes(names_of(50_000))
     assert counts.sum() == 50_000 and (counts - 5000).abs().max() < 300
 
 
@@ -82,19 +82,6 @@ def test_ranks_have_rows_of_their_own(count, on_ranks):
     expected = leave_one_out(side(one), side(other), names)
     for ours in on_ranks([lambda rank=rank: on_rank(rank) for rank in range(3)]):
         torch.testing.assert_close(ours, expected, rtol=1e-9, atol=0)
-
-
-def test_standard_error_by_hand():
-    # mean 5.5, squares 82.5: (9/10 · 82.5)^½
-    assert standard_error(torch.arange(1.0, 11, dtype=torch.float64)) == pytest.approx(74.25**0.5, rel=1e-12)
-    assert standard_error(torch.full((10,), 3.0)) == 0
-
-
-def test_standard_error_is_that_of_a_mean():
-    """For a mean over groups of equal size, the jackknife is the deviation of group means over the root of ten."""
-    means = torch.randn(10, dtype=torch.float64)
-    left = (means.sum() - means) / 9
-    assert standard_error(left) == pytest.approx((means.std() / 10**0.5).item(), rel=1e-12)
 
 
 def test_too_few_images():

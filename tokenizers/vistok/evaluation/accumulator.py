@@ -15,7 +15,7 @@ from vistok.evaluation.examples import Examples
 from vistok.evaluation.networks import ScoringNetworks, reference_name, score_names
 from vistok.evaluation.pairs import Pairs
 from vistok.evaluation.protocols import Protocol
-from vistok.evaluation.set_metrics import IMAGES, RECONSTRUCTIONS, FeatureStore
+from vistok.evaluation.set_metrics import IMAGES, RECONSTRUCTIONS, FeatureStore, Found
 from vistok.images.ranges import to_float
 from vistok.metrics.distances import DISTANCES, MS_SSIM_SMALLEST, SSIM_WINDOW
 from vistok.metrics.feature_networks import Inception
@@ -56,7 +56,7 @@ class Scores(Accumulator):
         images: Feature statistics of the images, by ``reference_name``, for those that the references lack.
         reconstructions: Feature statistics of the reconstructions, by ``reference_name``.
         inception_scores: Inception scores by view.
-        no_intervals: Reason why Fréchet distances have no intervals; empty if they have, or if nobody asked.
+        found: Metrics from the store, after ``gather``.
     """
 
     names: list[str]
@@ -86,10 +86,10 @@ class Scores(Accumulator):
     ):
         super().__init__()
         self.protocols, self.networks, self.unavailable = dict(protocols), networks, unavailable
+        self.device = device
         self.head, self.factor, self.granularities = tokenizer.quantizer, tokenizer.factor, granularities
         self.references = dict(references or {})
-        self.store, self.no_intervals = store, ""
-        self.jackknife: dict[str, Tensor] = {}  # by reference_name
+        self.store, self.found = store, Found()
         self.declare("names", [], Reduction.CONCATENATION)
         self.declare("unreadable", [], Reduction.UNION)
         # Growing arrays: one small tensor per batch would keep the allocator from releasing freed large ones.
@@ -207,6 +207,11 @@ class Scores(Accumulator):
                         name = reference_name(protocol.view, score)
                         statistics[name].update(values)
                         stored[f"{where}/{name}"] = values
+            if self.store and (clip := self.networks.clip):
+                for where, side in zip((RECONSTRUCTIONS, IMAGES), pairs.network_inputs(protocol, clip), strict=True):
+                    column = f"{where}/{reference_name(protocol.view, clip.name)}"
+                    if column in self.store.file.columns:
+                        stored[column] = clip(side)
         if self.store:
             self.store.file.append(stored)
 
@@ -221,8 +226,8 @@ class Scores(Accumulator):
         own = self.names
         super().gather()
         if self.store:
-            found = self.store.leave_one_out(own, self.references | self.images, self.reconstructions)
-            self.jackknife, self.no_intervals = ({}, found) if isinstance(found, str) else (found, "")
+            statistics = self.references | self.images, self.reconstructions
+            self.found = self.store.compute(own, *statistics, self.device)
         order = sorted(range(len(self.names)), key=self.names.__getitem__)
         self.names = [self.names[i] for i in order]
         self.tokens, *distances = (
@@ -243,7 +248,7 @@ class Scores(Accumulator):
             (10,) float64 by names of ``metrics``, after ``gather``; empty where there are no intervals.
         """
         prefix = reference_name(self.protocols[protocol].view, "")
-        return {k.removeprefix(prefix): v for k, v in self.jackknife.items() if k.startswith(prefix)}
+        return {k.removeprefix(prefix): v for k, v in self.found.leave_one_out.items() if k.startswith(prefix)}
 
     def metrics(self, protocol: str) -> dict[str, float]:
         """All numbers of a protocol by name. Call it after ``gather``."""
@@ -257,6 +262,8 @@ class Scores(Accumulator):
             if isinstance(network, Inception):
                 suffix = "" if network.official else f"_{network.name}"
                 values[f"inception_score{suffix}"] = self.inception_scores["/".join(view)].compute()
+        prefix = reference_name(view, "")
+        values |= {k.removeprefix(prefix): v for k, v in self.found.values.items() if k.startswith(prefix)}
         return values | self._code_metrics()
 
     def _code_metrics(self) -> dict[str, float]:

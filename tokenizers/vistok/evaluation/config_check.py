@@ -18,8 +18,10 @@ KEYS = {
     "model.family_config": dict | None,
     "model.rate": float | None,
     "metrics.intervals": bool | str,
+    **dict.fromkeys(("metrics.kid", "metrics.precision_recall"), bool),
     "metrics.lpips": dict[str, str | None] | None,
-    **dict.fromkeys(("metrics.dinov2", "metrics.reference", "metrics.save_reference"), str | None),
+    **dict.fromkeys(("metrics.dinov2", "metrics.fd_dinov2", "metrics.cmmd"), str | None),
+    **dict.fromkeys(("metrics.reference", "metrics.save_reference"), str | None),
 }
 
 

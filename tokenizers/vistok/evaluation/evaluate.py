@@ -18,7 +18,7 @@ from vistok.evaluation.references import save_reference
 from vistok.evaluation.report import score_table
 from vistok.evaluation.report.outputs import report_of, write
 from vistok.evaluation.scoring import TOO_FEW, granularities_of, score
-from vistok.evaluation.set_metrics import SetMetrics, disk_space, without_features
+from vistok.evaluation.set_metrics import SetMetrics, disk_space
 from vistok.formats.load import load
 from vistok.processes import locks
 from vistok.speed import keep_freed_pages
@@ -62,8 +62,10 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
             raise ValueError(TOO_FEW)
         for protocol in protocols.values():
             unavailable |= too_small(protocol, data.image_size)
-        asked = SetMetrics(config.metrics.intervals)
-        unavailable |= without_features(asked, protocols, networks, config.metrics.reference)
+        asked = SetMetrics(config.metrics.intervals, config.metrics.kid, config.metrics.precision_recall)
+        if config.metrics.reference:
+            reason = f"metrics.reference={config.metrics.reference} has no features of single images"
+            unavailable |= dict.fromkeys(asked.names(networks), reason)
         for name, reason in unavailable.items():
             say(f"{name} is unavailable: {reason}", "yellow", console=console)
         space = disk_space(asked, protocols, networks, len(tokenizers), data.num_test)
@@ -83,8 +85,8 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
             take_over=config.run.take_over,
             asked=asked,
         )
-        if reasons := [own.no_intervals for result in results for own in result.scores.values() if own.no_intervals]:
-            unavailable["frechet_intervals"] = reasons[0]
+        for scores in results[0].scores.values():
+            unavailable |= scores.found.unavailable
         if rank > 0:
             return {}
         report = report_of(config, paths, tokenizers, data, protocols, results, unavailable, device)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vistok import files
+from vistok.metrics.feature_rows import FeatureRows
 
 FLOAT = np.dtype("<f4")
 
@@ -72,3 +73,32 @@ class FeatureFile:
             if len(rows):
                 os.close(descriptor)
         return torch.from_numpy(np.frombuffer(content, FLOAT).reshape(len(rows), self.columns[name]))
+
+
+def rows_by_name(
+    files_of_ranks: Sequence[FeatureFile],
+    names_of_ranks: Sequence[Sequence[str]],
+    column: str,
+    device: torch.device | str,
+) -> FeatureRows:
+    """A column of all ranks' files, with the images sorted by name.
+
+    Args:
+        files_of_ranks: File of each rank, all in a folder that every rank can read.
+        names_of_ranks: Names of each rank's images, in the order of their rows.
+        column: Name of the column.
+        device: Device of the features.
+    """
+    places = [(rank, row) for rank, names in enumerate(names_of_ranks) for row in range(len(names))]
+    places.sort(key=lambda place: names_of_ranks[place[0]][place[1]])
+    dim = files_of_ranks[0].columns[column]
+
+    def read(chosen: Sequence[int]) -> Tensor:
+        features = torch.empty(len(chosen), dim)
+        for rank, file in enumerate(files_of_ranks):
+            own = [(i, places[place][1]) for i, place in enumerate(chosen) if places[place][0] == rank]
+            if own:
+                features[[i for i, _ in own]] = file.read(column, [row for _, row in own])
+        return features
+
+    return FeatureRows(len(places), read, device)

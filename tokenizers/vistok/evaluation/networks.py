@@ -12,6 +12,7 @@ from vistok import configuration
 from vistok.evaluation.protocols import Protocol
 from vistok.losses import LPIPS
 from vistok.metrics.feature_networks import DINOv2, FeatureNetwork, Inception
+from vistok.metrics.vit_features import CLIPFile, DINOv2File
 from vistok.pretrained import WeightsUnavailable
 
 
@@ -20,9 +21,10 @@ class ScoringNetworks(NamedTuple):
 
     feature_networks: tuple[FeatureNetwork, ...] = ()
     lpips: Mapping[str, nn.Module] = {}  # by name, lpips_alex and lpips_vgg; each has ``distance`` of (b, 3, H, W)
+    clip: FeatureNetwork | None = None  # of CMMD
 
     def to(self, device: torch.device | str) -> "ScoringNetworks":
-        for network in (*self.feature_networks, *self.lpips.values()):
+        for network in filter(None, (*self.feature_networks, *self.lpips.values(), self.clip)):
             network.to(device)
         return self
 
@@ -71,4 +73,7 @@ def networks_of(config: DictConfig, protocols: Sequence[Protocol]) -> tuple[Scor
             features.append(DINOv2(config.metrics.dinov2))
         except WeightsUnavailable as error:
             unavailable[f"frechet_dinov2_{config.metrics.dinov2}"] = str(error)
-    return ScoringNetworks(tuple(features), lpips), unavailable
+    if config.metrics.fd_dinov2:
+        features.append(DINOv2File(config.metrics.fd_dinov2))
+    clip = CLIPFile(config.metrics.cmmd) if config.metrics.cmmd else None
+    return ScoringNetworks(tuple(features), lpips, clip), unavailable

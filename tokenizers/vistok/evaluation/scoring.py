@@ -117,7 +117,8 @@ def score(
             references = {name: value.to(device) for name, value in known[crop].items()}
             in_report = crop == next(iter(crops))  # a report shows images of the first protocol's crop
             examples = Examples() if in_report else None
-            columns = asked.columns(own, networks) if not reference else {}
+            views = [protocol.view for protocol in own.values()]
+            columns = asked.columns(views, networks) if not reference else {}
             if columns and partial_folder is None:
                 raise ValueError(f"{asked} needs the folder partial_folder for features")
             key = digest(
@@ -141,7 +142,7 @@ def score(
                 files = [partial_folder / f".{key}-{r}of{world_size}.state" for r in range(world_size)]
                 result.partials += [*files, *(path.with_suffix(".features") for path in files)]
                 if columns:
-                    store = FeatureStore(partial.with_suffix(".features"), columns, stores.get(crop))
+                    store = FeatureStore(partial.with_suffix(".features"), asked, views, networks, stores.get(crop))
                     stores.setdefault(crop, store)
             granularities = granularities_of(tokenizer)
             scores = Scores(own, tokenizer, networks, references, unavailable, device, examples, granularities, store)

@@ -1,4 +1,4 @@
-"""Delete-a-group jackknife of Fréchet distances (Kott, 2001): how far a distance would vary with other images."""
+"""Delete-a-group jackknife (Kott, 2001) of Fréchet distances, which tells how far they would vary with other images."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -27,16 +27,15 @@ def group_of(name: str) -> int:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") % GROUPS
 
 
-def group_counts(names: Sequence[str], device: torch.device | str = "cpu") -> Tensor:
-    """Number of images of each group, over all ranks: (10,) int64."""
-    groups = torch.tensor([group_of(name) for name in names], dtype=torch.int64, device=device)
-    return sum_over_ranks(groups.bincount(minlength=GROUPS))
+def group_sizes(names: Sequence[str]) -> Tensor:
+    """Number of the named images in each group: (10,) int64."""
+    return torch.tensor([group_of(name) for name in names], dtype=torch.int64).bincount(minlength=GROUPS)
 
 
-def too_few(counts: Tensor) -> str:
-    """Reason why groups of these sizes give no interval; empty if they do."""
-    if counts.sum() < FEWEST or not counts.all():
-        return f"needs at least {FEWEST} images, and one in each of {GROUPS} groups by name, not {counts.tolist()}"
+def too_few(sizes: Tensor) -> str:
+    """Reason why groups of these sizes (10,) give no interval; empty if they do."""
+    if sizes.sum() < FEWEST or not sizes.all():
+        return f"needs at least {FEWEST} images, and one in each of {GROUPS} groups by name, not {sizes.tolist()}"
     return ""
 
 
@@ -53,9 +52,9 @@ def leave_one_out(one: Side, other: Side, names: Sequence[str]) -> Tensor:
     """
     rank, size = rank_and_size()
     device = one.statistics.device
-    counts = group_counts(names, device)
+    sizes = sum_over_ranks(group_sizes(names).to(device))
     groups = torch.tensor([group_of(name) for name in names], dtype=torch.int64)
-    collected = bool(counts.sum() - counts.max() <= one.statistics.dim)
+    collected = bool(sizes.sum() - sizes.max() <= one.statistics.dim)
     distances = torch.zeros(GROUPS, dtype=torch.float64, device=device)
     for group in range(GROUPS):
         rows = (groups != group if collected else groups == group).nonzero().flatten().tolist()
@@ -73,9 +72,3 @@ def _statistics(side: Side, rows: Sequence[int]) -> FeatureStatistics:
     for start in range(0, len(rows), BLOCK):
         statistics.update(side.read(rows[start : start + BLOCK]).to(statistics.device))
     return statistics.gather()
-
-
-def standard_error(leave_one_out: Tensor) -> float:
-    """Standard error of a score from its values (g,) without one of g groups each."""
-    g = len(leave_one_out)
-    return ((g - 1) / g * (leave_one_out - leave_one_out.mean()).square().sum()).sqrt().item()
