@@ -6,7 +6,8 @@
   (pytorch-fid, ADM's evaluator, SEED-Voken) and the unsymmetric ``eigvals`` (torch-fidelity).
 * ``statistics``: mean and covariance of 50,000 × 2,048 features that come in batches, against ``numpy.cov`` of all.
 * ``inception``: pool features of 16 images of 256 pixels against pytorch-fid, on the same random weights.
-* ``ssim``: SSIM (Gauss 11) and MS-SSIM of 8 images of 256 pixels in float64, against torchmetrics.
+* ``ssim``: SSIM (Gauss 11) and MS-SSIM of 8 images of 256 pixels in float64, against torchmetrics; and all similarities
+  of ``canonical`` (these two and SSIM, flat 7) against their plain forms and Inception.
 
 Ratios are of medians of rounds that go by all rows. With ``--gate`` a miss of the goals is an exit status of 1.
 """
@@ -29,7 +30,15 @@ from torch_fidelity import feature_extractor_inceptionv3 as fidelity
 from torchmetrics.functional import image as torchmetrics
 
 from vistok.metrics import FeatureStatistics, Inception, frechet_distance
-from vistok.metrics.distances import ms_ssim, ssim_gauss11
+from vistok.metrics.distances import (
+    MS_SSIM_EXPONENTS,
+    gauss11_means,
+    gaussian,
+    ms_ssim,
+    ssim_gauss11,
+    ssim_skimage7,
+)
+from vistok.metrics.similarity import terms_by_convolution
 from vistok.speed import keep_freed_pages
 
 DIM = 2048
@@ -46,6 +55,10 @@ GOALS = {  # of what is printed: how large or how small it has to be
     "ms_ssim: torchmetrics / ours": (">=", 1.5),
     "ssim: largest difference": ("<=", 1e-12),
     "ms_ssim: largest difference": ("<=", 1e-9),  # torchmetrics' exponents are float32
+    "canonical's similarities: CPU s for an image": ("<=", 0.1),
+    "canonical's similarities: plain / ours": (">=", 3.0),
+    "canonical's similarities: Inception / ours": (">=", 2.0),
+    "canonical's similarities: largest difference from the plain form": ("<=", 1e-6),
 }
 
 
@@ -216,26 +229,73 @@ def ssim(rounds: int) -> Mapping[str, float]:
     random = torch.Generator().manual_seed(0)
     images = nn.functional.interpolate(torch.rand(8, 3, 32, 32, generator=random), (256, 256), mode="bicubic")
     again = images + 0.05 * torch.randn(images.shape, generator=random)
-    x, y = ((255 * side).clamp(0, 255).to(torch.uint8).double() for side in (again, images))
+    again, images = ((255 * side).clamp(0, 255).to(torch.uint8) for side in (again, images))
+    x, y = again.double(), images.double()
     settings = {"data_range": 255.0, "reduction": "none"}
-    keep_freed_pages()  # as eval.py does, for both
-    seconds, values = rounds_of(
-        {
-            "torchmetrics, ssim": lambda: torchmetrics.structural_similarity_index_measure(x, y, **settings),
-            "ours, ssim": lambda: ssim_gauss11(x, y),
-            "torchmetrics, ms_ssim": lambda: torchmetrics.multiscale_structural_similarity_index_measure(
-                x, y, **settings
-            ),
-            "ours, ms_ssim": lambda: ms_ssim(x, y),
-        },
-        rounds,
-    )
+    network = inception_of_ours()
+    canonical = {
+        "plain forms": lambda: plain_similarities(x, y),
+        "ours, canonical's three": lambda: similarities(again, images),
+    }
+    rounds_of(canonical, rounds)
+    print("    with kept pages:")
+    keep_freed_pages()  # as eval.py does, for all
+    with torch.inference_mode():
+        seconds, values = rounds_of(
+            {
+                "torchmetrics, ssim": lambda: torchmetrics.structural_similarity_index_measure(x, y, **settings),
+                "ours, ssim": lambda: ssim_gauss11(again, images),
+                "torchmetrics, ms_ssim": lambda: torchmetrics.multiscale_structural_similarity_index_measure(
+                    x, y, **settings
+                ),
+                "ours, ms_ssim": lambda: ms_ssim(again, images),
+                **canonical,
+                "Inception": lambda: network.features(images, "uint8").pool,
+            },
+            rounds,
+        )
     found = {}
     for name in ("ssim", "ms_ssim"):
         ours, theirs = f"ours, {name}", f"torchmetrics, {name}"
         found[f"{name}: torchmetrics / ours"] = seconds[theirs] / seconds[ours]
         found[f"{name}: largest difference"] = float((values[theirs] - values[ours]).abs().max())
+    plain, ours = canonical
+    found["canonical's similarities: CPU s for an image"] = seconds[ours] / len(images)
+    found["canonical's similarities: plain / ours"] = seconds[plain] / seconds[ours]
+    found["canonical's similarities: Inception / ours"] = seconds["Inception"] / seconds[ours]
+    difference = (values[plain] - values[ours]).abs().max()
+    found["canonical's similarities: largest difference from the plain form"] = float(difference)
     return found
+
+
+def similarities(x: Tensor, y: Tensor) -> Tensor:
+    """All similarities of ``canonical`` as an evaluation computes them."""
+    means = gauss11_means(x, y)
+    return torch.stack([ssim_gauss11(x, y, means), ms_ssim(x, y, means), ssim_skimage7(x, y)])
+
+
+def plain_similarities(x: Tensor, y: Tensor) -> Tensor:
+    """The same by convolutions in float64, one metric after the other."""
+
+    def reflected(x: Tensor, y: Tensor) -> Tensor:
+        padded = (nn.functional.pad(side, [5] * 4, mode="reflect") for side in (x, y))
+        luminance, contrast = terms_by_convolution(*padded, window, 255.0)
+        return (luminance * contrast).mean((1, 2, 3))
+
+    window, flat = gaussian(11, 1.5), torch.full((7,), 1 / 7, dtype=torch.float64)
+    luminance, contrast = terms_by_convolution(x, y, flat, 255.0, 49 / 48)
+    gauss, skimage, scales = reflected(x, y), (luminance * contrast).mean((1, 2, 3)), torch.ones(len(x))
+    for exponent in MS_SSIM_EXPONENTS[:-1]:
+        scales = scales * terms_by_convolution(x, y, window, 255.0)[1].mean((1, 2, 3)).relu() ** exponent
+        x, y = (nn.functional.avg_pool2d(side, 2) for side in (x, y))
+    return torch.stack([gauss, scales * reflected(x, y).relu() ** MS_SSIM_EXPONENTS[-1], skimage])
+
+
+def inception_of_ours() -> Inception:
+    with tempfile.TemporaryDirectory() as folder:
+        weights = Path(folder) / "inception.pt"
+        torch.save(random_inception(), weights)
+        return Inception(weights)
 
 
 def random_inception() -> dict[str, Tensor]:

@@ -17,7 +17,13 @@ from vistok.evaluation.pairs import Pairs
 from vistok.evaluation.protocols import Protocol
 from vistok.evaluation.set_metrics import IMAGES, RECONSTRUCTIONS, FeatureStore, Found
 from vistok.images.ranges import to_float
-from vistok.metrics.distances import DISTANCES, MS_SSIM_SMALLEST, SSIM_WINDOW
+from vistok.metrics.distances import (
+    DISTANCES,
+    MS_SSIM_SMALLEST,
+    SHARE_GAUSS11_MEANS,
+    SSIM_WINDOW,
+    gauss11_means,
+)
 from vistok.metrics.feature_networks import Inception
 from vistok.metrics.frechet import FeatureStatistics
 from vistok.metrics.inception_score import InceptionScore
@@ -172,7 +178,10 @@ class Scores(Accumulator):
         if distance == BASELINE:
             images = pairs.levels(protocol)[1]
             return psnr(block_mean(images, self.factor), images)
-        return pairs.once((distance, protocol.rounding), lambda: DISTANCES[distance](*pairs.levels(protocol)))
+        sides = pairs.levels(protocol)
+        if distance in SHARE_GAUSS11_MEANS:
+            sides = (*sides, pairs.once(("gauss11_means", protocol.rounding), lambda: gauss11_means(*sides)))
+        return pairs.once((distance, protocol.rounding), lambda: DISTANCES[distance](*sides))
 
     @property
     def example_distance(self) -> str:

@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vistok.metrics.similarity import SimilarityMeans, flat_means, inner_means, reflected_means
+
 MS_SSIM_SMALLEST = 176  # pixels: after four halvings its window of 11 fits
 MS_SSIM_EXPONENTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # for each scale, finest first
 SSIM_WINDOW = 11
@@ -40,89 +42,46 @@ def l1(reconstruction: Tensor, images: Tensor) -> Tensor:
     return (reconstruction.float() - images.float()).abs().mean((1, 2, 3)) / 255
 
 
-def ssim_gauss11(reconstruction: Tensor, images: Tensor) -> Tensor:
+def gauss11_means(reconstruction: Tensor, images: Tensor) -> SimilarityMeans:
+    """The pass that ``ssim_gauss11`` and the finest scale of ``ms_ssim`` share: Gaussian window of 11, range 255."""
+    return reflected_means(reconstruction, images, gaussian(SSIM_WINDOW, 1.5), 255.0)
+
+
+def ssim_gauss11(reconstruction: Tensor, images: Tensor, means: SimilarityMeans | None = None) -> Tensor:
     """Structural similarity with a Gaussian window of 11 pixels, standard deviation 1.5, range 255, as in torchmetrics.
 
-    It is the mean over channels and positions, borders included (reflected). (b, c, H, W) to (b,), in float64 if images
-    are uint8, so that a value does not depend on the rest of the batch, else in the images' precision.
+    It is the mean over channels and positions, borders included (reflected). (b, c, H, W) uint8, or float on the same
+    scale, to (b,) float64, so that a value does not depend on the rest of the batch. ``means`` are the
+    ``gauss11_means`` of the same pair if they are known.
     """
-    luminance, contrast = _reflected(_precise(reconstruction), _precise(images))
-    return (luminance * contrast).mean((1, 2, 3))
+    return (means or gauss11_means(reconstruction, images)).similarity
 
 
-def _precise(images: Tensor) -> Tensor:
-    return images if images.is_floating_point() else images.double()
-
-
-def ms_ssim(reconstruction: Tensor, images: Tensor) -> Tensor:
+def ms_ssim(reconstruction: Tensor, images: Tensor, means: SimilarityMeans | None = None) -> Tensor:
     """Multi-scale structural similarity as in torchmetrics: (b, c, H, W) uint8 to (b,) float64.
 
     There are five scales, a window of 11 and range 255. Contrasts are computed where the window fits; the similarity of
-    the coarsest scale includes reflected borders. Negative values count as 0.
+    the coarsest scale includes reflected borders. Negative values count as 0. ``means`` are the ``gauss11_means`` of
+    the same pair if they are known.
     """
+    means = means or gauss11_means(reconstruction, images)
     x, y = reconstruction.double(), images.double()
-    product, window = x.new_ones(len(x)), gaussian(SSIM_WINDOW, 1.5)
+    product = torch.ones_like(means.contrast)
     for exponent in MS_SSIM_EXPONENTS[:-1]:
-        contrast = _similarity(x, y, window, 255.0)[1]
-        product = product * contrast.mean((1, 2, 3)).relu() ** exponent
+        product = product * means.contrast.relu() ** exponent
         x, y = F.avg_pool2d(x, 2), F.avg_pool2d(y, 2)
-    luminance, contrast = _reflected(x, y)
-    return product * (luminance * contrast).mean((1, 2, 3)).relu() ** MS_SSIM_EXPONENTS[-1]
-
-
-def _reflected(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
-    """``_similarity`` with the window of ``ssim_gauss11`` at every position of (b, c, H, W)."""
-    x, y = (F.pad(side, [SSIM_WINDOW // 2] * 4, mode="reflect") for side in (x, y))
-    return _similarity(x, y, gaussian(SSIM_WINDOW, 1.5), 255.0)
-
-
-def _similarity(x: Tensor, y: Tensor, window: Tensor, highest: float, factor: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Two terms of structural similarity where the window fits: luminance, and contrast times structure.
-
-    Window means are taken along one dimension and then along the other, at a fifth of the cost of both at once.
-
-    Args:
-        x: (b, c, H, W), float.
-        y: The same shape.
-        window: (n,) weights of one dimension, which sum to 1.
-        highest: Range L in the constants (0.01 L)² and (0.03 L)².
-        factor: Factor of variances and covariances.
-    """
-    channels, column = x.shape[1], window.to(x).reshape(1, 1, -1, 1)
-    column = column.expand(channels, 1, -1, 1)
-    moments = F.conv2d(torch.cat([x, y, x * x, y * y, x * y]), column, groups=channels)
-    mean_x, mean_y, square_x, square_y, product = F.conv2d(moments, column.mT, groups=channels).chunk(5)
-    spread = factor * (square_x + square_y - mean_x.square() - mean_y.square()).clamp(min=0)
-    covariance = factor * (product - mean_x * mean_y)
-    c1, c2 = (0.01 * highest) ** 2, (0.03 * highest) ** 2
-    luminance = (2 * mean_x * mean_y + c1) / (mean_x.square() + mean_y.square() + c1)
-    return luminance, (2 * covariance + c2) / (spread + c2)
-
-
-def ssim_windowed(reconstruction: Tensor, images: Tensor, window: Tensor, highest: float, unbiased: bool) -> Tensor:
-    """Structural similarity of each image where the window fits, the mean over channels and positions: (b,).
-
-    Args:
-        reconstruction: (b, c, H, W) uint8.
-        images: The same shape.
-        window: (n,) weights of one dimension, which sum to 1.
-        highest: Range L in the constants (0.01 L)² and (0.03 L)², in levels.
-        unbiased: True for sample variances, which divide by n² - 1 for n² pixels.
-    """
-    x, y = reconstruction.double(), images.double()  # variances as differences of squares up to 65,025
-    pixels = len(window) ** 2
-    luminance, contrast = _similarity(x, y, window, highest, pixels / (pixels - 1) if unbiased else 1.0)
-    return (luminance * contrast).mean((1, 2, 3)).float()
+        means = gauss11_means(x, y)
+    return product * means.similarity.relu() ** MS_SSIM_EXPONENTS[-1]
 
 
 def ssim_skimage7(reconstruction: Tensor, images: Tensor) -> Tensor:
     """scikit-image's default: uniform window of 7 pixels, sample covariances, range 255. Uint8 (b, c, H, W) to (b,)."""
-    return ssim_windowed(reconstruction, images, flat(7), 255.0, unbiased=True)
+    return flat_means(reconstruction, images, 7, 255.0).float()
 
 
 def ssim_skimage7_range2(reconstruction: Tensor, images: Tensor) -> Tensor:
     """``ssim_skimage7`` with range 2 for images in [0, 1], twice the true range, as in LlamaGen; values are higher."""
-    return ssim_windowed(reconstruction, images, flat(7), 510.0, unbiased=True)
+    return flat_means(reconstruction, images, 7, 510.0).float()
 
 
 def ssim_gauss11_inner(reconstruction: Tensor, images: Tensor) -> Tensor:
@@ -141,18 +100,13 @@ def ssim_gauss11_range2(reconstruction: Tensor, images: Tensor) -> Tensor:
 def _ssim_of_piq(reconstruction: Tensor, images: Tensor, highest: float) -> Tensor:
     factor = max(1, round(min(images.shape[-2:]) / 256))
     x, y = (F.avg_pool2d(side.float(), factor) for side in (reconstruction, images))
-    return ssim_windowed(x, y, gaussian(11, 1.5), highest, unbiased=False)
+    return inner_means(x, y, gaussian(SSIM_WINDOW, 1.5), highest).float()
 
 
 def ssim_y(reconstruction: Tensor, images: Tensor) -> Tensor:
     """SSIM of pyiqa: rounded luma, Gaussian window of 11, without borders, range 255. Uint8 (b, 3, H, W) to (b,)."""
     x, y = (luma(side).round() for side in (reconstruction, images))
-    return ssim_windowed(x, y, gaussian(11, 1.5), 255.0, unbiased=False)
-
-
-def flat(size: int) -> Tensor:
-    """Equal weights (size,)."""
-    return torch.full((size,), 1 / size, dtype=torch.float64)
+    return inner_means(x, y, gaussian(SSIM_WINDOW, 1.5), 255.0).float()
 
 
 def gaussian(size: int, deviation: float) -> Tensor:
@@ -177,3 +131,4 @@ DISTANCES: dict[str, Callable[[Tensor, Tensor], Tensor] | None] = {
     "lpips_alex": None,
     "lpips_vgg": None,
 }
+SHARE_GAUSS11_MEANS = ("ssim_gauss11", "ms_ssim")  # their third argument

@@ -96,7 +96,7 @@ class ReconstructionMetrics(Accumulator):
         with torch.autocast(images.device.type, enabled=False):  # bfloat16 would change the numbers
             values = {
                 "psnr": psnr(reconstruction, images),
-                "ssim": ssim_gauss11(reconstruction.float(), images.float()),
+                "ssim": ssim_gauss11(reconstruction, images),
                 "psnr_block_mean": psnr(block_mean(images, self.factor), images),
             }
         sums = {name: value.double().sum() for name, value in values.items()}
