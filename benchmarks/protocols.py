@@ -103,11 +103,12 @@ def read_tokenizer(weights: Path) -> Tokenizer:
 
 
 def unpack(archive: Path, count: int, into: Path) -> None:
-    """The first images of an ``.npz`` file as files."""
+    """The first images of an ``.npz`` file as files, from its start again where it has too few."""
     held = np.load(archive)
     data, offsets = held["data"], held["offsets"]
     for i in range(count):
-        (into / f"{i:06d}.jpg").write_bytes(data[offsets[i] : offsets[i + 1]].tobytes())
+        j = i % (len(offsets) - 1)
+        (into / f"{i:06d}.jpg").write_bytes(data[offsets[j] : offsets[j + 1]].tobytes())
 
 
 def main() -> None:
