@@ -15,6 +15,7 @@ from vistok.evaluation.accumulator import too_small
 from vistok.evaluation.config_check import check_config
 from vistok.evaluation.networks import networks_of
 from vistok.evaluation.references import save_reference
+from vistok.evaluation.report import differences as report_differences
 from vistok.evaluation.report import score_table
 from vistok.evaluation.report.outputs import report_of, write
 from vistok.evaluation.scoring import TOO_FEW, granularities_of, score
@@ -96,6 +97,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         for done in results:
             done.forget()
         console.print(score_table.scores_table(report))
+        report_differences.say_all(report, console)
         beside = f"{output.with_suffix('.html').name} and {output.with_suffix('.npz').name}"
         say(f"written to {output}, {beside}", console=console)
         return report

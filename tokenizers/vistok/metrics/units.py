@@ -1,4 +1,14 @@
-"""Metrics with their units, for tables."""
+"""Metrics with their units, and the direction in which each is better, for tables and sentences."""
+
+HIGHER = ("psnr", "ssim", "ms_ssim", "inception_score", "precision", "recall")
+LOWER = ("l1", "lpips", "rfid", "sfid", "frechet", "kid", "cmmd")
+
+
+def better(name: str) -> str | None:
+    """Direction in which a metric is better, ``higher`` or ``lower``; None for a fact such as the number of tokens."""
+    if name.startswith(HIGHER) and name != "psnr_block_mean":  # the baseline is no property of the tokenizer
+        return "higher"
+    return "lower" if name.startswith(LOWER) else None
 
 
 def _with_unit(name: str, value: float) -> tuple[str, str]:

@@ -12,7 +12,9 @@ from omegaconf import DictConfig, OmegaConf
 from vistok import files, versions
 from vistok.data.shards import Data
 from vistok.distributed.collectives import rank_and_size
+from vistok.evaluation.accumulator import Scores
 from vistok.evaluation.identity import names_hash
+from vistok.evaluation.intervals import METHOD, Evidence, with_intervals
 from vistok.evaluation.protocols import Protocol
 from vistok.evaluation.report.page import page
 from vistok.evaluation.scoring import FORMAT, Result
@@ -31,13 +33,22 @@ def report_of(
     device: torch.device,
 ) -> dict[str, Any]:
     """Content of the JSON: the scores and everything known about them."""
+    scores = [
+        {"tokenizer": path, "protocol": name, "hash": protocols[name].hash, "metrics": metrics}
+        for path, result in zip(paths, results, strict=True)
+        for name, metrics in result.metrics(protocols).items()
+    ]
+    differences = []
+    if config.metrics.intervals:
+        measured = [result.scores[protocol.crop] for result in results for protocol in protocols.values()]
+        scores, differences = with_intervals(
+            scores, [evidence_of(score, own) for score, own in zip(scores, measured, strict=True)]
+        )
     return {
         "format": FORMAT,
-        "scores": [
-            {"tokenizer": path, "protocol": name, "hash": protocols[name].hash, "metrics": metrics}
-            for path, result in zip(paths, results, strict=True)
-            for name, metrics in result.metrics(protocols).items()
-        ],
+        "scores": scores,
+        "differences": differences,
+        "intervals": METHOD if config.metrics.intervals else None,
         "unavailable": dict(unavailable),
         "protocols": {
             name: {"hash": protocol.hash, **asdict(protocol), "distances": list(protocol.distances)}
@@ -68,6 +79,12 @@ def report_of(
         "versions": versions.versions(),
         "config": OmegaConf.to_container(config, resolve=True),
     }
+
+
+def evidence_of(score: Mapping[str, Any], measured: Scores) -> Evidence:
+    """Evidence of a score's intervals: the values of each image."""
+    values = {name: own.numpy() for name, own in measured.values(score["protocol"]).items()}
+    return Evidence(score["metrics"], values, {}, np.zeros(0))
 
 
 def write(report: Mapping[str, Any], results: Sequence[Result], output: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from vistok.evaluation.accumulator import BASELINE, Scores
 from vistok.evaluation.report import charts as report_charts
+from vistok.evaluation.report import differences as report_differences
 from vistok.evaluation.report import score_table
 from vistok.evaluation.report.code_maps import codes
 from vistok.evaluation.report.example_figures import examples
@@ -36,6 +37,7 @@ def page(report: Mapping[str, Any], results: Sequence[Mapping[str, Scores]]) -> 
     title = f"{', '.join(labels)} on {report['data']['source']}"
     sections = [
         summary(report),
+        report_differences.section(report),
         rate_distortion(report) if len(report["scores"]) > 1 else "",
         examples(labels, selected, first["crop"]),
         codes(labels, selected),
@@ -166,7 +168,7 @@ def distributions(labels: Sequence[str], report: Mapping[str, Any], results: Seq
 
     def add(name: str, series: Sequence[tuple[str, np.ndarray]], about: str) -> None:
         values = [own for _, own in series]
-        spread = "; ".join(f"{own.mean():.4g} ± {own.std():.2g}" for own in values)
+        spread = "; ".join(f"mean {own.mean():.4g}, standard deviation {own.std():.2g}" for own in values)
         caption = f"<figcaption><b>{escape(name)}</b> {escape(about)} · {spread}</figcaption>"
         charts.append(f"<figure>{caption}{report_charts.histogram(series, name)}</figure>")
 
@@ -184,7 +186,8 @@ def distributions(labels: Sequence[str], report: Mapping[str, Any], results: Seq
         return ""
     key = report_charts.legend([(name, i, 1) for i, name in enumerate(names)]) if len(names) > 1 else ""
     return (
-        "<h2>Distributions over images</h2><p>With mean and standard deviation.</p>"
+        "<h2>Distributions over images</h2><p>The standard deviation is of single images, not an error of the mean."
+        "</p>"
         f'{key}<div class="charts">{"".join(charts)}</div>\n'
     )
 

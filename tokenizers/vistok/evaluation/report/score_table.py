@@ -8,6 +8,8 @@ from rich.text import Text
 from vistok.metrics.units import _with_unit
 from vistok.terminal import visible
 
+INTERVAL = "[low, high]: 95 % interval, for other images of the same kind."
+
 
 def scores_table(report: dict[str, Any]) -> Table:
     """Table of scores, with the images and versions below it.
@@ -20,6 +22,8 @@ def scores_table(report: dict[str, Any]) -> Table:
         f"{data['images']:,} images of {data['image_size']} px, list {data['sha256_of_names'][:8]}, from "
         f"{data['source']}; {report['dtype']}, vistok {versions['vistok']}, torch {versions['torch']}"
     )
+    if any(score.get("intervals") for score in scores):
+        caption += f". {INTERVAL}"
     table = Table(caption=Text(visible(caption)), caption_justify="left")
     single = len(report["protocols"]) == 1
     if single:
@@ -47,9 +51,13 @@ def scores_table(report: dict[str, Any]) -> Table:
 
 
 def cell(report: dict[str, Any], score: dict[str, Any], name: str) -> tuple[str, str]:
-    """A score as text with its unit; empty where the protocol does not have it."""
+    """A score as text with its interval, and its unit; empty where the protocol does not have it."""
     if name in score["metrics"]:
-        return _with_unit(name, score["metrics"][name])
+        text, unit = _with_unit(name, score["metrics"][name])
+        if limits := score.get("intervals", {}).get(name):
+            low, high = (_with_unit(name, limit)[0] for limit in limits)
+            text += f" [{low}, {high}]"
+        return text, unit
     distances = {own for protocol in report["protocols"].values() for own in protocol["distances"]}
     asked = name not in distances or name in report["protocols"][score["protocol"]]["distances"]
     return ("unavailable" if asked and name in report["unavailable"] else "", "")

@@ -1,0 +1,97 @@
+"""Differences between tokenizers in words, for a terminal and an HTML page."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from typing import Any, NamedTuple
+
+from rich.console import Console
+
+from vistok.evaluation.report.labels import distinct
+from vistok.metrics.units import _with_unit
+from vistok.terminal import say
+
+MARKS = {"better": "▲", "worse": "▼", "not separated": "="}
+COLOURS = {"better": "green", "worse": "red", "not separated": ""}  # of a terminal
+ABOUT = (
+    "95 % intervals: of a mean over images by a paired bootstrap, of a score of the whole set by a jackknife over ten "
+    "groups of images. An interval says what other images of the same kind would change, not another training run. "
+    "Each is for one comparison: where two tokenizers are equally good, one in twenty comparisons still finds a "
+    "difference."
+)
+
+
+class Comparison(NamedTuple):
+    """Sentences about one tokenizer against another under one protocol."""
+
+    heading: str
+    sentences: Sequence[tuple[str, str]]  # verdict and text
+
+
+def comparisons(report: Mapping[str, Any]) -> Iterator[Comparison]:
+    """Every pair of a report's ``differences``, in its order."""
+    paths = [own["tokenizer"] for own in report["tokenizers"]]
+    names = dict(zip(paths, distinct(paths), strict=True))
+    for pair in report.get("differences", []):
+        one, other = names[pair["tokenizer"]], names[pair["against"]]
+        yield Comparison(
+            f"{one} against {other}, {pair['protocol']} {pair['hash']}",
+            [(own["verdict"], sentence(name, one, other, own)) for name, own in pair["metrics"].items()],
+        )
+
+
+def sentence(name: str, one: str, other: str, difference: Mapping[str, Any]) -> str:
+    """One difference in words.
+
+    Args:
+        name: Name of the metric.
+        one: Name of the tokenizer.
+        other: Name of the tokenizer that it is compared with.
+        difference: Description with ``difference``, ``interval`` and ``verdict``.
+    """
+    value, (low, high) = difference["difference"], difference["interval"]
+    unit = f" {unit}" if (unit := _with_unit(name, value)[1]) else ""
+    shown = name.replace("_", " ")
+    if difference["verdict"] == "not separated":
+        value, low, high = rounded((value, low, high), high - low)
+        return (
+            f"{shown}: the data do not separate {one} from {other} (difference {value}{unit}, 95 % interval {low} to "
+            f"{high})"
+        )
+    direction, sign = ("higher", 1) if value > 0 else ("lower", -1)
+    low, high = sorted((sign * low, sign * high))
+    size, low, high = rounded((abs(value), low, high), high - low)
+    return (
+        f"{one}'s {shown} is {direction} than {other}'s by {size}{unit} (95 % interval {low} to {high}), which is "
+        f"{difference['verdict']}"
+    )
+
+
+def rounded(values: Sequence[float], width: float) -> list[str]:
+    """Numbers with two digits of an interval's width, or four of the largest number if the width is 0."""
+    if width > 0:
+        decimals = 1 - math.floor(math.log10(width))
+    else:
+        decimals = 3 - math.floor(math.log10(max(map(abs, values), default=0) or 1))
+    decimals = max(0, decimals)
+    return [f"{round(value, decimals) + 0.0:.{decimals}f}".replace("-", "−") for value in values]  # 0, not -0
+
+
+def say_all(report: Mapping[str, Any], console: Console) -> None:
+    """Prints all differences."""
+    pairs = list(comparisons(report))
+    for heading, sentences in pairs:
+        say(f"\n{heading}:", console=console)
+        for verdict, text in sentences:
+            say(f"  {MARKS[verdict]} {text}", COLOURS[verdict], console=console)
+    if pairs:
+        say(ABOUT, console=console)
+
+
+def section(report: Mapping[str, Any]) -> str:
+    """HTML of all differences; empty without any."""
+    parts = []
+    for heading, sentences in comparisons(report):
+        items = "".join(f"<li>{MARKS[verdict]} {escape(text)}</li>" for verdict, text in sentences)
+        parts.append(f'<h3>{escape(heading)}</h3><ul class="differences">{items}</ul>')
+    return f"<h2>Differences</h2>{''.join(parts)}<p>{escape(ABOUT)}</p>\n" if parts else ""
