@@ -27,6 +27,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -58,6 +59,8 @@ from vistok.codec import stream
 from vistok.codec.coder import decompress_file
 from vistok.codec.filler import Filler
 from vistok.codec.frequencies import gather
+from vistok.evaluation import compare
+from vistok.evaluation.report import comparison_page, differences, rate_plot, score_table
 from vistok.files import write_json
 from vistok.formats import load, native
 from vistok.formats.importers import from_bsqvit, from_llamagen, from_taming
@@ -112,6 +115,7 @@ def damaged(name: str, content: bytes, draw: Draw) -> bytes:
         ".tar": of_tar,
         ".safetensors": of_safetensors,
         ".ckpt": of_zip,
+        ".npz": of_arrays,
         ".vtk": of_stream,
     }.get(Path(name).suffix)
     if structural and draw.random() < 0.75:
@@ -373,6 +377,31 @@ def of_zip(content: bytes, draw: Draw) -> bytes:
     return file.getvalue()
 
 
+def of_arrays(content: bytes, draw: Draw) -> bytes:
+    """Arrays damaged, missing, in another order or much larger than they seem, and written with right checksums."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        members = [(info.filename, archive.read(info)) for info in archive.infolist()]
+    i = draw.randrange(len(members))
+    name, held = members[i]
+    kind = draw.choice(["array", "array", "array", "drop", "name", "large", "bytes"])
+    if kind == "array":
+        members[i] = (name, of_array(held, draw))
+    elif kind == "drop":
+        del members[i]
+    elif kind == "name":
+        members[i] = (draw.choice(["x.npy", "names.npy", "../names.npy", name]), held)
+    elif kind == "large":
+        members[i] = (name, held + bytes(2**24))
+    else:
+        members[i] = (name, of_bytes(held, draw))
+    file = io.BytesIO()
+    with warnings.catch_warnings(), zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        warnings.simplefilter("ignore")  # of names that are there twice
+        for name, inner in members:
+            archive.writestr(name, inner)
+    return file.getvalue()
+
+
 def of_stream(content: bytes, draw: Draw) -> bytes:
     """A compressed image with other numbers in its header, or damaged packets, under right checksums."""
     header, packets = stream.unpack(content)
@@ -538,6 +567,26 @@ def stores(folder: Path) -> None:
         (folder / name / "shard-000000.json").unlink()
 
 
+def evaluation(folder: Path) -> None:
+    """The files of an evaluation of two tokenizers on twelve images."""
+    (folder / "one").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    arrays, scores = {"names": np.array([f"{i}.png" for i in range(12)])}, []
+    for i, name in enumerate("ab"):
+        arrays[f"{i}/canonical/psnr"] = rng.normal(25, 3, 12).astype("float32")
+        metrics = {"psnr": 25.0, "rfid": 3.0, "tokens_per_image": 16.0, "bits_per_pixel_entropy": 0.5}
+        scores.append({"tokenizer": name, "protocol": "canonical", "hash": "0", "metrics": metrics})
+    content = {
+        "protocols": {"canonical": {"hash": "0", "crop": "adm", "distances": ["psnr"]}},
+        "tokenizers": [{"tokenizer": name, "sha256": name} for name in "ab"],
+        "scores": scores,
+        "data": {"images": 12, "image_size": 32, "sha256_of_names": "0"},
+        "rate": None,
+    }
+    write_json(content, folder / "one" / "a.json")
+    np.savez_compressed(folder / "one" / "a.npz", **arrays)
+
+
 def form(name: str, *kinds: str) -> Callable[[Path], None]:
     """The writer of the tokens of some kinds in one form, in every layout that it has."""
 
@@ -623,6 +672,12 @@ def read_store(folder: Path) -> None:
     _ = store.labels, store.names
 
 
+def read_evaluation(folder: Path) -> None:
+    comparison = compare([folder / "a.json"])
+    score_table.scores_table(comparison, differences.caption_of(comparison))
+    comparison_page.table(comparison), differences.section(comparison), rate_plot.curves(comparison)
+
+
 READERS = {
     "config": Reader(exported, "config.json", vistok.load),
     "weights": Reader(lambda folder: exported(folder, "cnn", "vit"), "model.safetensors", vistok.load),
@@ -634,6 +689,7 @@ READERS = {
     "stream": Reader(compressed, "*.vtk", read_compressed),
     "store": Reader(stores, "*", read_store),
     "verify": Reader(stores, "*", lambda folder: list(TokenStore(folder).verify())),
+    "evaluation": Reader(evaluation, "*", read_evaluation),
     "jsonl": Reader(form("jsonl", "vq", "fq", "dq"), "*", lambda folder: list(FORMS["jsonl"](folder))),
     "webdataset": Reader(form("webdataset", "vq", "fq", "dq"), "*", lambda folder: list(FORMS["webdataset"](folder))),
     "llamagen": Reader(form("llamagen", "vq", "fq"), "**/*", lambda folder: list(FORMS["llamagen"](folder))),

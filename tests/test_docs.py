@@ -21,6 +21,7 @@ import vistok
 from vistok import __main__ as program
 from vistok import configuration
 from vistok.backbones import CNNDecoder, CNNEncoder
+from vistok.files import write_json
 from vistok.formats import native
 from vistok.quantizers import DynamicQuantizer, FeatureRouter, VectorQuantizer
 
@@ -183,6 +184,17 @@ def scratch(tmp_path_factory):
     values = {"names": np.array(["a"]), "0/canonical/psnr": np.ones(1), "0/adm/tokens": np.ones(1)}
     (folder / "evaluations").mkdir()
     np.savez(folder / "evaluations" / "TIME.npz", **values, **{"0/adm/counts/0": np.ones(1024)})
+    for name in ("a", "b"):  # two more, of twenty images
+        own = {"tokenizer": name, "protocol": "canonical", "metrics": {"psnr": 24.0}}
+        content = {
+            "protocols": {"canonical": {"hash": "634fd2ad", "distances": ["psnr"]}},
+            "tokenizers": [{"tokenizer": name, "sha256": name}],
+            "scores": [own],
+            "data": {"images": 20, "sha256_of_names": "0"},
+        }
+        write_json(content, folder / "evaluations" / f"{name}.json")
+        names = np.array([f"{i}.png" for i in range(20)])
+        np.savez(folder / "evaluations" / f"{name}.npz", **{"names": names, "0/canonical/psnr": rng.normal(24, 3, 20)})
     for block in BLOCKS:
         if block.title:
             path = folder / block.title

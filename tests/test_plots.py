@@ -2,7 +2,7 @@
 
 import torch
 
-from vistok.plots import codebook_plot, reconstruction_grid
+from vistok.plots import Curve, codebook_plot, figure_bytes, rate_distortion_plot, reconstruction_grid
 from vistok.training.callbacks.progress import numbers
 
 
@@ -60,3 +60,41 @@ def test_which_of_several_codebooks_collapsed():
     use = "usage 100%/100% of at most 99%/50% (8 tokens) · perplexity 1/1"
     metrics = {name: torch.tensor(value) for name, value in metrics.items()}
     assert numbers("train", metrics) == f"train: {use} · CODEBOOK 1 COLLAPSED"
+
+
+def test_scores_are_drawn_where_they_are():
+    """Each metric against each rate, with bars as long as the intervals, and a mark for each curve in the legend."""
+    points = [{"bits": 0.1, "psnr": 20.0, "rfid": 5.0}, {"bits": 2.0, "psnr": 30.0}]
+    intervals = [{"psnr": [19.0, 22.0]}, {}]
+    curves = [Curve("_a$b", points[::-1], intervals[::-1]), Curve("x" * 200, points[:1], intervals[:1], hollow=True)]
+    figure = rate_distortion_plot(curves, {"bits": "bits"}, {"psnr": "PSNR", "rfid": "rFID"})
+    psnr, rfid = figure.axes
+    assert psnr.get_xscale() == "log" and rfid.get_xscale() == "linear"  # twenty times, and one point
+    line, bars = psnr.containers[0].lines[0], psnr.containers[0].lines[2][0].get_segments()
+    assert line.get_xdata().tolist() == [0.1, 2.0] and line.get_ydata().tolist() == [20.0, 30.0]
+    assert [segment[:, 1].tolist() for segment in bars if len(segment)] == [[19, 22]]  # none without an interval
+    assert psnr.containers[1].lines[0].get_markerfacecolor() == "white"
+    first, second = (text.get_text() for text in figure.legends[0].get_texts())
+    assert first == r" _a\$b" and len(second) < 80
+    assert figure_bytes(figure, "svg") == figure_bytes(figure, "svg") and figure_bytes(figure, "png")[1:4] == b"PNG"
+
+
+def test_labels_of_many_scores_do_not_overlap():
+    metrics = {"psnr": "psnr, dB (higher is better)", "rfid": "rfid (lower is better)"}
+    curves = [
+        Curve(f"a tokenizer with a rather long name {i}", [{"a": 0.1 * i + 0.1, "b": 2**i, "psnr": i, "rfid": i}], [{}])
+        for i in range(12)
+    ]
+    figure = rate_distortion_plot(curves, {"a": "bits per pixel, by entropy", "b": "tokens per image"}, metrics)
+    figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in figure.legends[0].get_texts()]
+    for axes in figure.axes:
+        assert len(axes.get_xticklabels()) < 20
+        labels = [axes.xaxis.label, axes.yaxis.label, *axes.get_xticklabels(), *axes.get_yticklabels()]
+        low, high = axes.get_xlim()
+        drawn = [text for text in labels if text.get_text() and text.get_window_extent().width]
+        drawn = [text for text in drawn if text not in axes.get_xticklabels() or low <= text.get_position()[0] <= high]
+        boxes += [text.get_window_extent() for text in drawn if text not in axes.get_yticklabels()]
+    assert not [(a, b) for i, a in enumerate(boxes) for b in boxes[:i] if a.overlaps(b)]
+    width, height = figure.canvas.get_width_height()
+    assert all(box.x0 >= 0 and box.x1 <= width and box.y0 >= 0 and box.y1 <= height for box in boxes)

@@ -17,7 +17,7 @@ OWN = {  # flags that the vocabulary does not have: of one verb, or with the sam
     *("--depth", "--crop", "--views", "--dtype", "--per-shard", "--rate", "--order", "--max-unreadable"),
     *("--in-order", "--patch", "--low", "--high", "--rates", "--tokenizer", "--layout", "--sizes", "--codec"),
     *("--updates", "--lr", "--channels", "--num-blocks", "--window", "--replace"),
-    *("--codebook", "--coding", "--num-packets", "--conceal"),
+    *("--codebook", "--coding", "--num-packets", "--conceal", "--protocol", "--metric"),
 }
 
 

@@ -351,6 +351,7 @@ def test_an_output_in_use(compose, trained, photos, tmp_path):
     (["data.root=5"], "^data.root=5 must be text, in quotes: 'data.root=\"5\"'$"),
     (["data.num_workers=-1"], "num_workers"),
     (["run.partial_every=abc"], "^run.partial_every=abc must be a number$"),
+    (["metrics.intervals=often"], "^metrics.intervals=often must be true or false$"),
     (["metrics.lpips.alex=5"], "^metrics.lpips=.* must be a mapping to text or null or null$"),
     (["protocol.canonical._target_=nothing.at_all"], "No module named 'nothing'"),
 ])  # fmt: skip
@@ -446,6 +447,9 @@ def test_one_two_and_three_processes_report_the_same(python, trained, photos, tm
             assert expected["metrics"]["frechet_mobilenet_v2"] > 0.1
             for name, value in expected["metrics"].items():
                 assert score["metrics"][name] == pytest.approx(value, rel=1e-6), name
+            assert "psnr" in expected["intervals"] and score["intervals"].keys() == expected["intervals"].keys()
+            for name, limits in expected["intervals"].items():
+                assert score["intervals"][name] == pytest.approx(limits, rel=1e-6), name
         for name in values[0].files:
             assert np.array_equal(own[name], values[0][name]), name
 

@@ -12,6 +12,7 @@ from vistok.processes import openmp
 COMMANDS = {  # the verb: its module, and what it does
     "train": ("vistok.commands.train", "train a tokenizer"),
     "eval": ("vistok.commands.eval", "score tokenizers on images"),
+    "compare": ("vistok.commands.compare", "compare the scores of tokenizers, with intervals and a picture"),
     "estimate": ("vistok.commands.estimate", "print the parameters, FLOPs and memory of a training run"),
     "export": ("vistok.commands.export", "write a tokenizer for diffusers, LlamaGen, transformers, ONNX or torch"),
     "inspect": ("vistok.commands.inspect", "print the contents of a checkpoint without running any of it"),

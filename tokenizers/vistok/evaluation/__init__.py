@@ -5,16 +5,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from vistok.evaluation.accumulator import Scores
+    from vistok.evaluation.comparison import compare
     from vistok.evaluation.networks import ScoringNetworks
     from vistok.evaluation.protocols import Protocol
     from vistok.evaluation.scoring import score
 
-__all__ = ["ScoringNetworks", "Protocol", "Scores", "score"]
+__all__ = ["ScoringNetworks", "Protocol", "Scores", "compare", "score"]
 
 _HOMES = {  # imported when they are first used: a config is checked before torch is loaded
     "ScoringNetworks": "vistok.evaluation.networks",
     "Protocol": "vistok.evaluation.protocols",
     "Scores": "vistok.evaluation.accumulator",
+    "compare": "vistok.evaluation.comparison",
     "score": "vistok.evaluation.scoring",
 }
 

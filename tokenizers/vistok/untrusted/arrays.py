@@ -16,6 +16,7 @@ from vistok.untrusted.bounded_json import short
 MAX_HEADER = 4_096  # bytes; numpy writes 118 for typical arrays
 MAX_DIMENSIONS, MAX_SIDE = 8, 2**48
 TYPES = re.compile(r"[<>|=]?(b1|[iu][1248]|f[248])")
+TEXTS = re.compile(r"[<>=]?U[1-9]\d{0,3}")
 ENTRY = (
     r"(?:'descr'\s*:\s*'(?P<descr>[^']{1,16})'"
     r"|'fortran_order'\s*:\s*(?P<fortran>True|False)"
@@ -24,13 +25,14 @@ ENTRY = (
 HEADER = re.compile(r"\{\s*" + r"\s*,\s*".join([re.sub(r"\?P<\w+>", "?:", ENTRY)] * 3) + r"\s*,?\s*\}\s*")
 
 
-def read_array(file: Path | bytes, where: str, mapped: bool = False) -> np.ndarray:
+def read_array(file: Path | bytes, where: str, mapped: bool = False, texts: bool = False) -> np.ndarray:
     """Read-only array of numbers in a ``.npy`` file, or in its bytes.
 
     Args:
         file: The file.
         where: Name of the file, for messages.
         mapped: True maps the file into memory instead of reading it.
+        texts: True reads an array of texts of at most 9,999 characters, and none of numbers.
 
     Raises:
         ValueError: The file has no such array.
@@ -39,7 +41,7 @@ def read_array(file: Path | bytes, where: str, mapped: bool = False) -> np.ndarr
         with io.BytesIO(file) if isinstance(file, bytes) else file.open("rb") as stream:
             size = stream.seek(0, io.SEEK_END)
             stream.seek(0)
-            dtype, shape, order, start = _header(stream.read(MAX_HEADER + 12), size)
+            dtype, shape, order, start = _header(stream.read(MAX_HEADER + 12), size, TEXTS if texts else TYPES)
             if not math.prod(shape):  # an empty array can be neither mapped nor read
                 return np.empty(shape, dtype)
             if mapped:
@@ -50,7 +52,7 @@ def read_array(file: Path | bytes, where: str, mapped: bool = False) -> np.ndarr
         raise ValueError(f"{where} cannot be read as an array: {error}") from error
 
 
-def _header(begin: bytes, size: int) -> tuple[np.dtype, tuple[int, ...], str, int]:
+def _header(begin: bytes, size: int, types: re.Pattern[str]) -> tuple[np.dtype, tuple[int, ...], str, int]:
     """Dtype, shape, order and first byte of the array in a file of ``size`` bytes that starts with ``begin``."""
     if begin[:6] != b"\x93NUMPY" or begin[6:8] not in (b"\1\0", b"\2\0", b"\3\0"):
         raise ValueError("it does not start like a .npy file")
@@ -64,8 +66,8 @@ def _header(begin: bytes, size: int) -> tuple[np.dtype, tuple[int, ...], str, in
     sides = [side.strip() for side in found.get("shape", "").split(",") if side.strip()]
     if not HEADER.fullmatch(text) or len(found) < 3 or not all(map(str.isdigit, sides)):
         raise ValueError(f"its header is {short(text.strip())}")
-    if not TYPES.fullmatch(found["descr"]):
-        raise ValueError(f"it holds {found['descr']}, not numbers")
+    if not types.fullmatch(found["descr"]):
+        raise ValueError(f"it holds {found['descr']}, not {'texts' if types is TEXTS else 'numbers'}")
     if len(sides) > MAX_DIMENSIONS or any(len(side) > 15 or int(side) >= MAX_SIDE for side in sides):
         raise ValueError(f"its shape is {short(found['shape'])}")
     dtype, shape = np.dtype(found["descr"]), tuple(map(int, sides))

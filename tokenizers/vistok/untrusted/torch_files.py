@@ -96,7 +96,7 @@ def _read_zip(path: Path, data: mmap.mmap) -> Contents:
 
 def _members(path: Path, data: mmap.mmap) -> dict[str, tuple[int, int]]:
     """First byte and length of each member; all members must be uncompressed and must not overlap."""
-    _check_directory_size(data)
+    check_directory_size(data)
     try:
         with zipfile.ZipFile(path) as archive:
             infos = archive.infolist()
@@ -132,7 +132,7 @@ def _members(path: Path, data: mmap.mmap) -> dict[str, tuple[int, int]]:
     return members
 
 
-def _check_directory_size(data: mmap.mmap) -> None:
+def check_directory_size(data: mmap.mmap) -> None:
     """Bounds the list of members, which ``zipfile`` reads at once, with an object for each member."""
     tail_at = max(0, len(data) - 2**16 - 22)
     tail = data[tail_at:]

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from rich.console import Console
 
 from vistok.evaluation.report.labels import distinct
+from vistok.evaluation.report.score_table import INTERVAL
 from vistok.metrics.units import _with_unit
 from vistok.terminal import say
 
@@ -51,18 +52,18 @@ def sentence(name: str, one: str, other: str, difference: Mapping[str, Any]) -> 
     """
     value, (low, high) = difference["difference"], difference["interval"]
     unit = f" {unit}" if (unit := _with_unit(name, value)[1]) else ""
-    shown = name.replace("_", " ")
+    metric = name.replace("_", " ")
     if difference["verdict"] == "not separated":
         value, low, high = rounded((value, low, high), high - low)
         return (
-            f"{shown}: the data do not separate {one} from {other} (difference {value}{unit}, 95 % interval {low} to "
+            f"{metric}: the data do not separate {one} from {other} (difference {value}{unit}, 95 % interval {low} to "
             f"{high})"
         )
     direction, sign = ("higher", 1) if value > 0 else ("lower", -1)
     low, high = sorted((sign * low, sign * high))
     size, low, high = rounded((abs(value), low, high), high - low)
     return (
-        f"{one}'s {shown} is {direction} than {other}'s by {size}{unit} (95 % interval {low} to {high}), which is "
+        f"{metric}: {one} is {direction} than {other} by {size}{unit} (95 % interval {low} to {high}), which is "
         f"{difference['verdict']}"
     )
 
@@ -78,12 +79,14 @@ def rounded(values: Sequence[float], width: float) -> list[str]:
 
 
 def say_all(report: Mapping[str, Any], console: Console) -> None:
-    """Prints all differences."""
+    """Prints all differences, and the tokenizers that have none."""
     pairs = list(comparisons(report))
     for heading, sentences in pairs:
-        say(f"\n{heading}:", console=console)
+        say(f"{heading}:", "bold", console=console)
         for verdict, text in sentences:
             say(f"  {MARKS[verdict]} {text}", COLOURS[verdict], console=console)
+    for text in not_compared(report):
+        say(text, "yellow", console=console)
     if pairs:
         say(ABOUT, console=console)
 
@@ -93,5 +96,22 @@ def section(report: Mapping[str, Any]) -> str:
     parts = []
     for heading, sentences in comparisons(report):
         items = "".join(f"<li>{MARKS[verdict]} {escape(text)}</li>" for verdict, text in sentences)
-        parts.append(f'<h3>{escape(heading)}</h3><ul class="differences">{items}</ul>')
+        parts.append(f'<h3>{escape(heading)}</h3><ul style="list-style:none;padding-left:0">{items}</ul>')
+    parts += [f"<p>{escape(text)}</p>" for text in not_compared(report)]
     return f"<h2>Differences</h2>{''.join(parts)}<p>{escape(ABOUT)}</p>\n" if parts else ""
+
+
+def not_compared(report: Mapping[str, Any]) -> list[str]:
+    """Sentences about tokenizers of a comparison that have no differences, with the reason."""
+    return [f"{label} is not compared: {reason}" for label, reason in report.get("not_compared", {}).items()]
+
+
+def caption_of(comparison: Mapping[str, Any]) -> str:
+    """The images of a comparison's tokenizers, and the meaning of its intervals."""
+    sets: dict[str, list[str]] = {}
+    for own in comparison["tokenizers"]:
+        about = f"{own['images']:,} images of {own.get('image_size')} px"
+        hashes = [own[key] for key in sorted(own) if key.startswith("sha256_of")]
+        sets.setdefault(f"{about}, SHA-256 {hashes[0][:8]}" if hashes else about, []).append(own["tokenizer"])
+    parts = [about if len(sets) == 1 else f"{', '.join(names)}: {about}" for about, names in sets.items()]
+    return f"{'; '.join(parts)}. {INTERVAL}"

@@ -1,5 +1,6 @@
 """Table of an evaluation's scores for a terminal."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from rich.table import Table
@@ -10,21 +11,27 @@ from vistok.terminal import visible
 
 INTERVAL = "[low, high]: 95 % interval, for other images of the same kind."
 
+SIDE_BY_SIDE = 4  # columns in which intervals stand beside their scores; with more they stand below
 
-def scores_table(report: dict[str, Any]) -> Table:
-    """Table of scores, with the images and versions below it.
 
-    With several protocols it has a column for each protocol and a section for each tokenizer; with a single protocol it
-    has a column for each tokenizer.
-    """
-    data, versions, scores = report["data"], report["versions"], report["scores"]
+def caption_of(report: Mapping[str, Any]) -> str:
+    """The images and versions of an evaluation, and the meaning of its intervals."""
+    data, versions = report["data"], report["versions"]
     caption = (
         f"{data['images']:,} images of {data['image_size']} px, list {data['sha256_of_names'][:8]}, from "
         f"{data['source']}; {report['dtype']}, vistok {versions['vistok']}, torch {versions['torch']}"
     )
-    if any(score.get("intervals") for score in scores):
-        caption += f". {INTERVAL}"
-    table = Table(caption=Text(visible(caption)), caption_justify="left")
+    return f"{caption}. {INTERVAL}" if any(score.get("intervals") for score in report["scores"]) else caption
+
+
+def scores_table(report: Mapping[str, Any], caption: str | None = None) -> Table:
+    """Table of scores above a caption; None for that of an evaluation.
+
+    With several protocols it has a column for each protocol and a section for each tokenizer; with a single protocol it
+    has a column for each tokenizer.
+    """
+    scores = report["scores"]
+    table = Table(caption=Text(visible(caption or caption_of(report))), caption_justify="left")
     single = len(report["protocols"]) == 1
     if single:
         table.add_column("{protocol}\n{hash}".format(**scores[0]), no_wrap=True)
@@ -44,13 +51,15 @@ def scores_table(report: dict[str, Any]) -> Table:
         names = {name: None for score in section for name in score["metrics"]}  # in order, each once
         for name in [*names, *(own for own in report["unavailable"] if own not in names)]:
             cells = [cell(report, score, name) for score in section]
+            if len(columns) > SIDE_BY_SIDE:
+                cells = [(text.replace(" [", "\n["), unit) for text, unit in cells]
             table.add_row(
                 name.replace("_", " "), *(text for text, _ in cells), max((unit for _, unit in cells), key=len)
             )
     return table
 
 
-def cell(report: dict[str, Any], score: dict[str, Any], name: str) -> tuple[str, str]:
+def cell(report: Mapping[str, Any], score: Mapping[str, Any], name: str) -> tuple[str, str]:
     """A score as text with its interval, and its unit; empty where the protocol does not have it."""
     if name in score["metrics"]:
         text, unit = _with_unit(name, score["metrics"][name])

@@ -1,0 +1,86 @@
+"""Compares the scores of tokenizers from the files of any number of evaluations.
+
+The table has the scores with 95 % intervals. Below it stands which differences from the first tokenizer stand.
+Evaluations must have a protocol in common, and the same images for differences.
+"""
+
+import argparse
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+from rich import get_console
+
+from vistok import files
+from vistok.commands.arguments import Parser
+from vistok.commands.failures import guard
+from vistok.evaluation.comparison import compare
+from vistok.evaluation.report import differences, score_table
+from vistok.evaluation.report.comparison_page import comparison_page
+from vistok.evaluation.report.rate_plot import rate_plot
+from vistok.files import atomic_write, encodable
+from vistok.plots import figure_bytes
+from vistok.terminal import say
+
+WIDTH = 160  # characters of a line in a file or a pipe
+KINDS = (".png", ".svg", ".html", ".json")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command with the arguments that follow its name."""
+    guard(run, parser().parse_args(arguments), again="nothing is left of it, and the same command begins anew")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of the command."""
+    parser = Parser("compare", __doc__)
+    parser.add_argument("files", metavar="JSON", nargs="+", help="files of evaluations, each with its .npz beside it")
+    parser.flag("--protocol", metavar="NAME", help="protocol to compare by (default: the first that all files have)")
+    parser.flag(
+        "--metric",
+        action="append",
+        metavar="NAME",
+        help="metric of the picture, such as psnr; repeated for several (default: a Fréchet distance, LPIPS and PSNR)",
+    )
+    parser.flag(
+        "--out",
+        required=False,
+        action="append",
+        default=[],
+        help="new file: .png or .svg is the rate-distortion picture, .html a page with it, .json all numbers; repeated "
+        "for several",
+    )
+    return parser
+
+
+def run(asked: argparse.Namespace) -> None:
+    """Compares, prints and writes."""
+    for path in map(Path, asked.out):
+        if path.suffix not in KINDS:
+            raise ValueError(f"--out={path} must end in one of {', '.join(KINDS)}")
+        if path.exists():
+            raise ValueError(f"--out={path} exists already and is not overwritten")
+    comparison = compare(asked.files, asked.protocol)
+    kinds = {Path(path).suffix for path in asked.out}
+    contents = dict(contents_of(kinds, comparison, asked.metric))
+    console = get_console()
+    if not console.is_terminal:
+        console.width = WIDTH
+    console.print(score_table.scores_table(comparison, differences.caption_of(comparison)))
+    differences.say_all(comparison, console)
+    for path in map(Path, asked.out):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as file:
+            file.write(contents[path.suffix])
+        say(f"written to {path}", console=console)
+
+
+def contents_of(kinds: Collection[str], comparison: dict, metrics: Sequence[str] | None) -> Iterator[tuple[str, bytes]]:
+    """Contents of the output files of these ``KINDS``."""
+    if ".json" in kinds:
+        yield ".json", f"{files.json_text(comparison)}\n".encode()
+    if drawn := set(kinds) - {".json"}:
+        figure = rate_plot(comparison, metrics)
+        for kind in drawn - {".html"}:
+            yield kind, figure_bytes(figure, kind.removeprefix("."))
+        if ".html" in drawn:
+            yield ".html", encodable(comparison_page(comparison, figure)).encode()
