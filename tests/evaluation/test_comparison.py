@@ -1,6 +1,7 @@
 """Comparison of evaluations: ``eval.py`` with two tokenizers, and ``python -m vistok compare`` of files."""
 
 import json
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +13,11 @@ import vistok
 from vistok import __main__ as program
 from vistok.evaluation import compare
 from vistok.evaluation import evaluate as evaluation_evaluate
-from vistok.evaluation.intervals import bootstrap
+from vistok.evaluation.intervals import bootstrap, jackknife
+from vistok.evaluation.networks import ScoringNetworks
 from vistok.evaluation.report import differences, rate_plot
 from vistok.formats.native import save
+from vistok.metrics.feature_networks import FeatureNetwork
 
 N = 40
 NAMES = [f"{i:03d}.png" for i in range(N)]
@@ -52,9 +55,18 @@ def files(tmp_path) -> list[Path]:
     return [one, write(tmp_path / "two.json", scored, [NAMES[i] for i in order])]
 
 
+class Means(FeatureNetwork):
+    """Means of the channels in four parts of the image."""
+
+    name, dim = "means", 12
+
+    def forward(self, images):
+        return torch.nn.functional.adaptive_avg_pool2d(images.float(), 2).flatten(1)
+
+
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory, trained):
-    """The JSON's content, its path and what was printed: a tokenizer and a worse one, scored by ``eval.py``."""
+    """Content of the JSON, its folder, and content without intervals: ``eval.py`` of a tokenizer and a worse one."""
     import hydra
 
     folder = tmp_path_factory.mktemp("evaluated")
@@ -64,15 +76,17 @@ def evaluated(tmp_path_factory, trained):
     save(tokenizer, folder / "worse")
     (folder / "photos").mkdir()
     rng = np.random.default_rng(0)
-    for i in range(12):
+    for i in range(N):
         pixels = np.kron(rng.integers(0, 256, (5, 5, 3)), np.ones((8, 8, 1))).astype(np.uint8)
-        Image.fromarray(pixels).save(folder / "photos" / f"{i}.png")
+        Image.fromarray(pixels).save(folder / "photos" / NAMES[i])
     words = [f"tokenizer=[{trained}/tokenizer,{folder}/worse]", f"data.root={folder}/photos", "data.image_size=32"]
-    words += ["data.num_workers=0", "metrics.lpips=null", "feature_network=none", f"run.out={folder}/report.json"]
+    words += ["data.num_workers=0", "metrics.lpips=null", f"run.out={folder}/report.json"]
     with hydra.initialize_config_dir(str(Path(__file__).parent.parent.parent / "configs"), version_base="1.3"):
         config = hydra.compose("eval", overrides=words)
         without = hydra.compose("eval", overrides=[*words[:-1], f"run.out={folder}/no.json", "metrics.intervals=false"])
-    return evaluation_evaluate.evaluate(config), folder, evaluation_evaluate.evaluate(without)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(evaluation_evaluate, "networks_of", lambda config, protocols: (ScoringNetworks((Means(),)), {}))
+        return evaluation_evaluate.evaluate(config), folder, evaluation_evaluate.evaluate(without)
 
 
 def test_eval_gives_intervals_and_differences(evaluated):
@@ -85,7 +99,14 @@ def test_eval_gives_intervals_and_differences(evaluated):
     assert psnr["difference"] == pytest.approx((other - one).mean())
     assert psnr["interval"] == pytest.approx(bootstrap((other - one)[None])[0])
     assert report["scores"][0]["intervals"]["psnr"] == pytest.approx(bootstrap(one[None])[0])
-    assert set(report["scores"][1]["intervals"]) == {"psnr", "ssim_gauss11", "ssim_skimage7", "l1"}  # of no baseline
+    named = {"psnr", "ssim_gauss11", "ssim_skimage7", "l1", "frechet_means"}
+    assert set(report["scores"][1]["intervals"]) == set(pair["metrics"]) == named  # and no baseline
+    one, other = (values[f"{i}/canonical/frechet_means/leave_one_out"] for i in (0, 1))
+    sizes = np.bincount([int(sha256(name.encode()).hexdigest()[:16], 16) % 10 for name in NAMES])
+    frechet, scores = pair["metrics"]["frechet_means"], [own["metrics"]["frechet_means"] for own in report["scores"]]
+    assert frechet["difference"] == pytest.approx(scores[1] - scores[0])
+    assert frechet["interval"] == pytest.approx(jackknife(scores[1] - scores[0], other - one, sizes))
+    assert report["scores"][0]["intervals"]["frechet_means"] == pytest.approx(jackknife(scores[0], one, sizes))
     assert report["intervals"] == {"level": 0.95, "resamples": 2000, "seed": 0, "groups": 10}
     assert without["differences"] == [] and without["intervals"] is None and "intervals" not in without["scores"][0]
     assert [own["metrics"] for own in without["scores"]] == [own["metrics"] for own in report["scores"]]
@@ -96,7 +117,7 @@ def test_its_page_says_which_differences_stand(evaluated):
     page = (folder / "report.html").read_text()
     (pair,) = differences.comparisons(report)
     assert pair.heading.startswith("worse against run, canonical 634fd2ad")
-    assert len(pair.sentences) == 4 and all(text in page for _, text in pair.sentences)
+    assert len(pair.sentences) == 5 and all(text in page for _, text in pair.sentences)
     low, high = report["scores"][0]["intervals"]["psnr"]
     assert f"[{low:.2f}, {high:.2f}]" in page
     assert "±" not in page and "standard deviation is of single images" in page
@@ -158,9 +179,10 @@ def test_files_that_do_not_compare_are_refused_by_name(files, tmp_path):
         (tmp_path / "bad.json").write_text(text)
         with pytest.raises(ValueError, match=f"bad.json.*{message}"):
             compare([files[0], tmp_path / "bad.json"])
-    np.savez(other.with_suffix(".npz"), names=np.array(NAMES), **{"0/titok/psnr": np.zeros(N - 1)})
-    with pytest.raises(ValueError, match="other.npz has not one number for each image in 0/titok/psnr"):
-        compare([other])
+    for name, size, what in (("psnr", N - 1, "image"), ("rfid/leave_one_out", 9, "group")):
+        np.savez(other.with_suffix(".npz"), names=np.array(NAMES), **{f"0/titok/{name}": np.zeros(size)})
+        with pytest.raises(ValueError, match=f"other.npz has not one number for each {what} in 0/titok/"):
+            compare([other])
     with pytest.raises(ValueError, match="at least one file"):
         compare([])
 

@@ -351,7 +351,7 @@ def test_an_output_in_use(compose, trained, photos, tmp_path):
     (["data.root=5"], "^data.root=5 must be text, in quotes: 'data.root=\"5\"'$"),
     (["data.num_workers=-1"], "num_workers"),
     (["run.partial_every=abc"], "^run.partial_every=abc must be a number$"),
-    (["metrics.intervals=often"], "^metrics.intervals=often must be true or false$"),
+    (["metrics.intervals=often"], "^metrics.intervals=often must be true, false or all$"),
     (["metrics.lpips.alex=5"], "^metrics.lpips=.* must be a mapping to text or null or null$"),
     (["protocol.canonical._target_=nothing.at_all"], "No module named 'nothing'"),
 ])  # fmt: skip

@@ -46,6 +46,9 @@ def test_files_that_are_refused(tmp_path):
 def test_texts_that_are_refused(tmp_path):
     path = tmp_path / "a.npz"
     np.savez(path, numbers=np.zeros(3), codes=np.frombuffer(b"\xff" * 8, "<u4").view("<U1"))
+    np.savez(tmp_path / "half.npz", names=np.array(["\ud800"]))
+    with pytest.raises(ValueError, match="half.npz cannot be read as arrays: names has characters that do not exist"):
+        read_texts(tmp_path / "half.npz", "names")
     for name, message in (
         ("missing", "has no missing"),
         ("numbers", "holds <f8, not texts"),

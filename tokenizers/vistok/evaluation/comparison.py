@@ -10,10 +10,12 @@ import numpy as np
 from vistok.evaluation.intervals import METHOD, Evidence, with_intervals
 from vistok.evaluation.protocols import differences
 from vistok.evaluation.report.labels import short
+from vistok.metrics.jackknife import GROUPS, group_sizes
 from vistok.untrusted.bounded_json import one_line, read_object
 from vistok.untrusted.bounded_json import short as shortened
 from vistok.untrusted.zipped_arrays import read_arrays, read_texts
 
+LEAVE_ONE_OUT = "leave_one_out"  # end of the names of arrays without one group of images each
 MAX_JSON = 2**26  # largest file of an evaluation in bytes; it lists the images that could not be read
 
 
@@ -168,8 +170,8 @@ def entries_of(evaluation: Evaluation, hash: str) -> list[Entry]:
     names, arrays = [], {}
     if beside.is_file():
         names = read_texts(beside, "names")
-        wanted = [f"{i}/{name}/{metric}" for i, score in enumerate(scores) if score for metric in score["metrics"]]
-        arrays = read_arrays(beside, wanted)
+        keys = [f"{i}/{name}/{metric}" for i, score in enumerate(scores) if score for metric in score["metrics"]]
+        arrays = read_arrays(beside, [*keys, *(f"{key}/{LEAVE_ONE_OUT}" for key in keys)])
         if len(set(names)) != evaluation.report["data"]["images"]:
             raise ValueError(f"{beside} has {len(set(names)):,} images, {evaluation.path} another number")
     order = np.array(sorted(range(len(names)), key=names.__getitem__), np.int64)
@@ -177,12 +179,21 @@ def entries_of(evaluation: Evaluation, hash: str) -> list[Entry]:
     for i, (own, score) in enumerate(zip(report["tokenizers"], scores, strict=True)):
         if score:
             metrics = {key: value for key, value in score["metrics"].items() if _finite(value)}
-            values = {key: arrays[f"{i}/{name}/{key}"] for key in metrics if f"{i}/{name}/{key}" in arrays}
-            for key, of_images in values.items():
-                if of_images.shape != (len(names),) or not np.isfinite(of_images).all():
-                    raise ValueError(f"{beside} has not one number for each image in {i}/{name}/{key}")
+            values, leave_one_out = (
+                {key: arrays[f"{i}/{name}/{key}{suffix}"] for key in metrics if f"{i}/{name}/{key}{suffix}" in arrays}
+                for suffix in ("", f"/{LEAVE_ONE_OUT}")
+            )
+            for found, size, what in ((values, len(names), "image"), (leave_one_out, GROUPS, "group")):
+                for key, numbers in found.items():
+                    if numbers.shape != (size,) or not np.isfinite(numbers).all():
+                        raise ValueError(f"{beside} has not one number for each {what} in {i}/{name}/{key}")
             values = {key: of_images[order] for key, of_images in values.items()}
-            entries.append(Entry(evaluation, own, metrics, sorted(names), Evidence(metrics, values, {}, np.zeros(0))))
+            sizes = group_sizes(names).numpy()
+            if leave_one_out and not sizes.all():
+                raise ValueError(f"{beside} has {LEAVE_ONE_OUT}, though its images do not fill {GROUPS} groups")
+            entries.append(
+                Entry(evaluation, own, metrics, sorted(names), Evidence(metrics, values, leave_one_out, sizes))
+            )
     return entries
 
 

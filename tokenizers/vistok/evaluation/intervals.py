@@ -10,12 +10,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vistok.metrics.jackknife import GROUPS
 from vistok.metrics.units import better
 
 LEVEL = 0.95
 RESAMPLES = 2000
 SEED = 0
-GROUPS = 10
 STUDENT = 2.2621571628  # Student's t with nine degrees of freedom exceeds it with a probability of (1 - LEVEL) / 2
 FEWEST = 10  # images; a bootstrap of fewer is far too narrow
 BLOCK = 2**20  # drawn images in memory at a time

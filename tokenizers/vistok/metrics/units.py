@@ -8,7 +8,7 @@ def better(name: str) -> str | None:
     """Direction in which a metric is better, ``higher`` or ``lower``; None for a fact such as the number of tokens."""
     if name.startswith(HIGHER) and name != "psnr_block_mean":  # the baseline is no property of the tokenizer
         return "higher"
-    return "lower" if name.startswith(LOWER) else None
+    return "lower" if name.startswith(LOWER) and "_std" not in name else None
 
 
 def _with_unit(name: str, value: float) -> tuple[str, str]:

@@ -49,7 +49,8 @@ def read_texts(path: Path, name: str, most: int = MAX_MEMBER) -> list[str]:
         if f"{name}.npy" not in archive.namelist():
             raise ValueError(f"it has no {name}")
         texts = read_array(_member(archive, f"{name}.npy", most), f"{path}: {name}", texts=True).ravel()
-        if texts.size and texts.view(f"{texts.dtype.str[0]}u4").max() > sys.maxunicode:
+        codes = texts.view(f"{texts.dtype.str[0]}u4") if texts.size else np.zeros(0, np.uint32)
+        if ((codes > sys.maxunicode) | (codes >> 11 == 0xD800 >> 11)).any():  # the latter are halves of characters
             raise ValueError(f"{name} has characters that do not exist")
         return texts.tolist()
 

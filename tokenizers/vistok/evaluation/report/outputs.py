@@ -19,6 +19,7 @@ from vistok.evaluation.protocols import Protocol
 from vistok.evaluation.report.page import page
 from vistok.evaluation.scoring import FORMAT, Result
 from vistok.files import atomic_write, encodable
+from vistok.metrics.jackknife import group_sizes
 from vistok.tokenizer import Tokenizer
 
 
@@ -82,9 +83,12 @@ def report_of(
 
 
 def evidence_of(score: Mapping[str, Any], measured: Scores) -> Evidence:
-    """Evidence of a score's intervals: the values of each image."""
-    values = {name: own.numpy() for name, own in measured.values(score["protocol"]).items()}
-    return Evidence(score["metrics"], values, {}, np.zeros(0))
+    """Everything that a score's intervals are computed from."""
+    values, leave_one_out = (
+        {name: own.numpy() for name, own in found.items()}
+        for found in (measured.values(score["protocol"]), measured.leave_one_out(score["protocol"]))
+    )
+    return Evidence(score["metrics"], values, leave_one_out, group_sizes(measured.names).numpy())
 
 
 def write(report: Mapping[str, Any], results: Sequence[Result], output: Path) -> None:
