@@ -18,6 +18,7 @@ from vistok.evaluation.networks import ScoringNetworks
 from vistok.evaluation.report import differences, rate_plot
 from vistok.formats.native import save
 from vistok.metrics.feature_networks import FeatureNetwork
+from vistok.metrics.units import rounded
 
 N = 40
 NAMES = [f"{i:03d}.png" for i in range(N)]
@@ -221,7 +222,8 @@ def test_sentences():
     assert differences.sentence("psnr", "B", "A", own) == (
         "psnr: the data do not separate B from A (difference 0.02 dB, 95 % interval −0.10 to 0.13)"
     )
-    assert differences.rounded([-0.001, 12.3], 40.0) == ["0", "12"] and differences.rounded([0.0], 0) == ["0.000"]
+    assert rounded([-0.001, 12.3], 40.0) == ["0", "12"] and rounded([0.0], 0) == ["0.000"]
+    assert rounded([0.0825, -0.08407], 0.0032) == ["0.0825", "−0.0841"]
 
 
 def run(*words) -> None:

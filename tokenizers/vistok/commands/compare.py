@@ -53,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(asked: argparse.Namespace) -> None:
-    """Compares, prints and writes."""
+    """Compares, writes and prints."""
     for path in map(Path, asked.out):
         if path.suffix not in KINDS:
             raise ValueError(f"--out={path} must end in one of {', '.join(KINDS)}")
@@ -62,16 +62,17 @@ def run(asked: argparse.Namespace) -> None:
     comparison = compare(asked.files, asked.protocol)
     kinds = {Path(path).suffix for path in asked.out}
     contents = dict(contents_of(kinds, comparison, asked.metric))
+    for path in map(Path, asked.out):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path) as file:
+            file.write(contents[path.suffix])
     console = get_console()
     if not console.is_terminal:
         console.width = WIDTH
     console.print(score_table.scores_table(comparison, differences.caption_of(comparison)))
     differences.say_all(comparison, console)
-    for path in map(Path, asked.out):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path) as file:
-            file.write(contents[path.suffix])
-        say(f"written to {path}", console=console)
+    if asked.out:
+        say(f"written to {', '.join(asked.out)}", console=console)
 
 
 def contents_of(kinds: Collection[str], comparison: dict, metrics: Sequence[str] | None) -> Iterator[tuple[str, bytes]]:

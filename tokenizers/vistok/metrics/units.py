@@ -1,5 +1,8 @@
 """Metrics with their units, and the direction in which each is better, for tables and sentences."""
 
+import math
+from collections.abc import Sequence
+
 HIGHER = ("psnr", "ssim", "ms_ssim", "inception_score", "precision", "recall")
 LOWER = ("l1", "lpips", "rfid", "sfid", "frechet", "kid", "cmmd")
 
@@ -23,3 +26,13 @@ def _with_unit(name: str, value: float) -> tuple[str, str]:
     if float(value).is_integer():
         return f"{value:,.0f}", ""
     return f"{value:.4g}", ""
+
+
+def rounded(values: Sequence[float], width: float) -> list[str]:
+    """Numbers with two digits of an interval's width, or four of the largest number if the width is 0."""
+    if width > 0:
+        decimals = 1 - math.floor(math.log10(width))
+    else:
+        decimals = 3 - math.floor(math.log10(max(map(abs, values), default=0) or 1))
+    decimals = max(0, decimals)
+    return [f"{round(value, decimals) + 0.0:.{decimals}f}".replace("-", "−") for value in values]  # 0, not -0

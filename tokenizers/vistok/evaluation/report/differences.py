@@ -1,6 +1,5 @@
 """Differences between tokenizers in words, for a terminal and an HTML page."""
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
@@ -9,7 +8,7 @@ from rich.console import Console
 
 from vistok.evaluation.report.labels import distinct
 from vistok.evaluation.report.score_table import INTERVAL
-from vistok.metrics.units import _with_unit
+from vistok.metrics.units import _with_unit, rounded
 from vistok.terminal import say
 
 MARKS = {"better": "▲", "worse": "▼", "not separated": "="}
@@ -66,16 +65,6 @@ def sentence(name: str, one: str, other: str, difference: Mapping[str, Any]) -> 
         f"{metric}: {one} is {direction} than {other} by {size}{unit} (95 % interval {low} to {high}), which is "
         f"{difference['verdict']}"
     )
-
-
-def rounded(values: Sequence[float], width: float) -> list[str]:
-    """Numbers with two digits of an interval's width, or four of the largest number if the width is 0."""
-    if width > 0:
-        decimals = 1 - math.floor(math.log10(width))
-    else:
-        decimals = 3 - math.floor(math.log10(max(map(abs, values), default=0) or 1))
-    decimals = max(0, decimals)
-    return [f"{round(value, decimals) + 0.0:.{decimals}f}".replace("-", "−") for value in values]  # 0, not -0
 
 
 def say_all(report: Mapping[str, Any], console: Console) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from vistok.metrics.units import _with_unit
+from vistok.metrics.units import _with_unit, rounded
 from vistok.terminal import visible
 
 INTERVAL = "[low, high]: 95 % interval, for other images of the same kind."
@@ -64,8 +64,7 @@ def cell(report: Mapping[str, Any], score: Mapping[str, Any], name: str) -> tupl
     if name in score["metrics"]:
         text, unit = _with_unit(name, score["metrics"][name])
         if limits := score.get("intervals", {}).get(name):
-            low, high = (_with_unit(name, limit)[0] for limit in limits)
-            text += f" [{low}, {high}]"
+            text += " [{}, {}]".format(*rounded(limits, limits[1] - limits[0]))
         return text, unit
     distances = {own for protocol in report["protocols"].values() for own in protocol["distances"]}
     asked = name not in distances or name in report["protocols"][score["protocol"]]["distances"]
