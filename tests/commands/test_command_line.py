@@ -18,6 +18,7 @@ OWN = {  # flags that the vocabulary does not have: of one verb, or with the sam
     *("--in-order", "--patch", "--low", "--high", "--rates", "--tokenizer", "--layout", "--sizes", "--codec"),
     *("--updates", "--lr", "--channels", "--num-blocks", "--window", "--replace"),
     *("--codebook", "--coding", "--num-packets", "--conceal", "--protocol", "--metric"),
+    *("--held-out", "--size", "--seeds", "--eval", "--temperature", "--top-k", "--guidance"),  # probe
 }
 
 

@@ -21,6 +21,7 @@ COMMANDS = {  # the verb: its module, and what it does
     "data thresholds": ("vistok.commands.data_thresholds", "measure the entropies that an entropy router needs"),
     "tokens check": ("vistok.commands.tokens_check", "check the files of tokens, and decode some images"),
     "tokens export": ("vistok.commands.tokens_export", "write tokens in another format"),
+    "probe": ("vistok.commands.probe", "measure how learnable tokens are, with a small generator"),
     "codec reduce": ("vistok.commands.codec_reduce", "cluster the codewords of a tokenizer: fewer bits, same networks"),
     "codec build": ("vistok.commands.codec_build", "build a codec from a tokenizer and its reduced codebooks"),
     "codec train-concealment": (

@@ -273,9 +273,10 @@ class Scores(Accumulator):
                 values[f"inception_score{suffix}"] = self.inception_scores["/".join(view)].compute()
         prefix = reference_name(view, "")
         values |= {k.removeprefix(prefix): v for k, v in self.found.values.items() if k.startswith(prefix)}
-        return values | self._code_metrics()
+        return values | self.code_metrics()
 
-    def _code_metrics(self) -> dict[str, float]:
+    def code_metrics(self) -> dict[str, float]:
+        """Numbers of the codes alone, the same under every protocol."""
         tokens, n = to_vector(self.tokens).double(), len(self.names)
         counts = self.usage.counts
         use = {name: value.item() for name, value in usages_of(counts).items()}

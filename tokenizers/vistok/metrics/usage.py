@@ -23,19 +23,19 @@ class Part(NamedTuple):
     name: str  # empty if there is only one part
 
 
-def parts_of(codebook_sizes: Sequence[int]) -> tuple[Part, ...]:
-    """Parts that are counted: codebooks of up to ``LARGEST`` codewords, and groups of bits of the codes of larger ones.
+def parts_of(codebook_sizes: Sequence[int], largest: int = LARGEST, group_bits: int = GROUP_BITS) -> tuple[Part, ...]:
+    """Parts that are counted: codebooks of up to ``largest`` codewords, and groups of bits of the codes of larger ones.
 
-    Groups have at most ``GROUP_BITS`` bits and sizes as equal as possible, lowest bits first: 36 bits are 18 and 18.
+    Groups have at most ``group_bits`` bits and sizes as equal as possible, lowest bits first: 36 bits are 18 and 18.
     """
     parts = []
     for i, size in enumerate(codebook_sizes):
         name = f"codebook {i}" if len(codebook_sizes) > 1 else ""
-        if size <= LARGEST:
+        if size <= largest:
             parts.append(Part(i, 0, size, name))
             continue
         bits = (size - 1).bit_length()
-        groups = -(-bits // GROUP_BITS)
+        groups = -(-bits // group_bits)
         edges = [bits * group // groups for group in range(groups + 1)]
         for low, high in zip(edges, edges[1:], strict=False):
             values = -(-min(size, 2**high) // 2**low)  # fewer in the highest group if size is no power of 2

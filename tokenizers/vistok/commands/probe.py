@@ -1,0 +1,157 @@
+"""Measures how learnable tokens are, with a small generator that is trained on them.
+
+Prints and writes the bits of held-out images, beside those by frequency. With a tokenizer and images, samples are
+decoded and scored as generated images, by the protocols of ``eval``; a picture of samples is written beside the JSON.
+"""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from hydra import compose, initialize_config_dir
+from rich.console import Console
+
+from vistok import configuration
+from vistok.commands import overrides
+from vistok.commands.arguments import TOKENIZER, Parser, at_least, number
+from vistok.commands.failures import guard
+from vistok.distributed.process_group import processes
+from vistok.evaluation.learnability.generation import generation_scores, samples_of
+from vistok.evaluation.learnability.probe_report import Probed, bits_table, probe, split_tokens
+from vistok.evaluation.learnability.probe_training import SIZES, ProbeSettings
+from vistok.evaluation.networks import networks_of
+from vistok.files import write_json
+from vistok.formats.load import load
+from vistok.images.ranges import to_uint8
+from vistok.plots import labelled_tiles
+from vistok.speed import keep_freed_pages
+from vistok.terminal import say
+from vistok.tokens.store import TokenStore
+from vistok.versions import versions
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+PICTURES = 64
+WIDTH = 120  # characters of a line in a file or a pipe
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command with the arguments that follow its name."""
+    guard(run, parser().parse_args(arguments), again="nothing is left of it, and the same command begins anew")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments of the command."""
+    parser = Parser("probe", __doc__)
+    parser.add_argument("tokens", metavar="TOKENS", help="folder that python -m vistok tokenize wrote")
+    parser.flag("--out", help="JSON file of the report")
+    parser.flag(
+        "--held-out",
+        metavar="TOKENS",
+        help="tokens of held-out images (default: a tenth of the images, by the hash of their names)",
+    )
+    parser.flag(
+        "--size",
+        default="tiny",
+        choices=SIZES,
+        help="size of the generator: tiny (2 layers, 128 channels), small (6, 384) or base (12, 768)",
+    )
+    parser.flag("--updates", type=at_least(1), metavar="N", default=500, help="training steps of the generator")
+    parser.flag("--batch-size", default=32, help="images in a training step")
+    parser.flag("--seed", help="first seed; it determines the weights, the order and the samples")
+    parser.flag("--seeds", type=at_least(1), metavar="N", default=3, help="number of seeds, whose spread is reported")
+    parser.flag("--tokenizer", metavar="PATH", help=f"tokenizer of the tokens, to decode samples: {TOKENIZER}")
+    parser.flag(
+        "--images", required=False, help="folder or tar shards of images to compare samples with; needs --tokenizer"
+    )
+    parser.flag("--num-images", help="number of samples, and of images drawn to compare them with")
+    parser.flag(
+        "--eval",
+        nargs="+",
+        metavar="KEY=VALUE",
+        default=["protocol=[canonical]"],
+        help="keys of eval for the comparison, such as protocol=titok or feature_network=torchvision",
+    )
+    parser.flag("--temperature", type=number(above=0), metavar="T", default=1.0, help="divisor of a sample's logits")
+    parser.flag("--top-k", type=at_least(1), metavar="N", help="number of ids a sample can draw from (default: all)")
+    parser.flag(
+        "--guidance",
+        type=number(),
+        metavar="SCALE",
+        default=1.0,
+        help="scale of classifier-free guidance for images with labels; 1 is without",
+    )
+    parser.flag("--device")
+    return parser
+
+
+def run(asked: argparse.Namespace) -> None:
+    """Trains, measures, samples and reports."""
+    if asked.images and not asked.tokenizer:
+        raise ValueError("--images, which samples are compared with, needs --tokenizer, which decodes them")
+    out, console = Path(asked.out), Console()
+    if not console.is_terminal:
+        console.width = WIDTH
+    if out.exists():
+        raise ValueError(f"--out={out} exists already and is not overwritten")
+    with processes(asked.device) as device:
+        if device.type == "cpu":
+            keep_freed_pages()
+        tokenizer = load(asked.tokenizer).to(device).eval() if asked.tokenizer else None
+        split = split_tokens(asked.tokens, asked.held_out)
+        store = split.train.dataset.store
+        if tokenizer:
+            store.header.check_tokenizer(tokenizer)
+        settings = ProbeSettings(asked.size, asked.updates, asked.batch_size)
+        seeds = range(asked.seed, asked.seed + asked.seeds)
+        probed = probe(split, settings, seeds, device, console)
+        report = {"tokens": asked.tokens, **probed.report, "settings": asdict(settings), "versions": versions()}
+        console.print(bits_table(report))
+        out.parent.mkdir(parents=True, exist_ok=True)
+        if tokenizer:
+            report |= generated(asked, probed, tokenizer, store, device, out.with_suffix(".png"))
+            for name, scores in report.get("generation", {}).items():
+                values = ", ".join(f"{score} {value:,.2f}" for score, value in scores.items() if score != "images")
+                say(f"{scores['images']:,} samples, {name}: {values or 'no feature network'}", console=console)
+            for name, reason in report.get("unavailable", {}).items():
+                say(f"{name} is unavailable: {reason}", "yellow", console=console)
+        write_json(report, out)
+        say(f"written to {out}", console=console)
+
+
+def generated(
+    asked: argparse.Namespace, probed: Probed, tokenizer, store: TokenStore, device: torch.device, picture: Path
+) -> dict:
+    """Draws samples, writes a picture of some, and scores them against images where there are any."""
+    sampling = {"temperature": asked.temperature, "top_k": asked.top_k, "guidance": asked.guidance}
+    model = list(probed.models.values())[-1]  # with classes, where there are any
+    count = asked.num_images if asked.images else PICTURES
+    drawn = list(samples_of(model, store, count, asked.seed, **sampling))
+    codes, labels = [codes for codes, _ in drawn], torch.cat([labels for _, labels in drawn])
+    chosen = torch.linspace(0, count - 1, min(PICTURES, count)).round().long()
+    images = to_uint8(store.decode(tokenizer, torch.cat(codes)[chosen].to(device)))
+    names = store.header.classes or [f"class {i}" for i in range(model.classes)]
+    captions = [names[label] if label < len(names) else "" for label in labels[chosen].tolist()]
+    labelled_tiles(images.cpu(), captions, 8).save(picture)
+    if not asked.images:
+        return {"sampling": sampling}
+    with initialize_config_dir(str(CONFIGS.resolve()), version_base="1.3"):
+        folder = Path(asked.images).is_dir()
+        source = [f"data.root={asked.images}"] if folder else ["data=shards", f"data.val_urls={asked.images}"]
+        source += [f"data.image_size={store.header.image_size}", "tokenizer=none"]
+        config = compose("eval", overrides=overrides.readable([*asked.eval, *source]))
+    protocols = configuration.instantiate(config.protocol)
+    networks, unavailable = networks_of(config, [])
+    unavailable = {"gfid" if name == "rfid" else name: reason for name, reason in unavailable.items()}
+    scores = generation_scores(
+        codes,
+        tokenizer,
+        store,
+        configuration.instantiate(config.data),
+        protocols,
+        networks.to(device),
+        device,
+        asked.seed,
+    )
+    return {"sampling": sampling, "generation": scores, "unavailable": unavailable, "eval": asked.eval}

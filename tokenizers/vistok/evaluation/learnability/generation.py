@@ -1,0 +1,106 @@
+"""Scores of samples against images, by the protocols and networks of ``eval``."""
+
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from vistok.data.shards import Data
+from vistok.evaluation.accumulator import Scores
+from vistok.evaluation.learnability.autoregressive import NextIdModel
+from vistok.evaluation.networks import ScoringNetworks
+from vistok.evaluation.protocols import Protocol
+from vistok.images.evaluation_crops import CROPS
+from vistok.quantizers import Codes
+from vistok.tokenizer import Tokenizer
+from vistok.tokens.store import TokenStore
+
+
+def samples_of(
+    model: NextIdModel, store: TokenStore, count: int, seed: int, batch_size: int = 100, **settings
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Draws codes (b, k, h, w) and their labels (b,), with the labels' frequencies in the store.
+
+    Args:
+        model: The trained model.
+        store: Tokens with the labels; the label C of a model of C classes means no class.
+        count: Number of samples.
+        seed: Seed of labels and codes.
+        batch_size: Largest number that is drawn at a time.
+        settings: Temperature, top_k and guidance of ``NextIdModel.sample``.
+    """
+    device = model.ids.weight.device
+    known = torch.from_numpy(store.labels[(store.labels >= 0) & (store.labels < model.classes)].copy())
+    rng = torch.Generator().manual_seed(seed)
+    labels = known[torch.randint(len(known), (count,), generator=rng)] if len(known) else None
+    labels = torch.full((count,), model.classes) if labels is None else labels.sort().values
+    on_device = torch.Generator(device).manual_seed(seed)
+    for part in labels.split(batch_size):
+        yield model.sample(part.to(device), on_device, **settings).cpu(), part
+
+
+def generation_scores(
+    codes: Collection[Tensor],
+    tokenizer: Tokenizer,
+    store: TokenStore,
+    data: Data,
+    protocols: Mapping[str, Protocol],
+    networks: ScoringNetworks,
+    device: torch.device | str = "cpu",
+    seed: int = 0,
+) -> dict[str, dict[str, float]]:
+    """Compares decoded samples with as many images.
+
+    Args:
+        codes: Sampled codes (b, k, h, w).
+        tokenizer: The tokenizer of the tokens.
+        store: The tokens.
+        data: The images; those that samples are compared with are drawn by ``seed``, or the first ones of a stream.
+        protocols: Protocols by name; their per-image distances do not apply.
+        networks: The feature networks.
+        device: Device on which all networks run.
+        seed: Seed of the choice of images.
+
+    Returns:
+        Scores of each protocol by name. Those of Inception are called ``gfid``, ``sfid`` and ``inception_score``; all
+        others have the names that ``eval`` gives them. ``images`` is the number of samples.
+
+    Raises:
+        ValueError: There are fewer images than samples.
+    """
+    found = {}
+    for crop in dict.fromkeys(protocol.crop for protocol in protocols.values()):
+        own = {name: replace(p, distances=()) for name, p in protocols.items() if p.crop == crop}
+        scores = Scores(own, tokenizer, networks, device=device)
+        waiting, count = iter(codes), sum(map(len, codes))
+        drawn = torch.empty(0, 3, 0, 0)
+        for names, images in chosen_images(data, crop, count, seed):
+            while len(drawn) < len(images):
+                more = store.decode(tokenizer, next(waiting).to(device))
+                drawn = torch.cat([drawn.to(more), more]) if len(drawn) else more
+            none = torch.zeros(len(images), len(store.header.codebook_sizes), 1, 1, dtype=torch.int64, device=device)
+            scores.update(names, images.to(device), drawn[: len(images)], Codes(none))  # codes are not scored here
+            drawn = drawn[len(images) :]
+        if len(scores.names) < count:
+            raise ValueError(f"{data.about} has {len(scores.names):,} images, fewer than the {count:,} samples")
+        scores.gather()
+        for name in own:
+            of_codes = scores.code_metrics()
+            wanted = {key: value for key, value in scores.metrics(name).items() if key not in of_codes}
+            found[name] = {"gfid" if key == "rfid" else key: value for key, value in wanted.items()} | {"images": count}
+    return found
+
+
+def chosen_images(data: Data, crop: str, count: int, seed: int) -> Iterator[tuple[list[str], Tensor]]:
+    """Names and uint8 images (b, 3, H, W) of ``count`` images, drawn without replacement if their number is known."""
+    total = data.num_test
+    draw = torch.randperm(total or count, generator=torch.Generator().manual_seed(seed))[:count]
+    chosen, at = set(draw.tolist()), 0
+    for batch in data.scored_batches(CROPS[crop](data.image_size)):
+        own = [i for i in range(len(batch.names)) if at + i in chosen]
+        at += len(batch.names)
+        if own:
+            yield [batch.names[i] for i in own], batch.images[own]
+        if at >= (total or count):
+            return
