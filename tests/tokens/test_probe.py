@@ -17,6 +17,7 @@ from vistok.evaluation.learnability.baselines import Frequencies
 from vistok.evaluation.learnability.id_sequences import IdBatch, IdSpace
 from vistok.evaluation.learnability.probe_report import probe, split_tokens
 from vistok.evaluation.learnability.probe_training import SIZES, ProbeSettings, held_out_bits, train_probe
+from vistok.evaluation.set_metrics import SetMetrics
 from vistok.formats.native import save
 from vistok.metrics.feature_networks import FeatureNetwork
 from vistok.tokens import Header
@@ -126,6 +127,12 @@ def test_samples_are_compared_with_images(stores, make, tmp_path, monkeypatch):
     assert scores == {
         name: {"frechet_means": pytest.approx(distance, abs=1e-2), "images": 7} for name in ("one", "other")
     }
+    asked = SetMetrics(precision_recall=True)
+    networks = ScoringNetworks((Means(),))
+    scores = generation.generation_scores(codes, tokenizer, store, data, {"one": Protocol()}, networks, asked=asked)[
+        "one"
+    ]
+    assert scores["precision_means"] == scores["recall_means"] == 0  # samples and images are two points
     with pytest.raises(ValueError, match="has 9 images, fewer than the 10 samples"):
         generation.generation_scores([codes[1]] * 2, tokenizer, store, data, protocols, ScoringNetworks((Means(),)))
 

@@ -22,6 +22,7 @@ from vistok.evaluation.learnability.generation import generation_scores, samples
 from vistok.evaluation.learnability.probe_report import Probed, bits_table, probe, split_tokens
 from vistok.evaluation.learnability.probe_training import SIZES, ProbeSettings
 from vistok.evaluation.networks import networks_of
+from vistok.evaluation.set_metrics import SetMetrics
 from vistok.files import write_json
 from vistok.formats.load import load
 from vistok.images.ranges import to_uint8
@@ -129,7 +130,7 @@ def generated(
     count = asked.num_images if asked.images else PICTURES
     drawn = list(samples_of(model, store, count, asked.seed, **sampling))
     codes, labels = [codes for codes, _ in drawn], torch.cat([labels for _, labels in drawn])
-    chosen = torch.linspace(0, count - 1, min(PICTURES, count)).round().long()
+    chosen = labels.argsort(stable=True)[torch.linspace(0, count - 1, min(PICTURES, count)).round().long()]
     images = to_uint8(store.decode(tokenizer, torch.cat(codes)[chosen].to(device)))
     names = store.header.classes or [f"class {i}" for i in range(model.classes)]
     captions = [names[label] if label < len(names) else "" for label in labels[chosen].tolist()]
@@ -153,5 +154,6 @@ def generated(
         networks.to(device),
         device,
         asked.seed,
+        SetMetrics(kid=config.metrics.kid, precision_recall=config.metrics.precision_recall),
     )
     return {"sampling": sampling, "generation": scores, "unavailable": unavailable, "eval": asked.eval}

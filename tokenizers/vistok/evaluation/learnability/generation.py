@@ -1,7 +1,10 @@
 """Scores of samples against images, by the protocols and networks of ``eval``."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from torch import Tensor
@@ -11,6 +14,7 @@ from vistok.evaluation.accumulator import Scores
 from vistok.evaluation.learnability.autoregressive import NextIdModel
 from vistok.evaluation.networks import ScoringNetworks
 from vistok.evaluation.protocols import Protocol
+from vistok.evaluation.set_metrics import FeatureStore, SetMetrics
 from vistok.images.evaluation_crops import CROPS
 from vistok.quantizers import Codes
 from vistok.tokenizer import Tokenizer
@@ -20,7 +24,7 @@ from vistok.tokens.store import TokenStore
 def samples_of(
     model: NextIdModel, store: TokenStore, count: int, seed: int, batch_size: int = 100, **settings
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Draws codes (b, k, h, w) and their labels (b,), with the labels' frequencies in the store.
+    """Draws codes (b, k, h, w) and their labels (b,), labels as often as they occur in the store.
 
     Args:
         model: The trained model.
@@ -34,7 +38,7 @@ def samples_of(
     known = torch.from_numpy(store.labels[(store.labels >= 0) & (store.labels < model.classes)].copy())
     rng = torch.Generator().manual_seed(seed)
     labels = known[torch.randint(len(known), (count,), generator=rng)] if len(known) else None
-    labels = torch.full((count,), model.classes) if labels is None else labels.sort().values
+    labels = torch.full((count,), model.classes) if labels is None else labels
     on_device = torch.Generator(device).manual_seed(seed)
     for part in labels.split(batch_size):
         yield model.sample(part.to(device), on_device, **settings).cpu(), part
@@ -49,6 +53,7 @@ def generation_scores(
     networks: ScoringNetworks,
     device: torch.device | str = "cpu",
     seed: int = 0,
+    asked: SetMetrics = SetMetrics(),
 ) -> dict[str, dict[str, float]]:
     """Compares decoded samples with as many images.
 
@@ -61,6 +66,7 @@ def generation_scores(
         networks: The feature networks.
         device: Device on which all networks run.
         seed: Seed of the choice of images.
+        asked: Metrics that need the features of single images, which are kept in a temporary folder.
 
     Returns:
         Scores of each protocol by name. Those of Inception are called ``gfid``, ``sfid`` and ``inception_score``; all
@@ -72,24 +78,36 @@ def generation_scores(
     found = {}
     for crop in dict.fromkeys(protocol.crop for protocol in protocols.values()):
         own = {name: replace(p, distances=()) for name, p in protocols.items() if p.crop == crop}
-        scores = Scores(own, tokenizer, networks, device=device)
-        waiting, count = iter(codes), sum(map(len, codes))
-        drawn = torch.empty(0, 3, 0, 0)
-        for names, images in chosen_images(data, crop, count, seed):
-            while len(drawn) < len(images):
-                more = store.decode(tokenizer, next(waiting).to(device))
-                drawn = torch.cat([drawn.to(more), more]) if len(drawn) else more
-            none = torch.zeros(len(images), len(store.header.codebook_sizes), 1, 1, dtype=torch.int64, device=device)
-            scores.update(names, images.to(device), drawn[: len(images)], Codes(none))  # codes are not scored here
-            drawn = drawn[len(images) :]
-        if len(scores.names) < count:
-            raise ValueError(f"{data.about} has {len(scores.names):,} images, fewer than the {count:,} samples")
-        scores.gather()
+        views = [protocol.view for protocol in own.values()]
+        with TemporaryDirectory() as folder:
+            stored = asked.columns(views, networks)
+            features = FeatureStore(Path(folder) / "rows", asked, views, networks) if stored else None
+            scores = Scores(own, tokenizer, networks, device=device, store=features)
+            add_pairs(scores, decoded(codes, tokenizer, store, device), data, crop, sum(map(len, codes)), seed)
+            scores.gather()
         for name in own:
-            of_codes = scores.code_metrics()
-            wanted = {key: value for key, value in scores.metrics(name).items() if key not in of_codes}
-            found[name] = {"gfid" if key == "rfid" else key: value for key, value in wanted.items()} | {"images": count}
+            values, of_codes = scores.metrics(name), scores.code_metrics()
+            found[name] = {"gfid" if key == "rfid" else key: values[key] for key in values if key not in of_codes}
+            found[name]["images"] = len(scores.names)
     return found
+
+
+def decoded(
+    codes: Iterable[Tensor], tokenizer: Tokenizer, store: TokenStore, device: torch.device | str
+) -> Iterator[Tensor]:
+    """Samples one by one: (3, H, W) in [-1, 1], unclamped."""
+    for part in codes:
+        yield from store.decode(tokenizer, part.to(device))
+
+
+def add_pairs(scores: Scores, samples: Iterator[Tensor], data: Data, crop: str, count: int, seed: int) -> None:
+    """Adds ``count`` samples and as many images; which sample stands beside which image has no meaning."""
+    for names, images in chosen_images(data, crop, count, seed):
+        own = torch.stack(list(islice(samples, len(images))))
+        none = torch.zeros(len(images), len(scores.head.codebook_sizes), 1, 1, dtype=torch.int64, device=own.device)
+        scores.update(names, images.to(own.device), own, Codes(none))  # codes are not scored here
+    if len(scores.names) < count:
+        raise ValueError(f"{data.about} has {len(scores.names):,} images, fewer than the {count:,} samples")
 
 
 def chosen_images(data: Data, crop: str, count: int, seed: int) -> Iterator[tuple[list[str], Tensor]]:
