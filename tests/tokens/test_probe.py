@@ -152,7 +152,12 @@ def test_the_command(make, classes, tmp_path, capsys):
     assert "bits per token" in printed and "probe, class given" in printed
     with Image.open(out.with_suffix(".png")) as picture:
         assert picture.width > 3 * 32
-    for wrong, message in (([], "exists already"), (["--images", str(classes)], "needs --tokenizer")):
+    compared = ["--tokenizer", str(tmp_path / "tokenizer"), "--images", str(classes)]
+    for wrong, message in (
+        (["--out", str(out)], "exists already"),
+        (compared[2:], "needs --tokenizer"),
+        ([*compared, "--eval", "protocl=titok"], "Could not override 'protocl'"),
+    ):
         with pytest.raises(SystemExit):
-            main([*words, *wrong])
+            main([*words[:2], "--out", str(tmp_path / "other.json"), *wrong])
         assert message in capsys.readouterr().err

@@ -8,6 +8,7 @@ import argparse
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from hydra import compose, initialize_config_dir
@@ -17,11 +18,13 @@ from vistok import configuration
 from vistok.commands import overrides
 from vistok.commands.arguments import TOKENIZER, Parser, at_least, number
 from vistok.commands.failures import guard
+from vistok.data.shards import Data
 from vistok.distributed.process_group import processes
 from vistok.evaluation.learnability.generation import generation_scores, samples_of
 from vistok.evaluation.learnability.probe_report import Probed, bits_table, probe, split_tokens
 from vistok.evaluation.learnability.probe_training import SIZES, ProbeSettings
-from vistok.evaluation.networks import networks_of
+from vistok.evaluation.networks import ScoringNetworks, networks_of
+from vistok.evaluation.protocols import Protocol
 from vistok.evaluation.set_metrics import SetMetrics
 from vistok.files import write_json
 from vistok.formats.load import load
@@ -29,6 +32,7 @@ from vistok.images.ranges import to_uint8
 from vistok.plots import labelled_tiles
 from vistok.speed import keep_freed_pages
 from vistok.terminal import say
+from vistok.tokenizer import Tokenizer
 from vistok.tokens.store import TokenStore
 from vistok.versions import versions
 
@@ -66,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
     parser.flag(
         "--images", required=False, help="folder or tar shards of images to compare samples with; needs --tokenizer"
     )
-    parser.flag("--num-images", help="number of samples, and of images drawn to compare them with")
+    parser.flag("--num-images", help="largest number of samples, and of images drawn to compare them with")
     parser.flag(
         "--eval",
         nargs="+",
@@ -104,6 +108,7 @@ def run(asked: argparse.Namespace) -> None:
         store = split.train.dataset.store
         if tokenizer:
             store.header.check_tokenizer(tokenizer)
+        comparison = comparison_of(asked, store.header.image_size) if asked.images else None
         settings = ProbeSettings(asked.size, asked.updates, asked.batch_size)
         seeds = range(asked.seed, asked.seed + asked.seeds)
         probed = probe(split, settings, seeds, device, console)
@@ -111,7 +116,7 @@ def run(asked: argparse.Namespace) -> None:
         console.print(bits_table(report))
         out.parent.mkdir(parents=True, exist_ok=True)
         if tokenizer:
-            report |= generated(asked, probed, tokenizer, store, device, out.with_suffix(".png"))
+            report |= generated(asked, probed, tokenizer, store, comparison, device, out.with_suffix(".png"))
             for name, scores in report.get("generation", {}).items():
                 values = ", ".join(f"{score} {value:,.2f}" for score, value in scores.items() if score != "images")
                 say(f"{scores['images']:,} samples, {name}: {values or 'no feature network'}", console=console)
@@ -121,13 +126,47 @@ def run(asked: argparse.Namespace) -> None:
         say(f"written to {out}", console=console)
 
 
+class Comparison(NamedTuple):
+    """The images and the networks that samples are compared with, and the reasons why others are unavailable."""
+
+    data: Data
+    protocols: dict[str, Protocol]
+    networks: ScoringNetworks
+    asked: SetMetrics
+    unavailable: dict[str, str]
+
+
+def comparison_of(asked: argparse.Namespace, image_size: int) -> Comparison:
+    """Builds what ``--images`` and ``--eval`` name, before the training begins."""
+    folder = Path(asked.images).is_dir()
+    source = [f"data.root={asked.images}"] if folder else ["data=shards", f"data.val_urls={asked.images}"]
+    with initialize_config_dir(str(CONFIGS.resolve()), version_base="1.3"):
+        keys = [*asked.eval, *source, f"data.image_size={image_size}", "tokenizer=none"]
+        config = compose("eval", overrides=overrides.readable(keys))
+    protocols = configuration.instantiate(config.protocol)
+    networks, unavailable = networks_of(config, [])
+    return Comparison(
+        configuration.instantiate(config.data),
+        protocols,
+        networks,
+        SetMetrics(kid=config.metrics.kid, precision_recall=config.metrics.precision_recall),
+        {"gfid" if name == "rfid" else name: reason for name, reason in unavailable.items()},
+    )
+
+
 def generated(
-    asked: argparse.Namespace, probed: Probed, tokenizer, store: TokenStore, device: torch.device, picture: Path
-) -> dict:
+    asked: argparse.Namespace,
+    probed: Probed,
+    tokenizer: Tokenizer,
+    store: TokenStore,
+    comparison: Comparison | None,
+    device: torch.device,
+    picture: Path,
+) -> dict[str, Any]:
     """Draws samples, writes a picture of some, and scores them against images where there are any."""
     sampling = {"temperature": asked.temperature, "top_k": asked.top_k, "guidance": asked.guidance}
     model = list(probed.models.values())[-1]  # with classes, where there are any
-    count = asked.num_images if asked.images else PICTURES
+    count = min(asked.num_images, comparison.data.num_test or asked.num_images) if comparison else PICTURES
     drawn = list(samples_of(model, store, count, asked.seed, **sampling))
     codes, labels = [codes for codes, _ in drawn], torch.cat([labels for _, labels in drawn])
     chosen = labels.argsort(stable=True)[torch.linspace(0, count - 1, min(PICTURES, count)).round().long()]
@@ -135,25 +174,9 @@ def generated(
     names = store.header.classes or [f"class {i}" for i in range(model.classes)]
     captions = [names[label] if label < len(names) else "" for label in labels[chosen].tolist()]
     labelled_tiles(images.cpu(), captions, 8).save(picture)
-    if not asked.images:
+    if comparison is None:
         return {"sampling": sampling}
-    with initialize_config_dir(str(CONFIGS.resolve()), version_base="1.3"):
-        folder = Path(asked.images).is_dir()
-        source = [f"data.root={asked.images}"] if folder else ["data=shards", f"data.val_urls={asked.images}"]
-        source += [f"data.image_size={store.header.image_size}", "tokenizer=none"]
-        config = compose("eval", overrides=overrides.readable([*asked.eval, *source]))
-    protocols = configuration.instantiate(config.protocol)
-    networks, unavailable = networks_of(config, [])
-    unavailable = {"gfid" if name == "rfid" else name: reason for name, reason in unavailable.items()}
-    scores = generation_scores(
-        codes,
-        tokenizer,
-        store,
-        configuration.instantiate(config.data),
-        protocols,
-        networks.to(device),
-        device,
-        asked.seed,
-        SetMetrics(kid=config.metrics.kid, precision_recall=config.metrics.precision_recall),
-    )
+    data, protocols, networks, metrics, unavailable = comparison
+    networks = networks.to(device)
+    scores = generation_scores(codes, tokenizer, store, data, protocols, networks, device, asked.seed, metrics)
     return {"sampling": sampling, "generation": scores, "unavailable": unavailable, "eval": asked.eval}
