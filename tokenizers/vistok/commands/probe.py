@@ -108,7 +108,7 @@ def run(asked: argparse.Namespace) -> None:
         store = split.train.dataset.store
         if tokenizer:
             store.header.check_tokenizer(tokenizer)
-        comparison = comparison_of(asked, store.header.image_size) if asked.images else None
+        reference = reference_of(asked, store.header.image_size) if asked.images else None
         settings = ProbeSettings(asked.size, asked.updates, asked.batch_size)
         seeds = range(asked.seed, asked.seed + asked.seeds)
         probed = probe(split, settings, seeds, device, console)
@@ -116,7 +116,7 @@ def run(asked: argparse.Namespace) -> None:
         console.print(bits_table(report))
         out.parent.mkdir(parents=True, exist_ok=True)
         if tokenizer:
-            report |= generated(asked, probed, tokenizer, store, comparison, device, out.with_suffix(".png"))
+            report |= generated(asked, probed, tokenizer, store, reference, device, out.with_suffix(".png"))
             for name, scores in report.get("generation", {}).items():
                 values = ", ".join(f"{score} {value:,.2f}" for score, value in scores.items() if score != "images")
                 say(f"{scores['images']:,} samples, {name}: {values or 'no feature network'}", console=console)
@@ -126,7 +126,7 @@ def run(asked: argparse.Namespace) -> None:
         say(f"written to {out}", console=console)
 
 
-class Comparison(NamedTuple):
+class SampleReference(NamedTuple):
     """The images and the networks that samples are compared with, and the reasons why others are unavailable."""
 
     data: Data
@@ -136,7 +136,7 @@ class Comparison(NamedTuple):
     unavailable: dict[str, str]
 
 
-def comparison_of(asked: argparse.Namespace, image_size: int) -> Comparison:
+def reference_of(asked: argparse.Namespace, image_size: int) -> SampleReference:
     """Builds what ``--images`` and ``--eval`` name, before the training begins."""
     folder = Path(asked.images).is_dir()
     source = [f"data.root={asked.images}"] if folder else ["data=shards", f"data.val_urls={asked.images}"]
@@ -145,7 +145,7 @@ def comparison_of(asked: argparse.Namespace, image_size: int) -> Comparison:
         config = compose("eval", overrides=overrides.readable(keys))
     protocols = configuration.instantiate(config.protocol)
     networks, unavailable = networks_of(config, [])
-    return Comparison(
+    return SampleReference(
         configuration.instantiate(config.data),
         protocols,
         networks,
@@ -159,14 +159,14 @@ def generated(
     probed: Probed,
     tokenizer: Tokenizer,
     store: TokenStore,
-    comparison: Comparison | None,
+    reference: SampleReference | None,
     device: torch.device,
     picture: Path,
 ) -> dict[str, Any]:
     """Draws samples, writes a picture of some, and scores them against images where there are any."""
     sampling = {"temperature": asked.temperature, "top_k": asked.top_k, "guidance": asked.guidance}
     model = list(probed.models.values())[-1]  # with classes, where there are any
-    count = min(asked.num_images, comparison.data.num_test or asked.num_images) if comparison else PICTURES
+    count = min(asked.num_images, reference.data.num_test or asked.num_images) if reference else PICTURES
     drawn = list(samples_of(model, store, count, asked.seed, **sampling))
     codes, labels = [codes for codes, _ in drawn], torch.cat([labels for _, labels in drawn])
     chosen = labels.argsort(stable=True)[torch.linspace(0, count - 1, min(PICTURES, count)).round().long()]
@@ -174,9 +174,9 @@ def generated(
     names = store.header.classes or [f"class {i}" for i in range(model.classes)]
     captions = [names[label] if label < len(names) else "" for label in labels[chosen].tolist()]
     labelled_tiles(images.cpu(), captions, 8).save(picture)
-    if comparison is None:
+    if reference is None:
         return {"sampling": sampling}
-    data, protocols, networks, metrics, unavailable = comparison
+    data, protocols, networks, metrics, unavailable = reference
     networks = networks.to(device)
     scores = generation_scores(codes, tokenizer, store, data, protocols, networks, device, asked.seed, metrics)
     return {"sampling": sampling, "generation": scores, "unavailable": unavailable, "eval": asked.eval}
