@@ -53,6 +53,7 @@ class Scores(Accumulator):
         store: Features of single images on disk; None where no metric needs them.
 
     Attributes:
+        layout: Maps the height and width of an image in pixels to the layout of its codes.
         names: Names of the images.
         unreadable: Images that could not be read, with the reason.
         tokens: Number of positions that are tokens, for each image.
@@ -94,6 +95,7 @@ class Scores(Accumulator):
         self.protocols, self.networks, self.unavailable = dict(protocols), networks, unavailable
         self.device = device
         self.head, self.factor, self.granularities = tokenizer.quantizer, tokenizer.factor, granularities
+        self.layout = lambda height, width: tokenizer.quantizer.layout(*tokenizer.grid(height, width))
         self.references = dict(references or {})
         self.store, self.found = store, Found()
         self.declare("names", [], Reduction.CONCATENATION)
@@ -149,10 +151,10 @@ class Scores(Accumulator):
             raise ValueError(f"images of {size} pixels are smaller than SSIM's window of {SSIM_WINDOW}")
         pairs = Pairs(images, reconstruction)
         with torch.autocast(images.device.type, enabled=False):  # bfloat16 would change the numbers
-            self._compare(pairs)
+            distances = self._compare(pairs)
             self._extract_features(names, pairs)
             if self.examples:
-                self.examples.update(names, self._example_distances(pairs), *pairs.levels(PLAIN)[::-1])
+                self.examples.update(names, distances, *pairs.levels(PLAIN)[::-1], emitted)
         codes, keep = emitted.codes, emitted.keep
         self.usage.update(codes, keep)
         if self.tuples:
@@ -162,11 +164,15 @@ class Scores(Accumulator):
         self.tokens.extend(kept.tolist())
         self.names += names
 
-    def _compare(self, pairs: Pairs) -> None:
+    def _compare(self, pairs: Pairs) -> dict[str, Tensor]:
+        """Adds the distances of each image; returns them by name, of the first protocol that has a distance."""
+        first: dict[str, Tensor] = {}
         for name, protocol in self.protocols.items():
             for distance in self._distances_of(protocol):
                 values = self._distance(distance, protocol, pairs)
                 self.distances[f"{name}/{distance}"].extend(values.float().tolist())
+                first.setdefault(distance, values.float())
+        return first
 
     def _distance(self, distance: str, protocol: Protocol, pairs: Pairs) -> Tensor:
         """One distance of each image, (b,)."""
@@ -182,16 +188,6 @@ class Scores(Accumulator):
         if distance in SHARE_GAUSS11_MEANS:
             sides = (*sides, pairs.once(("gauss11_means", protocol.rounding), lambda: gauss11_means(*sides)))
         return pairs.once((distance, protocol.rounding), lambda: DISTANCES[distance](*sides))
-
-    @property
-    def example_distance(self) -> str:
-        """Name of the distance that selects the best and worst examples: LPIPS where available."""
-        return next(iter(self.networks.lpips), "1 - ssim_gauss11")
-
-    def _example_distances(self, pairs: Pairs) -> Tensor:
-        if self.networks.lpips:
-            return self._distance(self.example_distance, PLAIN, pairs)
-        return 1 - self._distance("ssim_gauss11", PLAIN, pairs)
 
     def _extract_features(self, names: Sequence[str], pairs: Pairs) -> None:
         stored = {}

@@ -6,6 +6,7 @@ from omegaconf import DictConfig
 
 from vistok import configuration
 
+MOST_PAGE_IMAGES = 1000
 # Types of the keys that this package reads; keys for a _target_ are checked against its signature.
 KEYS = {
     "tokenizer": str | list[str],
@@ -13,7 +14,7 @@ KEYS = {
     "run.take_over": bool,
     "run.device": str | None,
     "run.partial_every": float,
-    **dict.fromkeys(("run.seed", "data.image_size", "data.batch_size"), int),
+    **dict.fromkeys(("run.seed", "run.page_images", "data.image_size", "data.batch_size"), int),
     "model.family": str | None,
     "model.family_config": dict | None,
     "model.rate": float | None,
@@ -35,7 +36,9 @@ def check_config(config: DictConfig) -> None:
     configuration.check_keys(config, KEYS, "eval")
     configuration.check(config, KEYS, {})
     configuration.refuse_below(config, 1, ("data.image_size", "data.batch_size"))
-    configuration.refuse_below(config, 0, ("run.seed", "run.partial_every"))
+    configuration.refuse_below(config, 0, ("run.seed", "run.page_images", "run.partial_every"))
+    if config.run.page_images > MOST_PAGE_IMAGES:
+        raise ValueError(f"run.page_images={config.run.page_images} must be at most {MOST_PAGE_IMAGES}")
     rate = config.model.rate
     if rate is not None and not 0 <= rate <= 1:
         raise ValueError(f"model.rate={rate} must be a share in [0, 1]")

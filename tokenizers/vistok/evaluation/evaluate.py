@@ -12,13 +12,14 @@ from vistok.data.shards import Data
 from vistok.distributed.collectives import rank_and_size
 from vistok.distributed.process_group import processes
 from vistok.evaluation.accumulator import too_small
+from vistok.evaluation.completion import complete
 from vistok.evaluation.config_check import check_config
 from vistok.evaluation.networks import networks_of
 from vistok.evaluation.references import save_reference
 from vistok.evaluation.report import differences as report_differences
 from vistok.evaluation.report import score_table
 from vistok.evaluation.report.outputs import report_of, write
-from vistok.evaluation.scoring import TOO_FEW, granularities_of, score
+from vistok.evaluation.scoring import TOO_FEW, granularities_of, reconstruct, score
 from vistok.evaluation.set_metrics import SetMetrics, disk_space
 from vistok.formats.load import load
 from vistok.processes import locks
@@ -85,11 +86,16 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
             console=console,
             take_over=config.run.take_over,
             asked=asked,
+            page_images=config.run.page_images,
         )
         for scores in results[0].scores.values():
             unavailable |= scores.found.unavailable
         if rank > 0:
             return {}
+        examples = [next(iter(result.scores.values())).examples for result in results]
+        if config.run.page_images:
+            rate, batch_size = config.model.rate, data.batch_size
+            complete(examples, tokenizers, device, batch_size, lambda one, x: reconstruct(one, x, rate, batch_size))
         report = report_of(config, paths, tokenizers, data, protocols, results, unavailable, device)
         if config.metrics.save_reference:
             save_reference(Path(config.metrics.save_reference), data, protocols, results[0].scores)

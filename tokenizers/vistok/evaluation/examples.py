@@ -1,92 +1,161 @@
-"""Selection of the few images that a report shows, in one pass over all images."""
+"""Selection of the images that a report shows, in one pass over all images."""
 
 import hashlib
+from bisect import insort
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 from vistok.distributed.collectives import gather_objects
 from vistok.metrics.states import Accumulator, Saved
+from vistok.metrics.units import better
+from vistok.quantizers import Codes, Quantized
 
-WORST, BEST, DRAWN = "worst", "best", "drawn"
+DRAWN, WORST, BEST = "drawn", "worst", "best"
 
 
 class Example(NamedTuple):
     """An image with its reconstruction."""
 
-    key: tuple[float | str, str]  # sort key of the selection, smallest first; the name breaks ties
-    distance: float
     image: Tensor  # (3, H, W) uint8
     reconstruction: Tensor  # the same
-
-    @property
-    def name(self) -> str:
-        return self.key[1]
+    codes: Tensor | None = None  # (k, *positions) int64; None if nothing but the reconstruction is known
+    keep: Tensor | None = None  # (*positions) bool, positions that are tokens; None keeps all
 
 
 class Examples(Accumulator):
-    """Selects the images at the greatest and the smallest distance, and some by a hash of their names.
+    """Keeps images drawn by a hash of their names, and the worst and the best by each distance.
 
     The selection does not depend on the order of images, so that any number of ranks, and a resumed evaluation, select
-    the same; memory does not grow with the number of images.
+    the same. Memory holds ``count`` drawn images and about as many others, however many pass by.
 
     Args:
-        count: Number of images of each kind.
+        count: Number of images that the report shows.
+
+    Attributes:
+        kept: The images by name.
+        ranked: Sort keys and names, smallest first, by the reason for which they are kept: ``drawn``,
+            ``worst DISTANCE``, ``best DISTANCE``.
     """
 
-    def __init__(self, count: int = 6):
+    def __init__(self, count: int = 60):
         super().__init__()
         self.count = count
-        self.chosen: dict[str, list[Example]] = {WORST: [], BEST: [], DRAWN: []}
+        self.kept: dict[str, Example] = {}
+        self.ranked: dict[str, list[tuple[float | str, str]]] = {DRAWN: []}
 
-    def update(self, names: Sequence[str], distances: Tensor, images: Tensor, reconstruction: Tensor) -> None:
+    def update(
+        self,
+        names: Sequence[str],
+        distances: Mapping[str, Tensor],
+        images: Tensor,
+        reconstruction: Tensor,
+        emitted: Codes | Quantized | None = None,
+    ) -> None:
         """Adds a batch.
 
         Args:
             names: Names of the images.
-            distances: (b,) distance of each reconstruction from its image.
+            distances: (b,) values of each image by the name of the distance.
             images: (b, 3, H, W) uint8.
             reconstruction: The same.
+            emitted: The codes that were decoded to the reconstruction.
         """
-        for i, (name, distance) in enumerate(zip(names, distances.tolist(), strict=True)):
-            keys = {WORST: -distance, BEST: distance, DRAWN: hashlib.sha256(name.encode()).hexdigest()}
-            for kind, key in keys.items():
-                own = self.chosen[kind]
-                if len(own) < self.count or (key, name) < own[-1].key:
-                    pair = (side[i].cpu().clone() for side in (images, reconstruction))  # not the full batch
-                    self._add(kind, Example((key, name), distance, *pair))
+        signs = {name: {"higher": -1, "lower": 1}.get(better(name)) for name in distances}
+        values = {name: distances[name].tolist() for name, sign in signs.items() if sign}
+        for distance in values:
+            self.ranked.setdefault(f"{WORST} {distance}", [])
+            self.ranked.setdefault(f"{BEST} {distance}", [])
+        for i, name in enumerate(names):
+            keys: dict[str, float | str] = {DRAWN: hashlib.sha256(name.encode()).hexdigest()}
+            for distance, own in values.items():
+                keys[f"{BEST} {distance}"] = signs[distance] * own[i]
+                keys[f"{WORST} {distance}"] = -signs[distance] * own[i]
+            if any([self._rank(reason, key, name) for reason, key in keys.items()]):
+                codes, keep = (None, None) if emitted is None else (emitted.codes, emitted.keep)
+                parts = (
+                    None if side is None else side[i].cpu().clone() for side in (images, reconstruction, codes, keep)
+                )
+                self.kept[name] = Example(*parts)  # a clone is not the full batch
+        self._forget()
 
     @classmethod
     def merged(cls, parts: Sequence["Examples"]) -> "Examples":
         """Examples that would have been selected from the images of all ranks."""
         merged = cls(parts[0].count)
         for part in parts:
-            for kind, examples in part.chosen.items():
-                for example in examples:
-                    merged._add(kind, example)
+            merged.ranked |= {reason: [] for reason in part.ranked}
+        for part in parts:
+            for reason, ranked in part.ranked.items():
+                for key, name in ranked:
+                    merged._rank(reason, key, name)
+            merged.kept |= part.kept
+        merged._forget()
         return merged
 
     def gather(self) -> "Examples":
-        self.chosen = self.merged(gather_objects(self)).chosen
+        merged = self.merged(gather_objects(self))
+        self.kept, self.ranked = merged.kept, merged.ranked
         return self
 
     def save(self) -> Saved:
-        saved = Saved({}, {})
-        for kind, own in self.chosen.items():
-            if own:
-                pairs = [torch.stack([example.image, example.reconstruction]) for example in own]
-                saved.tensors[kind] = torch.stack(pairs)
-            saved.about[kind] = [[*example.key, example.distance] for example in own]
-        return saved
+        tensors = {
+            f"{i}/{part}": tensor
+            for i, example in enumerate(self.kept.values())
+            for part, tensor in example._asdict().items()
+            if tensor is not None
+        }
+        return Saved(
+            tensors, {"kept": list(self.kept), "ranked": {k: [list(own) for own in v] for k, v in self.ranked.items()}}
+        )
 
     def restore(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-        for kind, own in about.items():
-            pairs = tensors.get(kind, ())
-            self.chosen[kind] = [
-                Example((key, name), distance, *pair) for (key, name, distance), pair in zip(own, pairs, strict=True)
-            ]
+        self.ranked = {reason: [(key, name) for key, name in ranked] for reason, ranked in about["ranked"].items()}
+        self.kept = {
+            name: Example(*(tensors.get(f"{i}/{part}") for part in Example._fields))
+            for i, name in enumerate(about["kept"])
+        }
 
-    def _add(self, kind: str, example: Example) -> None:
-        self.chosen[kind] = sorted([*self.chosen[kind], example], key=lambda own: own.key)[: self.count]
+    def _rank(self, reason: str, key: float | str, name: str) -> bool:
+        """Ranks an image among those of a reason; False if it is not kept for it."""
+        ranked = self.ranked[reason]
+        limit = self.count if reason == DRAWN else max(1, self.count // (len(self.ranked) - 1))
+        if len(ranked) == limit and (key, name) > ranked[-1]:
+            return False
+        insort(ranked, (key, name))
+        del ranked[limit:]
+        return True
+
+    def _forget(self) -> None:
+        needed = {name for ranked in self.ranked.values() for _, name in ranked}
+        self.kept = {name: example for name, example in self.kept.items() if name in needed}
+
+
+def selected_names(of_tokenizers: Sequence[Examples]) -> tuple[list[str], int]:
+    """Names of the images to show, at most ``count``, and the number of them at the front that were drawn.
+
+    Half of them or more are drawn by the hash of their names. The others are the worst and the best of all tokenizers
+    by all distances in turn, the most extreme first.
+    """
+    count = of_tokenizers[0].count
+    drawn = [name for _, name in of_tokenizers[0].ranked[DRAWN]]
+    kinds = dict.fromkeys(reason for own in of_tokenizers for reason in own.ranked if reason != DRAWN)
+    extremes = [own.ranked.get(kind, []) for kind in kinds for own in of_tokenizers]
+    in_turn = dict.fromkeys(own[1] for turn in zip_longest(*extremes) for own in turn if own)
+    front = (count + 1) // 2
+    others = [name for name in in_turn if name not in drawn[:front]][: count - front]
+    while front < len(drawn) and len({*drawn[: front + 1], *others}) <= count:
+        front += 1
+    drawn = drawn[:front]
+    return drawn + [name for name in others if name not in drawn], len(drawn)
+
+
+def reasons(name: str, examples: Examples) -> list[str]:
+    """Reasons for which a tokenizer's examples have an image, such as ``worst psnr``, without ``drawn``."""
+    return [
+        reason
+        for reason, ranked in examples.ranked.items()
+        if reason != DRAWN and any(own == name for _, own in ranked)
+    ]

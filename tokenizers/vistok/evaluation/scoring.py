@@ -76,6 +76,7 @@ def score(
     console: Console | None = None,
     take_over: bool = False,
     asked: SetMetrics = SetMetrics(),
+    page_images: int = 60,
 ) -> list[Result]:
     """Runs every tokenizer on every image, once per crop, and accumulates what the protocols measure.
 
@@ -96,6 +97,7 @@ def score(
         take_over: True takes over the state of a process on another machine that no longer responds.
         asked: Metrics that need the features of single images, for which ``partial_folder`` must be given. They are
             left out where ``reference`` has the images' statistics.
+        page_images: Number of images that the report shows, of the first protocol's crop.
 
     Raises:
         ValueError: A reconstruction is not finite, no image is readable, the reference does not match, or a folder for
@@ -115,8 +117,8 @@ def score(
         result = Result(fingerprint(tokenizer))
         for crop, own in crops.items():
             references = {name: value.to(device) for name, value in known[crop].items()}
-            in_report = crop == next(iter(crops))  # a report shows images of the first protocol's crop
-            examples = Examples() if in_report else None
+            in_report = page_images if crop == next(iter(crops)) else 0
+            examples = Examples(in_report) if in_report else None
             views = [protocol.view for protocol in own.values()]
             columns = asked.columns(views, networks) if not reference else {}
             if columns and partial_folder is None:

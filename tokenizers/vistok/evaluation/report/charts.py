@@ -1,23 +1,19 @@
-"""Charts as inline SVG and pixels as data URIs, for a page without links to other files or hosts.
+"""Charts as inline SVG, for a page without links to other files or hosts.
 
 Colours are classes, ``s0`` to ``s7``, that the page's style sheet defines for light and dark mode.
 """
 
-import base64
-import io
 import math
 from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 WIDTH, HEIGHT = 400, 270
 LEFT, RIGHT, TOP, BOTTOM = 72, 18, 10, 46
 COLOURS = 8
 MARKERS = ("circle", "square", "triangle", "diamond", "cross", "star")
-SMALL = 96  # pixels; up to here a PNG, above it a JPEG
 
 
 class Axis(NamedTuple):
@@ -188,20 +184,16 @@ def legend(entries: Sequence[tuple[str, int, int]]) -> str:
     return f'<ul class="legend">{items}</ul>'
 
 
-def picture(pixels: np.ndarray) -> str:
-    """Pixels (H, W, 3) uint8 as a data URI."""
-    small = max(pixels.shape[:2]) <= SMALL
-    return data_uri(Image.fromarray(pixels), "PNG" if small else "JPEG")
-
-
-def palette_picture(indices: np.ndarray, colours: np.ndarray) -> str:
-    """Indices (H, W) uint8 into colours (256, 3) uint8, as a data URI."""
-    image = Image.fromarray(indices)
-    image.putpalette(colours.tobytes())
-    return data_uri(image, "PNG")
-
-
-def data_uri(image: Image.Image, kind: str) -> str:
-    file = io.BytesIO()
-    image.save(file, kind, **({"quality": 90, "subsampling": 0} if kind == "JPEG" else {"optimize": True}))
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
+def ramp(colours: np.ndarray, ends: tuple[str, str], apart: tuple[int, int, int] | None = None) -> str:
+    """Scale of a map's colours (n, 3) uint8 with the meaning of its ends; ``apart`` is a further colour before it."""
+    width, start = 400, 0 if apart is None else 60
+    own = "" if apart is None else f'<rect width="48" height="12" fill="rgb{apart}"/>'
+    step = (width - start) / len(colours)
+    boxes = "".join(
+        f'<rect x="{start + i * step:.2f}" width="{step + 1:.2f}" height="12" fill="rgb({r},{g},{b})"/>'
+        for i, (r, g, b) in enumerate(colours.tolist())
+    )
+    return (
+        f'<div class="ramp"><svg viewBox="0 0 {width} 12" preserveAspectRatio="none" aria-hidden="true">{own}{boxes}'
+        f'</svg><div class="ends"><span>{escape(ends[0])}</span><span>{escape(ends[1])}</span></div></div>'
+    )

@@ -10,6 +10,7 @@ from matplotlib import colormaps
 from vistok.evaluation.accumulator import Scores
 from vistok.evaluation.report import charts as report_charts
 from vistok.evaluation.report.labels import distinct
+from vistok.evaluation.report.thumbnails import palette_picture
 from vistok.metrics.usage import usage_of
 
 DEAD = (228, 87, 46)
@@ -27,13 +28,7 @@ def codes(labels: Sequence[str], selected: Sequence[Scores]) -> str:
     ranks = report_charts.rank_chart(series)
     key = report_charts.legend([(name, i, 1) for i, (name, _) in enumerate(series)]) if len(series) > 1 else ""
     maps = "".join(f"<figure>{dead_map(name, counts)}</figure>" for name, counts in series)
-    blues = [f"rgb({r},{g},{b})" for r, g, b in COUNTS[1::32].tolist() + COUNTS[-1:].tolist()]
-    stops = ", ".join([f"{blues[0]} 15%", *blues[1:]])
-    ramp = (
-        f'<div style="max-width:360px;margin-bottom:12px"><div class="ramp" style="background:'
-        f'linear-gradient(90deg,rgb{DEAD} 12%,transparent 12% 15%,{stops})"></div>'
-        '<div class="ends"><span>never</span><span>once → most often, logarithmic</span></div></div>'
-    )
+    ramp = report_charts.ramp(COUNTS[1::8], ("never", "once → most often, logarithmic"), DEAD)
     return (
         "<h2>Codes</h2><p>How often codewords were chosen: by rank, and in a square for each codeword, row by row in "
         f'the order of its number.</p>{ramp}<div class="charts"><figure><figcaption><b>Frequencies by rank</b>'
@@ -48,7 +43,7 @@ def dead_map(name: str, counts: np.ndarray) -> str:
     logs = np.log(np.maximum(counts, 1))
     scaled = np.where(counts > 0, 1 + np.round(254 * logs / max(logs.max(), 1e-9)), 0).astype(np.uint8)
     indices = np.concatenate([scaled, np.zeros(rows * columns - len(counts), np.uint8)]).reshape(rows, columns)
-    uri = report_charts.palette_picture(indices, COUNTS)
+    uri = palette_picture(indices, COUNTS)
     filler = rows * columns - len(counts)
     use = usage_of(torch.from_numpy(counts))
     dead = int((counts == 0).sum())

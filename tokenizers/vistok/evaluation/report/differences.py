@@ -85,7 +85,7 @@ def section(report: Mapping[str, Any]) -> str:
     parts = []
     for heading, sentences in comparisons(report):
         items = "".join(f"<li>{MARKS[verdict]} {escape(text)}</li>" for verdict, text in sentences)
-        parts.append(f'<h3>{escape(heading)}</h3><ul style="list-style:none;padding-left:0">{items}</ul>')
+        parts.append(f'<h3>{escape(heading)}</h3><ul class="verdicts">{items}</ul>')
     parts += [f"<p>{escape(text)}</p>" for text in not_compared(report)]
     return f"<h2>Differences</h2>{''.join(parts)}<p>{escape(ABOUT)}</p>\n" if parts else ""
 

@@ -1,7 +1,12 @@
-"""Example images of a report with their reconstructions and error maps."""
+"""Example images of a report with their reconstructions, errors, codes and values.
 
-from collections.abc import Sequence
+Without scripts the page shows all pictures and values one after the other. ``examples.js`` makes a slider of them, and
+searches and sorts.
+"""
+
+from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any
 
 import numpy as np
 import torch.nn.functional as F
@@ -9,98 +14,147 @@ from matplotlib import colormaps
 from torch import Tensor
 
 from vistok.evaluation.accumulator import Scores
-from vistok.evaluation.examples import BEST, DRAWN, WORST, Example
+from vistok.evaluation.examples import Example, reasons, selected_names
 from vistok.evaluation.report import charts as report_charts
+from vistok.evaluation.report.example_controls import controls
+from vistok.evaluation.report.example_tables import caption
+from vistok.evaluation.report.example_values import content, values_of
 from vistok.evaluation.report.labels import distinct
+from vistok.evaluation.report.thumbnails import SMALL, fitted
+from vistok.evaluation.report.token_data import token_data
+from vistok.files import encodable, json_text
 
 ERROR_RANGE = 64  # levels: the error map's brightest colour
 ERRORS = (colormaps["magma"](np.linspace(0, 1, 256))[:, :3] * 255).round().astype(np.uint8)
+ROOM = 27_000_000  # bytes of all examples: with the other sections the page has at most 30 MB
 
 
-def examples(labels: Sequence[str], selected: Sequence[Scores], crop: str) -> str:
-    """Images selected by a hash of their names with all tokenizers side by side, then the worst and best of each."""
-    distance = selected[0].example_distance
-    names = distinct(labels)
-    by_name = [{own.name: own for own in scores.examples.chosen[DRAWN]} for scores in selected]
-    drawn = [
-        figure(f"e{i}", name, [(label, own[name]) for label, own in zip(names, by_name, strict=True)], distance)
-        for i, name in enumerate(own.name for own in selected[0].examples.chosen[DRAWN])
-    ]
-    layout = "figures" if len(names) == 1 else "comparisons"
-    parts = [
-        f"<h2>Reconstructions</h2><p>{escape(crop)} crops of images drawn by a hash of their names. Below each picture "
-        f"is an enlarged view of the framed square, where the error is greatest. Error maps show the mean absolute "
-        f"difference of the channels; pictures above {report_charts.SMALL} px are JPEG here, numbers are of the images "
-        f"themselves.</p>"
-        f'{error_ramp()}<div class="{layout}">{"".join(drawn)}</div>\n'
-    ]
-    for kind, heading in ((WORST, "Worst images"), (BEST, "Best images")):
-        parts.append(f"<h2>{heading}</h2><p>By {escape(distance)} of 8-bit images.</p>")
-        for i, (label, scores) in enumerate(zip(labels, selected, strict=True)):
-            figures = [
-                figure(f"{kind}{i}-{j}", own.name, [("reconstruction", own)], distance)
-                for j, own in enumerate(scores.examples.chosen[kind])
-            ]
-            heading = f"<h3>{escape(label)}</h3>" if len(labels) > 1 else ""
-            parts.append(f'{heading}<div class="figures">{"".join(figures)}</div>\n')
-    return "".join(parts)
-
-
-def error_ramp() -> str:
-    stops = ", ".join(f"rgb({r},{g},{b})" for r, g, b in ERRORS[::32].tolist() + ERRORS[-1:].tolist())
-    return (
-        f'<div style="max-width:320px;margin-bottom:12px"><div class="ramp" style="background:linear-gradient(90deg,'
-        f'{stops})"></div><div class="ends"><span>no error</span><span>{ERROR_RANGE} of 255 levels or more</span>'
-        "</div></div>"
-    )
-
-
-def figure(key: str, name: str, reconstructions: Sequence[tuple[str, Example]], distance: str) -> str:
-    """An image, its reconstructions and their errors, each with an enlarged square.
+def examples(labels: Sequence[str], report: Mapping[str, Any], results: Sequence[Mapping[str, Scores]]) -> str:
+    """Images of the first protocol's crop with all tokenizers side by side, and controls to search, sort and compare.
 
     Args:
-        key: Prefix of the ids in the page.
-        name: Name of the image.
-        reconstructions: Labels and examples, one for each tokenizer.
-        distance: Name of the examples' distance.
+        labels: Tokenizers.
+        report: Content of the JSON.
+        results: Scores of each tokenizer by crop.
     """
-    image = reconstructions[0][1].image
-    errors = [(own.reconstruction.float() - own.image.float()).abs().mean(0) for _, own in reconstructions]  # (H, W)
-    window = worst_window(sum(errors))
-    panels = [("image", report_charts.picture(pixels_of(image)))]
-    for (label, own), error in zip(reconstructions, errors, strict=True):
-        indices = (error * (255 / ERROR_RANGE)).clamp(max=255).round().byte().numpy()
-        panels.append(
-            (
-                label if len(reconstructions) > 1 else "reconstruction",
-                report_charts.picture(pixels_of(own.reconstruction)),
-            )
-        )
-        panels.append(("error", report_charts.palette_picture(indices, ERRORS)))
-    height, width = image.shape[1:]
-    rendered = "".join(
-        panel(f"{key}-{i}", label, uri, width, height, window, name) for i, (label, uri) in enumerate(panels)
-    )
-    values = ", ".join(f"{own.distance:.3f}" for _, own in reconstructions)
-    caption = f"<figcaption><b>{escape(name)}</b> · {escape(distance)} {values}</figcaption>"
-    return f'<figure>{caption}<div class="panels" style="--columns:{len(panels)}">{rendered}</div></figure>'
-
-
-def panel(key: str, label: str, uri: str, width: int, height: int, window: tuple[int, int, int], name: str) -> str:
-    """A picture with the framed square, and the square enlarged. The page contains the pixels once."""
-    top, left, side = window
-    square = f'x="{left}" y="{top}" width="{side}" height="{side}"'
+    crop = next(iter(report["protocols"].values()))["crop"]
+    selected = [scores[crop] for scores in results]
+    if any(scores.examples is None for scores in selected):
+        return ""
+    names, drawn = selected_names([scores.examples for scores in selected])
+    labels = distinct(labels) if len(labels) > 1 else ["reconstruction"]
+    values = values_of(names, report["protocols"], results)
+    room, tokens, captions = ROOM / len(names), [], []
+    for i, name in enumerate(names):
+        own = [scores.examples.kept.get(name) for scores in selected]
+        parts = zip(selected, own, strict=True)
+        tokens.append([example and token_data(scores, example, room / 4 / len(own)) for scores, example in parts])
+        why = {label: reasons(name, scores.examples) for label, scores in zip(labels, selected, strict=True)}
+        captions.append(caption(name, why, i < drawn, values, i))
+    block = script_data({"labels": labels, "names": names, "drawn": drawn, **content(values), "tokens": tokens})
+    room = (ROOM - sum(map(length, [block, *captions]))) / len(names)
+    figures = []
+    for i, name in enumerate(names):
+        of_image = [scores.examples.kept.get(name) for scores in selected]
+        having = [label if own else "" for label, own in zip(labels, of_image, strict=True)]
+        own = [example for example in of_image if example]
+        errors = [error_of(example) for example in own]
+        pictures = [pixels_of(own[0].image), *(pixels_of(example.reconstruction) for example in own)]
+        pictures += map(error_colours, errors)
+        size, window = own[0].image.shape[1:], worst_window(sum(errors))
+        bare = stage(name, having, size, window, [""] * len(pictures))
+        pictured = stage(name, having, size, window, fitted(pictures, room - length(bare)))
+        figures.append(f'<figure class="example" data-index="{i}">{pictured}{captions[i]}</figure>\n')
     return (
-        f'<div><span title="{escape(label)}">{escape(label)}</span>'
-        f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(f"{label}: {name}")}">'
-        f'<image id="{key}" width="{width}" height="{height}" href="{uri}"{pixelated(width)}/>'
-        f'<rect class="window under" {square}/><rect class="window" {square}/></svg>'
-        f'<svg class="zoom" viewBox="{left} {top} {side} {side}" aria-hidden="true"><use href="#{key}"/></svg></div>'
+        f'<h2 id="examples">Images and reconstructions</h2><p>{selection(len(names), drawn, values.images)} '
+        f"{escape(crop)} crops. ↑ higher is better, ↓ lower is better. Pictures above {SMALL} px are compressed here "
+        f"(WebP); values and errors are of the images themselves.</p>{controls(labels, values, tokens)}{keys()}"
+        f'<div class="examples {"single" if len(labels) == 1 else "several"}">{"".join(figures)}</div>'
+        f'<script type="application/json" id="example-data">{block}</script>\n'
     )
 
 
-def pixelated(width: int) -> str:
-    return ' style="image-rendering:pixelated"' if width <= report_charts.SMALL else ""
+def selection(selected: int, drawn: int, total: int) -> str:
+    if selected == total:
+        return f"All {total:,} images."
+    return (
+        f"{selected:,} of {total:,} images: {drawn:,} are drawn by a hash of their names, the others are the worst and "
+        "the best by each metric."
+    )
+
+
+def keys() -> str:
+    """Meaning of the colours of each map; without scripts only errors are shown."""
+    ramp = report_charts.ramp(ERRORS[::4], ("no error", f"{ERROR_RANGE} of 255 levels or more"))
+    return (
+        f'<div class="key" data-over="errors"><p>Mean absolute difference of the channels.</p>{ramp}</div>'
+        '<div class="key" data-over="codes" hidden><p>A colour for each code. Point at a square for the '
+        "number of its code.</p></div>"
+        '<div class="key" data-over="granularity" hidden><p>Cells of one code: yellow for the smallest, blue for the '
+        "largest.</p></div>"
+    )
+
+
+def script_data(data: Mapping[str, Any]) -> str:
+    """JSON that is safe within a script element: no markup can begin in it."""
+    text = json_text(data, indent=None)
+    for character in "<>&":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text
+
+
+def stage(
+    name: str, labels: Sequence[str], size: tuple[int, int], window: tuple[int, int, int], uris: Sequence[str]
+) -> str:
+    """An image and its reconstructions with their errors.
+
+    Args:
+        name: Name of the image.
+        labels: Tokenizers; empty for those without the image.
+        size: Height and width of the image.
+        window: Top, left and side of the square with the greatest error.
+        uris: Data URIs of the image, the reconstructions and their errors.
+    """
+    (height, width), (top, left, side) = size, window
+    x, y = (100 * (at + side / 2) / length for at, length in ((left, width), (top, height)))
+    pixels = " pixels" if max(height, width) <= SMALL else ""
+
+    def img(uri: str, label: str, kind: str = "picture") -> str:
+        text = escape(f"{label}: {name}")
+        size = f'width="{width}" height="{height}"'
+        return f'<img class="{kind}{pixels}" src="{uri}" {size} alt="{text}" decoding="async">'
+
+    def panel(number: int, label: str, content: str) -> str:
+        text = escape(label)
+        return (
+            f'<div class="panel" data-panel="{number}"><div class="frame">{content}</div>'
+            f'<span title="{text}">{text}</span></div>'
+        )
+
+    rendered = [panel(0, "image", img(uris[0], "image"))]
+    having = [(number, label) for number, label in enumerate(labels, 1) if label]
+    pairs = zip(uris[1 : 1 + len(having)], uris[1 + len(having) :], strict=True)
+    for (number, label), (reconstruction, error) in zip(having, pairs, strict=True):
+        content = img(reconstruction, label) + img(error, f"error of {label}", "error")
+        rendered.append(panel(number, label, content))
+    return f'<div class="stage" data-x="{x:.1f}" data-y="{y:.1f}"><div class="panels">{"".join(rendered)}</div></div>'
+
+
+def length(text: str) -> int:
+    """Number of bytes of a text on the page."""
+    return len(encodable(text).encode())
+
+
+def error_of(example: Example) -> Tensor:
+    """Mean absolute difference of the channels in levels, (H, W)."""
+    return (example.reconstruction.float() - example.image.float()).abs().mean(0)
+
+
+def error_colours(error: Tensor) -> np.ndarray:
+    """Colours of an error map (H, W) in levels, at half its size where it is large."""
+    if max(error.shape) > SMALL and min(error.shape) > 1:
+        error = F.avg_pool2d(error[None, None], 2)[0, 0]
+    return ERRORS[(error * (255 / ERROR_RANGE)).clamp(max=255).round().byte().numpy()]
 
 
 def pixels_of(image: Tensor) -> np.ndarray:

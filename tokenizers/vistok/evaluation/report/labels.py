@@ -1,8 +1,9 @@
-"""Short names of tokenizers in a report."""
+"""Short names of tokenizers and metrics in a report."""
 
 from collections.abc import Sequence
 
 from vistok.formats.tokenizer_paths import EXPORT
+from vistok.metrics.units import better
 
 
 def short(path: str) -> str:
@@ -17,3 +18,22 @@ def distinct(paths: Sequence[str]) -> list[str]:
     if len(set(names)) == len(names):
         return names
     return [f"{i + 1}: {name}" for i, name in enumerate(names)]
+
+
+def arrow(metric: str) -> str:
+    """Arrow in the direction in which a metric is better; empty if in none."""
+    return {"higher": "↑", "lower": "↓"}.get(better(metric), "")
+
+
+def explained_arrow(metric: str) -> str:
+    """HTML of ``arrow`` with its meaning for screen readers, after a space that does not break."""
+    if not arrow(metric):
+        return ""
+    text = f"{better(metric)} is better"
+    return f'\u00a0<span class="arrow" role="img" aria-label="{text}" title="{text}">{arrow(metric)}</span>'
+
+
+def with_direction(metric: str) -> str:
+    """Name of a metric and, in words, the direction in which it is better."""
+    direction = better(metric)
+    return metric.replace("_", " ") + (f" ({direction} is better)" if direction else "")

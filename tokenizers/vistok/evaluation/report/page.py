@@ -1,11 +1,11 @@
 """``OUTPUT.html``: the HTML page of an evaluation, one file without links to other files or hosts.
 
-All text passes through ``html.escape``. The page's content policy refuses scripts and external content.
+All text passes through ``html.escape``. The page's content policy allows the package's own scripts and style sheets by
+their hashes and nothing else: no other script, no ``style`` attribute, no external content.
 """
 
 from collections.abc import Mapping, Sequence
 from html import escape
-from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -13,14 +13,13 @@ import numpy as np
 from vistok.evaluation.accumulator import BASELINE, Scores
 from vistok.evaluation.report import charts as report_charts
 from vistok.evaluation.report import differences as report_differences
-from vistok.evaluation.report import score_table
+from vistok.evaluation.report import inline_files, score_table
 from vistok.evaluation.report.code_maps import codes
 from vistok.evaluation.report.example_figures import examples
-from vistok.evaluation.report.labels import distinct, short
+from vistok.evaluation.report.labels import distinct, explained_arrow, short, with_direction
 from vistok.files import json_text
 from vistok.metrics.distances import DISTANCES
 
-POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 GROUPS = ("Each image, mean", "All images", "Codes", "Rate")
 
 
@@ -39,19 +38,12 @@ def page(report: Mapping[str, Any], results: Sequence[Mapping[str, Scores]]) -> 
         summary(report),
         report_differences.section(report),
         rate_distortion(report) if len(report["scores"]) > 1 else "",
-        examples(labels, selected, first["crop"]),
+        examples(labels, report, results),
         codes(labels, selected),
         distributions(labels, report, results),
         provenance(report),
     ]
-    style = (files("vistok.evaluation.report") / "report.css").read_text()
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">'
-        f"<title>{escape(title)}</title>\n<style>\n{style}</style></head>\n<body>\n{''.join(sections)}</body></html>\n"
-    )
+    return inline_files.document(title, "".join(sections), inline_files.SCRIPTS)
 
 
 def summary(report: Mapping[str, Any]) -> str:
@@ -109,7 +101,9 @@ def table(report: Mapping[str, Any]) -> str:
                 cells = [f"<td>{escape(text)}</td>" if text else '<td class="none">–</td>' for text, _ in entries]
                 unit = max((unit for _, unit in entries), key=len)
                 unit = f" <small>{escape(unit)}</small>" if unit else ""
-                rows.append(f"<tr><th>{escape(name.replace('_', ' '))}{unit}</th>{''.join(cells)}</tr>")
+                rows.append(
+                    f"<tr><th>{escape(name.replace('_', ' '))}{explained_arrow(name)}{unit}</th>{''.join(cells)}</tr>"
+                )
     head = "".join(f"<th>{column}</th>" for column in columns)
     return (
         f'<div class="scroll"><table><thead><tr><th>{corner}</th>{head}</tr></thead>'
@@ -149,7 +143,7 @@ def rate_distortion(report: Mapping[str, Any]) -> str:
                         rate, own["metrics"][metric], tokenizer, protocol, f"{name} at {rate:.4g} bpp", hollow
                     )
                 )
-        title = metric.replace("_", " ")
+        title = with_direction(metric)
         drawn = report_charts.scatter(points, "bits per pixel", title)
         charts.append(f"<figure><figcaption><b>{escape(title)}</b></figcaption>{drawn}</figure>")
     if not charts:
@@ -177,7 +171,7 @@ def distributions(labels: Sequence[str], report: Mapping[str, Any], results: Seq
         for distance in values[0]:
             if distance != BASELINE:
                 series = [(name, of_image[distance].numpy()) for name, of_image in zip(names, values, strict=True)]
-                add(distance.replace("_", " "), series, f"{protocol} {own['hash']}")
+                add(with_direction(distance), series, f"{protocol} {own['hash']}")
     for crop in results[0]:
         series = [(name, np.array(scores[crop].tokens)) for name, scores in zip(names, results, strict=True)]
         if any(np.ptp(values) for _, values in series):
