@@ -55,7 +55,8 @@ def table(protocol: str, labels: Sequence[str], values: Values, i: int) -> str:
             for value, text in zip(of_image, texts, strict=True)
         ]
         unit = f" <small>{unit}</small>" if unit else ""
-        name = f"{escape(metric.replace('_', ' '))}\u00a0{arrow(metric)}{unit}"
+        sign = f"\u00a0{arrow(metric)}" if arrow(metric) else ""
+        name = f"{escape(metric.replace('_', ' '))}{sign}{unit}"
         rows.append(f'<tr data-column="{c}"><th scope="row">{name}</th>{"".join(cells)}</tr>')
     heads = "".join(f'<th scope="col" title="{escape(label)}">{escape(label)}</th>' for label in labels)
     head = f"<thead><tr><th></th>{heads}</tr></thead>" if len(labels) > 1 else ""
