@@ -2,7 +2,6 @@ import hashlib
 
 import pytest
 import torch
-from torch import nn
 
 from vistok.evaluation import completion, examples
 from vistok.evaluation.examples import Examples
@@ -81,8 +80,8 @@ def test_several_ranks_and_an_interruption_choose_the_same():
     merged = Examples.merged([Examples(count=9), *parts])  # one rank had no image
     assert names(merged) == names(whole) and set(merged.kept) == set(whole.kept)
     for name, own in whole.kept.items():
-        for side, other in zip(own, merged.kept[name], strict=True):
-            assert torch.equal(side, other)
+        other = merged.kept[name]
+        assert all(torch.equal(*sides) for sides in zip(own[:4], other[:4], strict=True)) and own.part is other.part
 
 
 def test_nothing_seen_can_be_gone_on_with():
@@ -122,11 +121,13 @@ def test_every_tokenizer_reconstructs_what_another_selected():
     assert min(missing) > 0
     sizes = []
 
-    def darker(tokenizer, images):
-        sizes.append(len(images))
+    def darker(names, images):
+        sizes.append(len(names))
+        assert images.shape == (len(names), 3, 4, 4)
         return to_float(images) * 0.5 - 0.5, Codes(torch.full((len(images), 1, 2, 2), 7))
 
-    completion.complete([one, other], [nn.Identity(), nn.Identity()], "cpu", 2, darker)
+    sizes = []
+    completion.complete([one, other], [darker, darker], 2)
     assert list(one.kept) == list(other.kept) == selected and sum(sizes) == sum(missing) and max(sizes) <= 2
     for name, example in one.kept.items():
         image = given[2][given[0].index(name)]
@@ -144,3 +145,27 @@ def test_few_images(count):
     add(own, batches(), slice(0, 23))
     selected, drawn = examples.selected_names([own])
     assert len(selected) == count and drawn >= 1
+
+
+def test_a_large_image_is_kept_in_part():
+    image = torch.zeros(1, 3, 8, 1500, dtype=torch.uint8)
+    copy = image.clone()
+    copy[:, :, 3, 1480] = 200
+    own = Examples(2)
+    own.update(["wide"], {"l1": torch.ones(1)}, image, copy, Codes(torch.zeros(1, 1, 2, 2, dtype=torch.int64)))
+    example = own.kept["wide"]
+    assert example.part and example.codes is None and example.image.shape == (3, 8, 1024)
+    assert example.reconstruction[0, 3].argmax() == 1480 - (1500 - 1024)
+    other = Examples(2)
+    other.restore(*own.save())
+    assert other.kept["wide"].part and torch.equal(other.kept["wide"].image, example.image)
+    lacking = Examples(2)
+    completion.complete([own, lacking], [lambda *given: pytest.fail("again")] * 2, 2)
+    assert lacking.kept == {}
+
+
+def test_an_image_without_a_value_is_neither_best_nor_worst():
+    images = torch.zeros(3, 3, 4, 4, dtype=torch.uint8)
+    own = Examples(8)
+    own.update(["a", "b", "c"], {"l1": torch.tensor([0.5, torch.nan, 0.2])}, images, images)
+    assert names(own)["worst l1"] == ["a", "c"] and names(own)["best l1"] == ["c", "a"] and "b" in own.kept

@@ -197,9 +197,8 @@ def test_codes_of_every_image_are_on_it(evaluated):
     assert data["tokens"][0][0]["grids"] == [[4, 4]]
 
 
-def scores_with(layout: Layout, sizes: tuple[int, ...], **more) -> SimpleNamespace:
-    head = SimpleNamespace(codebook_sizes=sizes)
-    return SimpleNamespace(layout=lambda height, width: layout, head=head, **more)
+def scores_with(layout: Layout, **more) -> SimpleNamespace:
+    return SimpleNamespace(layout=lambda height, width: layout, **more)
 
 
 def example_of(codes: torch.Tensor, keep: torch.Tensor | None = None, side: int = 32) -> Example:
@@ -211,7 +210,7 @@ def example_of(codes: torch.Tensor, keep: torch.Tensor | None = None, side: int 
 def test_codes_of_any_size_are_packed(size, width):
     codes = torch.randint(size, (2, 4, 4))
     codes[0, 0, 0] = size - 1
-    own = token_data.token_data(scores_with(Layout(((4, 4),), 2), (size, size)), example_of(codes), 1e6)
+    own = token_data.token_data(scores_with(Layout(((4, 4),), 2)), example_of(codes), 1e6)
     assert own["bytes"] == width and own["codebooks"] == own["of"] == 2 and own["keep"] is None
     assert np.array_equal(numbers(own["codes"], f"<u{width}", 2, 4, 4), codes.numpy())
 
@@ -219,13 +218,13 @@ def test_codes_of_any_size_are_packed(size, width):
 def test_any_layout_is_taken_and_only_so_many_codebooks():
     grids = ((1, 1), (2, 2), (4, 4))
     codes, keep = torch.arange(3 * 21).view(3, 1, 21), torch.arange(21)[None] < 5
-    scores = scores_with(Layout(grids, 3), (63,) * 3)
+    scores = scores_with(Layout(grids, 3))
     own = token_data.token_data(scores, example_of(codes, keep), 2 * (21 * 4 / 3 + 4))
     assert own["grids"] == [[1, 1], [2, 2], [4, 4]] and (own["codebooks"], own["of"]) == (2, 3)
     assert numbers(own["keep"], "u1", 21).sum() == 5
     assert token_data.token_data(scores, example_of(codes), 20) is None  # no room
     assert token_data.token_data(scores, Example(*2 * [torch.zeros(3, 8, 8)]), 1e6) is None  # nothing but pixels
-    other = token_data.token_data(scores_with(Layout(((8, 8),)), (63,)), example_of(codes), 1e6)
+    other = token_data.token_data(scores_with(Layout(((8, 8),))), example_of(codes), 1e6)
     assert other["grids"] == [[1, 21]]  # of another size than the layout: a sequence
 
 
@@ -262,7 +261,7 @@ def test_a_thousand_images_have_at_most_30_megabytes(monkeypatch, tokenizers):
         chosen.ranked["drawn"] = [(f"{i:04d}", name) for i, name in enumerate(names)]
         chosen.kept = dict.fromkeys(names, example)
         layout = Layout(((32, 32),), 8)
-        own = scores_with(layout, (65536,) * 8, names=names, examples=chosen, values=lambda protocol: metrics)
+        own = scores_with(layout, names=names, examples=chosen, values=lambda protocol: metrics)
         results.append({"adm": own})
     report = {"protocols": {"canonical": {"crop": "adm"}}}
     page = example_figures.examples([f"tokenizer {i}" for i in range(tokenizers)], report, results)

@@ -66,12 +66,13 @@ def test_search(opened):
     assert names(browser) == everything
 
 
-def test_order_by_any_metric(opened):
+def test_order_by_any_metric(opened, evaluated):
     browser, path = opened
     values = np.load(path.with_suffix(".npz"))
     columns = browser.js("[...document.getElementById('by').options].map(o => [o.parentNode.label, o.text, o.value])")
-    assert {protocol for protocol, _, _ in columns} == {"canonical", "seed"}
-    for t, key, text in ((1, "canonical/l1", "l1 (lower is better)"), (0, "seed/psnr", "psnr (higher is better)")):
+    first, second = evaluated[0]["protocols"]
+    assert {protocol for protocol, _, _ in columns} == {first, second}
+    for t, key, text in ((1, f"{first}/l1", "l1 (lower is better)"), (0, f"{second}/psnr", "psnr (higher is better)")):
         protocol = key.split("/")[0]
         (column,) = [value for own, shown, value in columns if (own, shown) == (protocol, text)]
         of_image = dict(zip(values["names"].tolist(), values[f"{t}/{key}"].tolist(), strict=True))

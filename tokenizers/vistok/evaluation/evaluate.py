@@ -1,11 +1,15 @@
 """Evaluation from a config to files: every tokenizer under every protocol."""
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from omegaconf import DictConfig
 from rich import get_console
 from rich.console import Console
+from torch import Tensor
 
 from vistok import configuration
 from vistok.data.shards import Data
@@ -23,6 +27,7 @@ from vistok.evaluation.scoring import TOO_FEW, granularities_of, reconstruct, sc
 from vistok.evaluation.set_metrics import SetMetrics, disk_space
 from vistok.formats.load import load
 from vistok.processes import locks
+from vistok.quantizers import Codes
 from vistok.speed import keep_freed_pages
 from vistok.terminal import say
 from vistok.tokenizer import Tokenizer
@@ -92,10 +97,10 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
             unavailable |= scores.found.unavailable
         if rank > 0:
             return {}
-        examples = [next(iter(result.scores.values())).examples for result in results]
         if config.run.page_images:
-            rate, batch_size = config.model.rate, data.batch_size
-            complete(examples, tokenizers, device, batch_size, lambda one, x: reconstruct(one, x, rate, batch_size))
+            examples = [next(iter(result.scores.values())).examples for result in results]
+            by = [partial(again, tokenizer, device, config.model.rate, data.batch_size) for tokenizer in tokenizers]
+            complete(examples, by, data.batch_size)
         report = report_of(config, paths, tokenizers, data, protocols, results, unavailable, device)
         if config.metrics.save_reference:
             save_reference(Path(config.metrics.save_reference), data, protocols, results[0].scores)
@@ -107,6 +112,20 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         beside = f"{output.with_suffix('.html').name} and {output.with_suffix('.npz').name}"
         say(f"written to {output}, {beside}", console=console)
         return report
+
+
+def again(
+    tokenizer: Tokenizer,
+    device: torch.device,
+    rate: float | None,
+    batch_size: int,
+    names: Sequence[str],
+    images: Tensor,
+) -> tuple[Tensor, Codes]:
+    """Reconstructs images (b, 3, H, W) uint8 that only another tokenizer's examples have."""
+    reconstructed = reconstruct(tokenizer.to(device), images.to(device), rate, batch_size)
+    tokenizer.to("cpu")
+    return reconstructed
 
 
 def check(tokenizer: Tokenizer, data: Data, rate: float | None) -> None:

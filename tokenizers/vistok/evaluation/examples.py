@@ -1,11 +1,13 @@
 """Selection of the images that a report shows, in one pass over all images."""
 
 import hashlib
+import math
 from bisect import insort
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from vistok.distributed.collectives import gather_objects
@@ -14,6 +16,8 @@ from vistok.metrics.units import better
 from vistok.quantizers import Codes, Quantized
 
 DRAWN, WORST, BEST = "drawn", "worst", "best"
+BLOCK = 32  # side in pixels of the blocks whose mean error is compared
+LARGEST_PICTURE = 1024  # side in pixels of the largest picture of a report
 
 
 class Example(NamedTuple):
@@ -23,6 +27,7 @@ class Example(NamedTuple):
     reconstruction: Tensor  # the same
     codes: Tensor | None = None  # (k, *positions) int64; None if nothing but the reconstruction is known
     keep: Tensor | None = None  # (*positions) bool, positions that are tokens; None keeps all
+    part: bool = False  # True of a large image, of which only the part with the greatest error is kept, without codes
 
 
 class Examples(Accumulator):
@@ -71,14 +76,13 @@ class Examples(Accumulator):
         for i, name in enumerate(names):
             keys: dict[str, float | str] = {DRAWN: hashlib.sha256(name.encode()).hexdigest()}
             for distance, own in values.items():
-                keys[f"{BEST} {distance}"] = signs[distance] * own[i]
-                keys[f"{WORST} {distance}"] = -signs[distance] * own[i]
+                if not math.isnan(own[i]):
+                    keys[f"{BEST} {distance}"] = signs[distance] * own[i]
+                    keys[f"{WORST} {distance}"] = -signs[distance] * own[i]
             if any([self._rank(reason, key, name) for reason, key in keys.items()]):
                 codes, keep = (None, None) if emitted is None else (emitted.codes, emitted.keep)
-                parts = (
-                    None if side is None else side[i].cpu().clone() for side in (images, reconstruction, codes, keep)
-                )
-                self.kept[name] = Example(*parts)  # a clone is not the full batch
+                sides = (None if side is None else side[i].cpu() for side in (images, reconstruction, codes, keep))
+                self.kept[name] = example_of(*sides)
         self._forget()
 
     @classmethod
@@ -105,17 +109,19 @@ class Examples(Accumulator):
             f"{i}/{part}": tensor
             for i, example in enumerate(self.kept.values())
             for part, tensor in example._asdict().items()
-            if tensor is not None
+            if isinstance(tensor, Tensor)
         }
-        return Saved(
-            tensors, {"kept": list(self.kept), "ranked": {k: [list(own) for own in v] for k, v in self.ranked.items()}}
-        )
+        about = {
+            "kept": [[name, example.part] for name, example in self.kept.items()],
+            "ranked": {reason: [list(own) for own in ranked] for reason, ranked in self.ranked.items()},
+        }
+        return Saved(tensors, about)
 
     def restore(self, tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
         self.ranked = {reason: [(key, name) for key, name in ranked] for reason, ranked in about["ranked"].items()}
         self.kept = {
-            name: Example(*(tensors.get(f"{i}/{part}") for part in Example._fields))
-            for i, name in enumerate(about["kept"])
+            name: Example(*(tensors.get(f"{i}/{side}") for side in Example._fields[:-1]), part)
+            for i, (name, part) in enumerate(about["kept"])
         }
 
     def _rank(self, reason: str, key: float | str, name: str) -> bool:
@@ -131,6 +137,22 @@ class Examples(Accumulator):
     def _forget(self) -> None:
         needed = {name for ranked in self.ranked.values() for _, name in ranked}
         self.kept = {name: example for name, example in self.kept.items() if name in needed}
+
+
+def example_of(image: Tensor, reconstruction: Tensor, codes: Tensor | None, keep: Tensor | None) -> Example:
+    """Copies of an image, its reconstruction and its codes; of a large image only of the part with the worst error."""
+    sides = [min(side, LARGEST_PICTURE) for side in image.shape[1:]]
+    if sides == list(image.shape[1:]):
+        return Example(*(None if side is None else side.clone() for side in (image, reconstruction, codes, keep)))
+    error = (reconstruction.float() - image.float()).abs().mean(0)
+    blocks = F.avg_pool2d(error[None, None], BLOCK, ceil_mode=True)[0, 0]
+    place = divmod(int(blocks.argmax()), blocks.shape[1])
+    starts = [
+        min(max(BLOCK * at + BLOCK // 2 - side // 2, 0), full - side)
+        for at, side, full in zip(place, sides, image.shape[1:], strict=True)
+    ]
+    rows, columns = (slice(start, start + side) for start, side in zip(starts, sides, strict=True))
+    return Example(image[:, rows, columns].clone(), reconstruction[:, rows, columns].clone(), part=True)
 
 
 def selected_names(of_tokenizers: Sequence[Examples]) -> tuple[list[str], int]:

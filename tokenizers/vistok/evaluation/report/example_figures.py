@@ -56,6 +56,8 @@ def examples(labels: Sequence[str], report: Mapping[str, Any], results: Sequence
     figures = []
     for i, name in enumerate(names):
         of_image = [scores.examples.kept.get(name) for scores in selected]
+        first = next(own for own in of_image if own)
+        of_image = [own if own is first or not first.part else None for own in of_image]  # parts are of other places
         having = [label if own else "" for label, own in zip(labels, of_image, strict=True)]
         own = [example for example in of_image if example]
         errors = [error_of(example) for example in own]

@@ -52,8 +52,9 @@ def values_of(
                 places[id(all_names)] = np.array([bisect_left(all_names, name) for name in names], int)
             values[t, c] = all_values[places[id(all_names)]]
             sign = 1 if better(column[1]) == "lower" else -1
-            ranks[t, c] = np.searchsorted(np.sort(sign * all_values), sign * values[t, c]) + 1
-            medians[t, c] = np.median(all_values)
+            known = all_values[~np.isnan(all_values)]
+            ranks[t, c] = np.searchsorted(np.sort(sign * known), sign * values[t, c]) + 1
+            medians[t, c] = np.median(known) if len(known) else np.nan
     return Values(columns, values, ranks, medians, len(next(iter(results[0].values())).names))
 
 

@@ -27,7 +27,7 @@ def token_data(scores: Scores, example: Example, room: float) -> dict[str, Any] 
         return None
     codes = example.codes.flatten(1).numpy()
     layout = layout_of(scores, example)
-    size = next(size for size in (1, 2, 4, 8) if size == 8 or max(scores.head.codebook_sizes) <= 256**size)
+    size = next(size for size in (1, 2, 4, 8) if size == 8 or codes.max() < 256**size)
     fitting = min(len(codes), int(room // (codes.shape[1] * size * 4 / 3 + 4)))
     if not fitting:
         return None
