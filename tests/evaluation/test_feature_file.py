@@ -3,7 +3,7 @@ import os
 import pytest
 import torch
 
-from vistok.evaluation.feature_file import FeatureFile
+from vistok.evaluation.feature_file import FeatureFile, places_by_name, rows_by_place
 
 
 def test_rows_are_those_of_the_batches(tmp_path):
@@ -32,3 +32,16 @@ def test_a_row_that_was_cut_off_does_not_count(tmp_path):
     file.truncate(2)
     file.append({"x": features[2:]})
     assert torch.equal(file.read("x", range(5)), features)
+
+
+def test_rows_of_all_ranks_are_sorted_by_name(tmp_path):
+    features = torch.randn(5, 4)
+    names = [["e", "b", "c"], [], ["a", "d"]]
+    files = [FeatureFile(tmp_path / f"{rank}.features", {"x": 4}) for rank in range(3)]
+    files[0].append({"x": features[[4, 1, 2]]})
+    files[2].append({"x": features[[0, 3]]})
+    rows = rows_by_place(files, places_by_name(names), "x", "cpu")
+    assert rows.count == 5 and torch.equal(rows.at([3, 0, 4, 4]), features[[3, 0, 4, 4]])
+    blocks = list(rows.blocks(2, first=1, step=2))
+    assert [place for place, _ in blocks] == [slice(2, 4)] and torch.equal(blocks[0][1], features[2:4])
+    assert torch.equal(torch.cat([own for _, own in rows.blocks(2)]), features)

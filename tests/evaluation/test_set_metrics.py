@@ -198,8 +198,12 @@ def test_a_report_has_the_values_and_no_features_stay(compose, trained, pictures
     content, _ = report("four.json", *more)
     assert {"precision_blocks", "recall_blocks"} <= content["scores"][0]["metrics"].keys()
     assert content["unavailable"].keys() & set(ADDED) == {"kid_blocks"}
+    monkeypatch.setattr(evaluate, "networks_of", lambda config, protocols: (ScoringNetworks(), {}))
+    content, _ = report("five.json", *more)
+    names = ("kid", "precision", "recall")
+    assert {name: content["unavailable"][name] for name in names} == dict.fromkeys(names, "there is no feature network")
     with pytest.raises(ValueError, match="^metrics.intervals=some must be true, false or all$"):
-        report("five.json", "metrics.intervals=some")
+        report("six.json", "metrics.intervals=some")
 
 
 @pytest.fixture

@@ -70,9 +70,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         for protocol in protocols.values():
             unavailable |= too_small(protocol, data.image_size)
         asked = SetMetrics(config.metrics.intervals, config.metrics.kid, config.metrics.precision_recall)
-        if config.metrics.reference:
-            reason = f"metrics.reference={config.metrics.reference} has no features of single images"
-            unavailable |= dict.fromkeys(asked.names(networks), reason)
+        unavailable |= asked.unavailable(networks, config.metrics.reference)
         for name, reason in unavailable.items():
             say(f"{name} is unavailable: {reason}", "yellow", console=console)
         space = disk_space(asked, protocols, networks, len(tokenizers), data.num_test)

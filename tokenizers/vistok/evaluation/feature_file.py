@@ -49,7 +49,9 @@ class FeatureFile:
             ValueError: The file has fewer rows.
         """
         if len(self) < count:
-            raise ValueError(f"{self.path} has the features of {len(self)} images, not of {count}")
+            raise ValueError(
+                f"{self.path} has the features of {len(self)} images, not of {count}, as its .state file says"
+            )
         if self.path.is_file():
             os.truncate(self.path, count * self.row_bytes)
 
@@ -75,30 +77,30 @@ class FeatureFile:
         return torch.from_numpy(np.frombuffer(content, FLOAT).reshape(len(rows), self.columns[name]))
 
 
-def rows_by_name(
-    files_of_ranks: Sequence[FeatureFile],
-    names_of_ranks: Sequence[Sequence[str]],
-    column: str,
-    device: torch.device | str,
-) -> FeatureRows:
-    """A column of all ranks' files, with the images sorted by name.
+def places_by_name(names_of_ranks: Sequence[Sequence[str]]) -> np.ndarray:
+    """Rank and row of each image, in the order of the images' names: (n, 2) int64.
 
     Args:
-        files_of_ranks: File of each rank, all in a folder that every rank can read.
         names_of_ranks: Names of each rank's images, in the order of their rows.
-        column: Name of the column.
-        device: Device of the features.
     """
     places = [(rank, row) for rank, names in enumerate(names_of_ranks) for row in range(len(names))]
     places.sort(key=lambda place: names_of_ranks[place[0]][place[1]])
+    return np.array(places, dtype=np.int64).reshape(-1, 2)
+
+
+def rows_by_place(
+    files_of_ranks: Sequence[FeatureFile], places: np.ndarray, column: str, device: torch.device | str
+) -> FeatureRows:
+    """A column of all ranks' files at ``places`` (n, 2) of ranks and rows; every rank can read all of the files."""
     dim = files_of_ranks[0].columns[column]
 
     def read(chosen: Sequence[int]) -> Tensor:
         features = torch.empty(len(chosen), dim)
+        ranks, rows = places[np.asarray(chosen, dtype=np.int64)].T
         for rank, file in enumerate(files_of_ranks):
-            own = [(i, places[place][1]) for i, place in enumerate(chosen) if places[place][0] == rank]
-            if own:
-                features[[i for i, _ in own]] = file.read(column, [row for _, row in own])
+            own = np.flatnonzero(ranks == rank)
+            if len(own):
+                features[torch.from_numpy(own)] = file.read(column, rows[own].tolist())
         return features
 
     return FeatureRows(len(places), read, device)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vistok.distributed.collectives import gather_objects
-from vistok.evaluation.feature_file import FLOAT, FeatureFile, rows_by_name
+from vistok.evaluation.feature_file import FLOAT, FeatureFile, places_by_name, rows_by_place
 from vistok.evaluation.networks import ScoringNetworks, reference_name, score_names
 from vistok.evaluation.protocols import Protocol
 from vistok.metrics.cmmd import cmmd
@@ -33,14 +33,23 @@ class SetMetrics(NamedTuple):
     kid: bool = False
     precision_recall: bool = False
 
-    def names(self, networks: ScoringNetworks) -> list[str]:
-        """Names of all of them."""
-        names = [INTERVALS] if self.intervals and networks.feature_networks else []
-        for network in networks.feature_networks:
-            suffix = suffix_of(network)
-            names += [f"{name}{suffix}" for name in ("kid", "kid_std") if self.kid]
-            names += [f"{name}{suffix}" for name in ("precision", "recall") if self.precision_recall]
-        return names + ([f"cmmd_{networks.clip.name}"] if networks.clip else [])
+    def unavailable(self, networks: ScoringNetworks, reference: str | None) -> dict[str, str]:
+        """Asked metrics that cannot be computed, with the reason, before any image is read.
+
+        Args:
+            networks: Networks by which images are compared.
+            reference: File with the images' statistics, in place of their features.
+        """
+        asked = ["kid"] * self.kid + ["precision", "recall"] * self.precision_recall
+        suffixes = [suffix_of(network) for network in networks.feature_networks]
+        without_network = {} if suffixes else dict.fromkeys(asked, "there is no feature network")
+        if not reference:
+            return without_network
+        names = [f"{name}{suffix}" for suffix in suffixes for name in asked]
+        names += [INTERVALS] * bool(self.intervals and suffixes)
+        names += [f"cmmd_{networks.clip.name}"] if networks.clip else []
+        reason = f"metrics.reference={reference} has no features of single images"
+        return without_network | dict.fromkeys(names, reason)
 
     def columns(self, views: Iterable[Sequence[str]], networks: ScoringNetworks) -> dict[str, int]:
         """Number of features that are stored of an image or a reconstruction, by ``reference_name``."""
@@ -109,24 +118,26 @@ class FeatureStore:
             IMAGES: [FeatureFile(path, self.images.columns) for path, _, _ in of_ranks],
             RECONSTRUCTIONS: [FeatureFile(path, self.file.columns) for _, path, _ in of_ranks],
         }
-
-        def rows(name: str) -> list[FeatureRows]:
-            sides = (RECONSTRUCTIONS, IMAGES)
-            return [rows_by_name(files[side], names_of_ranks, f"{side}/{name}", device) for side in sides]
-
         found = Found({}, {}, {})
         if self.asked.intervals and self.networks.feature_networks:
             if reason := too_few(group_sizes(sum(names_of_ranks, []))):
                 found.unavailable[INTERVALS] = reason
             else:
                 found.leave_one_out.update(self._leave_one_out(names, images, reconstructions))
-        for view in self.views:
-            for network in self.networks.feature_networks:
-                own = _of_network(self.asked, rows(reference_name(view, next(iter(score_names(network))))), network)
-                found.values.update({reference_name(view, name): value for name, value in own.values.items()})
-                found.unavailable.update(own.unavailable)
-            if clip := self.networks.clip:
-                found.values[reference_name(view, f"cmmd_{clip.name}")] = cmmd(*rows(reference_name(view, clip.name)))
+        if self.asked.kid or self.asked.precision_recall or self.networks.clip:
+            places = places_by_name(names_of_ranks)
+
+            def rows(view: tuple[str, ...], score: str) -> list[FeatureRows]:
+                columns = {side: f"{side}/{reference_name(view, score)}" for side in (RECONSTRUCTIONS, IMAGES)}
+                return [rows_by_place(files[side], places, name, device) for side, name in columns.items()]
+
+            for view in self.views:
+                for network in self.networks.feature_networks:
+                    own = _of_network(self.asked, rows(view, next(iter(score_names(network)))), network)
+                    found.values.update({reference_name(view, name): value for name, value in own.values.items()})
+                    found.unavailable.update(own.unavailable)
+                if clip := self.networks.clip:
+                    found.values[reference_name(view, f"cmmd_{clip.name}")] = cmmd(*rows(view, clip.name))
         return found
 
     def _leave_one_out(
