@@ -45,6 +45,10 @@ def message(command, *words):
     ("train", ["data=zzz"], "there is no data=zzz; data may be folder, sample, shards"),
     ("eval", ["data.urls=X"], "data.urls needs data=shards"),
     ("eval", ["metrics.lipps=null"], "there is no key metrics.lipps: did you mean metrics.lpips?"),
+    ("eval", ["protocol=[canonical,seed]"], "protocol=seed is now protocol=openmagvit2 (SEED-Voken's evaluator with "),
+    ("eval", ["protocol=seed"], "protocol=seed is now protocol=openmagvit2 (SEED-Voken's evaluator with the configs of "
+     "Open-MAGVIT2 and of pretrained IBQ) or protocol=ibq (the same with IBQ's ImageNet configs)"),
+    ("eval", ["protocol=[ibk]"], "there is no protocol=ibk; protocol may be canonical, fvq, ibq, llamagen, "),
     ("eval", ["feature_network=tim"], "there is no feature_network=tim: did you mean feature_network=timm?"),
 ])  # fmt: skip
 def test_what_is_meant(command, words, expected):

@@ -30,7 +30,7 @@ def evaluated(tmp_path_factory, trained):
         f"run.out={folder}/report.json",
         "data.image_size=32",
     ]
-    words += ["data.num_workers=0", "metrics.lpips=null", "feature_network=none", "protocol=[canonical,seed]"]
+    words += ["data.num_workers=0", "metrics.lpips=null", "feature_network=none", "protocol=[canonical,openmagvit2]"]
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
         config = hydra.compose("eval", overrides=words)
     return evaluate.evaluate(config), folder / "report.html"

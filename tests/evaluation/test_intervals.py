@@ -125,7 +125,7 @@ def test_plain_content():
     scores = [
         {"tokenizer": name, "protocol": protocol, "hash": "0", "metrics": {}}
         for name in "AB"
-        for protocol in ("canonical", "seed")
+        for protocol in ("canonical", "openmagvit2")
     ]
     complete, apart = with_intervals(scores, [own[0], own[0], own[1], own[1]])
     assert [score["tokenizer"] for score in complete] == list("AABB") and "intervals" not in scores[0]

@@ -156,7 +156,7 @@ def test_the_disk_that_is_taken(inception_stub):
     assert "take 1.6 GB on disk" in disk_space(SetMetrics("all"), protocols, networks, 1, 50_000)
     protocols |= {"same": Protocol(lpips="float"), "titok": Protocol(crop="bicubic")}
     assert "take 2.5 GB on disk" in disk_space(ASKED, protocols, networks, 2, 50_000)  # two crops, three sides
-    assert "take 33 kB an image on disk" in disk_space(ASKED, {"seed": Protocol(crop="opencv")}, networks, 3, None)
+    assert "take 33 kB an image on disk" in disk_space(ASKED, {"ibq": Protocol(crop="opencv")}, networks, 3, None)
     assert (
         disk_space(ASKED, protocols, networks, 2, 1000) == disk_space(SetMetrics(), protocols, networks, 1, 10**9) == ""
     )

@@ -69,6 +69,13 @@ RENAMED: dict[str, dict[str, str]] = {
         "network": "feature_network",
     },
 }
+# Former choices of a group, and the present ones.
+FORMER_CHOICES: dict[str, dict[str, str]] = {
+    "protocol": {
+        "seed": "protocol=openmagvit2 (SEED-Voken's evaluator with the configs of Open-MAGVIT2 and of pretrained IBQ) "
+        "or protocol=ibq (the same with IBQ's ImageNet configs)",
+    },
+}
 
 
 def renamed(command: str, key: str) -> str | None:

@@ -18,7 +18,9 @@ from vistok import configuration
 KEY = re.compile(r"[+~]*([\w./:-]+)(?:@[\w.:]+)?(?:=|$)")
 # Hydra's messages for an unknown key and for an unknown choice of a group.
 NO_KEY = re.compile(r"Could not (?:override|delete from config\.|append to config\.) '([\w./@:-]+)'")
-NO_CHOICE = re.compile(r"Could not find '([\w./-]+)/([\w.-]+)' Available options in '[^']+': (.*?) Config search path")
+NO_CHOICE = re.compile(
+    r"Could not (?:find|load) '([\w./-]+)/([\w.-]+)'(?: Available options in '[^']+': (.*?))?\.? Config search path"
+)
 
 
 def refuse_renamed(command: str, arguments: Sequence[str]) -> None:
@@ -43,7 +45,10 @@ def explained(text: str, command: str, arguments: Sequence[str], configs: Path) 
         configs: The folder of the configs.
     """
     if choice := NO_CHOICE.search(text):
-        group, wanted, choices = choice[1], choice[2], choice[3].split()
+        group, wanted = choice[1], choice[2]  # where a list of choices is asked for, Hydra does not say which there are
+        choices = (choice[3] or " ".join(sorted(path.stem for path in (configs / group).glob("*.yaml")))).split()
+        if former := configuration.FORMER_CHOICES.get(group, {}).get(wanted):
+            return f"{group}={wanted} is now {former}"
         found = configuration.similar(wanted, choices)
         meant = f": did you mean {group}={found[0]}?" if found else ";"
         return f"there is no {group}={wanted}{meant} {group} may be {', '.join(choices)}"

@@ -60,5 +60,10 @@ class NamedImages(Images, Protocol):
     def names(self) -> Sequence[str]:
         """Names of the images, listed and hashed in reports."""
 
-    def with_transforms(self, transforms: Sequence[Transform]) -> "NamedImages":
-        """Data set of the same images with other transforms; crops without transforms are unchanged."""
+    def with_transforms(self, transforms: Sequence[Transform], stored: bool = False) -> "NamedImages":
+        """Data set of the same images with other transforms; crops without transforms are unchanged.
+
+        Args:
+            transforms: Transforms, applied in order.
+            stored: True decodes files as they are stored (see ``read_rgb``); no effect on images that are not files.
+        """

@@ -98,7 +98,7 @@ class ImageDataModule(pl.LightningDataModule):
         return self._all_of(self.test)
 
     def scored_batches(
-        self, transforms: Sequence[Transform], rank: int = 0, world_size: int = 1, start: int = 0
+        self, transforms: Sequence[Transform], rank: int = 0, world_size: int = 1, start: int = 0, stored: bool = False
     ) -> Iterator[Batch]:
         """Batches that ``eval.py`` scores: the share of one process of several.
 
@@ -107,9 +107,10 @@ class ImageDataModule(pl.LightningDataModule):
             rank: Rank of this process.
             world_size: Number of processes.
             start: Number of batches already scored.
+            stored: True decodes files as they are stored, see ``read_rgb``.
         """
         sampler = StrideSampler(len(self.test), rank, world_size, start * self.batch_size)
-        images = self.test.with_transforms(transforms)
+        images = self.test.with_transforms(transforms, stored)
         return iter(loader(images, self.batch_size, self.num_workers, None, sampler, *self._waits))
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -70,8 +71,9 @@ class ImageFiles:
     def names(self) -> list[str]:
         return [encodable(file) for file in self.files]
 
-    def with_transforms(self, transforms: Sequence[Transform]) -> "ImageFiles":
-        return ImageFiles(self.root, self.files, transforms, self.seed, self.replace, self.read)
+    def with_transforms(self, transforms: Sequence[Transform], stored: bool = False) -> "ImageFiles":
+        read = partial(self.read, stored=True) if stored else self.read
+        return ImageFiles(self.root, self.files, transforms, self.seed, self.replace, read)
 
 
 def folder(

@@ -159,5 +159,5 @@ class FixedCrops:
     def names(self) -> list[str]:
         return self._names
 
-    def with_transforms(self, transforms: Sequence[Transform]) -> "FixedCrops":
+    def with_transforms(self, transforms: Sequence[Transform], stored: bool = False) -> "FixedCrops":
         return self

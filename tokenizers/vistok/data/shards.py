@@ -92,13 +92,13 @@ class ShardDataModule(pl.LightningDataModule):
         return self.val_dataloader()
 
     def scored_batches(
-        self, transforms: Sequence[Transform], rank: int = 0, world_size: int = 1, start: int = 0
+        self, transforms: Sequence[Transform], rank: int = 0, world_size: int = 1, start: int = 0, stored: bool = False
     ) -> Iterator[Batch]:
         """Batches that ``eval.py`` scores, as in ``ImageDataModule``.
 
         Batches already scored are read again and dropped.
         """
-        images = self.val.with_transforms(transforms).at(rank, world_size)
+        images = self.val.with_transforms(transforms, stored).at(rank, world_size)
         batches = loader(images, self.batch_size, self.num_workers, None, timeout=self.timeout)
         return itertools.islice(batches, start, None)
 

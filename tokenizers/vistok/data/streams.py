@@ -8,6 +8,7 @@ import copy
 import io
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -140,9 +141,9 @@ class ShardImages(IterableDataset):
         self.urls, self.transforms, self.read = list(urls), list(transforms), read
         self.rank, self.world_size = 0, 1
 
-    def with_transforms(self, transforms: Sequence[Transform]) -> "ShardImages":
-        """The same images with other transforms."""
-        return ShardImages(self.urls, transforms, self.read)
+    def with_transforms(self, transforms: Sequence[Transform], stored: bool = False) -> "ShardImages":
+        """The same images with other transforms; ``stored`` decodes them as they are stored, see ``read_rgb``."""
+        return ShardImages(self.urls, transforms, partial(self.read, stored=True) if stored else self.read)
 
     def at(self, rank: int, world_size: int) -> "ShardImages":
         """Share of one process of several."""

@@ -16,7 +16,6 @@ from vistok.evaluation.networks import ScoringNetworks, reference_name, score_na
 from vistok.evaluation.pairs import Pairs
 from vistok.evaluation.protocols import Protocol
 from vistok.evaluation.set_metrics import IMAGES, RECONSTRUCTIONS, FeatureStore, Found
-from vistok.images.ranges import to_float
 from vistok.metrics.distances import (
     DISTANCES,
     MS_SSIM_SMALLEST,
@@ -41,7 +40,7 @@ class Scores(Accumulator):
     """Scores of one tokenizer for one crop of the images.
 
     Args:
-        protocols: Protocols by name; all have the same ``crop``.
+        protocols: Protocols by name; all have the same ``preparation``.
         tokenizer: The tokenizer to score.
         networks: Networks by which images are compared, on ``device``.
         references: Known statistics of the images by ``reference_name``. For these the networks run on reconstructions
@@ -51,6 +50,7 @@ class Scores(Accumulator):
         examples: Collects the images that a report shows; None for crops that it does not show.
         granularities: Number of granularities that a region of the codes can have.
         store: Features of single images on disk; None where no metric needs them.
+        all_names: Names of all images, scored or not, for the divisions of the Inception score; None if unknown.
 
     Attributes:
         layout: Maps the height and width of an image in pixels to the layout of its codes.
@@ -62,7 +62,7 @@ class Scores(Accumulator):
         pixels: Number of pixels of an image.
         images: Feature statistics of the images, by ``reference_name``, for those that the references lack.
         reconstructions: Feature statistics of the reconstructions, by ``reference_name``.
-        inception_scores: Inception scores by view.
+        inception_scores: Inception scores by view and division.
         found: Metrics from the store, after ``gather``.
     """
 
@@ -90,6 +90,7 @@ class Scores(Accumulator):
         examples: Examples | None = None,
         granularities: int = 1,
         store: FeatureStore | None = None,
+        all_names: Sequence[str] | None = None,
     ):
         super().__init__()
         self.protocols, self.networks, self.unavailable = dict(protocols), networks, unavailable
@@ -116,7 +117,7 @@ class Scores(Accumulator):
         self.declare("examples", examples)
         self.declare("usage", CodebookUsage(self.head.codebook_sizes).to(device))
         self.declare("tuples", DistinctTuples(len(self.usage.parts)) if len(self.usage.parts) > 1 else None)
-        images, reconstructions, inception_scores = {}, {}, {}
+        images, reconstructions = {}, {}
         for view in {protocol.view: None for protocol in self.protocols.values()}:
             for network in networks.feature_networks:
                 for score, dim in score_names(network).items():
@@ -124,20 +125,33 @@ class Scores(Accumulator):
                     reconstructions[name] = FeatureStatistics(dim, device)
                     if name not in self.references:
                         images[name] = FeatureStatistics(dim, device)
-                if isinstance(network, Inception):
-                    inception_scores["/".join(view)] = InceptionScore(device=device)
+        has_inception = any(isinstance(network, Inception) for network in networks.feature_networks)
+        inception_scores = {
+            inception_score_name(protocol): InceptionScore(protocol.inception_score, all_names, device=device)
+            for protocol in self.protocols.values()
+            if has_inception and protocol.inception_score
+        }
         self.declare("images", images)
         self.declare("reconstructions", reconstructions)
         self.declare("inception_scores", inception_scores)
 
-    def update(self, names: Sequence[str], images: Tensor, reconstruction: Tensor, emitted: Codes | Quantized) -> None:
+    def update(
+        self,
+        names: Sequence[str],
+        images: Tensor,
+        reconstruction: Tensor,
+        emitted: Codes | Quantized,
+        compared: Tensor | None = None,
+    ) -> None:
         """Adds a batch.
 
         Args:
             names: Names of the images.
-            images: (b, 3, H, W) uint8, at least 11 pixels high and wide.
+            images: (b, 3, H, W) uint8, at least 11 pixels high and wide: the tokenizer's input.
             reconstruction: The same shape, float in [-1, 1], unclamped.
             emitted: The codes that were decoded to the reconstruction.
+            compared: (b, 3, size, size) uint8, the images at the size at which protocols compare them; None if that is
+                the size of ``images``.
 
         Raises:
             ValueError: A reconstruction is not finite, or images are too small.
@@ -146,10 +160,12 @@ class Scores(Accumulator):
         if broken.any():
             which = ", ".join(name for name, bad in zip(names, broken.tolist(), strict=True) if bad)
             raise ValueError(f"the reconstruction has NaN or infinite pixels, of {which}")
-        if min(images.shape[-2:]) < SSIM_WINDOW:
-            size = "x".join(map(str, images.shape[-2:]))
+        compared = images if compared is None else compared
+        if min(compared.shape[-2:]) < SSIM_WINDOW:
+            size = "x".join(map(str, compared.shape[-2:]))
             raise ValueError(f"images of {size} pixels are smaller than SSIM's window of {SSIM_WINDOW}")
-        pairs = Pairs(images, reconstruction)
+        preparation = next(iter(self.protocols.values())).preparation
+        pairs = Pairs(compared, preparation.resized(reconstruction), preparation.targets(images))
         with torch.autocast(images.device.type, enabled=False):  # bfloat16 would change the numbers
             distances = self._compare(pairs)
             self._extract_features(names, pairs)
@@ -177,17 +193,17 @@ class Scores(Accumulator):
     def _distance(self, distance: str, protocol: Protocol, pairs: Pairs) -> Tensor:
         """One distance of each image, (b,)."""
         if distance in self.networks.lpips:
-            sides = pairs.floats() if protocol.lpips == "float" else map(to_float, pairs.levels(protocol))
             lpips = self.networks.lpips[distance]
-            key = (distance, protocol.lpips == "float" or protocol.rounding)
-            return pairs.once(key, lambda: lpips.distance(*sides).flatten())
+            key = (distance, protocol.lpips, protocol.rounding)
+            return pairs.once(key, lambda: lpips.distance(*pairs.lpips_inputs(protocol)).flatten())
         if distance == BASELINE:
             images = pairs.levels(protocol)[1]
             return psnr(block_mean(images, self.factor), images)
-        sides = pairs.levels(protocol)
+        key = (distance, protocol.pixels, protocol.rounding)
+        sides = pairs.compared(protocol)
         if distance in SHARE_GAUSS11_MEANS:
-            sides = (*sides, pairs.once(("gauss11_means", protocol.rounding), lambda: gauss11_means(*sides)))
-        return pairs.once((distance, protocol.rounding), lambda: DISTANCES[distance](*sides))
+            sides = (*sides, pairs.once(("gauss11_means", *key[1:]), lambda: gauss11_means(*sides)))
+        return pairs.once(key, lambda: DISTANCES[distance](*sides))
 
     def _extract_features(self, names: Sequence[str], pairs: Pairs) -> None:
         stored = {}
@@ -205,7 +221,7 @@ class Scores(Accumulator):
                         inception = network.features(side, protocol.frechet)
                         features = (inception.pool, inception.spatial)
                         if statistics is self.reconstructions:
-                            self.inception_scores["/".join(protocol.view)].update(names, inception.logits)
+                            self._update_inception_scores(protocol.view, names, inception.logits)
                     else:
                         features = (network(side),)
                     for score, values in zip(score_names(network), features, strict=True):
@@ -220,11 +236,16 @@ class Scores(Accumulator):
         if self.store:
             self.store.file.append(stored)
 
+    def _update_inception_scores(self, view: Sequence[str], names: Sequence[str], logits: Tensor) -> None:
+        for name, score in self.inception_scores.items():
+            if name.startswith(f"{'/'.join(view)}/"):
+                score.update(names, logits)
+
     def _distances_of(self, protocol: Protocol) -> list[str]:
         """Names of the distances of a protocol that are available."""
         available = [name for name in protocol.distances if DISTANCES[name] or name in self.networks.lpips]
         available = [name for name in available if name not in self.unavailable]
-        return available + [BASELINE] * ("psnr" in available)
+        return available + [BASELINE] * ("psnr" in available and protocol.size is None)
 
     def gather(self) -> "Scores":
         """Merges the scores of all ranks, on every rank, with images sorted by name."""
@@ -264,9 +285,10 @@ class Scores(Accumulator):
                 name = reference_name(view, score)
                 reference = self.references.get(name) or self.images[name]
                 values[score] = reference.distance(self.reconstructions[name]).item()
-            if isinstance(network, Inception):
+            if isinstance(network, Inception) and self.protocols[protocol].inception_score:
                 suffix = "" if network.official else f"_{network.name}"
-                values[f"inception_score{suffix}"] = self.inception_scores["/".join(view)].compute()
+                score_of = self.inception_scores[inception_score_name(self.protocols[protocol])]
+                values[f"inception_score{suffix}"] = score_of.compute()
         prefix = reference_name(view, "")
         values |= {k.removeprefix(prefix): v for k, v in self.found.values.items() if k.startswith(prefix)}
         return values | self.code_metrics()
@@ -303,8 +325,14 @@ class Scores(Accumulator):
         }
 
 
+def inception_score_name(protocol: Protocol) -> str:
+    """Key of an Inception score: everything it depends on besides the reconstructions."""
+    return "/".join([*protocol.view, str(protocol.inception_score)])
+
+
 def too_small(protocol: Protocol, image_size: int) -> dict[str, str]:
     """Distances of a protocol that images of this size do not have, with the reason."""
+    image_size = protocol.size or image_size
     if "ms_ssim" in protocol.distances and image_size < MS_SSIM_SMALLEST:
         return {"ms_ssim": f"its five scales need images of {MS_SSIM_SMALLEST} pixels, not {image_size}"}
     return {}

@@ -10,6 +10,7 @@ from vistok.evaluation import statistics as evaluation_statistics
 from vistok.evaluation.accumulator import Scores, reference_name
 from vistok.evaluation.identity import identity
 from vistok.evaluation.networks import ScoringNetworks, score_names
+from vistok.evaluation.preparation import Preparation
 from vistok.evaluation.protocols import Protocol, differences, digest
 from vistok.metrics.frechet import FeatureStatistics
 
@@ -17,15 +18,18 @@ STATISTICS = 2  # version of FeatureStatistics' sums; files of an earlier one ar
 
 
 def known_statistics(
-    reference: str | None, data: Data, crops: Mapping[str, Mapping[str, Protocol]], networks: ScoringNetworks
-) -> dict[str, dict[str, FeatureStatistics]]:
-    """Reads the statistics of each crop from the file ``reference``; refuses another protocol, network or image set."""
+    reference: str | None,
+    data: Data,
+    preparations: Mapping[Preparation, Mapping[str, Protocol]],
+    networks: ScoringNetworks,
+) -> dict[Preparation, dict[str, FeatureStatistics]]:
+    """Reads each preparation's statistics from ``reference``; refuses another protocol, network or set of images."""
     if not reference:
-        return {crop: {} for crop in crops}
+        return {preparation: {} for preparation in preparations}
     known = {}
-    for crop, own in crops.items():
+    for preparation, own in preparations.items():
         wanted = {
-            reference_name(protocol.view, name): description(data, crop, protocol.view, name)
+            reference_name(protocol.view, name): description(data, preparation, protocol.view, name)
             for protocol in own.values()
             for network in networks.feature_networks
             for name in score_names(network)
@@ -34,15 +38,17 @@ def known_statistics(
             counts = {own.count for own in load_references(Path(reference), wanted).values()}
             if counts == {data.num_test}:  # else some may be unreadable, which is checked at the end
                 wanted = {name: about | identity(data.test.names()) for name, about in wanted.items()}
-        known[crop] = load_references(Path(reference), wanted)
+        known[preparation] = load_references(Path(reference), wanted)
     return known
 
 
-def check_reference(reference: str, data: Data, crop: str, own: Mapping[str, Protocol], scores: Scores) -> None:
+def check_reference(
+    reference: str, data: Data, preparation: Preparation, own: Mapping[str, Protocol], scores: Scores
+) -> None:
     """Refuses a reference whose images differ from the scored ones."""
     for protocol in own.values():
         wanted = {
-            name: description(data, crop, protocol.view, name.rpartition("/")[2]) | identity(scores.names)
+            name: description(data, preparation, protocol.view, name.rpartition("/")[2]) | identity(scores.names)
             for name in scores.references
             if name.startswith("/".join(protocol.view) + "/")
         }
@@ -50,24 +56,24 @@ def check_reference(reference: str, data: Data, crop: str, own: Mapping[str, Pro
 
 
 def save_reference(path: Path, data: Data, protocols: Mapping[str, Protocol], scores: Mapping[str, Scores]) -> None:
-    """Writes the statistics of the images under all protocols. ``scores`` are by crop, after ``gather``."""
+    """Writes the statistics of the images under all protocols. ``scores`` are by preparation, after ``gather``."""
     statistics, descriptions = {}, {}
     for protocol in protocols.values():
-        held = scores[protocol.crop].references | scores[protocol.crop].images
-        images = identity(scores[protocol.crop].names)
+        own_scores = scores[protocol.preparation.name]
+        held, images = own_scores.references | own_scores.images, identity(own_scores.names)
         for name, own in held.items():
             view, _, score_name = name.rpartition("/")
             if view == "/".join(protocol.view):
-                key = f"{protocol.crop}/{name}"
+                key = f"{protocol.preparation.name}/{name}"
                 statistics[key] = own
-                descriptions[key] = description(data, protocol.crop, protocol.view, score_name) | images
+                descriptions[key] = description(data, protocol.preparation, protocol.view, score_name) | images
     save_references(path, statistics, descriptions)
 
 
-def description(data: Data, crop: str, view: Sequence[str], score_name: str) -> dict[str, Any]:
+def description(data: Data, preparation: Preparation, view: Sequence[str], score_name: str) -> dict[str, Any]:
     """Everything that statistics depend on besides the images."""
     return {
-        "crop": crop,
+        **preparation._asdict(),
         "image_size": data.image_size,
         **dict(zip(("rounding", "file", "frechet"), view, strict=True)),
         "network": score_name,

@@ -1,7 +1,7 @@
-"""Runs every tokenizer on every image, once per crop, on one process or several."""
+"""Runs every tokenizer on every image, once per preparation, on one process or several."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -18,18 +18,18 @@ from vistok.evaluation.accumulator import Scores, too_small
 from vistok.evaluation.examples import Examples
 from vistok.evaluation.identity import names_hash
 from vistok.evaluation.networks import ScoringNetworks
+from vistok.evaluation.preparation import Preparation
 from vistok.evaluation.protocols import Protocol, digest
 from vistok.evaluation.references import check_reference, known_statistics
 from vistok.evaluation.set_metrics import FeatureStore, SetMetrics
-from vistok.images.evaluation_crops import CROPS
-from vistok.images.ranges import to_float
+from vistok.images.ranges import to_nearest_float
 from vistok.processes import locks, signals
 from vistok.processes.progress_bar import progress
 from vistok.quantizers import Codes, Context
 from vistok.terminal import say
 from vistok.tokenizer import Tokenizer, fingerprint
 
-FORMAT = 6  # format 5 hashed the tokenizer in another way
+FORMAT = 7  # format 6 had protocols without decoding, size, pixels and inception_score
 TOO_FEW = "a Fréchet distance needs at least 2 images; feature_network=none omits it"
 
 
@@ -37,7 +37,7 @@ class Result:
     """Scores of one tokenizer under all protocols.
 
     Attributes:
-        scores: Scores of all ranks, by crop.
+        scores: Scores of all ranks, by the name of the preparation.
         fingerprint: Hash of the tokenizer, by ``vistok.tokenizer.fingerprint``.
     """
 
@@ -55,7 +55,7 @@ class Result:
         return sorted({reason for scores in self.scores.values() for reason in scores.unreadable})
 
     def metrics(self, protocols: Mapping[str, Protocol]) -> dict[str, dict[str, float]]:
-        return {name: self.scores[protocol.crop].metrics(name) for name, protocol in protocols.items()}
+        return {name: self.scores[protocol.preparation.name].metrics(name) for name, protocol in protocols.items()}
 
     def forget(self) -> None:
         """Deletes the saved states and the features of single images, of all ranks."""
@@ -78,7 +78,7 @@ def score(
     asked: SetMetrics = SetMetrics(),
     page_images: int = 60,
 ) -> list[Result]:
-    """Runs every tokenizer on every image, once per crop, and accumulates what the protocols measure.
+    """Runs every tokenizer on every image, once per preparation, and accumulates what the protocols measure.
 
     Under ``torch.distributed`` each process takes every n-th image, and all return the scores of all images.
 
@@ -106,18 +106,20 @@ def score(
     rank, world_size = rank_and_size()
     console = console or Console(quiet=True)
     networks = networks.to(device)
-    crops: dict[str, dict[str, Protocol]] = {}
+    preparations: dict[Preparation, dict[str, Protocol]] = {}
     for name, protocol in protocols.items():
-        crops.setdefault(protocol.crop, {})[name] = protocol
+        preparations.setdefault(protocol.preparation, {})[name] = protocol
+    refuse_enlarging(preparations, data.image_size)
+    all_names = data.test.names() if isinstance(data, ImageDataModule) else None
     unavailable = {name for protocol in protocols.values() for name in too_small(protocol, data.image_size)}
-    known = known_statistics(reference, data, crops, networks)
+    known = known_statistics(reference, data, preparations, networks)
     results, stores = [], {}
     for number, tokenizer in enumerate(tokenizers):
         tokenizer = tokenizer.to(device).eval()
         result = Result(fingerprint(tokenizer))
-        for crop, own in crops.items():
-            references = {name: value.to(device) for name, value in known[crop].items()}
-            in_report = page_images if crop == next(iter(crops)) else 0
+        for preparation, own in preparations.items():
+            references = {name: value.to(device) for name, value in known[preparation].items()}
+            in_report = page_images if preparation == next(iter(preparations)) else 0
             examples = Examples(in_report) if in_report else None
             views = [protocol.view for protocol in own.values()]
             columns = asked.columns(views, networks) if not reference else {}
@@ -135,7 +137,7 @@ def score(
                     "features": columns,
                     "reference": reference,
                     "data": [data.about, data.image_size, data.batch_size, data.num_workers],
-                    "names": names_hash(data.test.names()) if isinstance(data, ImageDataModule) else None,
+                    "names": None if all_names is None else names_hash(all_names),
                 }
             )
             partial = store = None
@@ -144,28 +146,49 @@ def score(
                 files = [partial_folder / f".{key}-{r}of{world_size}.state" for r in range(world_size)]
                 result.partials += [*files, *(path.with_suffix(".features") for path in files)]
                 if columns:
-                    store = FeatureStore(partial.with_suffix(".features"), asked, views, networks, stores.get(crop))
-                    stores.setdefault(crop, store)
-            granularities = granularities_of(tokenizer)
-            scores = Scores(own, tokenizer, networks, references, unavailable, device, examples, granularities, store)
-            title = f"{crop} crops" + (f", tokenizer {number + 1} of {len(tokenizers)}" if len(tokenizers) > 1 else "")
+                    store = FeatureStore(
+                        partial.with_suffix(".features"), asked, views, networks, stores.get(preparation)
+                    )
+                    stores.setdefault(preparation, store)
+            scores = Scores(
+                own,
+                tokenizer,
+                networks,
+                references,
+                unavailable,
+                device,
+                examples,
+                granularities_of(tokenizer),
+                store,
+                all_names,
+            )
+            title = f"{preparation.name} crops" + (
+                f", tokenizer {number + 1} of {len(tokenizers)}" if len(tokenizers) > 1 else ""
+            )
             with ExitStack() as lock:
                 if partial_folder:
                     state, what = locks.beside(partial_folder / key), "the state of the same evaluation"
                     lock.enter_context(locks.held_for_all_ranks(state, what, take_over, "run.take_over=true"))
-                run(scores, tokenizer, data, crop, rate, device, partial, partial_every, console, title)
+                run(scores, tokenizer, data, preparation, rate, device, partial, partial_every, console, title)
             scores.gather()
             if not scores.names:
                 raise ValueError(f"{data.about} has no image that can be read")
             if networks.feature_networks and len(scores.names) < 2:
                 raise ValueError(TOO_FEW)
             if reference:
-                check_reference(reference, data, crop, own, scores)
-            known[crop] = scores.references | scores.images  # the next tokenizer sees the same images
-            result.scores[crop] = scores
+                check_reference(reference, data, preparation, own, scores)
+            known[preparation] = scores.references | scores.images  # the next tokenizer sees the same images
+            result.scores[preparation.name] = scores
         results.append(result)
         tokenizer.to("cpu")
     return results
+
+
+def refuse_enlarging(preparations: Iterable[Preparation], image_size: int) -> None:
+    """Refuses a protocol that compares images at a larger size than the tokenizer's input."""
+    for preparation in preparations:
+        if preparation.size is not None and preparation.size > image_size:
+            raise ValueError(f"protocol: size={preparation.size} must be at most data.image_size={image_size}")
 
 
 def granularities_of(tokenizer: Tokenizer) -> int:
@@ -178,7 +201,7 @@ def run(
     scores: Scores,
     tokenizer: Tokenizer,
     data: Data,
-    crop: str,
+    preparation: Preparation,
     rate: float | None,
     device: torch.device | str,
     partial: Path | None,
@@ -201,12 +224,14 @@ def run(
     written, before = time.monotonic(), len(scores.names)
     try:
         with progress(console, title, total, before * world_size) as advance, torch.inference_mode():
-            for batch in data.scored_batches(CROPS[crop](data.image_size), rank, world_size, done):
+            transforms = preparation.transforms(data.image_size)
+            for batch in data.scored_batches(transforms, rank, world_size, done, preparation.stored):
                 with signals.deferred():  # a saved state has all of a batch or none of it
                     data.note(batch, total)
                     if batch.names:
-                        images = batch.images.to(device)
-                        scores.update(batch.names, images, *reconstruct(tokenizer, images, rate, data.batch_size))
+                        images, compared = preparation.split(batch.images.to(device), data.image_size)
+                        reconstruction, emitted = reconstruct(tokenizer, images, rate, data.batch_size)
+                        scores.update(batch.names, images, reconstruction, emitted, compared)
                     scores.unreadable += batch.skipped
                     done += 1
                 done_images = (len(scores.names) + len(scores.unreadable)) * world_size
@@ -230,7 +255,7 @@ def reconstruct(tokenizer: Tokenizer, images: Tensor, rate: float | None, batch_
     """
     b = len(images)
     filled = torch.cat([images, images[-1:].expand(batch_size - b, -1, -1, -1)])
-    reconstruction, emitted = tokenizer.reconstruct(to_float(filled), Context(rate=rate))
+    reconstruction, emitted = tokenizer.reconstruct(to_nearest_float(filled), Context(rate=rate))
     return reconstruction[:b], Codes(*(None if part is None else part[:b] for part in emitted))
 
 

@@ -196,7 +196,7 @@ def disk_space(
     """
     crops: dict[str, list[tuple[str, ...]]] = {}
     for protocol in protocols.values():
-        crops.setdefault(protocol.crop, []).append(protocol.view)
+        crops.setdefault(protocol.preparation, []).append(protocol.view)
     floats = sum(sum(asked.columns(views, networks).values()) for views in crops.values())
     size = floats * FLOAT.itemsize * (1 + tokenizers)
     if not size or images is not None and images * size < 1e8:

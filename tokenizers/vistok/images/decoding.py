@@ -4,13 +4,14 @@ import functools
 import re
 import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 from PIL import Image
 
 from vistok.images import large
-from vistok.images.rgb import UnreadableImage, to_rgb
+from vistok.images.rgb import UnreadableImage, as_stored, to_rgb
 
 # Pillow's names of formats that hold photos. Its other decoders stay unused: EPS starts a program, few are maintained.
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
@@ -53,7 +54,7 @@ def formats() -> tuple[str, ...]:
 
 
 def read_rgb(
-    file: str | Path | BinaryIO, max_pixels: int = MOST_PIXELS, argument: str = "max_pixels"
+    file: str | Path | BinaryIO, max_pixels: int = MOST_PIXELS, argument: str = "max_pixels", stored: bool = False
 ) -> Image.Image | large.View:
     """Image in a file, upright, as 8-bit RGB (see ``to_rgb``); a large image as a view (see ``large``).
 
@@ -61,6 +62,7 @@ def read_rgb(
         file: Path of the file, or the open file.
         max_pixels: Largest accepted number of pixels.
         argument: The user's name of ``max_pixels``, for messages.
+        stored: True ignores EXIF's orientation and converts by ``as_stored``, like ``Image.open(file).convert("RGB")``.
 
     Raises:
         UnreadableImage: The file is not an image, is damaged, or has more pixels.
@@ -68,6 +70,8 @@ def read_rgb(
     try:
         with open_image(file, max_pixels, argument) as opened:
             opened.load()
+            if stored:
+                return upright(opened, convert=as_stored)
             return upright(opened, opened.getexif().get(ORIENTATION, 1))
     except UnreadableImage:
         raise
@@ -76,13 +80,15 @@ def read_rgb(
         raise UnreadableImage(f"{type(error).__name__}: {reason}") from error
 
 
-def upright(image: Image.Image, orientation: int = 1) -> Image.Image | large.View:
+def upright(
+    image: Image.Image, orientation: int = 1, convert: Callable[[Image.Image], Image.Image] = to_rgb
+) -> Image.Image | large.View:
     """Pillow image as 8-bit RGB with EXIF's orientation applied; a large image as a view, not in memory twice."""
     if image.width * image.height > large.PLAIN:
-        to_rgb(image.crop((0, 0, 1, 1)))  # refuses what cannot be converted
-        return large.Decoded(image, orientation)
+        convert(image.crop((0, 0, 1, 1)))  # refuses what cannot be converted
+        return large.Decoded(image, orientation, convert)
     method, *_ = large.UPRIGHT.get(orientation, (None,))
-    return to_rgb(image if method is None else image.transpose(method))
+    return convert(image if method is None else image.transpose(method))
 
 
 def image_extensions() -> set[str]:

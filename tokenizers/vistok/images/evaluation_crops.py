@@ -1,6 +1,6 @@
 """Crops of published evaluators, from an image of any size to the square that a tokenizer is scored on."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image
@@ -62,6 +62,31 @@ def taps(source: int, target: int, first: int, last: int) -> tuple[np.ndarray, n
     share = at - low.astype(np.float32)
     weights = (np.rint(part * np.float32(2048)).astype(np.int32) for part in (1 - share, share))
     return low, low + 1, *weights
+
+
+class Stacked:
+    """Two crops of one image as one image, the second below the first, since a sample has one tensor.
+
+    Args:
+        first: Transforms of the first crop, a square of ``size`` pixels.
+        second: Transforms of the second crop, a square of at most ``size`` pixels, padded with black at its right.
+        size: Height and width of the first crop in pixels.
+    """
+
+    def __init__(self, first: Sequence[Transform], second: Sequence[Transform], size: int):
+        self.parts, self.size = (first, second), size
+
+    def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
+        crops = []
+        for transforms in self.parts:
+            crop = image
+            for transform in transforms:
+                crop = transform(crop, rng)
+            crops.append(Image.fromarray(np.asarray(crop)))
+        canvas = Image.new("RGB", (self.size, self.size + crops[1].height))
+        canvas.paste(crops[0], (0, 0))
+        canvas.paste(crops[1], (0, self.size))
+        return canvas
 
 
 class TorchvisionResize:

@@ -6,7 +6,7 @@ equal those that Pillow computes from the full image.
 
 import functools
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -106,12 +106,15 @@ class Decoded(View):
     """Pillow image of any mode, with its orientation applied and converted to RGB.
 
     Args:
-        image: Image of any mode that ``to_rgb`` accepts.
+        image: Image of any mode that ``convert`` accepts.
         orientation: EXIF's orientation.
+        convert: Conversion to RGB.
     """
 
-    def __init__(self, image: Image.Image, orientation: int = 1):
-        self.image = image
+    def __init__(
+        self, image: Image.Image, orientation: int = 1, convert: Callable[[Image.Image], Image.Image] = to_rgb
+    ):
+        self.image, self.convert = image, convert
         self.method, *self.turns = UPRIGHT.get(orientation, (None, False, False, False))
         self.size = image.size[::-1] if self.turns[2] else image.size
 
@@ -122,7 +125,7 @@ class Decoded(View):
         if rows:
             top, bottom = self.height - bottom, self.height - top
         stored = self.image.crop((top, left, bottom, right) if swapped else (left, top, right, bottom))
-        return to_rgb(stored if self.method is None else stored.transpose(self.method))
+        return self.convert(stored if self.method is None else stored.transpose(self.method))
 
 
 class Transposed(View):

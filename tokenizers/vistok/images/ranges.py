@@ -60,6 +60,14 @@ def to_float(images: Tensor) -> Tensor:
     return images.float() / 127.5 - 1
 
 
+def to_nearest_float(images: Tensor) -> Tensor:
+    """``to_float`` as numpy computes it in float64 and then rounds: the float32 number nearest to u / 127.5 - 1.
+
+    ``to_float``, like torchvision, is one bit away from it at 128 of the 256 levels.
+    """
+    return (images.float() - 127.5) / 127.5
+
+
 def to_uint8(images: Tensor) -> Tensor:
     """Images in [-1, 1] to the nearest of 256 levels, clamped; the exact inverse of u / 127.5 - 1."""
     return ((images.float().clamp(-1, 1) + 1) * 127.5 + 0.5).floor().to(torch.uint8)

@@ -27,4 +27,12 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image)
+    return as_stored(image)
+
+
+def as_stored(image: Image.Image) -> Image.Image:
+    """Converts any Pillow image to 8-bit RGB by Pillow's own ``convert``.
+
+    Transparency is dropped, so that hidden colours appear, and 16 bits are clipped to 8.
+    """
     return image if image.mode == "RGB" else image.convert("RGB")

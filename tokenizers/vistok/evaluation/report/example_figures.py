@@ -35,10 +35,10 @@ def examples(labels: Sequence[str], report: Mapping[str, Any], results: Sequence
     Args:
         labels: Tokenizers.
         report: Content of the JSON.
-        results: Scores of each tokenizer by crop.
+        results: Scores of each tokenizer by preparation.
     """
-    crop = next(iter(report["protocols"].values()))["crop"]
-    selected = [scores[crop] for scores in results]
+    preparation = next(iter(report["protocols"].values()))["preparation"]
+    selected = [scores[preparation] for scores in results]
     if any(scores.examples is None for scores in selected):
         return ""
     names, drawn = selected_names([scores.examples for scores in selected])
@@ -69,7 +69,7 @@ def examples(labels: Sequence[str], report: Mapping[str, Any], results: Sequence
         figures.append(f'<figure class="example" data-index="{i}">{pictured}{captions[i]}</figure>\n')
     return (
         f'<h2 id="examples">Images and reconstructions</h2><p>{selection(len(names), drawn, values.images)} '
-        f"{escape(crop)} crops. ↑ higher is better, ↓ lower is better. Pictures above {SMALL} px are compressed here "
+        f"{escape(preparation)} crops. ↑ higher is better, ↓ lower is better. Pictures above {SMALL} px are compressed here "
         f"(WebP); values and errors are of the images themselves.</p>{controls(labels, values, tokens)}{keys()}"
         f'<div class="examples {"single" if len(labels) == 1 else "several"}">{"".join(figures)}</div>'
         f'<script type="application/json" id="example-data">{block}</script>\n'

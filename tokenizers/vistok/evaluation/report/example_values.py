@@ -29,13 +29,13 @@ def values_of(
     Args:
         names: Names of the images.
         protocols: Protocols of the report by name.
-        results: Scores of each tokenizer by crop.
+        results: Scores of each tokenizer by preparation.
     """
     of_tokenizers = [
         {
-            (protocol, metric): (scores[own["crop"]].names, values.numpy())
+            (protocol, metric): (scores[own["preparation"]].names, values.numpy())
             for protocol, own in protocols.items()
-            for metric, values in scores[own["crop"]].values(protocol).items()
+            for metric, values in scores[own["preparation"]].values(protocol).items()
         }
         for scores in results
     ]

@@ -41,7 +41,7 @@ def report_of(
     ]
     differences = []
     if config.metrics.intervals:
-        measured = [result.scores[protocol.crop] for result in results for protocol in protocols.values()]
+        measured = [result.scores[protocol.preparation.name] for result in results for protocol in protocols.values()]
         scores, differences = with_intervals(
             scores, [evidence_of(score, own) for score, own in zip(scores, measured, strict=True)]
         )
@@ -52,7 +52,12 @@ def report_of(
         "intervals": METHOD if config.metrics.intervals else None,
         "unavailable": dict(unavailable),
         "protocols": {
-            name: {"hash": protocol.hash, **asdict(protocol), "distances": list(protocol.distances)}
+            name: {
+                "hash": protocol.hash,
+                **asdict(protocol),
+                "preparation": protocol.preparation.name,
+                "distances": list(protocol.distances),
+            }
             for name, protocol in protocols.items()
         },
         "tokenizers": [
@@ -97,19 +102,19 @@ def write(report: Mapping[str, Any], results: Sequence[Result], output: Path) ->
     ``OUTPUT.html`` is the page.
 
     ``OUTPUT.npz`` holds ``names`` (n,). For the i-th tokenizer it holds ``i/PROTOCOL/DISTANCE`` (n,) float32, and for
-    each crop ``i/CROP/tokens`` (n,) int64, the number of positions that are tokens, and ``i/CROP/counts/j`` (size,)
-    int64, the count of each codeword of the j-th codebook. ``i/PROTOCOL/SCORE/leave_one_out`` (10,) float64 are Fréchet
-    distances without the images of one of ten groups each.
+    each preparation (``adm``, ``adm_stored``) ``i/PREPARATION/tokens`` (n,) int64, the number of positions that are
+    tokens, and ``i/PREPARATION/counts/j`` (size,) int64, the count of each codeword of the j-th codebook.
+    ``i/PROTOCOL/SCORE/leave_one_out`` (10,) float64 are Fréchet distances without the images of one of ten groups each.
     """
     arrays = {"names": np.array(results[0].names)}
     for i, result in enumerate(results):
-        for crop, scores in result.scores.items():
+        for preparation, scores in result.scores.items():
             for protocol in scores.protocols:
                 arrays |= {f"{i}/{protocol}/{name}": v.numpy() for name, v in scores.values(protocol).items()}
                 jackknife = scores.leave_one_out(protocol)
                 arrays |= {f"{i}/{protocol}/{name}/leave_one_out": v.numpy() for name, v in jackknife.items()}
-            arrays[f"{i}/{crop}/tokens"] = np.array(scores.tokens)
-            arrays |= {f"{i}/{crop}/counts/{j}": own.cpu().numpy() for j, own in enumerate(scores.usage.counts)}
+            arrays[f"{i}/{preparation}/tokens"] = np.array(scores.tokens)
+            arrays |= {f"{i}/{preparation}/counts/{j}": own.cpu().numpy() for j, own in enumerate(scores.usage.counts)}
     output.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(output.with_suffix(".npz")) as file:
         np.savez_compressed(file, **arrays)

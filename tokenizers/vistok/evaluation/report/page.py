@@ -28,11 +28,11 @@ def page(report: Mapping[str, Any], results: Sequence[Mapping[str, Scores]]) -> 
 
     Args:
         report: Content of the JSON.
-        results: Scores of each tokenizer by crop, after ``gather``.
+        results: Scores of each tokenizer by preparation, after ``gather``.
     """
     labels = [own["tokenizer"] for own in report["tokenizers"]]
     first = next(iter(report["protocols"].values()))
-    selected = [scores[first["crop"]] for scores in results]  # images and codes of the first protocol's crop
+    selected = [scores[first["preparation"]] for scores in results]  # images and codes of the first protocol
     title = f"{', '.join(labels)} on {report['data']['source']}"
     sections = [
         summary(report),
@@ -167,15 +167,15 @@ def distributions(labels: Sequence[str], report: Mapping[str, Any], results: Seq
         charts.append(f"<figure>{caption}{report_charts.histogram(series, name)}</figure>")
 
     for protocol, own in report["protocols"].items():
-        values = [scores[own["crop"]].values(protocol) for scores in results]
+        values = [scores[own["preparation"]].values(protocol) for scores in results]
         for distance in values[0]:
             if distance != BASELINE:
                 series = [(name, of_image[distance].numpy()) for name, of_image in zip(names, values, strict=True)]
                 add(with_direction(distance), series, f"{protocol} {own['hash']}")
-    for crop in results[0]:
-        series = [(name, np.array(scores[crop].tokens)) for name, scores in zip(names, results, strict=True)]
+    for preparation in results[0]:
+        series = [(name, np.array(scores[preparation].tokens)) for name, scores in zip(names, results, strict=True)]
         if any(np.ptp(values) for _, values in series):
-            add("positions that are tokens", series, f"{crop} crops")
+            add("positions that are tokens", series, f"{preparation} crops")
     if not charts:
         return ""
     key = report_charts.legend([(name, i, 1) for i, name in enumerate(names)]) if len(names) > 1 else ""
