@@ -120,7 +120,9 @@ def main() -> None:
     parser.add_argument("--network", help="of torchvision, for a Fréchet distance")
     parser.add_argument("--network-weights", default="pretrained")
     parser.add_argument("--page", type=Path, help="also write eval.py's page to this file")
-    parser.add_argument("--protocols", nargs="+", default=["canonical", "llamagen", "seed", "titok", "fvq"])
+    parser.add_argument(
+        "--protocols", nargs="+", default=["canonical", "llamagen", "openmagvit2", "ibq", "titok", "fvq"]
+    )
     options = parser.parse_args()
     with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
         chosen = f"protocol=[{','.join(options.protocols)}]"

@@ -16,7 +16,7 @@ from pathlib import Path
 import hydra
 import originals
 import torch
-from pictures import write_pictures
+from pictures import photos_in, write_pictures
 from weights import write_weights
 
 import vistok
@@ -75,7 +75,7 @@ def main() -> None:
     torch.set_num_threads(1)
     root = options.folder / "pictures"
     shutil.rmtree(root, ignore_errors=True)
-    write_pictures(options.photos, root, options.count)
+    write_pictures(photos_in(options.photos), root, options.count)
     weights = write_weights(options.folder / "weights")
     tokenizer = vistok.load(options.tokenizer).eval()
     model = torch.inference_mode()(lambda images: tokenizer.reconstruct(images)[0])

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from unittest import mock
@@ -91,7 +92,8 @@ def lpips(net: str, weights: Path) -> nn.Module:
     """The package's LPIPS with its own heads, and a trunk from torchvision's file."""
     import lpips as package
 
-    with contextlib.redirect_stdout(io.StringIO()):
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torchvision's, about the package's arguments
         network = package.LPIPS(net=net, pnet_rand=True, verbose=False).eval().requires_grad_(False)
     load_trunk(network.net, weights)
     return network

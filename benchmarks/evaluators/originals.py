@@ -5,14 +5,15 @@ Nothing of vistok is imported here. A model maps images (b, 3, H, W) in [-1, 1] 
 """
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import networks
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageOps
+from PIL import Image
+from reading import adm_crop, albumentations_crop, batches, files, upright_on_white
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor
 from torchvision import transforms
@@ -21,46 +22,6 @@ from torchvision.transforms import InterpolationMode
 Model = Callable[[Tensor], Tensor]
 Weights = Mapping[str, Path]
 NORMALIZE = transforms.Normalize([0.5] * 3, [0.5] * 3)
-
-
-def files(folder: Path) -> list[Path]:
-    """Files as ``ImageFolder`` lists them: classes in order, then the files of each."""
-    return sorted(path for path in folder.glob("*/*") if path.is_file())
-
-
-def as_stored(image: Image.Image) -> Image.Image:
-    return image.convert("RGB")
-
-
-def batches(
-    folder: Path,
-    prepare: Callable[[Image.Image], Tensor],
-    convert: Callable[[Image.Image], Image.Image] = as_stored,
-    size: int = 8,
-) -> Iterator[Tensor]:
-    """Batches of images, which every published evaluator opens and converts by Pillow."""
-    paths = files(folder)
-    for first in range(0, len(paths), size):
-        yield torch.stack([prepare(convert(Image.open(path))) for path in paths[first : first + size]])
-
-
-def adm_crop(image: Image.Image, size: int) -> Image.Image:
-    """Halved by a box filter while twice too large, resized bicubically, the middle."""
-    while min(image.size) >= 2 * size:
-        image = image.resize((image.size[0] // 2, image.size[1] // 2), Image.Resampling.BOX)
-    scale = size / min(image.size)
-    image = image.resize(tuple(round(side * scale) for side in image.size), Image.Resampling.BICUBIC)
-    left, top = (image.width - size) // 2, (image.height - size) // 2
-    return image.crop((left, top, left + size, top + size))
-
-
-def upright_on_white(image: Image.Image) -> Image.Image:
-    """EXIF's orientation applied, transparency composited on white."""
-    image = ImageOps.exif_transpose(image)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
 
 
 def canonical(folder: Path, model: Model, weights: Weights, size: int) -> dict[str, float]:
@@ -175,15 +136,6 @@ def openmagvit2(folder: Path, model: Model, weights: Weights, size: int) -> dict
 
 def ibq(folder: Path, model: Model, weights: Weights, size: int) -> dict[str, float]:
     return seed_voken(folder, model, weights, albumentations_crop(size))
-
-
-def albumentations_crop(size: int) -> Callable[[Image.Image], np.ndarray]:
-    import albumentations
-
-    crop = albumentations.Compose(
-        [albumentations.SmallestMaxSize(max_size=size), albumentations.CenterCrop(height=size, width=size)]
-    )
-    return lambda image: crop(image=np.array(image).astype(np.uint8))["image"]
 
 
 def titok(folder: Path, model: Model, weights: Weights, size: int) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 import io
 import tarfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -75,22 +75,29 @@ KINDS = [
 ]
 
 
-def write_pictures(photos: Path, folder: Path, count: int, smallest: int = 150, largest: int = 900) -> None:
+def photos_in(tar: Path) -> list[Image.Image]:
+    """Photos of a tar file."""
+    with tarfile.open(tar) as opened:
+        read = [opened.extractfile(own).read() for own in opened if own.isfile()]
+    held = [data for data in read if data[:3] == b"\xff\xd8\xff" or data[8:12] == b"WEBP"]
+    return [Image.open(io.BytesIO(data)).convert("RGB") for data in held]
+
+
+def write_pictures(
+    photos: Sequence[Image.Image], folder: Path, count: int, smallest: int = 150, largest: int = 900
+) -> None:
     """Writes ``count`` files below ``folder``, in two subfolders, the same ones at every call.
 
     Args:
-        photos: Tar file of photos.
+        photos: Photos in RGB.
         folder: Folder of the files.
         count: Number of files.
         smallest: Smallest side in pixels.
         largest: Largest side in pixels.
     """
     rng = np.random.default_rng(0)
-    with tarfile.open(photos) as tar:
-        read = [tar.extractfile(own).read() for own in tar if own.isfile()]
-    held = [data for data in read if data[:3] == b"\xff\xd8\xff" or data[8:12] == b"WEBP"]
     for i in range(count):
-        photo = Image.open(io.BytesIO(held[i % len(held)])).convert("RGB")
+        photo = photos[i % len(photos)]
         size = tuple(int(side) for side in rng.integers(smallest, largest, 2))
         part = min(photo.width / size[0], photo.height / size[1]) * rng.uniform(0.6, 1)
         width, height = part * size[0], part * size[1]

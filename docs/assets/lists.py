@@ -8,6 +8,7 @@ A list stands between two comments in its page, or is the whole page.
 import inspect
 import re
 from collections.abc import Iterator
+from dataclasses import fields
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +17,7 @@ from omegaconf import OmegaConf
 
 import vistok
 from vistok.__main__ import COMMANDS
+from vistok.evaluation import Protocol
 
 ROOT = Path(__file__).parent.parent.parent
 DOCS = ROOT / "docs"
@@ -49,6 +51,7 @@ GROUPS = {  # in configs/: its name on the command line where it is another, and
     "logger": ("", "further logs besides `metrics.csv`"),
     "experiment": ("", "a published recipe: see [Recipes](recipes.md)"),
 }
+PROTOCOLS = ("canonical", "llamagen", "openmagvit2", "ibq", "titok", "fvq", "vqgan_lc")  # in this order
 MOST = 22  # choices that are listed
 
 
@@ -128,6 +131,25 @@ def commands() -> str:
     return "\n".join(["| `python -m vistok` | |", "| --- | --- |", *rows])
 
 
+def protocols() -> str:
+    """Table of the presets in ``configs/protocol``: a row for each choice, with the values of the files."""
+    presets = {
+        path.stem: OmegaConf.to_container(OmegaConf.load(path)) for path in (ROOT / "configs/protocol").glob("*")
+    }
+    names = [name for name in PROTOCOLS if name in presets] + sorted(presets.keys() - set(PROTOCOLS))
+    own = {name: Protocol(**{k: v for k, v in presets[name].items() if k != "_target_"}) for name in names}
+    lines = [
+        f"| | {' | '.join(f'[`{name}`](protocols/{name}.md)' for name in names)} |",
+        "| --- |" + " --- |" * len(names),
+    ]
+    lines.append(f"| hash | {' | '.join(own[name].hash for name in names)} |")
+    for field in fields(Protocol):
+        values = (getattr(own[name], field.name) for name in names)
+        shown = ("–" if v in (None, ()) else " ".join(v) if isinstance(v, tuple) else str(v) for v in values)
+        lines.append(f"| `{field.name}` | {' | '.join(shown)} |")
+    return "\n".join(lines)
+
+
 def filled(path: Path, content: str, begin: str = f"{BEGIN}\n\n", end: str = f"\n\n{END}") -> str:
     """Text of a page with a list in its place."""
     before, found, rest = path.read_text().partition(begin)
@@ -142,7 +164,7 @@ def pages() -> dict[Path, str]:
     found = {DOCS / "api" / f"{name}.md": text for name, text in api_pages().items()}
     site = ROOT / "mkdocs.yml"
     found[site] = filled(site, navigation(), f"      # {HINT}\n", "      # end\n")
-    for name, content in (("training.md", groups()), ("quickstart.md", commands())):
+    for name, content in (("training.md", groups()), ("quickstart.md", commands()), ("evaluation.md", protocols())):
         found[DOCS / name] = filled(DOCS / name, content)
     return found
 
