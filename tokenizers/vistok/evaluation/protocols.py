@@ -87,7 +87,7 @@ class Protocol:
 
     @property
     def view(self) -> tuple[str, str, str]:
-        """What determines the input of the feature networks besides the preparation: rounding, file and input."""
+        """Everything but the preparation that determines the input of the feature networks: rounding, file, input."""
         return (self.rounding, self.file, self.frechet)
 
 
