@@ -18,7 +18,7 @@ from vistok.evaluation import Protocol, ScoringNetworks, evaluate, score, scorin
 from vistok.evaluation.pairs import truncated
 from vistok.evaluation.scoring import Result
 from vistok.evaluation.set_metrics import SetMetrics, disk_space
-from vistok.images.ranges import to_float
+from vistok.images.ranges import to_nearest_float
 from vistok.metrics import Inception, kid
 from vistok.metrics.cmmd import cmmd
 from vistok.metrics.feature_networks import FeatureNetwork
@@ -219,8 +219,8 @@ def test_metrics_of_all_features(make_tokenizer, pictures, tmp_path, small_subse
     data = folder(str(pictures), image_size=32, batch_size=8, num_workers=0)
     originals = torch.stack([data.test[0, i].image for i in range(40)])
     with torch.no_grad():
-        shown = truncated(tokenizers[1].eval().reconstruct(to_float(originals))[0].clamp(-1, 1))
-    pairs = [shown, truncated(to_float(originals))]
+        shown = truncated(tokenizers[1].eval().reconstruct(to_nearest_float(originals))[0].clamp(-1, 1))
+    pairs = [shown, truncated(to_nearest_float(originals))]
 
     def rows(network: FeatureNetwork) -> list[FeatureRows]:
         return [FeatureRows(40, lambda places, own=network(own): own[list(places)]) for own in pairs]

@@ -13,6 +13,7 @@ from torch import Tensor
 from vistok.distributed.collectives import gather_objects
 from vistok.evaluation.feature_file import FLOAT, FeatureFile, places_by_name, rows_by_place
 from vistok.evaluation.networks import ScoringNetworks, reference_name, score_names
+from vistok.evaluation.preparation import Preparation
 from vistok.evaluation.protocols import Protocol
 from vistok.metrics.cmmd import cmmd
 from vistok.metrics.feature_networks import Inception
@@ -194,10 +195,10 @@ def disk_space(
         tokenizers: Number of tokenizers.
         images: Number of images; None where it is unknown, for which the sentence is about each image.
     """
-    crops: dict[str, list[tuple[str, ...]]] = {}
+    prepared: dict[Preparation, list[tuple[str, ...]]] = {}
     for protocol in protocols.values():
-        crops.setdefault(protocol.preparation, []).append(protocol.view)
-    floats = sum(sum(asked.columns(views, networks).values()) for views in crops.values())
+        prepared.setdefault(protocol.preparation, []).append(protocol.view)
+    floats = sum(sum(asked.columns(views, networks).values()) for views in prepared.values())
     size = floats * FLOAT.itemsize * (1 + tokenizers)
     if not size or images is not None and images * size < 1e8:
         return ""
