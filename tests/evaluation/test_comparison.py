@@ -117,7 +117,7 @@ def test_its_page_says_which_differences_stand(evaluated):
     report, folder, without = evaluated
     page = (folder / "report.html").read_text()
     (pair,) = differences.comparisons(report)
-    assert pair.heading.startswith("worse against run, canonical 634fd2ad")
+    assert pair.heading.startswith(f"worse against run, canonical {report['protocols']['canonical']['hash']}")
     assert len(pair.sentences) == 5 and all(text in page for _, text in pair.sentences)
     low, high = report["scores"][0]["intervals"]["psnr"]
     assert f"[{low:.2f}, {high:.2f}]" in page

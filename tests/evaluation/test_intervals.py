@@ -132,7 +132,7 @@ def test_plain_content():
     assert complete[2]["intervals"]["psnr"][0] < 24 < complete[2]["intervals"]["psnr"][1]
     assert [(pair["tokenizer"], pair["against"], pair["protocol"]) for pair in apart] == [
         ("B", "A", "canonical"),
-        ("B", "A", "seed"),
+        ("B", "A", "openmagvit2"),
     ]
     psnr, rfid = apart[0]["metrics"]["psnr"], apart[0]["metrics"]["rfid"]
     assert psnr["difference"] == pytest.approx(-1) and (psnr["better"], psnr["verdict"]) == ("higher", "worse")

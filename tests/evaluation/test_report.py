@@ -263,7 +263,7 @@ def test_a_thousand_images_have_at_most_30_megabytes(monkeypatch, tokenizers):
         layout = Layout(((32, 32),), 8)
         own = scores_with(layout, names=names, examples=chosen, values=lambda protocol: metrics)
         results.append({"adm": own})
-    report = {"protocols": {"canonical": {"crop": "adm"}}}
+    report = {"protocols": {"canonical": {"preparation": "adm"}}}
     page = example_figures.examples([f"tokenizer {i}" for i in range(tokenizers)], report, results)
     assert len(given) == 1000 and 20e6 < len(page.encode()) < 27.1e6
 

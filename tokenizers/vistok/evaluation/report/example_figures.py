@@ -69,8 +69,8 @@ def examples(labels: Sequence[str], report: Mapping[str, Any], results: Sequence
         figures.append(f'<figure class="example" data-index="{i}">{pictured}{captions[i]}</figure>\n')
     return (
         f'<h2 id="examples">Images and reconstructions</h2><p>{selection(len(names), drawn, values.images)} '
-        f"{escape(preparation)} crops. ↑ higher is better, ↓ lower is better. Pictures above {SMALL} px are compressed here "
-        f"(WebP); values and errors are of the images themselves.</p>{controls(labels, values, tokens)}{keys()}"
+        f"{escape(preparation)} crops. ↑ higher is better, ↓ lower is better. Pictures above {SMALL} px are compressed "
+        f"here (WebP); values and errors are of the images themselves.</p>{controls(labels, values, tokens)}{keys()}"
         f'<div class="examples {"single" if len(labels) == 1 else "several"}">{"".join(figures)}</div>'
         f'<script type="application/json" id="example-data">{block}</script>\n'
     )
