@@ -80,7 +80,7 @@ def test_scores_are_drawn_where_they_are():
 
 
 def test_labels_of_many_scores_do_not_overlap():
-    metrics = {"psnr": "psnr, dB (higher is better)", "rfid": "rfid (lower is better)"}
+    metrics = {"psnr": "psnr, dB\n(higher is better)", "rfid": "frechet mobilenet v2\n(lower is better)"}
     curves = [
         Curve(f"a tokenizer with a rather long name {i}", [{"a": 0.1 * i + 0.1, "b": 2**i, "psnr": i, "rfid": i}], [{}])
         for i in range(12)

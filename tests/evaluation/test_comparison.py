@@ -19,6 +19,7 @@ from vistok.evaluation.report import differences, rate_plot
 from vistok.formats.native import save
 from vistok.metrics.feature_networks import FeatureNetwork
 from vistok.metrics.units import rounded
+from vistok.plots import Curve
 
 N = 40
 NAMES = [f"{i:03d}.png" for i in range(N)]
@@ -203,6 +204,11 @@ def test_rates_of_one_tokenizer_are_one_curve(tmp_path):
         f"{name} (rate {rate})" for rate in (0.5, 0.25) for name in ("dq", "vq")
     ]
     first, _ = rate_plot.curves(found)
+    assert rate_plot.varying_rates([first]) == rate_plot.RATES
+    same = Curve("a", [{"bits_per_pixel_entropy": bits, "tokens_per_image": 1024.0} for bits in (1, 2)], [{}, {}])
+    assert rate_plot.varying_rates([same]) == {
+        "bits_per_pixel_entropy": "bits per pixel, by entropy (1,024 tokens per image)"
+    }
     assert first.name == "dq (rates 0.25 to 0.5)" and [own["bits_per_pixel_entropy"] for own in first.points] == [
         0.5,
         0.25,

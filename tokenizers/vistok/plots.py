@@ -142,34 +142,35 @@ class Curve(NamedTuple):
 def rate_distortion_plot(curves: Sequence[Curve], rates: Mapping[str, str], metrics: Mapping[str, str]) -> Figure:
     """Each metric against each rate, a colour and a marker for each tokenizer, with bars for the intervals.
 
+    Metrics stand below each other, or, against a single rate, beside each other.
+
     Args:
         curves: Tokenizers; up to 42 differ in colour or marker.
         rates: Axis labels of the rates by name. A rate whose largest value is ten times the smallest is logarithmic.
         metrics: Axis labels of the metrics by name.
     """
     names = [_plain(curve.name) for curve in curves]
-    columns = max(1, min(len(curves), int(11 * 4.4 * len(rates) / (max(map(len, names)) + 8))))  # of the legend
-    height = 3.1 * len(metrics) + 0.25 * -(-len(curves) // columns)
-    figure = Figure(figsize=(4.4 * len(rates), height), dpi=150, layout="constrained")
+    down, across = (len(metrics), len(rates)) if len(rates) > 1 else (1, len(metrics))
+    columns = max(1, min(len(curves), int(11 * 4.4 * across / (max(map(len, names)) + 8))))  # of the legend
+    height = 3.1 * down + 0.25 * -(-len(curves) // columns)
+    figure = Figure(figsize=(4.4 * across, height), dpi=150, layout="constrained")
     FigureCanvasAgg(figure)
-    for (metric, y_label), row in zip(
-        metrics.items(), figure.subplots(len(metrics), len(rates), squeeze=False), strict=True
-    ):
-        for (rate, x_label), axes in zip(rates.items(), row, strict=True):
-            for i, curve in enumerate(curves):
-                _draw(axes, curve, rate, metric, i)
-            values = [point[rate] for curve in curves for point in curve.points if metric in point]
-            if values and 0 < 10 * min(values) <= max(values):
-                axes.set_xscale("log")
-                axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(values) <= 100 * min(values) else (1,)))
-                axes.xaxis.set_minor_formatter(NullFormatter())
-                axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-            axes.margins(0.12)
-            axes.set_xlabel(x_label)
-            axes.set_ylabel(_plain(y_label))
-            axes.grid(color="#e2e2e2", linewidth=0.7)
-            axes.set_axisbelow(True)
-            axes.spines[["top", "right"]].set_visible(False)
+    panels = [(metric, rate) for metric in metrics for rate in rates]
+    for (metric, rate), axes in zip(panels, figure.subplots(down, across, squeeze=False).flat, strict=True):
+        for i, curve in enumerate(curves):
+            _draw(axes, curve, rate, metric, i)
+        values = [point[rate] for curve in curves for point in curve.points if metric in point]
+        if values and 0 < 10 * min(values) <= max(values):
+            axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if max(values) <= 100 * min(values) else (1,)))
+            axes.xaxis.set_minor_formatter(NullFormatter())
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.margins(0.12)
+        axes.set_xlabel(rates[rate])
+        axes.set_ylabel(_plain(metrics[metric]))
+        axes.grid(color="#e2e2e2", linewidth=0.7)
+        axes.set_axisbelow(True)
+        axes.spines[["top", "right"]].set_visible(False)
     handles = [Line2D([], [], linestyle="", **_style(i, curve.hollow)) for i, curve in enumerate(curves)]
     figure.legend(handles, names, loc="outside lower center", ncols=columns, frameon=False)
     figure.draw_without_rendering()

@@ -27,8 +27,9 @@ def comparison_page(comparison: Mapping[str, Any], figure: Figure) -> str:
     body = (
         f"<h1>Comparison of tokenizers</h1>\n<p>{escape(report_differences.caption_of(comparison))}</p>\n"
         f"{table(comparison)}\n{report_differences.section(comparison)}"
-        "<h2>Rate and distortion</h2><p>Bars are 95 % intervals. Hollow marks are of other images than the first "
-        'tokenizer’s.</p><figure><img class="plot" '
+        "<h2>Rate and distortion</h2><p>Bars are 95 % intervals of scores. Those of differences are narrower and "
+        "stand above. Hollow marks are of other images than the first tokenizer’s.</p>"
+        '<figure><img class="plot" '
         f'src="data:image/svg+xml;base64,{picture}" alt="metrics against bits per pixel and tokens per image"></figure>'
         f"<h2>Provenance</h2><details><summary>Protocol, tokenizers, images and intervals</summary><pre>"
         f"{escape(json_text(details))}</pre></details>\n"

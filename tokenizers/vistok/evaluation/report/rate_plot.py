@@ -14,7 +14,7 @@ USUAL = ("rfid", "frechet", "lpips", "psnr")  # beginnings of the metrics that a
 
 
 def rate_plot(comparison: Mapping[str, Any], metrics: Sequence[str] | None = None) -> Figure:
-    """Metrics against bits per pixel and against tokens, with the intervals of the metrics.
+    """Metrics against bits per pixel and against tokens, as far as they differ, with the intervals of the metrics.
 
     Scores of one tokenizer at several rates are joined by a line. Marks of tokenizers that were scored on other images
     than the first one are hollow.
@@ -36,7 +36,8 @@ def rate_plot(comparison: Mapping[str, Any], metrics: Sequence[str] | None = Non
         chosen = list(dict.fromkeys(name for name in found if name))[:3] or known[:1]
     if not chosen:
         raise ValueError("there is nothing to draw: no score has a metric and a rate")
-    return rate_distortion_plot(curves(comparison), RATES, {name: axis_label(name) for name in chosen})
+    drawn = curves(comparison)
+    return rate_distortion_plot(drawn, varying_rates(drawn), {name: axis_label(name) for name in chosen})
 
 
 def known_metrics(comparison: Mapping[str, Any]) -> list[str]:
@@ -45,10 +46,19 @@ def known_metrics(comparison: Mapping[str, Any]) -> list[str]:
     return [name for name in dict.fromkeys(name for own in scores for name in own) if better(name)]
 
 
+def varying_rates(drawn: Sequence[Curve]) -> dict[str, str]:
+    """Labels of the rates that differ between tokenizers; a common number of tokens stands in the label of the bits."""
+    bits, tokens = RATES
+    different = {rate: len({point[rate] for curve in drawn for point in curve.points}) > 1 for rate in RATES}
+    if different[tokens]:
+        return {rate: label for rate, label in RATES.items() if different[rate]}
+    return {bits: f"{RATES[bits]} ({drawn[0].points[0][tokens]:,.5g} {RATES[tokens]})"}
+
+
 def axis_label(name: str) -> str:
     """Name of a metric with its unit and the direction in which it is better."""
     unit = _with_unit(name, 0.5)[1]
-    return f"{name.replace('_', ' ')}{f', {unit}' if unit else ''} ({better(name)} is better)"
+    return f"{name.replace('_', ' ')}{f', {unit}' if unit else ''}\n({better(name)} is better)"
 
 
 def curves(comparison: Mapping[str, Any]) -> list[Curve]:
