@@ -251,6 +251,17 @@ def test_the_command(files, tmp_path, capsys):
     assert (tmp_path / "again.svg").read_bytes() == outputs[2].read_bytes()  # nothing of the time in it
 
 
+def test_reconstructions_without_codes_have_a_page_and_no_picture(files, tmp_path, capsys):
+    content = json.loads(files[0].read_text())
+    del content["scores"][0]["metrics"]["bits_per_pixel_entropy"]
+    files[0].write_text(json.dumps(content))
+    run(files[0], "--out", tmp_path / "a.html")
+    assert "Rate and distortion" not in (tmp_path / "a.html").read_text()
+    with pytest.raises(SystemExit, match="2"):
+        run(files[0], "--out", tmp_path / "a.png")
+    assert "there is nothing to draw: no score has a metric and a rate" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("words, message", [
     (["--out", "x.pdf"], "--out=x.pdf must end in one of .png, .svg, .html, .json"),
     (["--out", "one.json"], "one.json exists already and is not overwritten"),

@@ -114,6 +114,18 @@ def test_differences_are_from_the_first():
     assert apart[2]["psnr"] == apart[2]["rfid"] == (0, 0, 0) and not apart[2]["psnr"].separated  # exactly
 
 
+def test_images_without_a_value_do_not_enter():
+    base = np.linspace(20, 30, 50)
+    some = np.where(np.arange(50) < 30, base, np.nan)
+    found, apart = intervals_of([Evidence({}, {"psnr": own}, {}, np.full(10, 5)) for own in (base, some, some + 1)])
+    means = resampled_means(np.stack([some, np.where(np.arange(50) < 30, base, 0), np.arange(50) < 30]))
+    np.testing.assert_allclose(means[0], means[1] / means[2], rtol=1e-12)  # the mean of those that were drawn
+    assert found[1]["psnr"] == pytest.approx(np.quantile(means[0], (0.025, 0.975)))
+    assert apart[1]["psnr"] == (0, 0, 0) and apart[2]["psnr"] == pytest.approx((1, 1, 1))
+    few = np.where(np.arange(50) < 9, base, np.nan)
+    assert intervals_of([Evidence({}, {"psnr": few}, {}, np.full(10, 5))])[0] == [{}]
+
+
 def test_few_images_have_no_bootstrap():
     found, apart = intervals_of([evidence(range(9), 1.0, np.ones(10))] * 2)
     assert [set(own) for own in (*found, *apart)] == [{"rfid"}, {"rfid"}, set(), {"rfid"}]

@@ -2,10 +2,11 @@
 
 import io
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -178,7 +179,7 @@ def rate_distortion_plot(curves: Sequence[Curve], rates: Mapping[str, str], metr
     return figure
 
 
-def _draw(axes: matplotlib.axes.Axes, curve: Curve, rate: str, metric: str, number: int) -> None:
+def _draw(axes: Axes, curve: Curve, rate: str, metric: str, number: int) -> None:
     places = sorted((i for i, own in enumerate(curve.points) if metric in own), key=lambda i: curve.points[i][rate])
     if not places:
         return
@@ -188,7 +189,7 @@ def _draw(axes: matplotlib.axes.Axes, curve: Curve, rate: str, metric: str, numb
     axes.errorbar(x, y, bars, capsize=3, elinewidth=1.2, linewidth=1, **_style(number, curve.hollow))
 
 
-def _style(number: int, hollow: bool) -> dict[str, object]:
+def _style(number: int, hollow: bool) -> dict[str, Any]:
     colour = COLOURS[number % len(COLOURS)]
     inside = {"markerfacecolor": "white"} if hollow else {}
     return {"color": colour, "marker": MARKERS[number % len(MARKERS)], "markersize": 6, **inside}

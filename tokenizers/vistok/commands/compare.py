@@ -16,7 +16,7 @@ from vistok.commands.failures import guard
 from vistok.evaluation.comparison import compare
 from vistok.evaluation.report import differences, score_table
 from vistok.evaluation.report.comparison_page import comparison_page
-from vistok.evaluation.report.rate_plot import rate_plot
+from vistok.evaluation.report.rate_plot import known_metrics, rate_plot
 from vistok.files import atomic_write, encodable
 from vistok.plots import figure_bytes
 from vistok.terminal import say
@@ -80,7 +80,7 @@ def contents_of(kinds: Collection[str], comparison: dict, metrics: Sequence[str]
     if ".json" in kinds:
         yield ".json", f"{files.json_text(comparison)}\n".encode()
     if drawn := set(kinds) - {".json"}:
-        figure = rate_plot(comparison, metrics)
+        figure = rate_plot(comparison, metrics) if drawn != {".html"} or known_metrics(comparison) else None
         for kind in drawn - {".html"}:
             yield kind, figure_bytes(figure, kind.removeprefix("."))
         if ".html" in drawn:

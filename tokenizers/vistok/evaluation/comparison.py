@@ -185,7 +185,7 @@ def entries_of(evaluation: Evaluation, hash: str) -> list[Entry]:
             )
             for found, size, what in ((values, len(names), "image"), (leave_one_out, GROUPS, "group")):
                 for key, numbers in found.items():
-                    if numbers.shape != (size,) or not np.isfinite(numbers).all():
+                    if numbers.shape != (size,) or np.isinf(numbers).any():  # NaN: an image too small for a metric
                         raise ValueError(f"{beside} has not one number for each {what} in {i}/{name}/{key}")
             values = {key: of_images[order] for key, of_images in values.items()}
             sizes = group_sizes(names).numpy()

@@ -26,7 +26,7 @@ class Evidence(NamedTuple):
     """Everything that intervals of one tokenizer's scores under one protocol are computed from."""
 
     metrics: Mapping[str, float]  # the scores by name
-    values: Mapping[str, np.ndarray]  # (n,) of each image, in the same order for all tokenizers
+    values: Mapping[str, np.ndarray]  # (n,) of each image, in the same order for all tokenizers; NaN where it has none
     leave_one_out: Mapping[str, np.ndarray]  # (10,) the score without each group of images
     sizes: np.ndarray  # (10,) images in each group
 
@@ -57,7 +57,7 @@ def resampled_means(values: np.ndarray, resamples: int = RESAMPLES, seed: int = 
     The draws depend on n and the seed alone. Memory holds ``BLOCK`` of them at a time.
 
     Args:
-        values: (rows, n) values of each image.
+        values: (rows, n) values of each image; NaN for an image that has none, which does not enter the row's means.
         resamples: Number of sets of n images that are drawn.
         seed: Seed of the draws.
 
@@ -65,8 +65,9 @@ def resampled_means(values: np.ndarray, resamples: int = RESAMPLES, seed: int = 
         (rows, resamples) float64.
     """
     n = values.shape[1]
-    centre = values.mean(1, keepdims=True, dtype=np.float64)
-    centred = values - centre
+    present = np.isfinite(values).astype(np.float64)
+    centre = np.nanmean(values, 1, keepdims=True, dtype=np.float64)
+    centred = np.nan_to_num(values - centre)
     generator = np.random.Generator(np.random.PCG64(seed))
     step = max(1, BLOCK // n)
     means = []
@@ -74,7 +75,8 @@ def resampled_means(values: np.ndarray, resamples: int = RESAMPLES, seed: int = 
         b = min(step, resamples - start)
         drawn = generator.integers(n, size=(b, n)) + n * np.arange(b)[:, None]
         times = np.bincount(drawn.ravel(), minlength=b * n).reshape(b, n)  # how often each image was drawn
-        means.append(centred @ times.T.astype(np.float64) / n)
+        times = times.T.astype(np.float64)
+        means.append(centred @ times / np.maximum(present @ times, 1))
     return centre + np.concatenate(means, 1)
 
 
@@ -123,16 +125,17 @@ def intervals_of(tokenizers: Sequence[Evidence]) -> tuple[list[dict[str, Interva
     for i, own in enumerate(tokenizers):
         for name in filter(better, own.values):
             values = own.values[name].astype(np.float64)
-            if len(values) >= FEWEST:
-                rows.append(values)
-                places.append((i, name, False))
-                if i and name in first.values:
-                    rows.append(values - first.values[name])  # subtracted first: equal values differ by exactly 0
-                    places.append((i, name, True))
+            candidates = [(False, values)]
+            if i and name in first.values:
+                candidates.append((True, values - first.values[name]))  # equal values differ by exactly 0
+            for is_difference, row in candidates:
+                if np.isfinite(row).sum() >= FEWEST:
+                    rows.append(row)
+                    places.append((i, name, is_difference))
     found = bootstrap(np.stack(rows)) if rows else []
     for row, (i, name, is_difference), (low, high) in zip(rows, places, found, strict=True):
         if is_difference:
-            differences[i][name] = Difference(float(row.mean()), low, high)
+            differences[i][name] = Difference(float(np.nanmean(row)), low, high)
         else:
             intervals[i][name] = Interval(low, high)
     for i, own in enumerate(tokenizers):
