@@ -187,7 +187,8 @@ def entries_of(evaluation: Evaluation, hash: str) -> list[Entry]:
                 for key, numbers in found.items():
                     if numbers.shape != (size,) or np.isinf(numbers).any():  # NaN: an image too small for a metric
                         raise ValueError(f"{beside} has not one number for each {what} in {i}/{name}/{key}")
-            values = {key: of_images[order] for key, of_images in values.items()}
+            with np.errstate(invalid="ignore"):  # kinds of NaN
+                values = {key: of_images[order].astype(np.float64) for key, of_images in values.items()}
             sizes = group_sizes(names).numpy()
             if leave_one_out and not sizes.all():
                 raise ValueError(f"{beside} has {LEAVE_ONE_OUT}, though its images do not fill {GROUPS} groups")
