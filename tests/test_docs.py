@@ -181,7 +181,12 @@ def scratch(tmp_path_factory):
     Image.fromarray(rng.integers(0, 256, (300, 400, 3), dtype=np.uint8)).save(folder / "photo.jpg")
     tokens = ["--images", str(folder), "--out", str(folder / "TOKENS"), "--num-workers", "0"]
     program.main(["tokenize", str(folder / "RUN"), *tokens])
-    values = {"names": np.array(["a"]), "0/canonical/psnr": np.ones(1), "0/adm/tokens": np.ones(1)}
+    values = {
+        "names": np.array(["a"]),
+        "sha256": np.array(["0" * 64]),
+        "0/canonical/psnr": np.ones(1),
+        "0/adm/tokens": np.ones(1),
+    }
     (folder / "evaluations").mkdir()
     np.savez(folder / "evaluations" / "TIME.npz", **values, **{"0/adm/counts/0": np.ones(1024)})
     for name in ("a", "b"):  # two more, of twenty images

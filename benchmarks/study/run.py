@@ -141,7 +141,9 @@ def score(tokenizer, arguments: argparse.Namespace, image_size: int, folder: Pat
     val, train = (images_of(urls, image_size) for urls in (arguments.val, arguments.train))
     val = val[: arguments.images]
     protocol = Protocol(distances=["psnr"])
-    networks = ScoringNetworks((TorchvisionFeatures("mobilenet_v2", arguments.mobilenet),)).to(device)
+    network = TorchvisionFeatures("mobilenet_v2", arguments.mobilenet)
+    network.name = "mobilenet_v2"  # whichever file has its weights: all runs of a study have the same one
+    networks = ScoringNetworks((network,)).to(device)
     scores = Scores({"canonical": protocol}, tokenizer, networks, SEEN.get(arguments.val), device=device)
     stlpips = STLPIPS(arguments.stlpips).to(device)
     distance, compared = 0.0, 0

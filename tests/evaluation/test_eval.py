@@ -1,8 +1,10 @@
 """``eval.py``: what it reports, on how many processes, after which faults, and how it refuses."""
 
+import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -10,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 from torchvision.models import mobilenet_v2
 
 import vistok
@@ -18,6 +20,7 @@ from vistok import files
 from vistok.commands import failures
 from vistok.evaluation import evaluate as evaluation_evaluate
 from vistok.evaluation import identity
+from vistok.formats.native import save
 from vistok.images.ranges import to_float, to_uint8
 from vistok.metrics import psnr
 from vistok.processes import locks
@@ -55,6 +58,19 @@ QUICK = ["metrics.lpips=null", "feature_network=none"]
 
 def words(tokenizer, output, *overrides):
     return (f"tokenizer={tokenizer}", f"run.out={output}", "data.image_size=32", "data.num_workers=0", *overrides)
+
+
+def frechet(metrics: dict[str, float]) -> float:
+    """The Fréchet distance of ``mobilenet``, whose name shows the hash of its weights."""
+    (value,) = (own for name, own in metrics.items() if re.fullmatch("frechet_mobilenet_v2_[0-9a-f]{8}", name))
+    return value
+
+
+def inverted(path: Path) -> None:
+    """Replace an image by its negative."""
+    with Image.open(path) as image:
+        negative = ImageOps.invert(image.convert("RGB"))
+    negative.save(path)
 
 
 def evaluate(compose, tokenizer, tmp_path, *overrides, name="report.json"):
@@ -97,8 +113,18 @@ def test_all_that_a_number_is_of_stands_beside_it(compose, trained, photos, tmp_
     report = evaluate(compose, trained, tmp_path, f"data.root={photos}", *QUICK)
     printed = capsys.readouterr().out
     names = sorted(path.relative_to(photos).as_posix() for path in photos.rglob("*") if path.suffix in (".png", ".jpg"))
-    expected = identity.names_hash(names)
-    assert report["data"]["sha256_of_names"] == expected
+    assert report["data"]["sha256_of_names"] == identity.names_hash(names)
+    by_hand = []
+    for name in names:
+        with Image.open(photos / name) as image:
+            pixels = np.asarray(image.convert("RGB"))
+        size = f"{pixels.shape[1]}x{pixels.shape[0]} RGB\n"
+        by_hand.append(hashlib.sha256(size.encode() + pixels.tobytes()).hexdigest())
+    lines = sorted(f"{name} {own}" for name, own in zip(names, by_hand, strict=True))
+    expected = hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    assert report["data"]["sha256_of_images"] == expected
+    assert np.load(tmp_path / "report.npz")["sha256"].tolist() == by_hand
+    assert expected in (tmp_path / "report.html").read_text()
     assert report["scores"][0]["hash"] == report["protocols"]["canonical"]["hash"] == "19b7a2c3"
     assert report["tokenizers"][0]["sha256"] == fingerprint(vistok.load(trained))
     for shown in ("canonical", "19b7a2c3", expected[:8], "12 images", "float32", vistok.__version__):
@@ -111,8 +137,6 @@ def test_several_tokenizers_and_protocols(compose, trained, photos, tmp_path, mo
     tokenizer = vistok.load(trained)
     with torch.no_grad():
         tokenizer.decoder.last_layer.mul_(0.5)
-    from vistok.formats.native import save
-
     save(tokenizer, other)
     calls = []
     reconstruct = vistok.Tokenizer.reconstruct
@@ -141,7 +165,7 @@ def test_several_tokenizers_and_protocols(compose, trained, photos, tmp_path, mo
         own = {protocol: scores[path, protocol] for protocol in report["protocols"]}
         assert own["canonical"]["psnr"] == own["llamagen"]["psnr"] != own["ibq"]["psnr"]
         assert own["llamagen"]["ssim_skimage7_range2"] > own["canonical"]["ssim_skimage7"]
-        assert len({metrics["frechet_mobilenet_v2"] for metrics in own.values()}) == 5  # canonical is llamagen's
+        assert len({frechet(metrics) for metrics in own.values()}) == 5  # canonical is llamagen's
         assert "psnr" not in own["titok"] and "psnr_y" in own["fvq"]
     # scored alone, the second tokenizer gets what it got after the first
     alone = evaluate(
@@ -161,7 +185,9 @@ def test_several_tokenizers_and_protocols(compose, trained, photos, tmp_path, mo
 def test_another_network_gives_a_number_of_its_own_name(compose, trained, photos, tmp_path, mobilenet):
     report = evaluate(compose, trained, tmp_path, "metrics.lpips=null", f"data.root={photos}", *mobilenet)
     metrics = report["scores"][0]["metrics"]
-    assert metrics["frechet_mobilenet_v2"] > 0.1 and not {"rfid", "sfid", "lpips_alex"} & metrics.keys()
+    assert frechet(metrics) > 0.1 and not {"rfid", "sfid", "lpips_alex"} & metrics.keys()
+    ((name, network),) = report["networks"].items()
+    assert name in metrics and name.endswith(network["sha256"][:8]) and network["official"] is False
 
 
 def test_lpips_of_a_local_file(compose, trained, photos, tmp_path):
@@ -174,8 +200,19 @@ def test_lpips_of_a_local_file(compose, trained, photos, tmp_path):
         "metrics.lpips.vgg=null",
         f"data.root={photos}",
     ]
-    report = evaluate(compose, trained, tmp_path, *given)
-    assert report["scores"][0]["metrics"]["lpips_alex"] > 0 and set(report["unavailable"]) == {"ms_ssim"}
+    reports = [evaluate(compose, trained, tmp_path, *given)]
+    given[1] = "metrics.lpips.alex=random"
+    reports += [evaluate(compose, trained, tmp_path, *given, name=f"{n}.json") for n in range(2)]
+    names = []
+    for report in reports:
+        assert set(report["unavailable"]) == {"ms_ssim"}
+        metrics = report["scores"][0]["metrics"]
+        ((name, network),) = report["networks"].items()
+        assert re.fullmatch("lpips_alex_[0-9a-f]{8}", name) and name.endswith(network["sha256"][:8])
+        assert metrics[name] > 0 and "lpips_alex" not in metrics
+        names.append(name)
+    assert names[0] != names[1] == names[2]  # random weights are the same in every evaluation
+    assert names[1].replace("_", " ") in (tmp_path / "1.html").read_text()
 
 
 def test_statistics_of_the_images_are_saved_and_reused(compose, trained, photos, tmp_path, mobilenet, monkeypatch):
@@ -202,9 +239,18 @@ def test_statistics_of_the_images_are_saved_and_reused(compose, trained, photos,
     assert "crop is 'adm', not 'bicubic'" in refused("protocol=titok")
     assert "image_size is 32, not 40" in refused("data.image_size=40")
     (photos / "01.png").rename(photos / "99.png")
-    assert "images_sha256 is " in refused()
-    (photos / "99.png").unlink()
+    assert "names_sha256 is " in refused()
+    (photos / "99.png").rename(photos / "01.png")
+    inverted(photos / "01.png")
+    message = refused()
+    assert "images_sha256 is " in message and "names_sha256" not in message
+    (photos / "01.png").unlink()
     assert "images is 12, not 11" in refused()
+    weights = Path(mobilenet[2].partition("=")[2])
+    state = torch.load(weights, weights_only=True)
+    state["features.0.1.bias"] += 0.1
+    torch.save(state, tmp_path / "other.pt")
+    assert "network is 'frechet_mobilenet_v2_" in refused(f"feature_network.weights={tmp_path}/other.pt")
     assert "metrics.reference=/nowhere is not a file" in refused("metrics.reference=/nowhere")
     assert "cannot be read as a file of an evaluation" in refused(f"metrics.reference={photos}/notes.txt")
 
@@ -332,6 +378,53 @@ def test_a_signal_ends_an_evaluation_after_its_batch(compose, trained, photos, t
     assert len(batches) == 6 and report["data"]["images"] == 12 and not state.exists()
 
 
+@pytest.mark.parametrize("changed", ["weights", "pixels"])
+def test_a_state_of_other_weights_or_images_is_not_continued(
+    compose, trained, photos, tmp_path, mobilenet, monkeypatch, changed
+):
+    """The network's file or an image is replaced at the same path between a signal and the next call."""
+    for path in [*photos.glob("0[3-9].png"), *photos.glob("1*.png"), *photos.glob("more/*")]:
+        path.unlink()  # two are left
+    weights = tmp_path / "weights.pt"
+    shutil.copy(mobilenet[2].partition("=")[2], weights)
+    network = [*mobilenet[:2], f"feature_network.weights={weights}"] if changed == "weights" else QUICK[1:]
+    given = [f"data.root={photos}", "data.batch_size=1", "metrics.lpips=null", *network]
+    reconstruct, batches = vistok.Tokenizer.reconstruct, []
+
+    def interrupted(self, *arguments):
+        batches.append(1)
+        if len(batches) == 1:
+            signal.raise_signal(signal.SIGTERM)
+        return reconstruct(self, *arguments)
+
+    monkeypatch.setattr(vistok.Tokenizer, "reconstruct", interrupted)
+    with pytest.raises(SystemExit):
+        failures.guard(evaluate, compose, trained, tmp_path, *given, again="the same command goes on")
+    assert list(tmp_path.glob(".*.state"))
+    if changed == "weights":
+        state = torch.load(weights, weights_only=True)
+        state["features.0.1.bias"] += 0.1
+        torch.save(state, weights)
+    else:
+        inverted(photos / "01.png")
+    report = evaluate(compose, trained, tmp_path, *given)
+    assert len(batches) == 1 + 2 and report["data"]["images"] == 2
+
+
+def test_images_that_change_between_two_tokenizers(compose, trained, photos, tmp_path, make_tokenizer, monkeypatch):
+    save(make_tokenizer(), tmp_path / "other")
+    given = [f"data.root={photos}", "data.batch_size=12", *QUICK]
+    reconstruct = vistok.Tokenizer.reconstruct
+    monkeypatch.setattr(
+        vistok.Tokenizer,
+        "reconstruct",
+        lambda self, *arguments: inverted(photos / "01.png") or reconstruct(self, *arguments),
+    )
+    with pytest.raises(ValueError, match="changed while 2 tokenizers were scored"):
+        evaluate(compose, f"[{trained},{tmp_path}/other]", tmp_path, *given)
+    assert len(list(tmp_path.glob(".*.state"))) == 1  # of the first, with which the same command goes on
+
+
 def test_an_output_in_use(compose, trained, photos, tmp_path):
     given = (f"data.root={photos}", "data.batch_size=12", *QUICK)
     with locks.held(tmp_path / ".report.json.lock", "another"):
@@ -446,7 +539,7 @@ def test_one_two_and_three_processes_report_the_same(python, trained, photos, tm
     for other, own in zip(others, values[1:], strict=True):
         assert other["data"] == one["data"]
         for score, expected in zip(other["scores"], one["scores"], strict=True):
-            assert expected["metrics"]["frechet_mobilenet_v2"] > 0.1
+            assert frechet(expected["metrics"]) > 0.1
             for name, value in expected["metrics"].items():
                 assert score["metrics"][name] == pytest.approx(value, rel=1e-6), name
             assert "psnr" in expected["intervals"] and score["intervals"].keys() == expected["intervals"].keys()

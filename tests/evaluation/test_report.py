@@ -83,7 +83,7 @@ def test_what_is_on_it(evaluated):
     page = Page(path.read_text())
     for protocol in content["protocols"].values():
         assert protocol["hash"] in page.text
-    for fact in (content["data"]["sha256_of_names"], "float32", f"vistok {content['versions']['vistok']}"):
+    for fact in (content["data"]["sha256_of_images"], "float32", f"vistok {content['versions']['vistok']}"):
         assert fact in page.text
     for score in content["scores"]:
         assert f"{score['metrics']['psnr']:.2f}" in page.text

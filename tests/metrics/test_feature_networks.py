@@ -18,6 +18,7 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from torch_fidelity.utils import create_feature_extractor
 
 from vistok.evaluation.networks import score_names
+from vistok.losses import LPIPS
 from vistok.metrics import DINOv2, Inception, TimmFeatures, TorchvisionFeatures, feature_networks
 from vistok.pretrained import WeightsUnavailable
 
@@ -78,12 +79,13 @@ def test_random_networks(network, model, dim):
     state = torch.get_rng_state()
     made = network(model, "random")
     assert torch.equal(torch.get_rng_state(), state)
-    assert (made.name, made.dim) == (f"{model}_random", dim)
+    assert (made.name, made.dim) == (f"{model}_{made.weight_hash.sha256[:8]}", dim)
     images = pictures(2)
     actual = made(images)
     assert (actual.shape, actual.dtype) == ((2, dim), torch.float32)
     torch.manual_seed(7)
-    assert torch.equal(network(model, "random")(images), actual)  # the same weights every time
+    again = network(model, "random")
+    assert torch.equal(again(images), actual) and again.name == made.name  # the same weights every time
 
 
 def test_networks_stay_frozen_and_in_evaluation():
@@ -100,8 +102,9 @@ def test_timm_weights_from_files(tmp_path):
     made = TimmFeatures("mobilenetv3_small_050", tmp_path / "weights.pt")
     expected = model.eval().forward_head(model.forward_features(made.preprocess(images)), pre_logits=True)
     torch.testing.assert_close(made(images), expected)
-    assert torch.equal(made(images), TimmFeatures("mobilenetv3_small_050", tmp_path / "weights.safetensors")(images))
-    assert made.name == "mobilenetv3_small_050"
+    other = TimmFeatures("mobilenetv3_small_050", tmp_path / "weights.safetensors")
+    assert torch.equal(made(images), other(images))
+    assert made.name == other.name == f"mobilenetv3_small_050_{made.weight_hash.sha256[:8]}"  # of any format
 
 
 def test_torchvision_weights_from_a_file(tmp_path):
@@ -110,7 +113,26 @@ def test_torchvision_weights_from_a_file(tmp_path):
     made = TorchvisionFeatures("mobilenet_v2", tmp_path / "weights.pt")
     images = pictures(2)
     torch.testing.assert_close(made(images), model.features(made.preprocess(images)).mean((2, 3)))
-    assert made.name == "mobilenet_v2"
+    assert made.name == f"mobilenet_v2_{made.weight_hash.sha256[:8]}" and not made.weight_hash.official
+
+
+def test_torchvisions_own_file_has_the_plain_name(tmp_path, monkeypatch):
+    """A file is torchvision's if its SHA-256 begins with the digits in the name of the published one."""
+    torch.save(torchvision.models.alexnet().state_dict(), tmp_path / "alexnet.pth")
+    digest = "7be5be79" + 56 * "0"
+    monkeypatch.setattr("vistok.pretrained.sha256_of", lambda path: digest)
+    for network, plain in (
+        (TorchvisionFeatures("alexnet", tmp_path / "alexnet.pth"), "alexnet"),
+        (LPIPS("alex", str(tmp_path / "alexnet.pth")), "lpips_alex"),
+    ):
+        assert network.weight_hash.official and network.weight_hash.name(plain) == plain
+    assert TorchvisionFeatures("alexnet", tmp_path / "alexnet.pth").name == "alexnet"
+    changed = LPIPS("alex", str(tmp_path / "alexnet.pth"))
+    with torch.no_grad():
+        changed.distance.lin2.model[1].weight.add_(0.1)  # of the linear layers the package has the official ones
+    assert changed.weight_hash.name("lpips_alex") == f"lpips_alex_{changed.weight_hash.sha256[:8]}"
+    digest = "7be5be78" + 56 * "0"
+    assert TorchvisionFeatures("alexnet", tmp_path / "alexnet.pth").name.startswith("alexnet_")
 
 
 @needs_mobilenet
@@ -119,7 +141,7 @@ def test_mobilenet_with_flat_blocks_keeps_the_order_of_its_layers():
     stored = torch.load(MOBILENET, weights_only=True).values()
     for ours, theirs in zip(made.network.state_dict().values(), stored, strict=True):
         assert torch.equal(ours, theirs.to(ours.dtype))
-    assert (made.name, made.dim) == ("mobilenet_v2", 1280)
+    assert (made.name, made.dim) == (f"mobilenet_v2_{made.weight_hash.sha256[:8]}", 1280)
 
 
 @needs_mobilenet
@@ -234,23 +256,30 @@ def test_dinov2_is_torch_fidelitys(monkeypatch):
         DINOv2("vit-x")
 
 
-def test_only_the_official_inception_makes_an_fid(inception_weights, monkeypatch):
+def test_only_the_official_inception_makes_an_fid(inception_weights, monkeypatch, tmp_path):
     network = Inception(inception_weights)
-    digest = hashlib.sha256(inception_weights.read_bytes()).hexdigest()
-    assert (network.dim, network.name) == (2048, f"inception_{digest[:8]}")
-    own = f"inception_{digest[:8]}"
+    own = f"inception_{network.weight_hash.sha256[:8]}"
+    assert (network.dim, network.name) == (2048, own)
     assert score_names(network) == {f"frechet_{own}": 2048, f"frechet_spatial_{own}": 2023}
+    state = torch.load(inception_weights, weights_only=True)
+    safetensors.torch.save_file(state, tmp_path / "same.safetensors")
+    assert Inception(tmp_path / "same.safetensors").name == own  # the same tensors in another format
+    digest = hashlib.sha256(inception_weights.read_bytes()).hexdigest()
     monkeypatch.setattr(feature_networks, "INCEPTION_SHA256", digest)
     assert list(score_names(Inception(inception_weights))) == ["rfid", "sfid"]
 
 
 def test_the_download_is_checked_and_official(inception_weights, monkeypatch, tmp_path):
     def download(url: str, path: str, hash_prefix: str, **_) -> None:
-        assert feature_networks.INCEPTION_SHA256.startswith(hash_prefix)
+        assert published.startswith(hash_prefix) and len(hash_prefix) == 8
         shutil.copy(inception_weights, path)
 
+    published = feature_networks.INCEPTION_SHA256
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setattr(torch.hub, "download_url_to_file", download)
+    assert Inception().name.startswith("inception_")  # a file of another hash in torch's cache is not official
+    digest = hashlib.sha256(inception_weights.read_bytes()).hexdigest()
+    monkeypatch.setattr(feature_networks, "INCEPTION_SHA256", digest)
     network = Inception()
     assert network.name == "inception" and list(score_names(network)) == ["rfid", "sfid"]
 

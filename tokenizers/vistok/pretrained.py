@@ -1,15 +1,18 @@
 """Pretrained networks of others (LPIPS trunks, Inception, teachers), downloaded by the libraries that publish them."""
 
+import hashlib
+import re
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
+from vistok.files import sha256_of
 from vistok.untrusted.torch_files import read_tensors
 
 SILENCE = 60.0  # timeout in seconds for a silent server
@@ -17,6 +20,54 @@ SILENCE = 60.0  # timeout in seconds for a silent server
 
 class WeightsUnavailable(RuntimeError):
     """Pretrained weights are neither on disk nor downloadable; the message names a remedy."""
+
+
+class WeightHash(NamedTuple):
+    """Identity of a network's weights.
+
+    Attributes:
+        sha256: Hash of the tensors, by ``tensor_hash``.
+        official: True for the published weights that a network's plain name stands for.
+    """
+
+    sha256: str
+    official: bool
+
+    def name(self, network: str) -> str:
+        """Name of a network with these weights: for other than official ones with eight digits of their hash."""
+        return network if self.official else f"{network}_{self.sha256[:8]}"
+
+
+def tensor_hash(tensors: Mapping[str, Tensor], beside: str = "") -> str:
+    """SHA-256 of names, dtypes, shapes and values of tensors: equal on every device and in every file format.
+
+    Args:
+        tensors: The tensors, by name.
+        beside: Further text that is hashed.
+    """
+    sha = hashlib.sha256(beside.encode())
+    for name, tensor in sorted(tensors.items()):
+        sha.update(f"{name} {str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}".encode())
+        sha.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return sha.hexdigest()
+
+
+def torchvision_official(model: str, weights: str | Path) -> bool:
+    """True if a network has torchvision's default weights, by the SHA-256 of which their file's name has eight digits.
+
+    Args:
+        model: Name of the model in torchvision.
+        weights: ``pretrained`` for the file in torch's cache, ``random``, or the path of a file.
+    """
+    from torchvision import models
+
+    if weights == "random":
+        return False
+    url = models.get_model_weights(model).DEFAULT.url
+    name = url.rpartition("/")[2]
+    file = Path(torch.hub.get_dir(), "checkpoints", name) if weights == "pretrained" else Path(weights)
+    digits = re.search(r"-([0-9a-f]{8,})\.", name)
+    return digits is not None and file.is_file() and sha256_of(file).startswith(digits[1])
 
 
 class FrozenNetwork(nn.Module):

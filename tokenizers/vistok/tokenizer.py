@@ -1,7 +1,6 @@
 """Tokenizer: encoder, quantization head and decoder, with the maps between them."""
 
 import copy
-import hashlib
 from collections.abc import Mapping
 from functools import partial
 from typing import NamedTuple
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 from vistok.backbones.interface import Decoder, Encoder, decode
 from vistok.images.ranges import LogitLaplaceMap, PixelMap
+from vistok.pretrained import tensor_hash
 from vistok.quantizers.base import Codes, Context, Quantized, Quantizer
 
 
@@ -235,11 +235,7 @@ def fingerprint(tokenizer: Tokenizer, beside: Mapping[str, Tensor] | None = None
     head = copy.deepcopy(tokenizer.quantizer).cpu().for_inference()
     tensors = {name: own for name, own in tokenizer.state_dict().items() if not name.startswith("quantizer.")}
     tensors |= {f"quantizer.{name}": own for name, own in head.state_dict().items()} | dict(beside or {})
-    sha = hashlib.sha256(repr(tokenizer.pixels).encode())
-    for name, tensor in sorted(tensors.items()):
-        sha.update(f"{name} {str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}".encode())
-        sha.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return sha.hexdigest()
+    return tensor_hash(tensors, repr(tokenizer.pixels))
 
 
 def _dtype(network: nn.Module, fallback: Tensor) -> torch.dtype:

@@ -18,6 +18,7 @@ class Sample(NamedTuple):
     name: str
     skipped: tuple[str, ...] = ()  # unreadable images, with the reason
     place: tuple[int, int, int] | None = None  # in a stream: worker, finished shards, finished images of the next
+    sha256: str = ""  # hash of the decoded image, by pixel_hash, in an evaluation
 
 
 class Batch(NamedTuple):
@@ -30,6 +31,7 @@ class Batch(NamedTuple):
     names: Sequence[str] = ()
     skipped: Sequence[str] = ()
     place: tuple[int, int, int] | None = None  # place of the last sample
+    hashes: Sequence[str] = ()  # of each decoded image, by pixel_hash, in an evaluation
 
     @classmethod
     def of(cls, images: "Batch | Tensor") -> "Batch":
@@ -43,7 +45,8 @@ def collate(samples: Sequence[Sample]) -> Batch:
     images = torch.stack([sample.image for sample in read]) if read else torch.empty(0, 3, 0, 0, dtype=torch.uint8)
     skipped = [reason for sample in samples for reason in sample.skipped]
     names = [sample.name for sample in read]
-    return Batch(images, names=names, skipped=skipped, place=samples[-1].place)
+    hashes = [sample.sha256 for sample in read if sample.sha256]
+    return Batch(images, names=names, skipped=skipped, place=samples[-1].place, hashes=hashes)
 
 
 class Images(Protocol):
@@ -61,7 +64,9 @@ class NamedImages(Images, Protocol):
         """Names of the images, listed and hashed in reports."""
 
     def with_transforms(self, transforms: Sequence[Transform], stored: bool = False) -> "NamedImages":
-        """Data set of the same images with other transforms; crops without transforms are unchanged.
+        """Data set of the same images with other transforms, for an evaluation: samples may have their ``sha256``.
+
+        Crops without transforms are unchanged.
 
         Args:
             transforms: Transforms, applied in order.

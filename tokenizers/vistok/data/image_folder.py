@@ -3,7 +3,6 @@
 import os
 import sys
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,7 +14,7 @@ from vistok.data.data_module import ImageDataModule
 from vistok.data.image_paths import find_images
 from vistok.data.transforms import croppings
 from vistok.files import encodable
-from vistok.images.crops import Transform, read_crop
+from vistok.images.crops import Transform, read_crop, read_hashed_crop
 from vistok.images.decoding import MOST_PIXELS, image_extensions, open_image, read_rgb
 from vistok.images.reader import reader
 from vistok.images.rgb import UnreadableImage
@@ -32,6 +31,7 @@ class ImageFiles:
         seed: Random choices for an image depend only on (seed, epoch, index).
         replace: True replaces an unreadable image by the next one.
         read: Function from a file to an image for the transforms.
+        hashed: True adds the hash of each decoded image.
     """
 
     def __init__(
@@ -42,9 +42,10 @@ class ImageFiles:
         seed: int = 0,
         replace: bool = False,
         read: Callable[[Path], Any] = read_rgb,
+        hashed: bool = False,
     ):
         self.root, self.files, self.transforms, self.seed = root, list(files), list(transforms), seed
-        self.replace, self.read = replace, read
+        self.replace, self.read, self.hashed = replace, read, hashed
 
     def __len__(self) -> int:
         return len(self.files)
@@ -55,7 +56,8 @@ class ImageFiles:
         while True:
             name = encodable(self.files[index])
             try:
-                return Sample(self._read(epoch, index), name, tuple(skipped))
+                image, sha256 = self._read(epoch, index)
+                return Sample(image, name, tuple(skipped), sha256=sha256)
             except UnreadableImage as error:
                 skipped.append(encodable(f"{self.root / self.files[index]}: {error}"))
             if not self.replace:
@@ -64,16 +66,17 @@ class ImageFiles:
                 raise UnreadableImage(f"{len(skipped)} images in a row cannot be read, the last is {skipped[-1]}")
             index = (index + 1) % len(self)
 
-    def _read(self, epoch: int, index: int) -> Tensor:
+    def _read(self, epoch: int, index: int) -> tuple[Tensor, str]:
         rng = np.random.default_rng((self.seed, epoch, index))
-        return read_crop(self.root / self.files[index], self.read, self.transforms, rng)
+        arguments = (self.root / self.files[index], self.read, self.transforms, rng)
+        return read_hashed_crop(*arguments) if self.hashed else (read_crop(*arguments), "")
 
     def names(self) -> list[str]:
         return [encodable(file) for file in self.files]
 
     def with_transforms(self, transforms: Sequence[Transform], stored: bool = False) -> "ImageFiles":
-        read = partial(self.read, stored=True) if stored else self.read
-        return ImageFiles(self.root, self.files, transforms, self.seed, self.replace, read)
+        read = AsStored(self.read) if stored else self.read
+        return ImageFiles(self.root, self.files, transforms, self.seed, self.replace, read, hashed=True)
 
 
 def folder(

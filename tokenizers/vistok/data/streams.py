@@ -8,7 +8,6 @@ import copy
 import io
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
@@ -17,7 +16,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from vistok.data.batches import MOST_REPLACED, Sample
 from vistok.data.tars import images_in, shard_name
 from vistok.files import encodable, sha256_of_lines
-from vistok.images.crops import Transform, read_crop
+from vistok.images.crops import Transform, read_crop, read_hashed_crop
 from vistok.images.decoding import read_rgb
 from vistok.images.rgb import UnreadableImage
 
@@ -133,17 +132,25 @@ class ShardImages(IterableDataset):
         urls: Shards, as in ``ShardStream``.
         transforms: Transforms without randomness, applied in order.
         read: Function from a file to an image for the transforms.
+        hashed: True adds the hash of each decoded image.
     """
 
     def __init__(
-        self, urls: Sequence[str], transforms: Sequence[Transform], read: Callable[[BinaryIO], Any] = read_rgb
+        self,
+        urls: Sequence[str],
+        transforms: Sequence[Transform],
+        read: Callable[[BinaryIO], Any] = read_rgb,
+        hashed: bool = False,
     ):
-        self.urls, self.transforms, self.read = list(urls), list(transforms), read
+        self.urls, self.transforms, self.read, self.hashed = list(urls), list(transforms), read, hashed
         self.rank, self.world_size = 0, 1
 
     def with_transforms(self, transforms: Sequence[Transform], stored: bool = False) -> "ShardImages":
-        """The same images with other transforms; ``stored`` decodes them as they are stored, see ``read_rgb``."""
-        return ShardImages(self.urls, transforms, partial(self.read, stored=True) if stored else self.read)
+        """The same images with other transforms, and with the hash of each, for an evaluation.
+
+        ``stored`` decodes them as they are stored, see ``read_rgb``.
+        """
+        return ShardImages(self.urls, transforms, AsStored(self.read) if stored else self.read, hashed=True)
 
     def at(self, rank: int, world_size: int) -> "ShardImages":
         """Share of one process of several."""
@@ -161,7 +168,7 @@ class ShardImages(IterableDataset):
             try:
                 for index, (name, data) in enumerate(images_in(url)):
                     if index % among == reader // len(self.urls):
-                        yield decode(url, name, data, self.transforms, rng, self.read)
+                        yield decode(url, name, data, self.transforms, rng, self.read, self.hashed)
             except UnreadableImage as error:
                 yield Sample(None, encodable(shard_name(url)), (encodable(str(error)),))
 
@@ -173,11 +180,14 @@ def decode(
     transforms: Sequence[Transform],
     rng: np.random.Generator,
     read: Callable[[BinaryIO], Any] = read_rgb,
+    hashed: bool = False,
 ) -> Sample:
     """Decodes the bytes of a shard's member to an image; without an image the sample has the reason."""
     known = encodable(f"{shard_name(url)}:{name}")
+    arguments = (io.BytesIO(data), read, transforms, rng)
     try:
-        return Sample(read_crop(io.BytesIO(data), read, transforms, rng), known)
+        image, sha256 = read_hashed_crop(*arguments) if hashed else (read_crop(*arguments), "")
+        return Sample(image, known, sha256=sha256)
     except UnreadableImage as error:
         return Sample(None, known, (encodable(f"{url}:{name}: {error}"),))
 

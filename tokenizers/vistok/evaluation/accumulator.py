@@ -16,6 +16,7 @@ from vistok.evaluation.networks import ScoringNetworks, reference_name, score_na
 from vistok.evaluation.pairs import Pairs
 from vistok.evaluation.protocols import Protocol
 from vistok.evaluation.set_metrics import IMAGES, RECONSTRUCTIONS, FeatureStore, Found
+from vistok.images.pixel_hash import pixel_hash
 from vistok.metrics.distances import (
     DISTANCES,
     MS_SSIM_SMALLEST,
@@ -55,6 +56,7 @@ class Scores(Accumulator):
     Attributes:
         layout: Maps the height and width of an image in pixels to the layout of its codes.
         names: Names of the images.
+        hashes: Hash of the pixels of each image, by ``pixel_hash``.
         unreadable: Images that could not be read, with the reason.
         tokens: Number of positions that are tokens, for each image.
         distances: Distances of each image, by protocol/distance.
@@ -67,6 +69,7 @@ class Scores(Accumulator):
     """
 
     names: list[str]
+    hashes: list[str]
     unreadable: list[str]
     tokens: array
     distances: dict[str, array]
@@ -100,13 +103,14 @@ class Scores(Accumulator):
         self.references = dict(references or {})
         self.store, self.found = store, Found()
         self.declare("names", [], Reduction.CONCATENATION)
+        self.declare("hashes", [], Reduction.CONCATENATION)
         self.declare("unreadable", [], Reduction.UNION)
         # Growing arrays: one small tensor per batch would keep the allocator from releasing freed large ones.
         self.declare("tokens", array("q"), Reduction.CONCATENATION)
         self.declare(
             "distances",
             {
-                f"{name}/{distance}": array("f")
+                f"{name}/{networks.reported(distance)}": array("f")
                 for name, protocol in self.protocols.items()
                 for distance in self._distances_of(protocol)
             },
@@ -142,6 +146,7 @@ class Scores(Accumulator):
         reconstruction: Tensor,
         emitted: Codes | Quantized,
         compared: Tensor | None = None,
+        hashes: Sequence[str] = (),
     ) -> None:
         """Adds a batch.
 
@@ -152,6 +157,7 @@ class Scores(Accumulator):
             emitted: The codes that were decoded to the reconstruction.
             compared: (b, 3, size, size) uint8, the images at the size at which protocols compare them; None if that is
                 the size of ``images``.
+            hashes: Hash of the pixels of each image as it was decoded, before its crop; by default of the crop itself.
 
         Raises:
             ValueError: A reconstruction is not finite, or images are too small.
@@ -179,6 +185,7 @@ class Scores(Accumulator):
         kept = torch.full((len(codes),), self.positions) if keep is None else keep.flatten(1).sum(1).cpu()
         self.tokens.extend(kept.tolist())
         self.names += names
+        self.hashes += hashes or map(pixel_hash, images)
 
     def _compare(self, pairs: Pairs) -> dict[str, Tensor]:
         """Adds the distances of each image; returns them by name, of the first protocol that has a distance."""
@@ -186,8 +193,9 @@ class Scores(Accumulator):
         for name, protocol in self.protocols.items():
             for distance in self._distances_of(protocol):
                 values = self._distance(distance, protocol, pairs)
-                self.distances[f"{name}/{distance}"].extend(values.float().tolist())
-                first.setdefault(distance, values.float())
+                reported = self.networks.reported(distance)
+                self.distances[f"{name}/{reported}"].extend(values.float().tolist())
+                first.setdefault(reported, values.float())
         return first
 
     def _distance(self, distance: str, protocol: Protocol, pairs: Pairs) -> Tensor:
@@ -255,7 +263,7 @@ class Scores(Accumulator):
             statistics = self.references | self.images, self.reconstructions
             self.found = self.store.compute(own, *statistics, self.device)
         order = sorted(range(len(self.names)), key=self.names.__getitem__)
-        self.names = [self.names[i] for i in order]
+        self.names, self.hashes = ([own[i] for i in order] for own in (self.names, self.hashes))
         self.tokens, *distances = (
             array(own.typecode, [own[i] for i in order]) for own in (self.tokens, *self.distances.values())
         )

@@ -6,27 +6,40 @@ from typing import NamedTuple
 import torch
 from hydra.errors import InstantiationException
 from omegaconf import DictConfig
-from torch import nn
 
 from vistok import configuration
 from vistok.evaluation.protocols import Protocol
 from vistok.losses import LPIPS
 from vistok.metrics.feature_networks import DINOv2, FeatureNetwork, Inception
 from vistok.metrics.vit_features import CLIPFile, DINOv2File
-from vistok.pretrained import WeightsUnavailable
+from vistok.pretrained import WeightHash, WeightsUnavailable, fixed_seed, tensor_hash
 
 
 class ScoringNetworks(NamedTuple):
     """Networks by which images are compared, as far as their weights are available."""
 
     feature_networks: tuple[FeatureNetwork, ...] = ()
-    lpips: Mapping[str, nn.Module] = {}  # by name, lpips_alex and lpips_vgg; each has ``distance`` of (b, 3, H, W)
+    lpips: Mapping[str, LPIPS] = {}  # by the protocols' names, lpips_alex and lpips_vgg
     clip: FeatureNetwork | None = None  # of CMMD
 
     def to(self, device: torch.device | str) -> "ScoringNetworks":
         for network in filter(None, (*self.feature_networks, *self.lpips.values(), self.clip)):
             network.to(device)
         return self
+
+    def reported(self, distance: str) -> str:
+        """Name of a protocol's distance in reports: LPIPS of other than official weights shows digits of their hash."""
+        return self.lpips[distance].weight_hash.name(distance) if distance in self.lpips else distance
+
+    def weight_hashes(self) -> dict[str, WeightHash]:
+        """Identity of the weights behind each score that a network computes, by the score's name in reports."""
+        hashes = {self.reported(name): lpips.weight_hash for name, lpips in self.lpips.items()}
+        for network in self.feature_networks:
+            own = network.weight_hash or WeightHash(tensor_hash(network.state_dict()), official=False)
+            hashes |= dict.fromkeys(score_names(network), own)
+        if self.clip and self.clip.weight_hash:
+            hashes[f"cmmd_{self.clip.name}"] = self.clip.weight_hash
+        return hashes
 
 
 def score_names(network: FeatureNetwork) -> dict[str, int]:
@@ -57,7 +70,8 @@ def networks_of(config: DictConfig, protocols: Sequence[Protocol]) -> tuple[Scor
         name = f"lpips_{net}"
         if name in wanted and weights is not None:
             try:
-                lpips[name] = LPIPS(net, weights)
+                with fixed_seed():  # random weights are the same in every evaluation
+                    lpips[name] = LPIPS(net, weights)
             except WeightsUnavailable as error:
                 unavailable[name] = str(error)
     if feature_network := config.get("feature_network"):
@@ -76,4 +90,7 @@ def networks_of(config: DictConfig, protocols: Sequence[Protocol]) -> tuple[Scor
     if config.metrics.fd_dinov2:
         features.append(DINOv2File(config.metrics.fd_dinov2))
     clip = CLIPFile(config.metrics.cmmd) if config.metrics.cmmd else None
+    for network in features:
+        if network.weight_hash is None:  # a user's class
+            network.identify(network.name)
     return ScoringNetworks(tuple(features), lpips, clip), unavailable

@@ -8,11 +8,12 @@ from vistok.data import ImageDataModule
 from vistok.data.shards import Data
 from vistok.evaluation import statistics as evaluation_statistics
 from vistok.evaluation.accumulator import Scores, reference_name
-from vistok.evaluation.identity import identity
+from vistok.evaluation.identity import identity, identity_of_names
 from vistok.evaluation.networks import ScoringNetworks, score_names
 from vistok.evaluation.preparation import Preparation
 from vistok.evaluation.protocols import Protocol, differences, digest
 from vistok.metrics.frechet import FeatureStatistics
+from vistok.pretrained import WeightHash
 
 STATISTICS = 2  # version of FeatureStatistics' sums; files of an earlier one are refused
 
@@ -26,10 +27,10 @@ def known_statistics(
     """Reads each preparation's statistics from ``reference``; refuses another protocol, network or set of images."""
     if not reference:
         return {preparation: {} for preparation in preparations}
-    known = {}
+    known, weights = {}, networks.weight_hashes()
     for preparation, own in preparations.items():
         wanted = {
-            reference_name(protocol.view, name): description(data, preparation, protocol.view, name)
+            reference_name(protocol.view, name): description(data, preparation, protocol.view, name, weights[name])
             for protocol in own.values()
             for network in networks.feature_networks
             for name in score_names(network)
@@ -37,7 +38,7 @@ def known_statistics(
         if isinstance(data, ImageDataModule) and not data.unreadable:
             counts = {own.count for own in load_references(Path(reference), wanted).values()}
             if counts == {data.num_test}:  # else some may be unreadable, which is checked at the end
-                wanted = {name: about | identity(data.test.names()) for name, about in wanted.items()}
+                wanted = {name: about | identity_of_names(data.test.names()) for name, about in wanted.items()}
         known[preparation] = load_references(Path(reference), wanted)
     return known
 
@@ -46,11 +47,13 @@ def check_reference(
     reference: str, data: Data, preparation: Preparation, own: Mapping[str, Protocol], scores: Scores
 ) -> None:
     """Refuses a reference whose images differ from the scored ones."""
+    images, weights = identity(scores.names, scores.hashes), scores.networks.weight_hashes()
     for protocol in own.values():
         wanted = {
-            name: description(data, preparation, protocol.view, name.rpartition("/")[2]) | identity(scores.names)
+            name: description(data, preparation, protocol.view, score_name, weights[score_name]) | images
             for name in scores.references
-            if name.startswith("/".join(protocol.view) + "/")
+            for view, _, score_name in [name.rpartition("/")]
+            if view == "/".join(protocol.view)
         }
         load_references(Path(reference), wanted)
 
@@ -60,23 +63,28 @@ def save_reference(path: Path, data: Data, protocols: Mapping[str, Protocol], sc
     statistics, descriptions = {}, {}
     for protocol in protocols.values():
         own_scores = scores[protocol.preparation.name]
-        held, images = own_scores.references | own_scores.images, identity(own_scores.names)
+        held = own_scores.references | own_scores.images
+        images, weights = identity(own_scores.names, own_scores.hashes), own_scores.networks.weight_hashes()
         for name, own in held.items():
             view, _, score_name = name.rpartition("/")
             if view == "/".join(protocol.view):
                 key = f"{protocol.preparation.name}/{name}"
                 statistics[key] = own
-                descriptions[key] = description(data, protocol.preparation, protocol.view, score_name) | images
+                about = description(data, protocol.preparation, protocol.view, score_name, weights[score_name])
+                descriptions[key] = about | images
     save_references(path, statistics, descriptions)
 
 
-def description(data: Data, preparation: Preparation, view: Sequence[str], score_name: str) -> dict[str, Any]:
+def description(
+    data: Data, preparation: Preparation, view: Sequence[str], score_name: str, weights: WeightHash
+) -> dict[str, Any]:
     """Everything that statistics depend on besides the images."""
     return {
         **preparation._asdict(),
         "image_size": data.image_size,
         **dict(zip(("rounding", "file", "frechet"), view, strict=True)),
         "network": score_name,
+        "weights_sha256": weights.sha256,
         "statistics": STATISTICS,
     }
 
@@ -102,7 +110,7 @@ def load_references(path: Path, descriptions: Mapping[str, dict]) -> dict[str, F
 
     Args:
         path: File that ``save_references`` wrote.
-        descriptions: Descriptions of the statistics to read. One without ``images`` and ``images_sha256`` fits any
+        descriptions: Descriptions of the statistics to read. One without ``images`` and their hashes fits any
             images.
 
     Raises:

@@ -16,7 +16,7 @@ from vistok.distributed.collectives import rank_and_size
 from vistok.evaluation import statistics
 from vistok.evaluation.accumulator import Scores, too_small
 from vistok.evaluation.examples import Examples
-from vistok.evaluation.identity import names_hash
+from vistok.evaluation.identity import names_hash, state_of_files
 from vistok.evaluation.networks import ScoringNetworks
 from vistok.evaluation.preparation import Preparation
 from vistok.evaluation.protocols import Protocol, digest
@@ -29,7 +29,7 @@ from vistok.quantizers import Codes, Context
 from vistok.terminal import say
 from vistok.tokenizer import Tokenizer, fingerprint
 
-FORMAT = 7  # format 6 had protocols without decoding, size, pixels and inception_score
+FORMAT = 7  # format 6 had no hashes of pixels and weights, and protocols with fewer settings
 TOO_FEW = "a Fréchet distance needs at least 2 images; feature_network=none omits it"
 
 
@@ -49,6 +49,10 @@ class Result:
     @property
     def names(self) -> list[str]:
         return next(iter(self.scores.values())).names
+
+    @property
+    def hashes(self) -> list[str]:
+        return next(iter(self.scores.values())).hashes
 
     @property
     def unreadable(self) -> list[str]:
@@ -113,6 +117,7 @@ def score(
     all_names = data.test.names() if isinstance(data, ImageDataModule) else None
     unavailable = {name for protocol in protocols.values() for name in too_small(protocol, data.image_size)}
     known = known_statistics(reference, data, preparations, networks)
+    state_of_data = state_of_files(data) if partial_folder else None
     results, stores = [], {}
     for number, tokenizer in enumerate(tokenizers):
         tokenizer = tokenizer.to(device).eval()
@@ -132,12 +137,13 @@ def score(
                     "rate": rate,
                     "in_report": in_report,
                     "protocols": {name: asdict(protocol) for name, protocol in own.items()},
-                    "networks": [*(network.name for network in networks.feature_networks), *sorted(networks.lpips)],
+                    "networks": {name: own.sha256 for name, own in networks.weight_hashes().items()},
                     "references": sorted(references),
                     "features": columns,
                     "reference": reference,
                     "data": [data.about, data.image_size, data.batch_size, data.num_workers],
                     "names": None if all_names is None else names_hash(all_names),
+                    "files": state_of_data,
                 }
             )
             partial = store = None
@@ -177,6 +183,10 @@ def score(
                 raise ValueError(TOO_FEW)
             if reference:
                 check_reference(reference, data, preparation, own, scores)
+            first = results[0].scores[preparation.name] if results else scores
+            if (scores.names, scores.hashes) != (first.names, first.hashes):
+                result.forget()
+                raise ValueError(f"the images of {data.about} changed while {len(tokenizers)} tokenizers were scored")
             known[preparation] = scores.references | scores.images  # the next tokenizer sees the same images
             result.scores[preparation.name] = scores
         results.append(result)
@@ -231,7 +241,7 @@ def run(
                     if batch.names:
                         images, compared = preparation.split(batch.images.to(device), data.image_size)
                         reconstruction, emitted = reconstruct(tokenizer, images, rate, data.batch_size)
-                        scores.update(batch.names, images, reconstruction, emitted, compared)
+                        scores.update(batch.names, images, reconstruction, emitted, compared, batch.hashes)
                     scores.unreadable += batch.skipped
                     done += 1
                 done_images = (len(scores.names) + len(scores.unreadable)) * world_size

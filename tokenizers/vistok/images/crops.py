@@ -12,7 +12,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vistok.images.decoding import AsStored
 from vistok.images.large import BOX, resized
+from vistok.images.pixel_hash import pixel_hash
 from vistok.images.rgb import UnreadableImage
 
 Transform = Callable[[Image.Image, np.random.Generator], Image.Image]
@@ -88,11 +90,27 @@ def read_crop(
     Raises:
         UnreadableImage: The file is not an image or is damaged, a transform refuses it, or memory is insufficient.
     """
+    return _read_crop(file, read, transforms, rng, hashed=False)[0]
+
+
+def read_hashed_crop(
+    file: Any, read: Callable[[Any], Any], transforms: Sequence[Transform], rng: np.random.Generator
+) -> tuple[Tensor, str]:
+    """``read_crop``, and the hash of all pixels of the upright image before the first transform (see ``pixel_hash``)."""
+    return _read_crop(file, read, transforms, rng, hashed=True)
+
+
+def _read_crop(
+    file: Any, read: Callable[[Any], Any], transforms: Sequence[Transform], rng: np.random.Generator, hashed: bool
+) -> tuple[Tensor, str]:
     try:
         image = read(file)
+        sha256 = ""
+        if hashed:
+            sha256 = pixel_hash(read.upright(file, image) if isinstance(read, AsStored) else image)
         for transform in transforms:
             image = transform(image, rng)
-        return to_tensor(image)
+        return to_tensor(image), sha256
     except MemoryError as error:
         raise UnreadableImage("there is not enough memory to read and crop it") from error
 

@@ -6,12 +6,12 @@ import threading
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from PIL import Image
 
 from vistok.images import large
-from vistok.images.rgb import UnreadableImage, as_stored, to_rgb
+from vistok.images.rgb import SIXTEEN_BITS, UnreadableImage, as_stored, to_rgb
 
 # Pillow's names of formats that hold photos. Its other decoders stay unused: EPS starts a program, few are maintained.
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
@@ -78,6 +78,27 @@ def read_rgb(
     except Exception as error:  # decoders of broken files raise anything
         reason = re.sub(r" <_io\.\w+ object at \w+>", "", str(error))  # a memory address, which varies
         raise UnreadableImage(f"{type(error).__name__}: {reason}") from error
+
+
+class AsStored:
+    """Reader that decodes images as they are stored (see ``read_rgb``).
+
+    Args:
+        read: Reader with the argument ``stored``.
+    """
+
+    def __init__(self, read: Callable[..., Any]):
+        self.read = read
+
+    def __call__(self, file: str | Path | BinaryIO) -> Any:
+        return self.read(file, stored=True)
+
+    def upright(self, file: str | Path | BinaryIO, image: Any) -> Any:
+        """The same image upright and as it is seen, which nearly always is ``image``, the result of a call."""
+        with open_image(file) as opened:
+            plain = opened.mode not in (*SIXTEEN_BITS, "F") and not opened.has_transparency_data
+            same = plain and opened.getexif().get(ORIENTATION, 1) == 1
+        return image if same else self.read(file)
 
 
 def upright(

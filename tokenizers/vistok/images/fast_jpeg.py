@@ -63,7 +63,7 @@ class Pixels:
 
 
 def read_fast(
-    file: str | Path | BinaryIO, max_pixels: int = MOST_PIXELS, argument: str = "max_pixels"
+    file: str | Path | BinaryIO, max_pixels: int = MOST_PIXELS, argument: str = "max_pixels", stored: bool = False
 ) -> Pixels | Image.Image | View:
     """Image in a file, upright: decoded fast if it is an ordinary JPEG, in colour or grey; else by ``read_rgb``.
 
@@ -71,6 +71,7 @@ def read_fast(
         file: Path of the file, or the open file.
         max_pixels: Largest accepted number of pixels.
         argument: The user's name of ``max_pixels``, for messages.
+        stored: True ignores EXIF's orientation, as in ``read_rgb``.
 
     Raises:
         UnreadableImage: The file is not an image, is damaged, or has more pixels.
@@ -81,15 +82,15 @@ def read_fast(
     try:
         data = file.read() if hasattr(file, "read") else Path(file).read_bytes()
     except OSError:
-        return read_rgb(file, max_pixels, argument)
-    if data[:3] == b"\xff\xd8\xff" and not turned(data):
+        return read_rgb(file, max_pixels, argument, stored)
+    if data[:3] == b"\xff\xd8\xff" and (stored or not turned(data)):
         try:
             height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
             if colours in ("YCbCr", "Gray") and ordinary(width, height) and width * height <= max_pixels:
                 return Pixels(simplejpeg.decode_jpeg(data, "RGBX"))
         except ValueError:  # truncated or damaged: Pillow decides whether it is readable
             pass
-    return read_rgb(io.BytesIO(data), max_pixels, argument)
+    return read_rgb(io.BytesIO(data), max_pixels, argument, stored)
 
 
 def ordinary(width: int, height: int) -> bool:

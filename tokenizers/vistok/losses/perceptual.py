@@ -1,6 +1,7 @@
 """LPIPS, the perceptual distance (Zhang et al., arXiv:1801.03924), from the authors' package ``lpips``."""
 
 import contextlib
+import functools
 import io
 import warnings
 from typing import Any, Literal
@@ -9,7 +10,14 @@ import torch
 from torch import Tensor, nn
 from typing_extensions import Self
 
-from vistok.pretrained import downloading
+from vistok.pretrained import WeightHash, downloading, tensor_hash, torchvision_official
+
+TRUNKS = {"vgg": "vgg16", "alex": "alexnet", "squeeze": "squeezenet1_1"}  # torchvision's names
+LINEAR_SHA256 = {  # of the linear layers in lpips 0.1, by tensor_hash
+    "vgg": "29111e613b941aa54ea21b223695ac0279e99b05d1eeff15a6fa087ffda66bad",
+    "alex": "e76b153fe38d4393c0829f7cc213f7fb2aeabd5a45cb6cfd0cceb8a1bfea8a93",
+    "squeeze": "376fe1cbfc781dc4f3e6e4b067f3e70c25f27bd8d2574459555df915a4bfdd5c",
+}
 
 
 class LPIPS(nn.Module):
@@ -42,6 +50,16 @@ class LPIPS(nn.Module):
 
     def forward(self, reconstruction: Tensor, images: Tensor) -> Tensor:
         return self.distance(reconstruction, images).mean()
+
+    @functools.cached_property
+    def weight_hash(self) -> WeightHash:
+        """Identity of the weights of trunk and linear layers; official are torchvision's and the package's."""
+        state = self.distance.state_dict()
+        linear = {name: own for name, own in state.items() if name.startswith("lin") and not name.startswith("lins.")}
+        official = tensor_hash(linear) == LINEAR_SHA256[self.net] and torchvision_official(
+            TRUNKS[self.net], self.weights
+        )
+        return WeightHash(tensor_hash(state), official)
 
 
 def _pretrained(net: str) -> nn.Module:

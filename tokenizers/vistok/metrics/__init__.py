@@ -1,7 +1,7 @@
 """Metrics of an evaluation: image fidelity, the Fréchet distance and codebook usage."""
 
-from vistok.metrics.distances import psnr
 from vistok.metrics.feature_networks import DINOv2, Inception, TimmFeatures, TorchvisionFeatures
+from vistok.metrics.fidelity import ms_ssim, psnr, ssim
 from vistok.metrics.frechet import FeatureStatistics, frechet_distance
 from vistok.metrics.inception_score import InceptionScore
 from vistok.metrics.reconstruction import ReconstructionMetrics, block_mean
@@ -22,5 +22,7 @@ __all__ = [
     "TorchvisionFeatures",
     "block_mean",
     "frechet_distance",
+    "ms_ssim",
     "psnr",
+    "ssim",
 ]

@@ -11,7 +11,18 @@ from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
 from vistok.files import sha256_of
-from vistok.pretrained import FrozenNetwork, downloading, fixed_seed, read_state, timm_network, torchvision_features
+from vistok.metrics.image_checks import check_range
+from vistok.pretrained import (
+    FrozenNetwork,
+    WeightHash,
+    downloading,
+    fixed_seed,
+    read_state,
+    tensor_hash,
+    timm_network,
+    torchvision_features,
+    torchvision_official,
+)
 
 INCEPTION_SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"  # torch-fidelity's release
 
@@ -20,14 +31,26 @@ class FeatureNetwork(FrozenNetwork):
     """Maps images to features.
 
     Attributes:
-        name: Name of the network, which its scores carry.
+        name: Name of the network, which its scores carry: for other than official weights with digits of their hash.
         dim: Number of features d of an image.
         only_uint8: True if images that are not 8-bit are refused.
+        weight_hash: Identity of the weights; None before ``identify``.
     """
 
     name: str
     dim: int
     only_uint8 = False
+    weight_hash: WeightHash | None = None
+
+    def identify(self, model: str, official: bool = False) -> None:
+        """Hashes the weights, and sets ``weight_hash`` and ``name``.
+
+        Args:
+            model: Name of the network with its official weights.
+            official: True if it has these.
+        """
+        self.weight_hash = WeightHash(tensor_hash(self.state_dict()), official)
+        self.name = self.weight_hash.name(model)
 
 
 class InceptionFeatures(NamedTuple):
@@ -45,8 +68,8 @@ class Inception(FeatureNetwork):
     is faster than the published network and changes only the last digits of features. It always computes in float32.
 
     Args:
-        weights: File with its state dict; None downloads torch-fidelity's. Any other file is a different network: its
-            hash becomes part of ``name``, and no score made with it is called FID.
+        weights: File with its state dict; None downloads torch-fidelity's. Any other file is a different network: the
+            hash of its tensors becomes part of ``name``, and no score made with it is called FID.
 
     Attributes:
         official: True for the weights that define FID.
@@ -68,10 +91,9 @@ class Inception(FeatureNetwork):
                 state = torch.hub.load_state_dict_from_url(
                     fidelity.URL_INCEPTION_V3, map_location="cpu", progress=False, check_hash=True, weights_only=True
                 )
-            digest = INCEPTION_SHA256
+            weights = Path(torch.hub.get_dir(), "checkpoints", Path(fidelity.URL_INCEPTION_V3).name)
         else:
             state = read_state(weights)
-            digest = sha256_of(Path(weights))
         file = io.BytesIO()  # torch-fidelity unpickles its file, so it gets one of plain tensors
         torch.save(state, file)
         file.seek(0)
@@ -80,13 +102,13 @@ class Inception(FeatureNetwork):
                 self.network = fidelity.FeatureExtractorInceptionV3("inception-v3-compat", ["2048"], file)
         except RuntimeError as error:
             raise ValueError(f"{weights} does not hold torch-fidelity's Inception: {error}") from error
+        self.official = sha256_of(Path(weights)) == INCEPTION_SHA256
+        self.identify("inception", self.official)  # before norms are fused, which rounds
         for layer in cast(Any, self.network).modules():
             if isinstance(layer, fidelity.BasicConv2d):
                 layer.conv = fuse_conv_bn_eval(layer.conv, layer.bn)
                 setattr(layer, "bn", nn.Identity())  # noqa: B010 type checkers reject a plain assignment
         self.network.to(memory_format=torch.channels_last)
-        self.official = digest == INCEPTION_SHA256
-        self.name = "inception" if self.official else f"inception_{digest[:8]}"
         self.freeze()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -102,6 +124,7 @@ class Inception(FeatureNetwork):
             images: (b, 3, H, W) uint8; float from 0 to 255 with the ``float`` resize.
             resize: ``uint8``, ``clean`` or ``float``, as a protocol's ``frechet``.
         """
+        check_range(images, low=0, high=255)
         x = (_resized(images, resize) - 128) / 128 if resize != "float" else _resized(images, resize) / 127.5 - 1
         x = x.contiguous(memory_format=torch.channels_last)
         for name, layer in self.network.named_children():
@@ -148,7 +171,8 @@ class DINOv2(FeatureNetwork):
             raise ValueError(f"metrics.dinov2={model} must be one of {', '.join(self.dims)}")
         with fixed_seed(), downloading(f"DINOv2's {model}", "put facebookresearch/dinov2 into torch.hub's cache"):
             self.network = FeatureExtractorDinoV2(f"dinov2-{model}", ["dinov2"])
-        self.name, self.dim = f"dinov2_{model}", self.dims[model]
+        self.identify(f"dinov2_{model}", official=True)  # torch.hub takes them from the authors alone
+        self.dim = self.dims[model]
         self.freeze()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -176,7 +200,7 @@ class TimmFeatures(FeatureNetwork):
         self.network, settings = timm_network(model, weights)
         self.preprocess = Preprocess(settings["input_size"][1:], settings["mean"], settings["std"])
         self.freeze()
-        self.name = _name(model, weights)
+        self.identify(model, official=weights == "pretrained")
         self.dim = _width(self)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -205,7 +229,7 @@ class TorchvisionFeatures(FeatureNetwork):
         self.network, settings = torchvision_features(model, weights)
         self.preprocess = Preprocess((settings.crop_size[0],) * 2, settings.mean, settings.std)
         self.freeze()
-        self.name = _name(model, weights)
+        self.identify(model, torchvision_official(model, weights))
         self.dim = _width(self)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -213,7 +237,9 @@ class TorchvisionFeatures(FeatureNetwork):
 
 
 class Preprocess(nn.Module):
-    """Converts uint8 images (b, 3, H, W) to the input of ImageNet networks; the resize is in float, without rounding.
+    """Converts images (b, 3, H, W), uint8 or float from 0 to 255, to the input of ImageNet networks.
+
+    The resize is in float, without rounding.
 
     Args:
         size: Height and width of the input in pixels.
@@ -231,12 +257,9 @@ class Preprocess(nn.Module):
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
 
     def forward(self, images: Tensor) -> Tensor:
+        check_range(images, low=0, high=255)
         resized = F.interpolate(images.float(), self.size, mode="bicubic", antialias=True).clamp(0, 255)
         return (resized / 255 - self.mean) / self.std
-
-
-def _name(model: str, weights: str | Path) -> str:
-    return f"{model}_random" if weights == "random" else model
 
 
 @torch.no_grad()

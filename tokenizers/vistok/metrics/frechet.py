@@ -40,7 +40,14 @@ class FeatureStatistics(Accumulator):
         self.scatter: Any = None
 
     def update(self, features: Tensor) -> None:
-        """Adds the features (b, d) of a batch."""
+        """Adds the features (b, d) of a batch.
+
+        Raises:
+            ValueError: They have another shape, or are not floats.
+        """
+        if features.ndim != 2 or features.shape[1] != self.dim or not features.is_floating_point():
+            got = f"{str(features.dtype).removeprefix('torch.')} of the shape {tuple(features.shape)}"
+            raise ValueError(f"features must be float of the shape (b, {self.dim}), not {got}")
         b, count = len(features), self.count
         if self.scatter is None and count + b <= self.dim:
             if self.rows is None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from vistok.images.ranges import to_uint8
 from vistok.metrics.distances import SSIM_WINDOW, psnr, ssim_gauss11
+from vistok.metrics.image_checks import check_range, check_shapes
 from vistok.metrics.states import Accumulator, Reduction
 from vistok.metrics.usage import CodebookUsage
 
@@ -34,7 +35,14 @@ class Means(Accumulator):
         Args:
             sums: Sum of each value over the images: float64 scalars.
             count: Number of images.
+
+        Raises:
+            ValueError: A value is missing, or is not a scalar.
         """
+        for name in self.names:
+            if name not in sums or sums[name].ndim:
+                given = f"of the shape {tuple(sums[name].shape)}" if name in sums else "missing"
+                raise ValueError(f"the sum of {name} must be a scalar, and is {given}")
         self.sums += torch.stack([sums[name] for name in self.names])
         self.count += count
 
@@ -83,16 +91,20 @@ class ReconstructionMetrics(Accumulator):
         """Adds a batch.
 
         Args:
-            images: (b, 3, H, W) in [-1, 1], at least 11 pixels high and wide.
-            reconstruction: The same shape, unclamped.
+            images: (b, 3, H, W) float in [-1, 1] or uint8, at least 11 pixels high and wide.
+            reconstruction: The same shape, float, unclamped, or uint8.
             codes: (b, k, *positions) int64.
             keep: (b, *positions) bool, the positions that are tokens; None for all.
             terms: Mean of each loss term over the batch, by name.
+
+        Raises:
+            ValueError: A shape, dtype or range is another, or a term is missing.
         """
-        images, reconstruction = to_uint8(images), to_uint8(reconstruction)
-        if min(images.shape[-2:]) < SSIM_WINDOW:
-            size = "x".join(map(str, images.shape[-2:]))
-            raise ValueError(f"images of {size} pixels are smaller than SSIM's window of {SSIM_WINDOW}")
+        check_shapes(reconstruction, images, SSIM_WINDOW)
+        check_range(images)  # not of reconstructions: those of a run that diverges are clamped
+        images, reconstruction = (
+            to_uint8(side) if side.is_floating_point() else side for side in (images, reconstruction)
+        )
         with torch.autocast(images.device.type, enabled=False):  # bfloat16 would change the numbers
             values = {
                 "psnr": psnr(reconstruction, images),
@@ -100,7 +112,7 @@ class ReconstructionMetrics(Accumulator):
                 "psnr_block_mean": psnr(block_mean(images, self.factor), images),
             }
         sums = {name: value.double().sum() for name, value in values.items()}
-        sums |= {name: (terms or {})[name].double() * len(images) for name in self.terms}
+        sums |= {name: term.double() * len(images) for name, term in (terms or {}).items() if name in self.terms}
         self.means.update(sums, len(images))
         self.usage.update(codes, keep)
 
@@ -118,7 +130,12 @@ def block_mean(images: Tensor, factor: int) -> Tensor:
 
     Returns:
         The same shape, uint8.
+
+    Raises:
+        ValueError: The images are not uint8, or have another size.
     """
+    if images.dtype != torch.uint8:
+        raise ValueError(f"block means are of uint8 images, not of {str(images.dtype).removeprefix('torch.')}")
     height, width = images.shape[-2:]
     if height % factor or width % factor:
         raise ValueError(f"image size {height}x{width} is not a multiple of factor={factor}")

@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from vistok.files import sha256_of
 from vistok.metrics.feature_networks import FeatureNetwork
 from vistok.pretrained import load_state, read_state
 
@@ -43,7 +42,7 @@ class DINOv2File(FeatureNetwork):
     Images are resized to 224 × 224 pixels by Pillow's bicubic filter, on 8 bits.
 
     Args:
-        weights: File of the authors, such as ``dinov2_vitl14_pretrain.pth``. Digits of its hash are part of the name.
+        weights: File of the authors, such as ``dinov2_vitl14_pretrain.pth``. ``name`` has digits of its tensors' hash.
 
     Raises:
         ValueError: The file does not fit.
@@ -65,7 +64,7 @@ class DINOv2File(FeatureNetwork):
         self.network = _timm_vit("vit_giant_patch14_dinov2" if gated else "vit_large_patch14_dinov2", state, self.size)
         load_state(self.network, state, weights)
         self.dim = state["pos_embed"].shape[-1]
-        self.name = f"dgm_dinov2_vit{SIZES.get(self.dim, self.dim)}{patch}_{sha256_of(Path(weights))[:8]}"
+        self.identify(f"dgm_dinov2_vit{SIZES.get(self.dim, self.dim)}{patch}")
         self.freeze()
 
     def forward(self, images: Tensor) -> Tensor:
@@ -79,7 +78,7 @@ class CLIPFile(FeatureNetwork):
 
     Args:
         weights: File of a CLIP vision transformer in transformers' or open_clip's layout. CMMD is defined with OpenAI's
-            ViT-L/14 at 336 pixels. Digits of the file's hash are part of the name.
+            ViT-L/14 at 336 pixels. Digits of the tensors' hash are part of the name.
 
     Raises:
         ValueError: The file does not fit.
@@ -98,7 +97,7 @@ class CLIPFile(FeatureNetwork):
         name = "vit_large_patch14_clip_quickgelu_336"
         self.network = _timm_vit(name, state, self.size, num_classes=self.dim)
         load_state(self.network, state | {"head.bias": torch.zeros(self.dim)}, weights)
-        self.name = f"clip_vit{SIZES.get(width, width)}{patch}_{self.size}_{sha256_of(Path(weights))[:8]}"
+        self.identify(f"clip_vit{SIZES.get(width, width)}{patch}_{self.size}")
         self.freeze()
 
     def forward(self, images: Tensor) -> Tensor:

@@ -19,6 +19,7 @@ from vistok.evaluation.protocols import Protocol
 from vistok.evaluation.report.page import page
 from vistok.evaluation.scoring import FORMAT, Result
 from vistok.files import atomic_write, encodable
+from vistok.images.pixel_hash import set_hash
 from vistok.metrics.jackknife import group_sizes
 from vistok.tokenizer import Tokenizer
 
@@ -76,6 +77,11 @@ def report_of(
             "unreadable": results[0].unreadable,
             "image_size": data.image_size,
             "sha256_of_names": names_hash(results[0].names),
+            "sha256_of_images": set_hash(results[0].names, results[0].hashes),
+        },
+        "networks": {
+            name: {"sha256": own.sha256, "official": own.official}
+            for name, own in next(iter(results[0].scores.values())).networks.weight_hashes().items()
         },
         "rate": config.model.rate,
         "reference": config.metrics.reference,
@@ -101,12 +107,13 @@ def write(report: Mapping[str, Any], results: Sequence[Result], output: Path) ->
 
     ``OUTPUT.html`` is the page.
 
-    ``OUTPUT.npz`` holds ``names`` (n,). For the i-th tokenizer it holds ``i/PROTOCOL/DISTANCE`` (n,) float32, and for
-    each preparation (``adm``, ``adm_stored``) ``i/PREPARATION/tokens`` (n,) int64, the number of positions that are
-    tokens, and ``i/PREPARATION/counts/j`` (size,) int64, the count of each codeword of the j-th codebook.
+    ``OUTPUT.npz`` holds ``names`` (n,) and ``sha256`` (n,), the hash of each image's pixels. For the i-th tokenizer it
+    holds ``i/PROTOCOL/DISTANCE`` (n,) float32, and for each preparation (``adm``, ``adm_stored``)
+    ``i/PREPARATION/tokens`` (n,) int64, the number of positions that are tokens, and ``i/PREPARATION/counts/j`` (size,)
+    int64, the count of each codeword of the j-th codebook.
     ``i/PROTOCOL/SCORE/leave_one_out`` (10,) float64 are Fréchet distances without the images of one of ten groups each.
     """
-    arrays = {"names": np.array(results[0].names)}
+    arrays = {"names": np.array(results[0].names), "sha256": np.array(results[0].hashes)}
     for i, result in enumerate(results):
         for preparation, scores in result.scores.items():
             for protocol in scores.protocols:

@@ -59,7 +59,7 @@ def summary(report: Mapping[str, Any]) -> str:
     wide = {
         "tokenizers" if several else "tokenizer": "<br>".join(escape(own["tokenizer"]) for own in report["tokenizers"]),
         "data": escape(data["source"]),
-        "SHA-256 of the list of images": f'<span class="mono">{escape(data["sha256_of_names"])}</span>',
+        "SHA-256 of the images": f'<span class="mono">{escape(data["sha256_of_images"])}</span>',
     }
     if report["rate"] is not None:
         facts["rate"] = f"{report['rate']}"
@@ -113,7 +113,7 @@ def table(report: Mapping[str, Any]) -> str:
 
 def group(name: str) -> str:
     """Group of the table that a metric belongs to."""
-    if name in DISTANCES or name == BASELINE:
+    if name in DISTANCES or name == BASELINE or name.startswith("lpips_"):
         return GROUPS[0]
     if name.startswith(("usage", "perplexity", "entropy", "distinct")):
         return GROUPS[2]
@@ -192,6 +192,7 @@ def provenance(report: Mapping[str, Any]) -> str:
         "Protocols": report["protocols"],
         "Tokenizers": report["tokenizers"],
         "Data": report["data"],
+        "Networks": report["networks"],
         "Config": report["config"],
         "Everything else": {
             name: report.get(name)

@@ -18,7 +18,7 @@ def caption_of(report: Mapping[str, Any]) -> str:
     """The images and versions of an evaluation, and the meaning of its intervals."""
     data, versions = report["data"], report["versions"]
     caption = (
-        f"{data['images']:,} images of {data['image_size']} px, list {data['sha256_of_names'][:8]}, from "
+        f"{data['images']:,} images of {data['image_size']} px, SHA-256 {data['sha256_of_images'][:8]}, from "
         f"{data['source']}; {report['dtype']}, vistok {versions['vistok']}, torch {versions['torch']}"
     )
     return f"{caption}. {INTERVAL}" if any(score.get("intervals") for score in report["scores"]) else caption
