@@ -15,7 +15,7 @@ from vistok.data.image_paths import find_images
 from vistok.data.transforms import croppings
 from vistok.files import encodable
 from vistok.images.crops import Transform, read_crop, read_hashed_crop
-from vistok.images.decoding import MOST_PIXELS, image_extensions, open_image, read_rgb
+from vistok.images.decoding import MOST_PIXELS, AsStored, image_extensions, open_image, read_rgb
 from vistok.images.reader import reader
 from vistok.images.rgb import UnreadableImage
 from vistok.processes.patience import PATIENCE, in_time

@@ -17,7 +17,7 @@ from vistok.data.batches import MOST_REPLACED, Sample
 from vistok.data.tars import images_in, shard_name
 from vistok.files import encodable, sha256_of_lines
 from vistok.images.crops import Transform, read_crop, read_hashed_crop
-from vistok.images.decoding import read_rgb
+from vistok.images.decoding import AsStored, read_rgb
 from vistok.images.rgb import UnreadableImage
 
 

@@ -16,6 +16,7 @@ from vistok.evaluation.networks import ScoringNetworks, reference_name, score_na
 from vistok.evaluation.pairs import Pairs
 from vistok.evaluation.protocols import Protocol
 from vistok.evaluation.set_metrics import IMAGES, RECONSTRUCTIONS, FeatureStore, Found
+from vistok.evaluation.strata import Strata
 from vistok.images.pixel_hash import pixel_hash
 from vistok.metrics.distances import (
     DISTANCES,
@@ -52,6 +53,7 @@ class Scores(Accumulator):
         granularities: Number of granularities that a region of the codes can have.
         store: Features of single images on disk; None where no metric needs them.
         all_names: Names of all images, scored or not, for the divisions of the Inception score; None if unknown.
+        strata: Parts by which errors are reported too, see ``Strata``.
 
     Attributes:
         layout: Maps the height and width of an image in pixels to the layout of its codes.
@@ -76,6 +78,7 @@ class Scores(Accumulator):
     positions: int
     pixels: int
     examples: Examples | None
+    strata: Strata | None
     usage: CodebookUsage
     tuples: DistinctTuples | None
     images: dict[str, FeatureStatistics]
@@ -94,6 +97,7 @@ class Scores(Accumulator):
         granularities: int = 1,
         store: FeatureStore | None = None,
         all_names: Sequence[str] | None = None,
+        strata: Collection[str] = (),
     ):
         super().__init__()
         self.protocols, self.networks, self.unavailable = dict(protocols), networks, unavailable
@@ -119,6 +123,7 @@ class Scores(Accumulator):
         self.declare("positions", 0, Reduction.LARGEST)
         self.declare("pixels", 0, Reduction.LARGEST)
         self.declare("examples", examples)
+        self.declare("strata", Strata(strata) if strata else None)
         self.declare("usage", CodebookUsage(self.head.codebook_sizes).to(device))
         self.declare("tuples", DistinctTuples(len(self.usage.parts)) if len(self.usage.parts) > 1 else None)
         images, reconstructions = {}, {}
@@ -147,6 +152,7 @@ class Scores(Accumulator):
         emitted: Codes | Quantized,
         compared: Tensor | None = None,
         hashes: Sequence[str] = (),
+        labels: Tensor | None = None,
     ) -> None:
         """Adds a batch.
 
@@ -158,6 +164,7 @@ class Scores(Accumulator):
             compared: (b, 3, size, size) uint8, the images at the size at which protocols compare them; None if that is
                 the size of ``images``.
             hashes: Hash of the pixels of each image as it was decoded, before its crop; by default of the crop itself.
+            labels: (b,) classes of the images; None takes the folders in their names.
 
         Raises:
             ValueError: A reconstruction is not finite, or images are too small.
@@ -177,6 +184,8 @@ class Scores(Accumulator):
             self._extract_features(names, pairs)
             if self.examples:
                 self.examples.update(names, distances, *pairs.levels(PLAIN)[::-1], emitted)
+            if self.strata:
+                self.strata.update(names, *pairs.levels(PLAIN), labels)
         codes, keep = emitted.codes, emitted.keep
         self.usage.update(codes, keep)
         if self.tuples:

@@ -7,6 +7,8 @@ from omegaconf import DictConfig
 from vistok import configuration
 
 MOST_PAGE_IMAGES = 1000
+STRATA = ("class", "frequency", "contrast")  # what metrics.strata may have
+
 # Types of the keys that this package reads; keys for a _target_ are checked against its signature.
 KEYS = {
     "tokenizer": str | list[str],
@@ -21,6 +23,7 @@ KEYS = {
     "metrics.intervals": bool | str,
     **dict.fromkeys(("metrics.kid", "metrics.precision_recall"), bool),
     "metrics.lpips": dict[str, str | None] | None,
+    "metrics.strata": list[str] | None,
     **dict.fromkeys(("metrics.dinov2", "metrics.fd_dinov2", "metrics.cmmd"), str | None),
     **dict.fromkeys(("metrics.reference", "metrics.save_reference"), str | None),
 }
@@ -42,6 +45,9 @@ def check_config(config: DictConfig) -> None:
     rate = config.model.rate
     if rate is not None and not 0 <= rate <= 1:
         raise ValueError(f"model.rate={rate} must be a share in [0, 1]")
+    for name in config.metrics.strata or ():
+        if name not in STRATA:
+            raise ValueError(f"metrics.strata has {name}, but may have only {', '.join(STRATA)}")
     if config.data.get("resize") == 0:
         raise ValueError("data.resize=0: the protocol decides how images are cropped; protocol=fvq keeps their size")
     if config.metrics.intervals not in (True, False, "all"):

@@ -21,7 +21,7 @@ from vistok.evaluation.config_check import check_config
 from vistok.evaluation.networks import networks_of
 from vistok.evaluation.references import save_reference
 from vistok.evaluation.report import differences as report_differences
-from vistok.evaluation.report import score_table
+from vistok.evaluation.report import score_table, strata_tables
 from vistok.evaluation.report.outputs import report_of, write
 from vistok.evaluation.scoring import TOO_FEW, granularities_of, reconstruct, score
 from vistok.evaluation.set_metrics import SetMetrics, disk_space
@@ -90,6 +90,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
             take_over=config.run.take_over,
             asked=asked,
             page_images=config.run.page_images,
+            strata=config.metrics.strata or (),
         )
         for scores in results[0].scores.values():
             unavailable |= scores.found.unavailable
@@ -107,6 +108,8 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
             done.forget()
         console.print(score_table.scores_table(report))
         report_differences.say_all(report, console)
+        for table in strata_tables.terminal_tables(report):
+            console.print(table)
         beside = f"{output.with_suffix('.html').name} and {output.with_suffix('.npz').name}"
         say(f"written to {output}, {beside}", console=console)
         return report

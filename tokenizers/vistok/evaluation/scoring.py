@@ -1,7 +1,7 @@
 """Runs every tokenizer on every image, once per preparation, on one process or several."""
 
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
@@ -81,6 +81,7 @@ def score(
     take_over: bool = False,
     asked: SetMetrics = SetMetrics(),
     page_images: int = 60,
+    strata: Collection[str] = (),
 ) -> list[Result]:
     """Runs every tokenizer on every image, once per preparation, and accumulates what the protocols measure.
 
@@ -102,6 +103,7 @@ def score(
         asked: Metrics that need the features of single images, for which ``partial_folder`` must be given. They are
             left out where ``reference`` has the images' statistics.
         page_images: Number of images that the report shows, of the first protocol's crop.
+        strata: Parts by which errors are reported too: ``class``, ``frequency``, ``contrast``.
 
     Raises:
         ValueError: A reconstruction is not finite, no image is readable, the reference does not match, or a folder for
@@ -136,6 +138,7 @@ def score(
                     "tokenizer": [result.fingerprint, repr(tokenizer)],
                     "rate": rate,
                     "in_report": in_report,
+                    "strata": sorted(strata),
                     "protocols": {name: asdict(protocol) for name, protocol in own.items()},
                     "networks": {name: own.sha256 for name, own in networks.weight_hashes().items()},
                     "references": sorted(references),
@@ -167,6 +170,7 @@ def score(
                 granularities_of(tokenizer),
                 store,
                 all_names,
+                strata,
             )
             title = f"{preparation.name} crops" + (
                 f", tokenizer {number + 1} of {len(tokenizers)}" if len(tokenizers) > 1 else ""
@@ -241,7 +245,8 @@ def run(
                     if batch.names:
                         images, compared = preparation.split(batch.images.to(device), data.image_size)
                         reconstruction, emitted = reconstruct(tokenizer, images, rate, data.batch_size)
-                        scores.update(batch.names, images, reconstruction, emitted, compared, batch.hashes)
+                        labels = batch.labels
+                        scores.update(batch.names, images, reconstruction, emitted, compared, batch.hashes, labels)
                     scores.unreadable += batch.skipped
                     done += 1
                 done_images = (len(scores.names) + len(scores.unreadable)) * world_size

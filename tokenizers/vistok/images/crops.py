@@ -96,7 +96,7 @@ def read_crop(
 def read_hashed_crop(
     file: Any, read: Callable[[Any], Any], transforms: Sequence[Transform], rng: np.random.Generator
 ) -> tuple[Tensor, str]:
-    """``read_crop``, and the hash of all pixels of the upright image before the first transform (see ``pixel_hash``)."""
+    """``read_crop``, and the hash of the upright image before the first transform (see ``pixel_hash``)."""
     return _read_crop(file, read, transforms, rng, hashed=True)
 
 

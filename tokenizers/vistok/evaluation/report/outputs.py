@@ -51,6 +51,12 @@ def report_of(
         "scores": scores,
         "differences": differences,
         "intervals": METHOD if config.metrics.intervals else None,
+        "strata": [
+            {"tokenizer": path, "crop": crop} | own.strata.summary({name: own.values(name) for name in own.protocols})
+            for path, result in zip(paths, results, strict=True)
+            for crop, own in result.scores.items()
+            if own.strata
+        ],
         "unavailable": dict(unavailable),
         "protocols": {
             name: {
@@ -112,6 +118,7 @@ def write(report: Mapping[str, Any], results: Sequence[Result], output: Path) ->
     ``i/PREPARATION/tokens`` (n,) int64, the number of positions that are tokens, and ``i/PREPARATION/counts/j`` (size,)
     int64, the count of each codeword of the j-th codebook.
     ``i/PROTOCOL/SCORE/leave_one_out`` (10,) float64 are Fréchet distances without the images of one of ten groups each.
+    With ``metrics.strata`` it also holds the values of ``Strata.arrays``, as ``i/PREPARATION/NAME``.
     """
     arrays = {"names": np.array(results[0].names), "sha256": np.array(results[0].hashes)}
     for i, result in enumerate(results):
@@ -120,6 +127,8 @@ def write(report: Mapping[str, Any], results: Sequence[Result], output: Path) ->
                 arrays |= {f"{i}/{protocol}/{name}": v.numpy() for name, v in scores.values(protocol).items()}
                 jackknife = scores.leave_one_out(protocol)
                 arrays |= {f"{i}/{protocol}/{name}/leave_one_out": v.numpy() for name, v in jackknife.items()}
+            if scores.strata:
+                arrays |= {f"{i}/{preparation}/{name}": own for name, own in scores.strata.arrays().items()}
             arrays[f"{i}/{preparation}/tokens"] = np.array(scores.tokens)
             arrays |= {f"{i}/{preparation}/counts/{j}": own.cpu().numpy() for j, own in enumerate(scores.usage.counts)}
     output.parent.mkdir(parents=True, exist_ok=True)

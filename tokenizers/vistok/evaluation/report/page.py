@@ -17,6 +17,7 @@ from vistok.evaluation.report import inline_files, score_table
 from vistok.evaluation.report.code_maps import codes
 from vistok.evaluation.report.example_figures import examples
 from vistok.evaluation.report.labels import distinct, explained_arrow, short, with_direction
+from vistok.evaluation.report.strata_tables import strata_section
 from vistok.files import json_text
 from vistok.metrics.distances import DISTANCES
 
@@ -41,6 +42,7 @@ def page(report: Mapping[str, Any], results: Sequence[Mapping[str, Scores]]) -> 
         examples(labels, report, results),
         codes(labels, selected),
         distributions(labels, report, results),
+        strata_section(report),
         provenance(report),
     ]
     return inline_files.document(title, "".join(sections), inline_files.SCRIPTS)
