@@ -23,7 +23,7 @@ from protocols import read_tokenizer, unpack
 from torch import Tensor, nn
 
 from vistok.data import folder
-from vistok.evaluation import Protocol, ScoringNetworks, accumulator, score
+from vistok.evaluation import Protocol, ScoringNetworks, TokenizerReconstructions, accumulator, score
 from vistok.metrics import TorchvisionFeatures
 from vistok.metrics.feature_networks import FeatureNetwork
 from vistok.speed import keep_freed_pages
@@ -68,7 +68,7 @@ def main() -> None:
         data = folder(place, 32, batch_size=50, num_workers=1)
         began = time.process_time()
         (result,) = score(
-            [read_tokenizer(options.weights)],
+            [TokenizerReconstructions(read_tokenizer(options.weights))],
             data,
             {"canonical": protocol},
             ScoringNetworks(networks),

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from vistok import Tokenizer, configuration, versions
 from vistok.data import folder
-from vistok.evaluation import ScoringNetworks, score
+from vistok.evaluation import ScoringNetworks, TokenizerReconstructions, score
 from vistok.evaluation.identity import names_hash
 from vistok.evaluation.report import score_table
 from vistok.evaluation.report.page import page
@@ -135,7 +135,11 @@ def main() -> None:
         root = Path(place) if options.data.suffix == ".npz" else options.data
         data = folder(str(root), options.image_size, batch_size=50 if options.image_size <= 64 else 4, num_workers=1)
         (result,) = score(
-            [read_tokenizer(options.weights)], data, protocols, ScoringNetworks(networks), console=console
+            [TokenizerReconstructions(read_tokenizer(options.weights))],
+            data,
+            protocols,
+            ScoringNetworks(networks),
+            console=console,
         )
     metrics = result.metrics(protocols)
     report = {

@@ -193,3 +193,43 @@ def test_codes_of_any_whole_numbers(compose, head):
             tokenizer.detokenize(wrong)
     with pytest.raises(ValueError, match="images are uint8, not floats in"):
         tokenizer.tokenize(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+
+
+@pytest.mark.parametrize("height, width", [(13, 10), (16, 9), (3, 21)])
+def test_other_sizes_are_padded_and_cropped_back(make_tokenizer, height, width):
+    tokenizer = make_tokenizer().eval()
+    images = torch.rand(2, 3, height, width) * 2 - 1
+    reconstruction, emitted = tokenizer.reconstruct(images)
+    h, w = -(-height // 4), -(-width // 4)
+    assert tokenizer.padded_size(height, width) == (4 * h, 4 * w) and emitted.codes.shape == (2, 1, h, w)
+    below, right = 4 * h - height, 4 * w - width
+    whole = nn.functional.pad(images, (0, right, 0, below), mode="replicate")
+    assert torch.equal(emitted.codes, tokenizer.tokenize(whole))
+    assert torch.equal(reconstruction, tokenizer.reconstruct(whole)[0][..., :height, :width])
+    with pytest.raises(ValueError, match=f"image size {height}x{width} is not a multiple"):
+        tokenizer.tokenize(images)  # codes alone would not tell the size
+
+
+def test_sizes_of_whole_patches_are_not_padded(make_tokenizer):
+    tokenizer = make_tokenizer().eval()
+    images = torch.rand(2, 3, 16, 24) * 2 - 1
+    reconstruction, emitted = tokenizer.reconstruct(images)
+    assert tokenizer.padded_size(16, 24) == (16, 24)
+    assert torch.equal(reconstruction, tokenizer.decode(tokenizer.lookup(tokenizer.tokenize(images))))
+
+
+def test_heads_and_encoders_decide_what_is_padded_to(make_tokenizer):
+    tokenizer = make_tokenizer()
+    tokenizer.quantizer.grid_multiple = 4  # as of a dynamic head
+    assert tokenizer.padded_size(17, 16) == (32, 16) and tokenizer.padded_size(1, 33) == (16, 48)
+
+    def fixed(height, width):
+        if (height, width) != (64, 48):
+            raise ValueError(f"image size {height}x{width} is not 64x48, the only size of these positions")
+        return 16, 12
+
+    tokenizer.encoder.grid = fixed
+    assert tokenizer.padded_size(64, 48) == (64, 48) and tokenizer.padded_size(50, 40) == (64, 48)
+    message = "images of 65x48 cannot be padded to a size that the tokenizer accepts: image size 80x48 is not 64x48"
+    with pytest.raises(ValueError, match=message):
+        tokenizer.padded_size(65, 48)

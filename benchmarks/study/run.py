@@ -129,7 +129,7 @@ def score(tokenizer, arguments: argparse.Namespace, image_size: int, folder: Pat
     from torchvision.io import write_png
 
     from vistok.evaluation import Protocol, Scores, ScoringNetworks
-    from vistok.evaluation.scoring import reconstruct
+    from vistok.evaluation.reconstructions import reconstruct
     from vistok.images.ranges import to_float, to_uint8
     from vistok.losses import STLPIPS
     from vistok.metrics import CodebookUsage

@@ -170,6 +170,16 @@ def test_other_images_are_named_and_have_no_differences(files, tmp_path):
     assert [(curve.name, curve.hollow) for curve in curves] == [("a", False), *((name, True) for name in "defg")]
 
 
+def test_native_images_have_no_size_of_crops(tmp_path):
+    """Scored alone or beside crops, they are the same images."""
+    native = ("native", "0a27a961", "native")
+    alone = write(tmp_path / "alone.json", {"runs/a": (PHOTOS, 0.1)}, protocol=native, image_size=None)
+    beside = write(tmp_path / "beside.json", {"runs/b": (PHOTOS + 1, 0.1)}, protocol=native, image_size=256)
+    found = compare([alone, beside])
+    assert found["not_compared"] == {} and len(found["differences"]) == 1
+    assert [own["image_size"] for own in found["tokenizers"]] == [None, None]
+
+
 def test_files_that_do_not_compare_are_refused_by_name(files, tmp_path):
     other = write(tmp_path / "other.json", {"runs/d": (PHOTOS, 0.1)}, protocol=("titok", "7006583b", "bicubic"))
     message = f"{other} was not scored by the protocol canonical 634fd2ad of {files[0]}; its titok 7006583b differs: "

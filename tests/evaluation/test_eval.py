@@ -514,10 +514,16 @@ def free_port() -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("source", ["folder", "shards"])
 def test_one_two_and_three_processes_report_the_same(python, trained, photos, tmp_path, mobilenet, monkeypatch, source):
-    """Of 11 images, whose number no other divides, each is scored once."""
+    """Of 11 images, whose number no other divides, each is scored once: in crops and in its own size, stored too."""
     (photos / "01.png").unlink()
+    for path in photos.rglob("*.*g"):
+        stored = tmp_path / "stored" / path.relative_to(photos).with_suffix(".png").name
+        stored.parent.mkdir(exist_ok=True)
+        Image.fromarray(np.array(Image.open(path)) // 2).save(stored)
     monkeypatch.setenv("OUT", str(tmp_path))
     if source == "folder":
+        for path in (photos / "more").iterdir():  # stored names have no folder
+            path.rename(photos / path.name)
         data = [f"data.root={photos}"]
     else:
         import tarfile
@@ -526,9 +532,8 @@ def test_one_two_and_three_processes_report_the_same(python, trained, photos, tm
             for path in sorted(photos.rglob("*.*")):
                 archive.add(path, path.name)
         data = ["data=shards", f"data.val_urls={tmp_path}/images.tar"]
-    given = words(
-        trained, "x", *data, "data.batch_size=2", "metrics.lpips=null", "protocol=[canonical,ibq]", *mobilenet
-    )
+    given = words(trained, "x", *data, "data.batch_size=2", "metrics.lpips=null", *mobilenet)
+    given += ("protocol=[canonical,ibq,native]", f"reconstructions={tmp_path}/stored")
     given = [word for word in given if not word.startswith("run.out=")]
     done = program(python, RANKS, str(free_port()), *given)
     assert done.returncode == 0, done.stdout + done.stderr

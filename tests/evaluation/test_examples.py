@@ -164,6 +164,14 @@ def test_a_large_image_is_kept_in_part():
     assert lacking.kept == {}
 
 
+def test_images_at_another_size_than_the_input_are_not_reconstructed_again():
+    images = torch.zeros(1, 3, 4, 4, dtype=torch.uint8)
+    own, lacking = Examples(2), Examples(2)
+    own.update(["a"], {"l1": torch.ones(1)}, images, images)
+    completion.complete([own, lacking], [None, None], 2)
+    assert list(own.kept) == ["a"] and lacking.kept == {}
+
+
 def test_an_image_without_a_value_is_neither_best_nor_worst():
     images = torch.zeros(3, 3, 4, 4, dtype=torch.uint8)
     own = Examples(8)

@@ -22,7 +22,7 @@ import vistok
 from vistok import configuration
 from vistok.data import folder
 from vistok.data.sample import photo
-from vistok.evaluation import ScoringNetworks, score, scoring
+from vistok.evaluation import ScoringNetworks, TokenizerReconstructions, reconstructions, score
 from vistok.images.ranges import to_nearest_float
 from vistok.losses import LPIPS
 from vistok.metrics.feature_networks import FeatureNetwork
@@ -89,11 +89,18 @@ class Kept(FeatureNetwork):
 def scored(compose, monkeypatch, trained, root, alex, name):
     """Distances of a protocol, and inputs of feature networks: reconstructions, images."""
     codes = Codes(torch.zeros(COUNT, 1, 1, 1, dtype=torch.int64))
-    monkeypatch.setattr(scoring, "reconstruct", lambda tokenizer, images, *_: (blur(to_nearest_float(images)), codes))
+    monkeypatch.setattr(
+        reconstructions, "reconstruct", lambda tokenizer, images, *_: (blur(to_nearest_float(images)), codes)
+    )
     protocols = configuration.instantiate(compose("eval", f"protocol=[{name}]", "tokenizer=x").protocol)
     kept, lpips = Kept(), LPIPS("alex", str(alex))
     networks = ScoringNetworks((kept,), {"lpips_alex": lpips, "lpips_vgg": lpips})
-    (result,) = score([vistok.load(trained)], folder(str(root), SIZE, COUNT, num_workers=0), protocols, networks)
+    (result,) = score(
+        [TokenizerReconstructions(vistok.load(trained))],
+        folder(str(root), SIZE, COUNT, num_workers=0),
+        protocols,
+        networks,
+    )
     reconstruction, images = kept.inputs
     metrics = result.metrics(protocols)[name]  # LPIPS with the hash of its weights
     return {re.sub("_[0-9a-f]{8}$", "", own): value for own, value in metrics.items()}, reconstruction, images

@@ -8,7 +8,7 @@ import torchvision.transforms.functional as tv
 from PIL import Image
 
 from vistok.data import folder
-from vistok.evaluation import Protocol, score
+from vistok.evaluation import Protocol, TokenizerReconstructions, score
 from vistok.evaluation.accumulator import Scores
 from vistok.evaluation.pairs import Pairs
 from vistok.evaluation.preparation import Preparation
@@ -96,7 +96,7 @@ def test_scores_at_another_size(files, trained):
     tokenizer = vistok.load(trained)
     protocols = {"p": Protocol(size=24, decoding="stored", distances=["psnr", "l1"])}
     data = folder(str(files), 32, 2, num_workers=0)
-    (result,) = score([tokenizer], data, protocols)
+    (result,) = score([TokenizerReconstructions(tokenizer)], data, protocols)
     scores = result.scores["adm_stored_24"]
     assert isinstance(scores, Scores) and scores.names == ["0.jpg", "1.png", "2.png", "3.png", "4.jpg"]
     (batch,) = folder(str(files), 32, 5, num_workers=0).scored_batches(CROPS["adm"](32), stored=True)
@@ -108,7 +108,7 @@ def test_scores_at_another_size(files, trained):
     assert "psnr_block_mean" not in result.metrics(protocols)["p"]
     for size in (0, 33):
         with pytest.raises(ValueError, match=f"protocol: size={size} must be at "):
-            score([tokenizer], data, {"p": Protocol(size=size)})
+            score([TokenizerReconstructions(tokenizer)], data, {"p": Protocol(size=size)})
 
 
 def test_ready_crops_have_no_other_size(trained):
@@ -116,4 +116,4 @@ def test_ready_crops_have_no_other_size(trained):
     from vistok.data import sample
 
     with pytest.raises(ValueError, match="protocol: size=16 needs image files"):
-        score([vistok.load(trained)], sample(32, 8), {"p": Protocol(size=16)})
+        score([TokenizerReconstructions(vistok.load(trained))], sample(32, 8), {"p": Protocol(size=16)})

@@ -25,6 +25,7 @@ PRESETS = {
     "titok": "580e88ce",
     "fvq": "9e5985e4",
     "vqgan_lc": "e0b450c5",
+    "native": "0a27a961",
 }
 
 

@@ -14,7 +14,16 @@ from torch import Tensor, nn
 
 from vistok import Tokenizer
 from vistok.data import folder
-from vistok.evaluation import Protocol, ScoringNetworks, evaluate, score, scoring, set_metrics
+from vistok.evaluation import (
+    Protocol,
+    ScoringNetworks,
+    TokenizerReconstructions,
+    evaluate,
+    reconstructions,
+    score,
+    scoring,
+    set_metrics,
+)
 from vistok.evaluation.pairs import truncated
 from vistok.evaluation.scoring import Result
 from vistok.evaluation.set_metrics import SetMetrics, disk_space
@@ -71,7 +80,8 @@ def scored(tokenizers: Sequence[Tokenizer], pictures: Path, output: Path, asked:
     """``asked`` with KID stands for CLIP too."""
     data = folder(str(pictures), image_size=32, batch_size=8, num_workers=0)
     networks = ScoringNetworks((Blocks(),), clip=Embedding() if asked.kid else None)
-    return score(tokenizers, data, PROTOCOLS, networks, partial_folder=output, partial_every=0, asked=asked)
+    sources = [TokenizerReconstructions(tokenizer) for tokenizer in tokenizers]
+    return score(sources, data, PROTOCOLS, networks, partial_folder=output, partial_every=0, asked=asked)
 
 
 def left_out(result: Result) -> dict[str, Tensor]:
@@ -111,7 +121,7 @@ def test_images_are_stored_once_for_all_tokenizers(make_tokenizer, pictures, tmp
 def test_rows_ahead_of_the_saved_state_are_computed_again(make_tokenizer, pictures, tmp_path, monkeypatch, saved):
     """A process that ends after three batches, the last states of which were not written."""
     tokenizer, out = make_tokenizer(), tmp_path / "out"
-    reconstruct, keep, done = scoring.reconstruct, scoring.keep, []
+    reconstruct, keep, done = reconstructions.reconstruct, scoring.keep, []
 
     def failing(*arguments):
         done.append(1)
@@ -120,7 +130,7 @@ def test_rows_ahead_of_the_saved_state_are_computed_again(make_tokenizer, pictur
         return reconstruct(*arguments)
 
     with monkeypatch.context() as patched:
-        patched.setattr(scoring, "reconstruct", failing)
+        patched.setattr(reconstructions, "reconstruct", failing)
         patched.setattr(scoring, "keep", lambda scores, batches, path: batches <= saved and keep(scores, batches, path))
         with pytest.raises(RuntimeError, match="killed"):
             scored([tokenizer], pictures, out)

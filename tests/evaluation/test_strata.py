@@ -27,6 +27,14 @@ def test_classes_by_hand():
     }
 
 
+def test_classes_with_images_that_are_too_small():
+    values = {"p": {"psnr": torch.tensor([10.0, 20.0, 40.0]), "ms_ssim": torch.tensor([0.5, math.nan, math.nan])}}
+    classes = by_class(["b", "a", "b"], values)
+    assert classes["a"]["p"] == {"psnr": 20.0} and classes["b"]["p"] == {"psnr": 25.0, "ms_ssim": 0.5}
+    (table,) = strata_tables.class_tables("A, native sizes", classes)
+    assert table.rows == (("a", "1", "20", "–"), ("b", "2", "25", "0.5"))
+
+
 def test_means_by_hand():
     errors = np.array([255.0**2, 255.0**2 / 1e4, 0.0, math.nan])
     assert psnr_of(errors) == pytest.approx((0 + 40 + 100) / 3)

@@ -45,3 +45,5 @@ def test_equal_blocks_keep_their_order_and_few_blocks_leave_thirds_empty():
     assert found.error.tolist() == [[2.5, 9, 16]]  # places 0 and 1, 2, 3 of four
     few = contrast_errors(image[..., :12] + 1, image[..., :12])
     assert few.error[0, 0] == 1 and few.error[0, 1:].isnan().all()
+    none = contrast_errors(image[..., :7, :] + 1, image[..., :7, :])
+    assert none.error.shape == none.contrast.shape == (1, 3) and all(own.isnan().all() for own in none)

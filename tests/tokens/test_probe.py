@@ -157,6 +157,7 @@ def test_the_command(make, classes, tmp_path, capsys):
         (["--out", str(out)], "exists already"),
         (compared[2:], "needs --tokenizer"),
         ([*compared, "--eval", "protocl=titok"], "Could not override 'protocl'"),
+        ([*compared, "--eval", "protocol=[canonical,native]"], "protocol=native has images of any size, but samples"),
     ):
         with pytest.raises(SystemExit):
             main([*words[:2], "--out", str(tmp_path / "other.json"), *wrong])

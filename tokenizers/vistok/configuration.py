@@ -330,8 +330,8 @@ def random_weights(node: Any, path: str = "") -> list[str]:
     return found
 
 
-def refuse_missing(config: DictConfig) -> None:
-    """Raise ``ValueError`` for values that only the command line can give."""
-    missing = OmegaConf.missing_keys(config)
+def refuse_missing(config: DictConfig, also: Iterable[str] = ()) -> None:
+    """Raise ``ValueError`` for values that only the command line can give, and for the keys in ``also``."""
+    missing = {*OmegaConf.missing_keys(config), *also}
     if missing:
         raise ValueError(f"missing on the command line: {' '.join(f'{key}=...' for key in sorted(missing))}")

@@ -3,15 +3,20 @@
 import copy
 from collections.abc import Mapping
 from functools import partial
+from itertools import product
+from math import prod
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from vistok.backbones.interface import Decoder, Encoder, decode
+from vistok.images.padding import padded
 from vistok.images.ranges import LogitLaplaceMap, PixelMap
 from vistok.pretrained import tensor_hash
 from vistok.quantizers.base import Codes, Context, Quantized, Quantizer
+
+PADDINGS = 16  # sizes of each side that ``padded_size`` tries
 
 
 class Autoencoded(NamedTuple):
@@ -96,6 +101,25 @@ class Tokenizer(nn.Module):
             raise ValueError(f"{name}{text}") from error
         return h, w
 
+    def padded_size(self, height: int, width: int) -> tuple[int, int]:
+        """Size (H, W) that ``reconstruct`` pads images to: the smallest from theirs that encoder and head accept.
+
+        Raises:
+            ValueError: None of the next sizes is accepted.
+        """
+        unit = self.factor * self.quantizer.grid_multiple
+        heights, widths = ([unit * (-(-side // unit) + i) for i in range(PADDINGS)] for side in (height, width))
+        refusals = []
+        for size in [(height, width), *sorted(product(heights, widths), key=prod)]:
+            try:
+                self.grid(*size)
+                return size
+            except ValueError as error:
+                refusals.append(error)  # first of the size itself, then of the smallest padded one
+        raise ValueError(
+            f"images of {height}x{width} cannot be padded to a size that the tokenizer accepts: {refusals[1]}"
+        )
+
     def forward(self, images: Tensor, rate: float | Tensor | None = None, context: Context = Context()) -> Autoencoded:
         """Maps images (b, c, H, W) in [-1, 1] to their reconstruction and codes, with gradients."""
         quantized = self.quantize(images, rate, context)
@@ -172,10 +196,21 @@ class Tokenizer(nn.Module):
 
     @torch.no_grad()
     def reconstruct(self, images: Tensor, context: Context = Context()) -> tuple[Tensor, Codes]:
-        """Maps images (b, c, H, W) in [-1, 1] to unclamped reconstructions from their codes alone, and these codes."""
-        emitted = self.to_codes(images, context)
-        size = (images.shape[-2], images.shape[-1])
-        return self.decode(self.lookup(emitted.codes, size, emitted.keep), size, emitted.keep, context), emitted
+        """Maps images (b, c, H, W) in [-1, 1] to unclamped reconstructions from their codes alone, and these codes.
+
+        Images of a size that the tokenizer does not accept are padded to ``padded_size`` by repeating their last column
+        and row; the codes are those of the padded images, and the reconstructions are cropped back.
+
+        Raises:
+            ValueError: No size that they can be padded to is accepted.
+        """
+        height, width = images.shape[-2:]
+        size = self.padded_size(height, width)
+        if context.mask is not None:
+            context = context._replace(mask=padded(context.mask, size))
+        emitted = self.to_codes(padded(images, size), context)
+        full = self.decode(self.lookup(emitted.codes, size, emitted.keep), size, emitted.keep, context)
+        return full[..., :height, :width], emitted
 
     @torch.no_grad()
     def tokenize(self, images: Tensor, context: Context = Context()) -> Tensor:

@@ -15,6 +15,7 @@ from hydra.errors import HydraException
 OVERRIDE = re.compile(r"(?P<key>[+~]*[\w./@:-]+)=(?P<value>.*)", re.DOTALL)
 PATHS = (
     "tokenizer",
+    "reconstructions",
     "resume",
     "init",
     "dir",

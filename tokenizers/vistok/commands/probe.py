@@ -20,7 +20,7 @@ from vistok.commands.arguments import TOKENIZER, Parser, at_least, number
 from vistok.commands.failures import guard
 from vistok.data.shards import Data
 from vistok.distributed.process_group import processes
-from vistok.evaluation.learnability.generation import generation_scores, samples_of
+from vistok.evaluation.learnability.generation import generation_scores, refuse_native, samples_of
 from vistok.evaluation.learnability.probe_report import Probed, bits_table, probe, split_tokens
 from vistok.evaluation.learnability.probe_training import SIZES, ProbeSettings
 from vistok.evaluation.networks import ScoringNetworks, networks_of
@@ -144,6 +144,7 @@ def reference_of(asked: argparse.Namespace, image_size: int) -> SampleReference:
         keys = [*asked.eval, *source, f"data.image_size={image_size}", "tokenizer=none"]
         config = compose("eval", overrides=overrides.readable(keys))
     protocols = configuration.instantiate(config.protocol)
+    refuse_native(protocols)
     networks, unavailable = networks_of(config, [])
     return SampleReference(
         configuration.instantiate(config.data),

@@ -19,6 +19,7 @@ class Sample(NamedTuple):
     skipped: tuple[str, ...] = ()  # unreadable images, with the reason
     place: tuple[int, int, int] | None = None  # in a stream: worker, finished shards, finished images of the next
     sha256: str = ""  # hash of the decoded image, by pixel_hash, in an evaluation
+    size: tuple[int, int] | None = None  # height and width of the file's image, before the transforms
 
 
 class Batch(NamedTuple):
@@ -32,6 +33,7 @@ class Batch(NamedTuple):
     skipped: Sequence[str] = ()
     place: tuple[int, int, int] | None = None  # place of the last sample
     hashes: Sequence[str] = ()  # of each decoded image, by pixel_hash, in an evaluation
+    sizes: Sequence[tuple[int, int] | None] = ()  # height and width of each file's image, before the transforms
 
     @classmethod
     def of(cls, images: "Batch | Tensor") -> "Batch":
@@ -46,7 +48,8 @@ def collate(samples: Sequence[Sample]) -> Batch:
     skipped = [reason for sample in samples for reason in sample.skipped]
     names = [sample.name for sample in read]
     hashes = [sample.sha256 for sample in read if sample.sha256]
-    return Batch(images, names=names, skipped=skipped, place=samples[-1].place, hashes=hashes)
+    sizes = [sample.size for sample in read]
+    return Batch(images, names=names, skipped=skipped, place=samples[-1].place, hashes=hashes, sizes=sizes)
 
 
 class Images(Protocol):
@@ -62,6 +65,9 @@ class NamedImages(Images, Protocol):
 
     def names(self) -> Sequence[str]:
         """Names of the images, listed and hashed in reports."""
+
+    def sizes(self) -> Sequence[tuple[int, int] | None]:
+        """Height and width of each upright image before the transforms, by its header; None for an unreadable one."""
 
     def with_transforms(self, transforms: Sequence[Transform], stored: bool = False) -> "NamedImages":
         """Data set of the same images with other transforms, for an evaluation: samples may have their ``sha256``.

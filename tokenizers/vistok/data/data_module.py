@@ -1,6 +1,7 @@
 """Lightning data module of all sources of images with known length."""
 
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import pytorch_lightning as pl
@@ -97,8 +98,24 @@ class ImageDataModule(pl.LightningDataModule):
     def test_dataloader(self) -> DataLoader:
         return self._all_of(self.test)
 
+    def scored_names(self) -> list[str]:
+        """Names of the images that ``eval.py`` scores."""
+        return list(self.test.names())
+
+    @cached_property
+    def scored_sizes(self) -> list[tuple[str, tuple[int, int]]]:
+        """Name, height and width of the images that ``eval.py`` scores, by their headers, of the readable ones."""
+        sizes = zip(self.test.names(), self.test.sizes(), strict=True)
+        return [(name, size) for name, size in sizes if size is not None]
+
     def scored_batches(
-        self, transforms: Sequence[Transform], rank: int = 0, world_size: int = 1, start: int = 0, stored: bool = False
+        self,
+        transforms: Sequence[Transform],
+        rank: int = 0,
+        world_size: int = 1,
+        start: int = 0,
+        stored: bool = False,
+        batch_size: int | None = None,
     ) -> Iterator[Batch]:
         """Batches that ``eval.py`` scores: the share of one process of several.
 
@@ -108,10 +125,12 @@ class ImageDataModule(pl.LightningDataModule):
             world_size: Number of processes.
             start: Number of batches already scored.
             stored: True decodes files as they are stored, see ``read_rgb``.
+            batch_size: Images in a batch, 1 where sizes differ; None for ``self.batch_size``.
         """
-        sampler = StrideSampler(len(self.test), rank, world_size, start * self.batch_size)
+        batch_size = batch_size or self.batch_size
+        sampler = StrideSampler(len(self.test), rank, world_size, start * batch_size)
         images = self.test.with_transforms(transforms, stored)
-        return iter(loader(images, self.batch_size, self.num_workers, None, sampler, *self._waits))
+        return iter(loader(images, batch_size, self.num_workers, None, sampler, *self._waits))
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:
         self.names = list(batch.names)

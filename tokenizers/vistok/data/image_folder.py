@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from torch import Tensor
 
 from vistok.data.batches import MOST_REPLACED, Sample
 from vistok.data.data_module import ImageDataModule
 from vistok.data.image_paths import find_images
 from vistok.data.transforms import croppings
 from vistok.files import encodable
-from vistok.images.crops import Transform, read_crop, read_hashed_crop
-from vistok.images.decoding import MOST_PIXELS, AsStored, image_extensions, open_image, read_rgb
+from vistok.images.crops import Cropped, Transform, read_sized_crop
+from vistok.images.decoding import MOST_PIXELS, AsStored, image_extensions, open_image, read_rgb, size_of
 from vistok.images.reader import reader
 from vistok.images.rgb import UnreadableImage
 from vistok.processes.patience import PATIENCE, in_time
@@ -56,8 +55,8 @@ class ImageFiles:
         while True:
             name = encodable(self.files[index])
             try:
-                image, sha256 = self._read(epoch, index)
-                return Sample(image, name, tuple(skipped), sha256=sha256)
+                image, size, sha256 = self._read(epoch, index)
+                return Sample(image, name, tuple(skipped), sha256=sha256, size=size)
             except UnreadableImage as error:
                 skipped.append(encodable(f"{self.root / self.files[index]}: {error}"))
             if not self.replace:
@@ -66,13 +65,15 @@ class ImageFiles:
                 raise UnreadableImage(f"{len(skipped)} images in a row cannot be read, the last is {skipped[-1]}")
             index = (index + 1) % len(self)
 
-    def _read(self, epoch: int, index: int) -> tuple[Tensor, str]:
+    def _read(self, epoch: int, index: int) -> Cropped:
         rng = np.random.default_rng((self.seed, epoch, index))
-        arguments = (self.root / self.files[index], self.read, self.transforms, rng)
-        return read_hashed_crop(*arguments) if self.hashed else (read_crop(*arguments), "")
+        return read_sized_crop(self.root / self.files[index], self.read, self.transforms, rng, self.hashed)
 
     def names(self) -> list[str]:
         return [encodable(file) for file in self.files]
+
+    def sizes(self) -> list[tuple[int, int] | None]:
+        return [size_of(self.root / file) for file in self.files]
 
     def with_transforms(self, transforms: Sequence[Transform], stored: bool = False) -> "ImageFiles":
         read = AsStored(self.read) if stored else self.read

@@ -154,10 +154,14 @@ class FixedCrops:
         return len(self.crops)
 
     def __getitem__(self, key: tuple[int, int]) -> Sample:
-        return Sample(self.crops[key[1]], self._names[key[1]])
+        crop = self.crops[key[1]]
+        return Sample(crop, self._names[key[1]], size=(crop.shape[1], crop.shape[2]))
 
     def names(self) -> list[str]:
         return self._names
+
+    def sizes(self) -> list[tuple[int, int]]:
+        return [(crop.shape[1], crop.shape[2]) for crop in self.crops]
 
     def with_transforms(self, transforms: Sequence[Transform], stored: bool = False) -> "FixedCrops":
         return self

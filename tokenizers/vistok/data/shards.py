@@ -40,6 +40,7 @@ class ShardDataModule(pl.LightningDataModule):
     """
 
     num_test = None  # number of images that eval.py scores: unknown before they are read
+    scored_sizes: Sequence[tuple[str, tuple[int, int]]] = ()  # and so are their sizes
 
     def __init__(
         self,
@@ -91,15 +92,25 @@ class ShardDataModule(pl.LightningDataModule):
     def test_dataloader(self) -> DataLoader:
         return self.val_dataloader()
 
+    def scored_names(self) -> list[str] | None:
+        """Names of the images that ``eval.py`` scores; None for shards behind URLs, or compressed ones."""
+        return self.val.names()
+
     def scored_batches(
-        self, transforms: Sequence[Transform], rank: int = 0, world_size: int = 1, start: int = 0, stored: bool = False
+        self,
+        transforms: Sequence[Transform],
+        rank: int = 0,
+        world_size: int = 1,
+        start: int = 0,
+        stored: bool = False,
+        batch_size: int | None = None,
     ) -> Iterator[Batch]:
         """Batches that ``eval.py`` scores, as in ``ImageDataModule``.
 
         Batches already scored are read again and dropped.
         """
         images = self.val.with_transforms(transforms, stored).at(rank, world_size)
-        batches = loader(images, self.batch_size, self.num_workers, None, timeout=self.timeout)
+        batches = loader(images, batch_size or self.batch_size, self.num_workers, None, timeout=self.timeout)
         return itertools.islice(batches, start, None)
 
     def on_after_batch_transfer(self, batch: Batch, dataloader_idx: int) -> Batch:

@@ -8,15 +8,17 @@ import copy
 import io
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
 from vistok.data.batches import MOST_REPLACED, Sample
-from vistok.data.tars import images_in, shard_name
+from vistok.data.tar_index import names_in_shard
+from vistok.data.tars import Url, images_in, shard_name
 from vistok.files import encodable, sha256_of_lines
-from vistok.images.crops import Transform, read_crop, read_hashed_crop
+from vistok.images.crops import Transform, read_sized_crop
 from vistok.images.decoding import AsStored, read_rgb
 from vistok.images.rgb import UnreadableImage
 
@@ -152,6 +154,18 @@ class ShardImages(IterableDataset):
         """
         return ShardImages(self.urls, transforms, AsStored(self.read) if stored else self.read, hashed=True)
 
+    def names(self) -> list[str] | None:
+        """Names of all images; None if a shard is behind a URL or compressed, so that they are not known in advance."""
+        names: list[str] = []
+        try:
+            for url in self.urls:
+                if isinstance(url, Url):
+                    return None
+                names += [encodable(f"{shard_name(url)}:{name}") for name in names_in_shard(Path(url))]
+        except UnreadableImage:
+            return None
+        return names
+
     def at(self, rank: int, world_size: int) -> "ShardImages":
         """Share of one process of several."""
         images = copy.copy(self)
@@ -184,10 +198,9 @@ def decode(
 ) -> Sample:
     """Decodes the bytes of a shard's member to an image; without an image the sample has the reason."""
     known = encodable(f"{shard_name(url)}:{name}")
-    arguments = (io.BytesIO(data), read, transforms, rng)
     try:
-        image, sha256 = read_hashed_crop(*arguments) if hashed else (read_crop(*arguments), "")
-        return Sample(image, known, sha256=sha256)
+        image, size, sha256 = read_sized_crop(io.BytesIO(data), read, transforms, rng, hashed)
+        return Sample(image, known, sha256=sha256, size=size)
     except UnreadableImage as error:
         return Sample(None, known, (encodable(f"{url}:{name}: {error}"),))
 

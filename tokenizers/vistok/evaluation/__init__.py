@@ -8,15 +8,27 @@ if TYPE_CHECKING:
     from vistok.evaluation.comparison import compare
     from vistok.evaluation.networks import ScoringNetworks
     from vistok.evaluation.protocols import Protocol
+    from vistok.evaluation.reconstructions import TokenizerReconstructions
     from vistok.evaluation.scoring import score
+    from vistok.evaluation.stored import StoredReconstructions
 
-__all__ = ["ScoringNetworks", "Protocol", "Scores", "compare", "score"]
+__all__ = [
+    "ScoringNetworks",
+    "Protocol",
+    "Scores",
+    "StoredReconstructions",
+    "TokenizerReconstructions",
+    "compare",
+    "score",
+]
 
 _HOMES = {  # imported when they are first used: a config is checked before torch is loaded
     "ScoringNetworks": "vistok.evaluation.networks",
     "Protocol": "vistok.evaluation.protocols",
     "Scores": "vistok.evaluation.accumulator",
     "compare": "vistok.evaluation.comparison",
+    "StoredReconstructions": "vistok.evaluation.stored",
+    "TokenizerReconstructions": "vistok.evaluation.reconstructions",
     "score": "vistok.evaluation.scoring",
 }
 

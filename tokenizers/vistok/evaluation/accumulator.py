@@ -1,41 +1,40 @@
-"""Accumulates per-image metrics and feature statistics of one tokenizer's reconstructions.
+"""Accumulates per-image metrics and feature statistics of one tokenizer's reconstructions, or of stored ones.
 
 One ``Scores`` serves all protocols with the same crop: each image is reconstructed once, and values that protocols
 share (8-bit pixels, features, distances) are computed once.
 """
 
-import math
 from array import array
 from collections.abc import Collection, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
+from vistok.evaluation.code_metrics import code_metrics
 from vistok.evaluation.examples import Examples
 from vistok.evaluation.networks import ScoringNetworks, reference_name, score_names
 from vistok.evaluation.pairs import Pairs
+from vistok.evaluation.preparation import Preparation
 from vistok.evaluation.protocols import Protocol
 from vistok.evaluation.set_metrics import IMAGES, RECONSTRUCTIONS, FeatureStore, Found
+from vistok.evaluation.size_limits import defined_at, not_of_all
 from vistok.evaluation.strata import Strata
+from vistok.images.padding import padded
 from vistok.images.pixel_hash import pixel_hash
-from vistok.metrics.distances import (
-    DISTANCES,
-    MS_SSIM_SMALLEST,
-    SHARE_GAUSS11_MEANS,
-    SSIM_WINDOW,
-    gauss11_means,
-)
+from vistok.metrics.distances import DISTANCES, SHARE_GAUSS11_MEANS, gauss11_means
 from vistok.metrics.feature_networks import Inception
 from vistok.metrics.frechet import FeatureStatistics
 from vistok.metrics.inception_score import InceptionScore
 from vistok.metrics.reconstruction import block_mean, psnr
 from vistok.metrics.states import Accumulator, Reduction, to_vector
-from vistok.metrics.usage import CodebookUsage, DistinctTuples, split, usages_of
+from vistok.metrics.usage import CodebookUsage, DistinctTuples, split
 from vistok.quantizers import Codes, Layout, Quantized
 from vistok.tokenizer import Tokenizer
 
 BASELINE = "psnr_block_mean"  # the block-mean baseline, reported beside every PSNR
 PLAIN = Protocol()
+PER_IMAGE = ("tokens", "positions", "heights", "widths")  # arrays of whole numbers, one for each image
 
 
 class Scores(Accumulator):
@@ -43,11 +42,11 @@ class Scores(Accumulator):
 
     Args:
         protocols: Protocols by name; all have the same ``preparation``.
-        tokenizer: The tokenizer to score.
+        tokenizer: The tokenizer to score; None for reconstructions without codes.
         networks: Networks by which images are compared, on ``device``.
         references: Known statistics of the images by ``reference_name``. For these the networks run on reconstructions
             only.
-        unavailable: Names of distances that images of this size do not have; see ``too_small``.
+        unavailable: Names of distances that images of this size do not have; see ``size_limits``.
         device: Device of the images.
         examples: Collects the images that a report shows; None for crops that it does not show.
         granularities: Number of granularities that a region of the codes can have.
@@ -56,14 +55,15 @@ class Scores(Accumulator):
         strata: Parts by which errors are reported too, see ``Strata``.
 
     Attributes:
-        layout: Maps the height and width of an image in pixels to the layout of its codes.
+        layout: Maps the height and width of an image in pixels to the layout of its codes; None without a tokenizer.
         names: Names of the images.
         hashes: Hash of the pixels of each image, by ``pixel_hash``.
         unreadable: Images that could not be read, with the reason.
-        tokens: Number of positions that are tokens, for each image.
-        distances: Distances of each image, by protocol/distance.
-        positions: Number of positions of an image.
-        pixels: Number of pixels of an image.
+        tokens: Number of positions that are tokens, for each image; empty without codes, as ``positions``.
+        positions: Number of positions of each image.
+        heights: Height of each image in pixels.
+        widths: Width of each image in pixels.
+        distances: Distances of each image, by protocol/distance; NaN for an image that is too small for it.
         images: Feature statistics of the images, by ``reference_name``, for those that the references lack.
         reconstructions: Feature statistics of the reconstructions, by ``reference_name``.
         inception_scores: Inception scores by view and division.
@@ -74,12 +74,13 @@ class Scores(Accumulator):
     hashes: list[str]
     unreadable: list[str]
     tokens: array
+    positions: array
+    heights: array
+    widths: array
     distances: dict[str, array]
-    positions: int
-    pixels: int
     examples: Examples | None
     strata: Strata | None
-    usage: CodebookUsage
+    usage: CodebookUsage | None
     tuples: DistinctTuples | None
     images: dict[str, FeatureStatistics]
     reconstructions: dict[str, FeatureStatistics]
@@ -88,7 +89,7 @@ class Scores(Accumulator):
     def __init__(
         self,
         protocols: Mapping[str, Protocol],
-        tokenizer: Tokenizer,
+        tokenizer: Tokenizer | None,
         networks: ScoringNetworks = ScoringNetworks(),
         references: Mapping[str, FeatureStatistics] | None = None,
         unavailable: Collection[str] = (),
@@ -102,15 +103,16 @@ class Scores(Accumulator):
         super().__init__()
         self.protocols, self.networks, self.unavailable = dict(protocols), networks, unavailable
         self.device = device
-        self.head, self.factor, self.granularities = tokenizer.quantizer, tokenizer.factor, granularities
-        self.layout = lambda height, width: tokenizer.quantizer.layout(*tokenizer.grid(height, width))
+        self.factor, self.granularities = tokenizer.factor if tokenizer else None, granularities
+        self.layout = partial(layout_of, tokenizer) if tokenizer else None
         self.references = dict(references or {})
         self.store, self.found = store, Found()
         self.declare("names", [], Reduction.CONCATENATION)
         self.declare("hashes", [], Reduction.CONCATENATION)
         self.declare("unreadable", [], Reduction.UNION)
         # Growing arrays: one small tensor per batch would keep the allocator from releasing freed large ones.
-        self.declare("tokens", array("q"), Reduction.CONCATENATION)
+        for name in PER_IMAGE:
+            self.declare(name, array("q"), Reduction.CONCATENATION)
         self.declare(
             "distances",
             {
@@ -120,12 +122,11 @@ class Scores(Accumulator):
             },
             Reduction.CONCATENATION,
         )
-        self.declare("positions", 0, Reduction.LARGEST)
-        self.declare("pixels", 0, Reduction.LARGEST)
         self.declare("examples", examples)
         self.declare("strata", Strata(strata) if strata else None)
-        self.declare("usage", CodebookUsage(self.head.codebook_sizes).to(device))
-        self.declare("tuples", DistinctTuples(len(self.usage.parts)) if len(self.usage.parts) > 1 else None)
+        usage = CodebookUsage(tokenizer.quantizer.codebook_sizes).to(device) if tokenizer else None
+        self.declare("usage", usage)
+        self.declare("tuples", DistinctTuples(len(usage.parts)) if usage and len(usage.parts) > 1 else None)
         images, reconstructions = {}, {}
         for view in {protocol.view: None for protocol in self.protocols.values()}:
             for network in networks.feature_networks:
@@ -149,36 +150,36 @@ class Scores(Accumulator):
         names: Sequence[str],
         images: Tensor,
         reconstruction: Tensor,
-        emitted: Codes | Quantized,
+        emitted: Codes | Quantized | None = None,
         compared: Tensor | None = None,
         hashes: Sequence[str] = (),
         labels: Tensor | None = None,
+        levels: Tensor | None = None,
     ) -> None:
         """Adds a batch.
 
         Args:
             names: Names of the images.
-            images: (b, 3, H, W) uint8, at least 11 pixels high and wide: the tokenizer's input.
+            images: (b, 3, H, W) uint8: the tokenizer's input.
             reconstruction: The same shape, float in [-1, 1], unclamped.
-            emitted: The codes that were decoded to the reconstruction.
+            emitted: The codes that were decoded to the reconstruction; None without a tokenizer.
             compared: (b, 3, size, size) uint8, the images at the size at which protocols compare them; None if that is
                 the size of ``images``.
             hashes: Hash of the pixels of each image as it was decoded, before its crop; by default of the crop itself.
             labels: (b,) classes of the images; None takes the folders in their names.
+            levels: (b, 3, H, W) uint8, the reconstruction if it is of 8 bits already; None if it is not.
 
         Raises:
-            ValueError: A reconstruction is not finite, or images are too small.
+            ValueError: A reconstruction is not finite.
         """
         broken = ~reconstruction.isfinite().flatten(1).all(1)
         if broken.any():
             which = ", ".join(name for name, bad in zip(names, broken.tolist(), strict=True) if bad)
             raise ValueError(f"the reconstruction has NaN or infinite pixels, of {which}")
         compared = images if compared is None else compared
-        if min(compared.shape[-2:]) < SSIM_WINDOW:
-            size = "x".join(map(str, compared.shape[-2:]))
-            raise ValueError(f"images of {size} pixels are smaller than SSIM's window of {SSIM_WINDOW}")
-        preparation = next(iter(self.protocols.values())).preparation
-        pairs = Pairs(compared, preparation.resized(reconstruction), preparation.targets(images))
+        resized = self.preparation.resized(reconstruction)
+        levels = levels if resized is reconstruction else None
+        pairs = Pairs(compared, resized, self.preparation.targets(images), levels)
         with torch.autocast(images.device.type, enabled=False):  # bfloat16 would change the numbers
             distances = self._compare(pairs)
             self._extract_features(names, pairs)
@@ -186,15 +187,21 @@ class Scores(Accumulator):
                 self.examples.update(names, distances, *pairs.levels(PLAIN)[::-1], emitted)
             if self.strata:
                 self.strata.update(names, *pairs.levels(PLAIN), labels)
-        codes, keep = emitted.codes, emitted.keep
+        if emitted is not None:
+            self._count(emitted.codes, emitted.keep)
+        for name, side in (("heights", images.shape[-2]), ("widths", images.shape[-1])):
+            getattr(self, name).extend([side] * len(images))
+        self.names += names
+        self.hashes += hashes or map(pixel_hash, images)
+
+    def _count(self, codes: Tensor, keep: Tensor | None) -> None:
         self.usage.update(codes, keep)
         if self.tuples:
             self.tuples.update(split(codes, self.usage.parts), keep)
-        self.positions, self.pixels = codes[0, 0].numel(), images[0, 0].numel()
-        kept = torch.full((len(codes),), self.positions) if keep is None else keep.flatten(1).sum(1).cpu()
+        positions = codes[0, 0].numel()
+        kept = torch.full((len(codes),), positions) if keep is None else keep.flatten(1).sum(1).cpu()
         self.tokens.extend(kept.tolist())
-        self.names += names
-        self.hashes += hashes or map(pixel_hash, images)
+        self.positions.extend([positions] * len(codes))
 
     def _compare(self, pairs: Pairs) -> dict[str, Tensor]:
         """Adds the distances of each image; returns them by name, of the first protocol that has a distance."""
@@ -209,13 +216,17 @@ class Scores(Accumulator):
 
     def _distance(self, distance: str, protocol: Protocol, pairs: Pairs) -> Tensor:
         """One distance of each image, (b,)."""
+        height, width = pairs.images.shape[-2:]
+        if not defined_at(distance, height, width):
+            return torch.full((len(pairs.images),), torch.nan)
         if distance in self.networks.lpips:
             lpips = self.networks.lpips[distance]
             key = (distance, protocol.lpips, protocol.rounding)
             return pairs.once(key, lambda: lpips.distance(*pairs.lpips_inputs(protocol)).flatten())
         if distance == BASELINE:
             images = pairs.levels(protocol)[1]
-            return psnr(block_mean(images, self.factor), images)
+            even = padded(images, (-height % self.factor + height, -width % self.factor + width))
+            return psnr(block_mean(even, self.factor)[..., :height, :width], images)
         key = (distance, protocol.pixels, protocol.rounding)
         sides = pairs.compared(protocol)
         if distance in SHARE_GAUSS11_MEANS:
@@ -262,7 +273,8 @@ class Scores(Accumulator):
         """Names of the distances of a protocol that are available."""
         available = [name for name in protocol.distances if DISTANCES[name] or name in self.networks.lpips]
         available = [name for name in available if name not in self.unavailable]
-        return available + [BASELINE] * ("psnr" in available and protocol.size is None)
+        has_baseline = "psnr" in available and protocol.size is None and self.factor is not None
+        return available + [BASELINE] * has_baseline
 
     def gather(self) -> "Scores":
         """Merges the scores of all ranks, on every rank, with images sorted by name."""
@@ -273,16 +285,37 @@ class Scores(Accumulator):
             self.found = self.store.compute(own, *statistics, self.device)
         order = sorted(range(len(self.names)), key=self.names.__getitem__)
         self.names, self.hashes = ([own[i] for i in order] for own in (self.names, self.hashes))
-        self.tokens, *distances = (
-            array(own.typecode, [own[i] for i in order]) for own in (self.tokens, *self.distances.values())
-        )
-        self.distances = dict(zip(self.distances, distances, strict=True))
+        for name in PER_IMAGE:
+            setattr(self, name, in_order(getattr(self, name), order))
+        self.distances = {name: in_order(own, order) for name, own in self.distances.items()}
         return self
 
     def values(self, protocol: str) -> dict[str, Tensor]:
-        """Values of each image by the name of the distance: (n,) float32, in the order of ``names``."""
+        """Values of each image by the name of the distance: (n,) float32, in the order of ``names``.
+
+        An image that is too small for a distance has NaN; a distance that no image has is left out.
+        """
         prefix = f"{protocol}/"
-        return {k.removeprefix(prefix): to_vector(v) for k, v in self.distances.items() if k.startswith(prefix) and v}
+        vectors = {k.removeprefix(prefix): to_vector(v) for k, v in self.distances.items() if k.startswith(prefix)}
+        return {name: own for name, own in vectors.items() if not own.isnan().all()}
+
+    def partial(self, protocol: str) -> dict[str, str]:
+        """Distances of a protocol that some images do not have, with the number of those that do and the reason."""
+        counts = []
+        for distance in self._distances_of(self.protocols[protocol]):
+            name = self.networks.reported(distance)
+            own = to_vector(self.distances[f"{protocol}/{name}"])
+            counts.append((name, distance, int((~own.isnan()).sum()), len(own)))
+        return not_of_all(counts)
+
+    @property
+    def preparation(self) -> Preparation:
+        return next(iter(self.protocols.values())).preparation
+
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Height and width of each image in pixels, in the order of ``names``."""
+        return list(zip(self.heights, self.widths, strict=True))
 
     def leave_one_out(self, protocol: str) -> dict[str, Tensor]:
         """Fréchet distances of a protocol without the images of one of ten groups each, by the name of the score.
@@ -295,7 +328,7 @@ class Scores(Accumulator):
 
     def metrics(self, protocol: str) -> dict[str, float]:
         """All numbers of a protocol by name. Call it after ``gather``."""
-        values = {name: own.double().mean().item() for name, own in self.values(protocol).items()}
+        values = {name: own.double().nanmean().item() for name, own in self.values(protocol).items()}
         view = self.protocols[protocol].view
         for network in self.networks.feature_networks:
             for score in score_names(network):
@@ -311,35 +344,17 @@ class Scores(Accumulator):
         return values | self.code_metrics()
 
     def code_metrics(self) -> dict[str, float]:
-        """Numbers of the codes alone, the same under every protocol."""
-        tokens, n = to_vector(self.tokens).double(), len(self.names)
-        counts = self.usage.counts
-        use = {name: value.item() for name, value in usages_of(counts).items()}
-        k = len(self.head.codebook_sizes)
-        fixed = sum(map(math.log2, self.head.codebook_sizes))
-        entropy = sum(use[name] for name in use if name.startswith("entropy_bits"))
-        granularity_bits = Layout(((1, self.positions),), k, self.granularities).granularity_bits
-        mean = use.pop("tokens") / n
-        bits, by_entropy = mean * fixed + granularity_bits, mean * entropy + granularity_bits
-        if self.tuples:
-            use["distinct_tuples"] = float(len(self.tuples.tuples()))
-        spread = {}
-        if tokens.min() < tokens.max():
-            spread = {
-                "tokens_per_image_min": k * tokens.min().item(),
-                "tokens_per_image_std": k * tokens.std().item(),
-                "tokens_per_image_max": k * tokens.max().item(),
-            }
-        return use | {
-            "tokens": tokens.sum().item(),
-            "tokens_per_image": k * mean,
-            **spread,
-            "bits_per_image": bits,
-            "bits_per_image_entropy": by_entropy,
-            "bits_per_pixel": bits / self.pixels,
-            "bits_per_pixel_entropy": by_entropy / self.pixels,
-            "images": float(n),
-        }
+        """Numbers of the codes alone, the same under every protocol, and the number of images."""
+        images = {"images": float(len(self.names))}
+        if self.usage is None:
+            return images
+        tokens, positions, heights, widths = (to_vector(getattr(self, name)) for name in PER_IMAGE)
+        return code_metrics(self.usage, self.tuples, tokens, positions, heights * widths, self.granularities) | images
+
+
+def layout_of(tokenizer: Tokenizer, height: int, width: int) -> Layout:
+    """Layout of the codes of an image of any size, padded if the tokenizer does not accept it."""
+    return tokenizer.quantizer.layout(*tokenizer.grid(*tokenizer.padded_size(height, width)))
 
 
 def inception_score_name(protocol: Protocol) -> str:
@@ -347,9 +362,6 @@ def inception_score_name(protocol: Protocol) -> str:
     return "/".join([*protocol.view, str(protocol.inception_score)])
 
 
-def too_small(protocol: Protocol, image_size: int) -> dict[str, str]:
-    """Distances of a protocol that images of this size do not have, with the reason."""
-    image_size = protocol.size or image_size
-    if "ms_ssim" in protocol.distances and image_size < MS_SSIM_SMALLEST:
-        return {"ms_ssim": f"its five scales need images of {MS_SSIM_SMALLEST} pixels, not {image_size}"}
-    return {}
+def in_order(values: array, order: Sequence[int]) -> array:
+    """The array's numbers in another order; an empty array stays empty."""
+    return array(values.typecode, [values[i] for i in order]) if values else values

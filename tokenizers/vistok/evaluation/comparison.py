@@ -10,6 +10,7 @@ import numpy as np
 from vistok.evaluation.intervals import METHOD, Evidence, with_intervals
 from vistok.evaluation.protocols import differences
 from vistok.evaluation.report.labels import short
+from vistok.images.evaluation_crops import NATIVE
 from vistok.metrics.jackknife import GROUPS, group_sizes
 from vistok.untrusted.bounded_json import one_line, read_object
 from vistok.untrusted.bounded_json import short as shortened
@@ -29,18 +30,19 @@ class Evaluation(NamedTuple):
         """Name of the protocol with this hash; None if there is none."""
         return next((name for name, own in self.report["protocols"].items() if own["hash"] == hash), None)
 
-    @property
-    def images(self) -> dict[str, Any]:
-        """Everything that identifies the images: their number, size and hashes."""
-        data = self.report["data"]
+    def images(self, hash: str) -> dict[str, Any]:
+        """Everything that identifies the images of a protocol: their number, their hashes, and the size of crops."""
+        data, name = self.report["data"], self.named(hash)
+        size = None if name and self.report["protocols"][name].get("crop") == NATIVE else data.get("image_size")
         hashes = {key: value for key, value in data.items() if key.startswith("sha256_of") and type(value) is str}
-        return {"images": data["images"], "image_size": data.get("image_size"), **hashes}
+        return {"images": data["images"], "image_size": size, **hashes}
 
 
 class Entry(NamedTuple):
     """One tokenizer of an evaluation under the compared protocol."""
 
     evaluation: Evaluation
+    images: dict[str, Any]  # what identifies them
     tokenizer: dict[str, Any]  # its description in the JSON
     metrics: dict[str, float]
     names: list[str]  # of the images, sorted; empty if their values are not beside the JSON
@@ -98,7 +100,7 @@ def compare(paths: Sequence[str | Path], protocol: str | None = None) -> dict[st
                 "path": own.tokenizer["tokenizer"],
                 "rate": own.rate,
                 "file": str(own.evaluation.path),
-                **own.evaluation.images,
+                **own.images,
             }
             for label, own in zip(labels, entries, strict=True)
         ],
@@ -192,9 +194,8 @@ def entries_of(evaluation: Evaluation, hash: str) -> list[Entry]:
             sizes = group_sizes(names).numpy()
             if leave_one_out and not sizes.all():
                 raise ValueError(f"{beside} has {LEAVE_ONE_OUT}, though its images do not fill {GROUPS} groups")
-            entries.append(
-                Entry(evaluation, own, metrics, sorted(names), Evidence(metrics, values, leave_one_out, sizes))
-            )
+            evidence = Evidence(metrics, values, leave_one_out, sizes)
+            entries.append(Entry(evaluation, evaluation.images(hash), own, metrics, sorted(names), evidence))
     return entries
 
 
@@ -211,7 +212,7 @@ def other_images(first: Entry, other: Entry) -> str:
             more = f" and {len(only) - 1:,} more" if len(only) > 1 else ""
             parts += [f"{shortened(only[0])}{more} only in {one.evaluation.path}"] if only else []
         return f"other images: {', '.join(parts)}"
-    known, own = first.evaluation.images, other.evaluation.images
+    known, own = first.images, other.images
     shared = known.keys() & own.keys()
     if not any(key.startswith("sha256_of") for key in shared):
         return f"{first.evaluation.path} and {other.evaluation.path} identify images by other hashes"
@@ -232,11 +233,7 @@ def labels_of(entries: Sequence[Entry]) -> list[str]:
 
 
 def _same(one: Entry, other: Entry) -> bool:
-    return (one.tokenizer["sha256"], one.rate, one.evaluation.images) == (
-        other.tokenizer["sha256"],
-        other.rate,
-        other.evaluation.images,
-    )
+    return (one.tokenizer["sha256"], one.rate, one.images) == (other.tokenizer["sha256"], other.rate, other.images)
 
 
 def _texts(objects: Iterable[Any], *names: str) -> bool:

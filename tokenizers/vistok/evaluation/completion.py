@@ -12,7 +12,7 @@ from vistok.quantizers import Codes
 Reconstruct = Callable[[Sequence[str], Tensor], tuple[Tensor, Codes | None]]
 
 
-def complete(of_tokenizers: Sequence[Examples], reconstruct: Sequence[Reconstruct], batch_size: int) -> None:
+def complete(of_tokenizers: Sequence[Examples], reconstruct: Sequence[Reconstruct | None], batch_size: int) -> None:
     """Adds to each tokenizer's examples those that only others have, and drops all that a report does not show.
 
     An image of which only a part is kept cannot be reconstructed again; other tokenizers then lack it.
@@ -20,7 +20,7 @@ def complete(of_tokenizers: Sequence[Examples], reconstruct: Sequence[Reconstruc
     Args:
         of_tokenizers: Examples of each tokenizer, after ``gather``.
         reconstruct: For each tokenizer a function of names and images (b, 3, H, W) uint8 that returns the
-            reconstructions in [-1, 1] and their codes.
+            reconstructions in [-1, 1] and their codes; None if the kept images are not what it was given.
         batch_size: Greatest number of images that are reconstructed at once.
     """
     names, _ = selected_names(of_tokenizers)
@@ -28,7 +28,7 @@ def complete(of_tokenizers: Sequence[Examples], reconstruct: Sequence[Reconstruc
     for run, own in zip(reconstruct, of_tokenizers, strict=True):
         of_size: dict[torch.Size, list[str]] = {}
         for name in names:
-            if name not in own.kept and not originals[name].part:
+            if run and name not in own.kept and not originals[name].part:
                 of_size.setdefault(originals[name].image.shape, []).append(name)
         for group in of_size.values():
             for i in range(0, len(group), batch_size):

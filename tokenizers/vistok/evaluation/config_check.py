@@ -8,10 +8,10 @@ from vistok import configuration
 
 MOST_PAGE_IMAGES = 1000
 STRATA = ("class", "frequency", "contrast")  # what metrics.strata may have
-
+SOURCES = ("tokenizer", "reconstructions")  # at least one of them is not null
 # Types of the keys that this package reads; keys for a _target_ are checked against its signature.
 KEYS = {
-    "tokenizer": str | list[str],
+    **dict.fromkeys(SOURCES, str | list[str]),
     "run.out": str,
     "run.take_over": bool,
     "run.device": str | None,
@@ -30,18 +30,23 @@ KEYS = {
 
 
 def check_config(config: DictConfig) -> None:
-    """Refuses a config that is wrong by itself or for its output's path; tokenizers and data are not read.
+    """Refuses a config that is wrong by itself or for the paths in it; tokenizers, images and data are not read.
 
     Raises:
         ValueError: The message names the key.
     """
-    configuration.refuse_missing(config)
+    absent = {key for key in SOURCES if config[key] is None}
+    configuration.refuse_missing(config, ["tokenizer"] if len(absent) == len(SOURCES) else [])
     configuration.check_keys(config, KEYS, "eval")
-    configuration.check(config, KEYS, {})
+    configuration.check(config, {key: hint for key, hint in KEYS.items() if key not in absent}, {})
     configuration.refuse_below(config, 1, ("data.image_size", "data.batch_size"))
     configuration.refuse_below(config, 0, ("run.seed", "run.page_images", "run.partial_every"))
     if config.run.page_images > MOST_PAGE_IMAGES:
         raise ValueError(f"run.page_images={config.run.page_images} must be at most {MOST_PAGE_IMAGES}")
+    given = config.reconstructions or []
+    for path in [given] if isinstance(given, str) else given:
+        if not (Path(path).expanduser().exists() or set("*?{[") & set(path)):
+            raise ValueError(f"reconstructions={path} does not exist")
     rate = config.model.rate
     if rate is not None and not 0 <= rate <= 1:
         raise ValueError(f"model.rate={rate} must be a share in [0, 1]")
@@ -49,7 +54,7 @@ def check_config(config: DictConfig) -> None:
         if name not in STRATA:
             raise ValueError(f"metrics.strata has {name}, but may have only {', '.join(STRATA)}")
     if config.data.get("resize") == 0:
-        raise ValueError("data.resize=0: the protocol decides how images are cropped; protocol=fvq keeps their size")
+        raise ValueError("data.resize=0: the protocol decides how images are cropped; protocol=native does not crop")
     if config.metrics.intervals not in (True, False, "all"):
         raise ValueError(f"metrics.intervals={config.metrics.intervals} must be true, false or all")
     output = Path(config.run.out)

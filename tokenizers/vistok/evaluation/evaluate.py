@@ -1,4 +1,4 @@
-"""Evaluation from a config to files: every tokenizer under every protocol."""
+"""Evaluation from a config to files: every tokenizer, or stored reconstructions, under every protocol."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -12,31 +12,37 @@ from rich.console import Console
 from torch import Tensor
 
 from vistok import configuration
-from vistok.data.shards import Data
+from vistok.data.batches import Batch
 from vistok.distributed.collectives import rank_and_size
 from vistok.distributed.process_group import processes
-from vistok.evaluation.accumulator import too_small
 from vistok.evaluation.completion import complete
 from vistok.evaluation.config_check import check_config
 from vistok.evaluation.networks import networks_of
+from vistok.evaluation.reconstructions import (
+    Reading,
+    Reconstructions,
+    TokenizerReconstructions,
+    reading_of,
+)
 from vistok.evaluation.references import save_reference
 from vistok.evaluation.report import differences as report_differences
 from vistok.evaluation.report import score_table, strata_tables
 from vistok.evaluation.report.outputs import report_of, write
-from vistok.evaluation.scoring import TOO_FEW, granularities_of, reconstruct, score
+from vistok.evaluation.scoring import TOO_FEW, score
 from vistok.evaluation.set_metrics import SetMetrics, disk_space
+from vistok.evaluation.size_limits import too_small
+from vistok.evaluation.stored import StoredReconstructions
 from vistok.formats.load import load
 from vistok.processes import locks
 from vistok.quantizers import Codes
 from vistok.speed import keep_freed_pages
 from vistok.terminal import say
-from vistok.tokenizer import Tokenizer
 
 WIDTH = 160  # characters of a line in a file or a pipe
 
 
 def evaluate(config: DictConfig) -> dict[str, Any]:
-    """Scores tokenizers on a set of images as ``configs/eval.yaml`` says; prints a table and writes JSON and values.
+    """Scores tokenizers and stored reconstructions as ``configs/eval.yaml`` says; prints a table and writes files.
 
     Returns:
         Content of the JSON; an empty dict on ranks other than 0.
@@ -58,12 +64,19 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         get_console().quiet = rank > 0
         if not console.is_terminal:
             console.width = WIDTH
-        paths = [config.tokenizer] if isinstance(config.tokenizer, str) else list(config.tokenizer)
-        tokenizers = [load(path, config.model.family, config.model.family_config) for path in paths]
+        sources: list[Reconstructions] = [
+            TokenizerReconstructions(
+                load(path, config.model.family, config.model.family_config), path, config.model.rate
+            )
+            for path in paths_of(config.tokenizer)
+        ]
         protocols = configuration.instantiate(config.protocol)
         data = configuration.instantiate(config.data)
-        for tokenizer in tokenizers:
-            check(tokenizer, data, config.model.rate)
+        sources += [StoredReconstructions(path, data) for path in paths_of(config.reconstructions)]
+        for source in sources:
+            source.check(data, list(dict.fromkeys(protocol.preparation for protocol in protocols.values())))
+            for warning in source.warnings:
+                say(f"warning: {warning}", "yellow", console=console)
         networks, unavailable = networks_of(config, protocols.values())
         if networks.feature_networks and data.num_test is not None and data.num_test < 2:
             raise ValueError(TOO_FEW)
@@ -73,15 +86,14 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         unavailable |= asked.unavailable(networks, config.metrics.reference)
         for name, reason in unavailable.items():
             say(f"{name} is unavailable: {reason}", "yellow", console=console)
-        space = disk_space(asked, protocols, networks, len(tokenizers), data.num_test)
+        space = disk_space(asked, protocols, networks, len(sources), data.num_test)
         if space and not config.metrics.reference:
             say(space, console=console)
         results = score(
-            tokenizers,
+            sources,
             data,
             protocols,
             networks,
-            rate=config.model.rate,
             device=device,
             reference=config.metrics.reference,
             partial_folder=output.parent,
@@ -98,9 +110,10 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
             return {}
         if config.run.page_images:
             examples = [next(iter(result.scores.values())).examples for result in results]
-            by = [partial(again, tokenizer, device, config.model.rate, data.batch_size) for tokenizer in tokenizers]
-            complete(examples, by, data.batch_size)
-        report = report_of(config, paths, tokenizers, data, protocols, results, unavailable, device)
+            reading = reading_of(next(iter(results[0].scores.values())).preparation, data)
+            by = [None if reading.preparation.size else partial(again, source, device, reading) for source in sources]
+            complete(examples, by, reading.batch_size)
+        report = report_of(config, sources, data, protocols, results, unavailable, device)
         if config.metrics.save_reference:
             save_reference(Path(config.metrics.save_reference), data, protocols, results[0].scores)
         write(report, results, output)
@@ -116,22 +129,15 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
 
 
 def again(
-    tokenizer: Tokenizer,
-    device: torch.device,
-    rate: float | None,
-    batch_size: int,
-    names: Sequence[str],
-    images: Tensor,
-) -> tuple[Tensor, Codes]:
-    """Reconstructs images (b, 3, H, W) uint8 that only another tokenizer's examples have."""
-    reconstructed = reconstruct(tokenizer.to(device), images.to(device), rate, batch_size)
-    tokenizer.to("cpu")
-    return reconstructed
+    source: Reconstructions, device: torch.device, reading: Reading, names: Sequence[str], images: Tensor
+) -> tuple[Tensor, Codes | None]:
+    """Reconstructs images (b, 3, H, W) uint8 that only the examples of another source have."""
+    source.to(device)
+    found = source.of(Batch(images, names=names, sizes=[None] * len(names)), images.to(device), reading)
+    source.to("cpu")
+    return found.images, found.emitted
 
 
-def check(tokenizer: Tokenizer, data: Data, rate: float | None) -> None:
-    """Refuses a tokenizer that does not fit the data or the rate."""
-    if rate is not None and granularities_of(tokenizer) != 2:
-        name = type(tokenizer.quantizer).__name__
-        raise ValueError(f"model.rate={rate} needs a dynamic head of two granularities, not a {name}")
-    configuration.check_image_size(data.image_size, tokenizer)
+def paths_of(value: str | Sequence[str] | None) -> list[str]:
+    """One path, several, or none, as a list."""
+    return [value] if isinstance(value, str) else list(value or ())

@@ -22,10 +22,13 @@ class Pairs:
         images: (b, 3, H, W) uint8.
         reconstruction: The same shape, float in [-1, 1], unclamped.
         targets: The same shape, float in [-1, 1], unclamped: what distances compare with in place of the images.
+        stored: The reconstruction as uint8 if it is of 8 bits already: no protocol rounds it again.
     """
 
-    def __init__(self, images: Tensor, reconstruction: Tensor, targets: Tensor | None = None):
-        self.images, self.reconstruction, self.targets = images, reconstruction, targets
+    def __init__(
+        self, images: Tensor, reconstruction: Tensor, targets: Tensor | None = None, stored: Tensor | None = None
+    ):
+        self.images, self.reconstruction, self.targets, self.stored = images, reconstruction, targets, stored
         self.cache: dict = {}
 
     def once(self, key: tuple, make: Callable):
@@ -40,7 +43,8 @@ class Pairs:
 
     def levels(self, protocol: Protocol) -> tuple[Tensor, Tensor]:
         """Reconstructions and images as 8-bit values, rounded as the protocol says."""
-        return self.once((protocol.rounding,), lambda: ROUNDINGS[protocol.rounding](self))
+        reconstruction, images = self.once((protocol.rounding,), lambda: ROUNDINGS[protocol.rounding](self))
+        return reconstruction if self.stored is None else self.stored, images
 
     def compared(self, protocol: Protocol) -> tuple[Tensor, Tensor]:
         """Inputs of all distances but LPIPS, on a scale of 0 to 255: reconstructions, and images or targets."""

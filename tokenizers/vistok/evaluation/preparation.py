@@ -6,14 +6,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vistok.images.crops import Transform
-from vistok.images.evaluation_crops import BILINEAR, CROPS, Stacked, TorchvisionResize
+from vistok.images.evaluation_crops import BILINEAR, NATIVE, Stacked, TorchvisionResize, crop_transforms
 from vistok.images.ranges import to_nearest_float
 
 
 class Preparation(NamedTuple):
     """The part of a protocol that determines reconstructions: protocols with the same one share them."""
 
-    crop: str  # of ``evaluation_crops.CROPS``
+    crop: str  # of ``evaluation_crops.CROPS``, or ``NATIVE``: images as they are, of any size
     decoding: str = "upright"  # or "stored"
     size: int | None = None  # side in pixels at which images are compared, if it is not that of the tokenizer's input
 
@@ -26,16 +26,20 @@ class Preparation(NamedTuple):
     def stored(self) -> bool:
         return self.decoding == "stored"
 
+    @property
+    def native(self) -> bool:
+        return self.crop == NATIVE
+
     def transforms(self, image_size: int) -> list[Transform]:
         """Transforms of an image to the tokenizer's input, with the image to compare below it if the sizes differ.
 
         That image is the same crop made at its own size. Without resizing it would show less of the scene, so there it
         is the input resized by torchvision (FVQ's ``crop_image.py`` with ``is_resize``).
         """
-        crop = CROPS[self.crop](image_size)
+        crop = crop_transforms(self.crop, image_size)
         if self.size is None:
             return crop
-        compared = CROPS[self.crop](self.size)
+        compared = crop_transforms(self.crop, self.size)
         return [
             Stacked(
                 crop, [*crop, TorchvisionResize(self.size, BILINEAR)] if self.crop == "none" else compared, image_size

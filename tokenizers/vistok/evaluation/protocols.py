@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from vistok.evaluation.preparation import Preparation
-from vistok.images.evaluation_crops import CROPS
+from vistok.images.evaluation_crops import CROPS, NATIVE
 from vistok.metrics.distances import DISTANCES
 from vistok.metrics.inception_score import SPLITS
 
 CHOICES = {
-    "crop": tuple(CROPS),
+    "crop": (*CROPS, NATIVE),
     "decoding": ("upright", "stored"),
     "rounding": ("nearest", "truncate", "truncate_reconstructions"),
     "pixels": ("uint8", "float"),
@@ -27,7 +27,8 @@ class Protocol:
     """The way in which a published evaluator crops, rounds and compares images.
 
     Args:
-        crop: Way from an image file to the square that a tokenizer reconstructs; see ``evaluation_crops.CROPS``.
+        crop: Way from an image file to the square that a tokenizer reconstructs; see ``evaluation_crops.CROPS``. With
+            ``native`` images keep their own size.
         decoding: Conversion of files to RGB. ``upright`` applies EXIF's orientation and composites transparency on
             white; ``stored`` does neither, as ``Image.open(file).convert("RGB")``. See ``read_rgb``.
         size: Side in pixels at which images are compared, if reconstructions are resized before; None for that of the
@@ -50,7 +51,7 @@ class Protocol:
         distances: Names of the per-image distances; see ``metrics.distances.DISTANCES``.
 
     Raises:
-        ValueError: A choice is unknown.
+        ValueError: A choice is unknown, or native images have a size to be resized to.
     """
 
     crop: str = "adm"
@@ -72,6 +73,8 @@ class Protocol:
                 raise ValueError(f"protocol: {name}={getattr(self, name)} must be one of {choices}")
         if self.size is not None and self.size < 1:
             raise ValueError(f"protocol: size={self.size} must be at least 1 pixel")
+        if self.size is not None and self.crop == NATIVE:
+            raise ValueError(f"protocol: size={self.size} needs square crops, not crop={NATIVE}")
         unknown = set(self.distances) - DISTANCES.keys()
         if unknown:
             raise ValueError(f"protocol: unknown distances {sorted(unknown)}; known are {sorted(DISTANCES)}")

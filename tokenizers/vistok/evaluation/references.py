@@ -81,7 +81,7 @@ def description(
     """Everything that statistics depend on besides the images."""
     return {
         **preparation._asdict(),
-        "image_size": data.image_size,
+        "image_size": None if preparation.native else data.image_size,
         **dict(zip(("rounding", "file", "frechet"), view, strict=True)),
         "network": score_name,
         "weights_sha256": weights.sha256,

@@ -1,4 +1,4 @@
-"""Runs every tokenizer on every image, once per preparation, on one process or several."""
+"""Compares every image with its reconstructions, once per preparation, on one process or several."""
 
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -8,37 +8,36 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from torch import Tensor
 
 from vistok.data import ImageDataModule
 from vistok.data.shards import Data
 from vistok.distributed.collectives import rank_and_size
 from vistok.evaluation import statistics
-from vistok.evaluation.accumulator import Scores, too_small
+from vistok.evaluation.accumulator import Scores
 from vistok.evaluation.examples import Examples
 from vistok.evaluation.identity import names_hash, state_of_files
 from vistok.evaluation.networks import ScoringNetworks
 from vistok.evaluation.preparation import Preparation
 from vistok.evaluation.protocols import Protocol, digest
+from vistok.evaluation.reconstructions import Reading, Reconstructions, granularities_of, reading_of
 from vistok.evaluation.references import check_reference, known_statistics
 from vistok.evaluation.set_metrics import FeatureStore, SetMetrics
-from vistok.images.ranges import to_nearest_float
+from vistok.evaluation.size_limits import too_small
+from vistok.images.evaluation_crops import crop_text
 from vistok.processes import locks, signals
 from vistok.processes.progress_bar import progress
-from vistok.quantizers import Codes, Context
 from vistok.terminal import say
-from vistok.tokenizer import Tokenizer, fingerprint
 
-FORMAT = 7  # format 6 had no hashes of pixels and weights, and protocols with fewer settings
+FORMAT = 7  # format 6 had images of one size, no hashes of pixels and weights, and protocols with fewer settings
 TOO_FEW = "a Fréchet distance needs at least 2 images; feature_network=none omits it"
 
 
 class Result:
-    """Scores of one tokenizer under all protocols.
+    """Scores of the reconstructions of one source under all protocols.
 
     Attributes:
         scores: Scores of all ranks, by the name of the preparation.
-        fingerprint: Hash of the tokenizer, by ``vistok.tokenizer.fingerprint``.
+        fingerprint: Hash of the tokenizer, or of the stored reconstructions.
     """
 
     def __init__(self, fingerprint: str):
@@ -61,6 +60,13 @@ class Result:
     def metrics(self, protocols: Mapping[str, Protocol]) -> dict[str, dict[str, float]]:
         return {name: self.scores[protocol.preparation.name].metrics(name) for name, protocol in protocols.items()}
 
+    def partial(self, protocols: Mapping[str, Protocol]) -> dict[str, str]:
+        """Metrics that are of some images only, with the number of these and the reason."""
+        found: dict[str, str] = {}
+        for name, protocol in protocols.items():
+            found |= self.scores[protocol.preparation.name].partial(name)
+        return found
+
     def forget(self) -> None:
         """Deletes the saved states and the features of single images, of all ranks."""
         for path in self.partials:
@@ -68,11 +74,10 @@ class Result:
 
 
 def score(
-    tokenizers: Sequence[Tokenizer],
+    sources: Sequence[Reconstructions],
     data: Data,
     protocols: Mapping[str, Protocol],
     networks: ScoringNetworks = ScoringNetworks(),
-    rate: float | None = None,
     device: torch.device | str = "cpu",
     reference: str | None = None,
     partial_folder: Path | None = None,
@@ -83,16 +88,15 @@ def score(
     page_images: int = 60,
     strata: Collection[str] = (),
 ) -> list[Result]:
-    """Runs every tokenizer on every image, once per preparation, and accumulates what the protocols measure.
+    """Compares every image with its reconstruction from every source, once per preparation, as the protocols say.
 
     Under ``torch.distributed`` each process takes every n-th image, and all return the scores of all images.
 
     Args:
-        tokenizers: The tokenizers to score.
+        sources: Tokenizers or stored reconstructions to score.
         data: Data whose ``scored_batches`` are reconstructed.
         protocols: Protocols by name.
         networks: Networks by which images are compared.
-        rate: Share of regions that get fine codes, in [0, 1], for dynamic heads; None lets the head decide.
         device: Device on which all networks run.
         reference: File with statistics of the images, written by ``save_reference``.
         partial_folder: Folder of the saved state, from which the same call resumes after a kill, and of the features of
@@ -117,14 +121,15 @@ def score(
         preparations.setdefault(protocol.preparation, {})[name] = protocol
     refuse_enlarging(preparations, data.image_size)
     all_names = data.test.names() if isinstance(data, ImageDataModule) else None
-    unavailable = {name for protocol in protocols.values() for name in too_small(protocol, data.image_size)}
     known = known_statistics(reference, data, preparations, networks)
     state_of_data = state_of_files(data) if partial_folder else None
     results, stores = [], {}
-    for number, tokenizer in enumerate(tokenizers):
-        tokenizer = tokenizer.to(device).eval()
-        result = Result(fingerprint(tokenizer))
+    for number, source in enumerate(sources):
+        source.to(device)
+        result = Result(source.fingerprint)
         for preparation, own in preparations.items():
+            reading = reading_of(preparation, data)
+            unavailable = {name for protocol in own.values() for name in too_small(protocol, data.image_size)}
             references = {name: value.to(device) for name, value in known[preparation].items()}
             in_report = page_images if preparation == next(iter(preparations)) else 0
             examples = Examples(in_report) if in_report else None
@@ -135,8 +140,7 @@ def score(
             key = digest(
                 {
                     "format": FORMAT,
-                    "tokenizer": [result.fingerprint, repr(tokenizer)],
-                    "rate": rate,
+                    "source": source.key(),
                     "in_report": in_report,
                     "strata": sorted(strata),
                     "protocols": {name: asdict(protocol) for name, protocol in own.items()},
@@ -144,7 +148,7 @@ def score(
                     "references": sorted(references),
                     "features": columns,
                     "reference": reference,
-                    "data": [data.about, data.image_size, data.batch_size, data.num_workers],
+                    "data": [data.about, data.image_size, reading.batch_size, data.num_workers],
                     "names": None if all_names is None else names_hash(all_names),
                     "files": state_of_data,
                 }
@@ -161,25 +165,23 @@ def score(
                     stores.setdefault(preparation, store)
             scores = Scores(
                 own,
-                tokenizer,
+                source.tokenizer,
                 networks,
                 references,
                 unavailable,
                 device,
                 examples,
-                granularities_of(tokenizer),
+                granularities_of(source.tokenizer) if source.tokenizer else 1,
                 store,
                 all_names,
                 strata,
             )
-            title = f"{preparation.name} crops" + (
-                f", tokenizer {number + 1} of {len(tokenizers)}" if len(tokenizers) > 1 else ""
-            )
+            title = crop_text(preparation.name) + (f", {number + 1} of {len(sources)}" if len(sources) > 1 else "")
             with ExitStack() as lock:
                 if partial_folder:
                     state, what = locks.beside(partial_folder / key), "the state of the same evaluation"
                     lock.enter_context(locks.held_for_all_ranks(state, what, take_over, "run.take_over=true"))
-                run(scores, tokenizer, data, preparation, rate, device, partial, partial_every, console, title)
+                run(scores, source, data, reading, device, partial, partial_every, console, title)
             scores.gather()
             if not scores.names:
                 raise ValueError(f"{data.about} has no image that can be read")
@@ -190,11 +192,11 @@ def score(
             first = results[0].scores[preparation.name] if results else scores
             if (scores.names, scores.hashes) != (first.names, first.hashes):
                 result.forget()
-                raise ValueError(f"the images of {data.about} changed while {len(tokenizers)} tokenizers were scored")
+                raise ValueError(f"the images of {data.about} changed while {len(sources)} tokenizers were scored")
             known[preparation] = scores.references | scores.images  # the next tokenizer sees the same images
             result.scores[preparation.name] = scores
         results.append(result)
-        tokenizer.to("cpu")
+        source.to("cpu")
     return results
 
 
@@ -205,18 +207,11 @@ def refuse_enlarging(preparations: Iterable[Preparation], image_size: int) -> No
             raise ValueError(f"protocol: size={preparation.size} must be at most data.image_size={image_size}")
 
 
-def granularities_of(tokenizer: Tokenizer) -> int:
-    """Number of granularities that a region of a tokenizer's codes can have; 1 for all but dynamic heads."""
-    side = tokenizer.quantizer.grid_multiple
-    return tokenizer.quantizer.layout(side, side).granularities
-
-
 def run(
     scores: Scores,
-    tokenizer: Tokenizer,
+    source: Reconstructions,
     data: Data,
-    preparation: Preparation,
-    rate: float | None,
+    reading: Reading,
     device: torch.device | str,
     partial: Path | None,
     partial_every: float,
@@ -238,15 +233,26 @@ def run(
     written, before = time.monotonic(), len(scores.names)
     try:
         with progress(console, title, total, before * world_size) as advance, torch.inference_mode():
-            transforms = preparation.transforms(data.image_size)
-            for batch in data.scored_batches(transforms, rank, world_size, done, preparation.stored):
+            own, size = reading.preparation, data.image_size
+            batches = data.scored_batches(
+                own.transforms(size), rank, world_size, done, stored=own.stored, batch_size=reading.batch_size
+            )
+            for batch in batches:
                 with signals.deferred():  # a saved state has all of a batch or none of it
                     data.note(batch, total)
                     if batch.names:
-                        images, compared = preparation.split(batch.images.to(device), data.image_size)
-                        reconstruction, emitted = reconstruct(tokenizer, images, rate, data.batch_size)
-                        labels = batch.labels
-                        scores.update(batch.names, images, reconstruction, emitted, compared, batch.hashes, labels)
+                        images, compared = own.split(batch.images.to(device), size)
+                        found, labels = source.of(batch, images, reading), batch.labels
+                        scores.update(
+                            batch.names,
+                            images,
+                            found.images,
+                            found.emitted,
+                            compared,
+                            batch.hashes,
+                            labels,
+                            found.levels,
+                        )
                     scores.unreadable += batch.skipped
                     done += 1
                 done_images = (len(scores.names) + len(scores.unreadable)) * world_size
@@ -260,18 +266,6 @@ def run(
         raise
     if partial:
         keep(scores, done, partial)
-
-
-def reconstruct(tokenizer: Tokenizer, images: Tensor, rate: float | None, batch_size: int) -> tuple[Tensor, Codes]:
-    """Reconstructs uint8 images (b, 3, H, W), always in batches of the same size.
-
-    The last digits of a convolution depend on the batch size. A short batch is padded, so that an image's pixels are
-    the same on any number of ranks.
-    """
-    b = len(images)
-    filled = torch.cat([images, images[-1:].expand(batch_size - b, -1, -1, -1)])
-    reconstruction, emitted = tokenizer.reconstruct(to_nearest_float(filled), Context(rate=rate))
-    return reconstruction[:b], Codes(*(None if part is None else part[:b] for part in emitted))
 
 
 def keep(scores: Scores, batches: int, path: Path) -> None:

@@ -121,7 +121,7 @@ def class_of(name: str) -> str:
 
 
 def by_class(classes: Sequence[str], values: Mapping[str, Mapping[str, Tensor]]) -> dict[str, dict[str, Any]]:
-    """Number of images of each class, and the mean of each distance over them by protocol."""
+    """Number of images of each class, and by protocol the mean of each distance over those that have it."""
     known, places = np.unique(np.array(classes), return_inverse=True)
     counts = np.bincount(places, minlength=len(known))
     content: dict[str, dict[str, Any]] = {
@@ -129,9 +129,13 @@ def by_class(classes: Sequence[str], values: Mapping[str, Mapping[str, Tensor]])
     }
     for protocol, distances in values.items():
         for distance, own in distances.items():
-            means = np.bincount(places, own.double().numpy(), len(known)) / counts
-            for name, mean in zip(content, means.tolist(), strict=True):
-                content[name].setdefault(protocol, {})[distance] = mean
+            numbers = own.double().numpy()
+            has = ~np.isnan(numbers)  # an image that is too small for the distance does not
+            having = np.bincount(places[has], minlength=len(known))
+            sums = np.bincount(places[has], numbers[has], len(known))
+            for name, total, count in zip(content, sums.tolist(), having.tolist(), strict=True):
+                if count:
+                    content[name].setdefault(protocol, {})[distance] = total / count
     return content
 
 

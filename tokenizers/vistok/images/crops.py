@@ -5,7 +5,7 @@ An image is Pillow's, or an object with the same methods as far as they are used
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -85,32 +85,38 @@ class CenterCrop:
 def read_crop(
     file: Any, read: Callable[[Any], Any], transforms: Sequence[Transform], rng: np.random.Generator
 ) -> Tensor:
-    """Reads an image and applies transforms; returns (3, H, W) uint8.
+    """Reads an image and applies transforms; returns (3, H, W) uint8. Errors: see ``read_sized_crop``."""
+    return read_sized_crop(file, read, transforms, rng).image
+
+
+class Cropped(NamedTuple):
+    """A cropped image, and what is known of the whole one."""
+
+    image: Tensor  # (3, H, W) uint8
+    size: tuple[int, int]  # height and width before the transforms
+    sha256: str  # hash of the upright image before the transforms, by pixel_hash; empty if it was not asked for
+
+
+def read_sized_crop(
+    file: Any,
+    read: Callable[[Any], Any],
+    transforms: Sequence[Transform],
+    rng: np.random.Generator,
+    hashed: bool = False,
+) -> Cropped:
+    """Reads an image, with its hash if ``hashed``, and applies transforms.
 
     Raises:
         UnreadableImage: The file is not an image or is damaged, a transform refuses it, or memory is insufficient.
     """
-    return _read_crop(file, read, transforms, rng, hashed=False)[0]
-
-
-def read_hashed_crop(
-    file: Any, read: Callable[[Any], Any], transforms: Sequence[Transform], rng: np.random.Generator
-) -> tuple[Tensor, str]:
-    """``read_crop``, and the hash of the upright image before the first transform (see ``pixel_hash``)."""
-    return _read_crop(file, read, transforms, rng, hashed=True)
-
-
-def _read_crop(
-    file: Any, read: Callable[[Any], Any], transforms: Sequence[Transform], rng: np.random.Generator, hashed: bool
-) -> tuple[Tensor, str]:
     try:
         image = read(file)
-        sha256 = ""
+        size, sha256 = (image.height, image.width), ""
         if hashed:
             sha256 = pixel_hash(read.upright(file, image) if isinstance(read, AsStored) else image)
         for transform in transforms:
             image = transform(image, rng)
-        return to_tensor(image), sha256
+        return Cropped(to_tensor(image), size, sha256)
     except MemoryError as error:
         raise UnreadableImage("there is not enough memory to read and crop it") from error
 

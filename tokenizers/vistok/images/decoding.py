@@ -2,6 +2,7 @@
 
 import functools
 import re
+import sys
 import threading
 import warnings
 from collections.abc import Callable
@@ -99,6 +100,16 @@ class AsStored:
             plain = opened.mode not in (*SIXTEEN_BITS, "F") and not opened.has_transparency_data
             same = plain and opened.getexif().get(ORIENTATION, 1) == 1
         return image if same else self.read(file)
+
+
+def size_of(file: str | Path | BinaryIO) -> tuple[int, int] | None:
+    """Height and width of the upright image in a file, by its header; None if that is not readable."""
+    try:
+        with open_image(file, max_pixels=sys.maxsize) as opened:
+            _, *turns = large.UPRIGHT.get(opened.getexif().get(ORIENTATION, 1), (None, False, False, False))
+            return opened.size if turns[2] else (opened.height, opened.width)
+    except Exception:  # decoders of broken files raise anything
+        return None
 
 
 def upright(

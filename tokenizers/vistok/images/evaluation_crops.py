@@ -129,3 +129,15 @@ CROPS: dict[str, Callable[[int], list[Transform]]] = {
     # the centre of the image without resizing; black beyond it
     "none": lambda size: [TorchvisionCenterCrop(size)],
 }
+
+NATIVE = "native"  # no crop: every image in its own size, of any aspect
+
+
+def crop_transforms(crop: str, size: int) -> list[Transform]:
+    """Transforms of a crop of ``CROPS`` of ``size`` pixels; none for ``NATIVE``."""
+    return [] if crop == NATIVE else CROPS[crop](size)
+
+
+def crop_text(name: str) -> str:
+    """Name of a preparation as text for reports: ``adm crops``, ``native sizes``."""
+    return f"{name} {'sizes' if name.startswith(NATIVE) else 'crops'}"

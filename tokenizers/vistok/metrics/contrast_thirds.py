@@ -43,7 +43,9 @@ def contrast_errors(reconstruction: Tensor, images: Tensor) -> ContrastErrors:
 
 
 def blocks(images: Tensor) -> Tensor:
-    """Complete blocks of images (b, c, H, W): (b, c, n, pixels), row by row."""
+    """Complete blocks of images (b, c, H, W): (b, c, n, pixels), row by row; n is 0 for an image below a block."""
     b, c, height, width = images.shape
+    if min(height, width) < BLOCK:
+        return images.new_empty(b, c, 0, BLOCK**2)
     complete = images[..., : height // BLOCK * BLOCK, : width // BLOCK * BLOCK]
     return F.unfold(complete, BLOCK, stride=BLOCK).view(b, c, BLOCK**2, -1).transpose(2, 3)

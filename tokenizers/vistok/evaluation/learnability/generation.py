@@ -13,10 +13,9 @@ from vistok.data.shards import Data
 from vistok.evaluation.accumulator import Scores
 from vistok.evaluation.learnability.autoregressive import NextIdModel
 from vistok.evaluation.networks import ScoringNetworks
+from vistok.evaluation.preparation import Preparation
 from vistok.evaluation.protocols import Protocol
 from vistok.evaluation.set_metrics import FeatureStore, SetMetrics
-from vistok.images.evaluation_crops import CROPS
-from vistok.quantizers import Codes
 from vistok.tokenizer import Tokenizer
 from vistok.tokens.store import TokenStore
 
@@ -73,23 +72,31 @@ def generation_scores(
         others have the names that ``eval`` gives them. ``images`` is the number of samples.
 
     Raises:
-        ValueError: There are fewer images than samples.
+        ValueError: There are fewer images than samples, or a protocol does not crop images.
     """
+    refuse_native(protocols)
     found = {}
-    for crop in dict.fromkeys(protocol.crop for protocol in protocols.values()):
-        own = {name: replace(p, distances=()) for name, p in protocols.items() if p.crop == crop}
+    for preparation in dict.fromkeys(protocol.preparation for protocol in protocols.values()):
+        own = {name: replace(p, distances=()) for name, p in protocols.items() if p.preparation == preparation}
         views = [protocol.view for protocol in own.values()]
         with TemporaryDirectory() as folder:
             stored = asked.columns(views, networks)
             features = FeatureStore(Path(folder) / "rows", asked, views, networks) if stored else None
-            scores = Scores(own, tokenizer, networks, device=device, store=features)
-            add_pairs(scores, decoded(codes, tokenizer, store, device), data, crop, sum(map(len, codes)), seed)
+            scores = Scores(own, None, networks, device=device, store=features)  # codes are not scored here
+            add_pairs(scores, decoded(codes, tokenizer, store, device), data, sum(map(len, codes)), seed)
             scores.gather()
         for name in own:
             values, of_codes = scores.metrics(name), scores.code_metrics()
             found[name] = {"gfid" if key == "rfid" else key: values[key] for key in values if key not in of_codes}
             found[name]["images"] = len(scores.names)
     return found
+
+
+def refuse_native(protocols: Mapping[str, Protocol]) -> None:
+    """Refuses protocols that do not crop images: samples are squares of one size."""
+    native = [name for name, protocol in protocols.items() if protocol.preparation.native]
+    if native:
+        raise ValueError(f"protocol={','.join(native)} has images of any size, but samples are squares of one size")
 
 
 def decoded(
@@ -100,22 +107,25 @@ def decoded(
         yield from store.decode(tokenizer, part.to(device))
 
 
-def add_pairs(scores: Scores, samples: Iterator[Tensor], data: Data, crop: str, count: int, seed: int) -> None:
+def add_pairs(scores: Scores, samples: Iterator[Tensor], data: Data, count: int, seed: int) -> None:
     """Adds ``count`` samples and as many images; which sample stands beside which image has no meaning."""
-    for names, images in chosen_images(data, crop, count, seed):
+    for names, images in chosen_images(data, scores.preparation, count, seed):
         own = torch.stack(list(islice(samples, len(images))))
-        none = torch.zeros(len(images), len(scores.head.codebook_sizes), 1, 1, dtype=torch.int64, device=own.device)
-        scores.update(names, images.to(own.device), own, Codes(none))  # codes are not scored here
+        images, compared = scores.preparation.split(images.to(own.device), data.image_size)
+        scores.update(names, images, own, compared=compared)
     if len(scores.names) < count:
         raise ValueError(f"{data.about} has {len(scores.names):,} images, fewer than the {count:,} samples")
 
 
-def chosen_images(data: Data, crop: str, count: int, seed: int) -> Iterator[tuple[list[str], Tensor]]:
-    """Names and uint8 images (b, 3, H, W) of ``count`` images, drawn without replacement if their number is known."""
+def chosen_images(data: Data, preparation: Preparation, count: int, seed: int) -> Iterator[tuple[list[str], Tensor]]:
+    """Names and uint8 images of ``count`` images, drawn without replacement if their number is known.
+
+    The images (b, 3, H, W) are as ``preparation.transforms`` gives them.
+    """
     total = data.num_test
     draw = torch.randperm(total or count, generator=torch.Generator().manual_seed(seed))[:count]
     chosen, at = set(draw.tolist()), 0
-    for batch in data.scored_batches(CROPS[crop](data.image_size)):
+    for batch in data.scored_batches(preparation.transforms(data.image_size), stored=preparation.stored):
         own = [i for i in range(len(batch.names)) if at + i in chosen]
         at += len(batch.names)
         if own:

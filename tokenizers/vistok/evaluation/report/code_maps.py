@@ -19,12 +19,16 @@ MOST_CODEBOOKS = 8  # drawn codebooks; the table has the numbers of all
 
 
 def codes(labels: Sequence[str], selected: Sequence[Scores]) -> str:
-    """Frequencies of codewords: by rank, and a map of those never chosen."""
+    """Frequencies of codewords: by rank, and a map of those never chosen; empty text if there are no codes."""
     series = []
     for label, scores in zip(distinct(labels), selected, strict=True):
+        if scores.usage is None:
+            continue
         counts = [own.cpu().numpy() for own in scores.usage.counts]
         for part, own in list(zip(scores.usage.parts, counts, strict=True))[:MOST_CODEBOOKS]:
             series.append((", ".join(name for name in (label if len(labels) > 1 else "", part.name) if name), own))
+    if not series:
+        return ""
     ranks = report_charts.rank_chart(series)
     key = report_charts.legend([(name, i, 1) for i, (name, _) in enumerate(series)]) if len(series) > 1 else ""
     maps = "".join(f"<figure>{dead_map(name, counts)}</figure>" for name, counts in series)

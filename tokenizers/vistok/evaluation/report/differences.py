@@ -99,8 +99,8 @@ def caption_of(comparison: Mapping[str, Any]) -> str:
     """The images of a comparison's tokenizers, and the meaning of its intervals."""
     sets: dict[str, list[str]] = {}
     for own in comparison["tokenizers"]:
-        size = own.get("image_size")
-        about = f"{own['images']:,} images of {f'{size} px' if size else 'their own sizes'}"
+        side = own.get("image_size")  # None for images of native size
+        about = f"{own['images']:,} images of {f'{side} px' if side is not None else 'their own sizes'}"
         hashes = [own[key] for key in sorted(own) if key.startswith("sha256_of")]
         sets.setdefault(f"{about}, SHA-256 {hashes[0][:8]}" if hashes else about, []).append(own["tokenizer"])
     parts = [about if len(sets) == 1 else f"{', '.join(names)}: {about}" for about, names in sets.items()]

@@ -23,6 +23,7 @@ from vistok.evaluation.report.labels import distinct
 from vistok.evaluation.report.thumbnails import SMALL, fitted
 from vistok.evaluation.report.token_data import token_data
 from vistok.files import encodable, json_text
+from vistok.images.evaluation_crops import crop_text
 
 ERROR_RANGE = 64  # levels: the error map's brightest colour
 ERRORS = (colormaps["magma"](np.linspace(0, 1, 256))[:, :3] * 255).round().astype(np.uint8)
@@ -67,10 +68,14 @@ def examples(labels: Sequence[str], report: Mapping[str, Any], results: Sequence
         bare = stage(name, having, size, window, [""] * len(pictures))
         pictured = stage(name, having, size, window, fitted(pictures, room - length(bare)))
         figures.append(f'<figure class="example" data-index="{i}">{pictured}{captions[i]}</figure>\n')
+    sentences = (
+        f"{selection(len(names), drawn, values.images)} {escape(crop_text(preparation))}. "
+        f"↑ higher is better, ↓ lower is better. Pictures above {SMALL} px are compressed here (WebP); "
+        "values and errors are of the images themselves."
+    )
     return (
-        f'<h2 id="examples">Images and reconstructions</h2><p>{selection(len(names), drawn, values.images)} '
-        f"{escape(preparation)} crops. ↑ higher is better, ↓ lower is better. Pictures above {SMALL} px are compressed "
-        f"here (WebP); values and errors are of the images themselves.</p>{controls(labels, values, tokens)}{keys()}"
+        f'<h2 id="examples">Images and reconstructions</h2><p>{sentences}</p>'
+        f"{controls(labels, values, tokens)}{keys()}"
         f'<div class="examples {"single" if len(labels) == 1 else "several"}">{"".join(figures)}</div>'
         f'<script type="application/json" id="example-data">{block}</script>\n'
     )

@@ -16,18 +16,17 @@ from vistok.evaluation.accumulator import Scores
 from vistok.evaluation.identity import names_hash
 from vistok.evaluation.intervals import METHOD, Evidence, with_intervals
 from vistok.evaluation.protocols import Protocol
+from vistok.evaluation.reconstructions import Reconstructions
 from vistok.evaluation.report.page import page
 from vistok.evaluation.scoring import FORMAT, Result
 from vistok.files import atomic_write, encodable
 from vistok.images.pixel_hash import set_hash
 from vistok.metrics.jackknife import group_sizes
-from vistok.tokenizer import Tokenizer
 
 
 def report_of(
     config: DictConfig,
-    paths: Sequence[str],
-    tokenizers: Sequence[Tokenizer],
+    sources: Sequence[Reconstructions],
     data: Data,
     protocols: Mapping[str, Protocol],
     results: Sequence[Result],
@@ -36,10 +35,11 @@ def report_of(
 ) -> dict[str, Any]:
     """Content of the JSON: the scores and everything known about them."""
     scores = [
-        {"tokenizer": path, "protocol": name, "hash": protocols[name].hash, "metrics": metrics}
-        for path, result in zip(paths, results, strict=True)
+        {"tokenizer": source.path, "protocol": name, "hash": protocols[name].hash, "metrics": metrics}
+        for source, result in zip(sources, results, strict=True)
         for name, metrics in result.metrics(protocols).items()
     ]
+    native = [own for own in results[0].scores.values() if own.preparation.native]
     differences = []
     if config.metrics.intervals:
         measured = [result.scores[protocol.preparation.name] for result in results for protocol in protocols.values()]
@@ -52,8 +52,9 @@ def report_of(
         "differences": differences,
         "intervals": METHOD if config.metrics.intervals else None,
         "strata": [
-            {"tokenizer": path, "crop": crop} | own.strata.summary({name: own.values(name) for name in own.protocols})
-            for path, result in zip(paths, results, strict=True)
+            {"tokenizer": source.path, "crop": crop}
+            | own.strata.summary({name: own.values(name) for name in own.protocols})
+            for source, result in zip(sources, results, strict=True)
             for crop, own in result.scores.items()
             if own.strata
         ],
@@ -67,21 +68,15 @@ def report_of(
             }
             for name, protocol in protocols.items()
         },
-        "tokenizers": [
-            {
-                "tokenizer": path,
-                "sha256": result.fingerprint,
-                "parameters": sum(parameter.numel() for parameter in tokenizer.parameters()),
-                "codebook_sizes": list(tokenizer.quantizer.codebook_sizes),
-                "factor": tokenizer.factor,
-            }
-            for path, tokenizer, result in zip(paths, tokenizers, results, strict=True)
-        ],
+        "partial": results[0].partial(protocols),
+        "warnings": [warning for source in sources for warning in source.warnings],
+        "tokenizers": [source.about() for source in sources],
         "data": {
             "source": data.about,
             "images": len(results[0].names),
             "unreadable": results[0].unreadable,
-            "image_size": data.image_size,
+            "image_size": None if len(native) == len(results[0].scores) else data.image_size,
+            "native_sizes": range_of(native[0].sizes) if native else None,
             "sha256_of_names": names_hash(results[0].names),
             "sha256_of_images": set_hash(results[0].names, results[0].hashes),
         },
@@ -108,15 +103,23 @@ def evidence_of(score: Mapping[str, Any], measured: Scores) -> Evidence:
     return Evidence(score["metrics"], values, leave_one_out, group_sizes(measured.names).numpy())
 
 
+def range_of(sizes: Sequence[tuple[int, int]]) -> dict[str, Any]:
+    """Smallest and largest of the sizes (height, width) by area, and the number of different ones."""
+    ordered = sorted(set(sizes), key=lambda size: (size[0] * size[1], size))
+    return {"smallest": list(ordered[0]), "largest": list(ordered[-1]), "different": len(ordered)}
+
+
 def write(report: Mapping[str, Any], results: Sequence[Result], output: Path) -> None:
     """Writes the values and the page beside the JSON. The JSON is written last, so that its existence means success.
 
     ``OUTPUT.html`` is the page.
 
     ``OUTPUT.npz`` holds ``names`` (n,) and ``sha256`` (n,), the hash of each image's pixels. For the i-th tokenizer it
-    holds ``i/PROTOCOL/DISTANCE`` (n,) float32, and for each preparation (``adm``, ``adm_stored``)
-    ``i/PREPARATION/tokens`` (n,) int64, the number of positions that are tokens, and ``i/PREPARATION/counts/j`` (size,)
-    int64, the count of each codeword of the j-th codebook.
+    holds ``i/PROTOCOL/DISTANCE`` (n,) float32, NaN for an image that is too small for the distance, and for each
+    preparation (``adm``, ``adm_stored``) ``i/PREPARATION/tokens`` (n,) int64, the number of positions that are tokens,
+    and ``i/PREPARATION/counts/j`` (size,) int64, the count of each codeword of the j-th codebook; stored
+    reconstructions have neither. For images of native size there is ``i/PREPARATION/sizes`` (n, 2) int64, height and
+    width.
     ``i/PROTOCOL/SCORE/leave_one_out`` (10,) float64 are Fréchet distances without the images of one of ten groups each.
     With ``metrics.strata`` it also holds the values of ``Strata.arrays``, as ``i/PREPARATION/NAME``.
     """
@@ -129,8 +132,12 @@ def write(report: Mapping[str, Any], results: Sequence[Result], output: Path) ->
                 arrays |= {f"{i}/{protocol}/{name}/leave_one_out": v.numpy() for name, v in jackknife.items()}
             if scores.strata:
                 arrays |= {f"{i}/{preparation}/{name}": own for name, own in scores.strata.arrays().items()}
-            arrays[f"{i}/{preparation}/tokens"] = np.array(scores.tokens)
-            arrays |= {f"{i}/{preparation}/counts/{j}": own.cpu().numpy() for j, own in enumerate(scores.usage.counts)}
+            if scores.preparation.native:
+                arrays[f"{i}/{preparation}/sizes"] = np.array(scores.sizes)
+            if scores.usage:
+                arrays[f"{i}/{preparation}/tokens"] = np.array(scores.tokens)
+                counts = {f"{i}/{preparation}/counts/{j}": n.cpu().numpy() for j, n in enumerate(scores.usage.counts)}
+                arrays |= counts
     output.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(output.with_suffix(".npz")) as file:
         np.savez_compressed(file, **arrays)

@@ -19,6 +19,7 @@ from vistok.evaluation.report.example_figures import examples
 from vistok.evaluation.report.labels import distinct, explained_arrow, short, with_direction
 from vistok.evaluation.report.strata_tables import strata_section
 from vistok.files import json_text
+from vistok.images.evaluation_crops import crop_text
 from vistok.metrics.distances import DISTANCES
 
 GROUPS = ("Each image, mean", "All images", "Codes", "Rate")
@@ -54,7 +55,7 @@ def summary(report: Mapping[str, Any]) -> str:
     several = len(report["tokenizers"]) > 1
     facts = {
         "images": f"{data['images']:,}" + (f" ({len(data['unreadable'])} unreadable)" if data["unreadable"] else ""),
-        "size": f"{data['image_size']} px",
+        "size": score_table.sizes_of(data),
         "dtype": report["dtype"],
         "versions": f"vistok {versions['vistok']}, torch {versions['torch']}",
     }
@@ -69,6 +70,9 @@ def summary(report: Mapping[str, Any]) -> str:
     cells += [f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in wide.items()]
     missing = "".join(f"<li>{escape(name)}: {escape(reason)}</li>" for name, reason in report["unavailable"].items())
     note = f"<details><summary>Unavailable metrics</summary><ul>{missing}</ul></details>" if missing else ""
+    note += "".join(f'<p class="warning"><b>Warning:</b> {escape(own)}</p>' for own in report.get("warnings", ()))
+    partial = "".join(f"<li>{escape(name)}: {escape(text)}</li>" for name, text in report.get("partial", {}).items())
+    note += f"<p>Means of some images only:</p><ul>{partial}</ul>" if partial else ""
     heading = "Comparison of tokenizers" if several else "Evaluation of a tokenizer"
     return f'<h1>{heading}</h1>\n<dl class="facts">{"".join(cells)}</dl>\n{table(report)}{note}\n'
 
@@ -130,7 +134,7 @@ def rate_distortion(report: Mapping[str, Any]) -> str:
     metrics = dict.fromkeys(name for own in scores for name in own["metrics"] if group(name) in GROUPS[:2])
     charts = []
     for metric in metrics:
-        having = [own for own in scores if own["metrics"].get(metric) is not None]
+        having = [own for own in scores if {metric, "bits_per_pixel"} <= own["metrics"].keys()]
         if len(having) < 2 or metric == BASELINE:
             continue
         points = []
@@ -172,12 +176,14 @@ def distributions(labels: Sequence[str], report: Mapping[str, Any], results: Seq
         values = [scores[own["preparation"]].values(protocol) for scores in results]
         for distance in values[0]:
             if distance != BASELINE:
-                series = [(name, of_image[distance].numpy()) for name, of_image in zip(names, values, strict=True)]
+                arrays = [of_image[distance].numpy() for of_image in values]
+                series = [(name, own[~np.isnan(own)]) for name, own in zip(names, arrays, strict=True)]
                 add(with_direction(distance), series, f"{protocol} {own['hash']}")
     for preparation in results[0]:
-        series = [(name, np.array(scores[preparation].tokens)) for name, scores in zip(names, results, strict=True)]
+        numbers = [(name, scores[preparation].tokens) for name, scores in zip(names, results, strict=True)]
+        series = [(name, np.array(own)) for name, own in numbers if own]  # stored reconstructions have none
         if any(np.ptp(values) for _, values in series):
-            add("positions that are tokens", series, f"{preparation} crops")
+            add("positions that are tokens", series, crop_text(preparation))
     if not charts:
         return ""
     key = report_charts.legend([(name, i, 1) for i, name in enumerate(names)]) if len(names) > 1 else ""

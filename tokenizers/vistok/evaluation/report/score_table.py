@@ -7,7 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vistok.metrics.units import _with_unit, rounded
-from vistok.terminal import visible
+from vistok.terminal import lines, visible
 
 INTERVAL = "[low, high]: 95 % interval, for other images of the same kind."
 
@@ -18,10 +18,12 @@ def caption_of(report: Mapping[str, Any]) -> str:
     """The images and versions of an evaluation, and the meaning of its intervals."""
     data, versions = report["data"], report["versions"]
     caption = (
-        f"{data['images']:,} images of {data['image_size']} px, SHA-256 {data['sha256_of_images'][:8]}, from "
+        f"{data['images']:,} images of {sizes_of(data)}, SHA-256 {data['sha256_of_images'][:8]}, from "
         f"{data['source']}; {report['dtype']}, vistok {versions['vistok']}, torch {versions['torch']}"
     )
-    return f"{caption}. {INTERVAL}" if any(score.get("intervals") for score in report["scores"]) else caption
+    caption += f". {INTERVAL}" if any(score.get("intervals") for score in report["scores"]) else ""
+    caption += "".join(f"\n{name}: {text}" for name, text in report.get("partial", {}).items())
+    return caption + "".join(f"\nwarning: {text}" for text in report.get("warnings", ()))
 
 
 def scores_table(report: Mapping[str, Any], caption: str | None = None) -> Table:
@@ -31,7 +33,7 @@ def scores_table(report: Mapping[str, Any], caption: str | None = None) -> Table
     has a column for each tokenizer.
     """
     scores = report["scores"]
-    table = Table(caption=Text(visible(caption or caption_of(report))), caption_justify="left")
+    table = Table(caption=Text(lines(caption or caption_of(report))), caption_justify="left")
     single = len(report["protocols"]) == 1
     if single:
         table.add_column("{protocol}\n{hash}".format(**scores[0]), no_wrap=True)
@@ -69,3 +71,14 @@ def cell(report: Mapping[str, Any], score: Mapping[str, Any], name: str) -> tupl
     distances = {own for protocol in report["protocols"].values() for own in protocol["distances"]}
     asked = name not in distances or name in report["protocols"][score["protocol"]]["distances"]
     return ("unavailable" if asked and name in report["unavailable"] else "", "")
+
+
+def sizes_of(data: dict[str, Any]) -> str:
+    """Sizes of the images of a report, as text."""
+    square = f"{data['image_size']} px" if data["image_size"] is not None else ""
+    native = data.get("native_sizes")
+    if not native:
+        return square
+    (low_h, low_w), (high_h, high_w) = native["smallest"], native["largest"]
+    own = f"their own sizes, {low_w}x{low_h}" + (f" to {high_w}x{high_h} px" if native["different"] > 1 else " px")
+    return f"{square} and {own}" if square else own

@@ -1,5 +1,6 @@
 """Tables of scores by class, frequency and contrast, for a terminal and for the page."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import Any, NamedTuple
@@ -7,6 +8,7 @@ from typing import Any, NamedTuple
 from rich.table import Table
 from rich.text import Text
 
+from vistok.images.evaluation_crops import crop_text
 from vistok.terminal import visible
 
 MOST = 10  # classes in a table, half of them with the lowest and half with the highest first score
@@ -23,7 +25,7 @@ class StrataTable(NamedTuple):
 def tables_of(report: Mapping[str, Any]) -> Iterator[StrataTable]:
     """Tables of all tokenizers and crops; none if ``metrics.strata`` is empty."""
     for own in report.get("strata", ()):
-        of = f"{own['tokenizer']}, {own['crop']} crops"
+        of = f"{own['tokenizer']}, {crop_text(own['crop'])}"
         if bands := own.get("frequency"):
             rows = [(frequencies(band), f"{band['psnr']:.2f}", decibels(band["power_ratio_db"])) for band in bands]
             head = ("cycles per pixel", "PSNR, dB", "power of reconstructions over images, dB")
@@ -41,20 +43,25 @@ def class_tables(of: str, classes: Mapping[str, Mapping[str, Any]]) -> Iterator[
     protocols = dict.fromkeys(name for scores in classes.values() for name in scores if name != "images")
     for protocol in protocols:
         having = {name: scores[protocol] for name, scores in classes.items() if scores.get(protocol)}
-        distances = list(next(iter(having.values()), {}))
+        distances = list(dict.fromkeys(own for scores in having.values() for own in scores))
         if not distances:
             continue
-        names = sorted(having, key=lambda name: (having[name][distances[0]], name))
+        names = sorted(having, key=lambda name: (having[name].get(distances[0], math.inf), name))
         about = ""
         if len(names) > MOST:
             about = f", {MOST // 2} lowest and {MOST // 2} highest of {len(names):,} by {distances[0]}"
             names = names[: MOST // 2] + names[-(MOST // 2) :]
         rows = [
-            (name or "no folder", f"{classes[name]['images']:,}", *(f"{having[name][own]:.4g}" for own in distances))
+            (name or "no folder", f"{classes[name]['images']:,}", *(number(having[name].get(own)) for own in distances))
             for name in names
         ]
         head = ("class", "images", *(own.replace("_", " ") for own in distances))
         yield StrataTable(f"By class: {of}, {protocol}{about}", head, tuple(rows))
+
+
+def number(value: float | None) -> str:
+    """A mean; a dash for a class whose images are all too small for the distance."""
+    return "–" if value is None else f"{value:.4g}"
 
 
 def frequencies(band: Mapping[str, float]) -> str:
