@@ -22,6 +22,8 @@ from vistok.quantizers import (
     FeatureRouter,
     GumbelQuantizer,
     MappedCodebook,
+    MultiScaleQuantizer,
+    ResidualQuantizer,
     RotationTrick,
     SFDiVeQ,
     SimVQ,
@@ -30,6 +32,7 @@ from vistok.quantizers import (
     base,
     code_statistics,
     factorized,
+    in_depths,
 )
 from vistok.quantizers.base import single_heads
 from vistok.training.ema import AveragedTokenizer
@@ -102,6 +105,18 @@ COMPOSED = {
     "dqvae_ibq": lambda: dynamic(IBQ(32, 8)),
     "dqvae_fsq": lambda: dynamic(FSQ(5, 8)),
     "dqvae_fq": lambda: dynamic(factorized(partial(SimVQ, 32), 2, 8)),
+    "residual_separate": lambda: in_depths(partial(vq, ema_decay=0.9, restart=0.1), 3, 8, shared=False),
+    "residual_cosine": lambda: ResidualQuantizer([vq(8, cosine=True)], 2, losses="steps"),
+    "residual_vqbridge": lambda: ResidualQuantizer([bridge(8)], 3, estimator=RotationTrick()),
+    "residual_bsq": lambda: ResidualQuantizer([BinaryQuantizer(8)], 3, "steps", estimate="steps", factors=0.5),
+    "residual_mixed": lambda: ResidualQuantizer([factorized(vq, 2, 8), SimVQ(16, 8)], factors=[1.0, 0.7]),
+    "fq_residual": lambda: factorized(partial(in_depths, vq, 2), 2, 8),
+    "dqvae_residual": lambda: dynamic(ResidualQuantizer([vq(8, ema_decay=0.9)], 2)),
+    "multiscale_ema": lambda: MultiScaleQuantizer(vq(8, ema_decay=0.9, restart=0.1), phi=1),
+    "multiscale_simvq": lambda: MultiScaleQuantizer(SimVQ(32, 8), phi=0, residual_gradient="both", factors=0.9),
+    "multiscale_residual": lambda: MultiScaleQuantizer(ResidualQuantizer([vq(8)], 2)),
+    "residual_multiscale": lambda: ResidualQuantizer([MultiScaleQuantizer(vq(8), "infinity")], 2),
+    "fq_multiscale": lambda: FactorizedQuantizer([MultiScaleQuantizer(head) for head in (vq(2), SimVQ(16, 6))], False),
 }
 CONFIGS = Path(__file__).parent.parent.parent / "configs"
 SMALL = {"vqbridge": ["quantizer.size=XS", "quantizer.patch=2"], "dqvae_entropy": ["quantizer.router.patch=8"]}
@@ -149,6 +164,11 @@ def inputs(head, b=2, h=4, w=4, **arguments):
     return torch.randn(b, 8, h, w, **arguments), context
 
 
+def looked_up(head, codes, z):
+    """Latent of codes, on the grid of the latent (b, d, h, w) that they are of."""
+    return head.lookup(codes, head.layout(*z.shape[2:]))
+
+
 def reaches(loss, tensors):
     """True if a loss has a gradient to any of the tensors."""
     if not loss.requires_grad:
@@ -168,9 +188,13 @@ def test_lookup_inverts_forward(head, b, h, w):
     z, context = inputs(head, b, h, w)
     quantized = head(z, context)
     assert quantized.latent.shape == z.shape
-    assert quantized.codes.shape == (b, len(head.codebook_sizes), *z.shape[2:])
+    layout = head.layout(*z.shape[2:])
+    assert quantized.codes.shape == (b, len(head.codebook_sizes), *layout.positions)
+    assert layout.positions == tuple(z.shape[2:]) or len(layout.grids) > 1
     assert quantized.codes.dtype == torch.int64
-    same(head.lookup(quantized.codes), quantized.latent)
+    same(looked_up(head, quantized.codes, z), quantized.latent)
+    if len(layout.grids) == 1:
+        same(head.lookup(quantized.codes), quantized.latent)
 
 
 def test_encode_gives_the_codes_of_forward_and_computes_no_loss(head, monkeypatch):
@@ -197,8 +221,9 @@ def test_encode_gives_the_codes_of_forward_and_computes_no_loss(head, monkeypatc
 def test_the_latent_before_the_estimator(head):
     """In training and evaluation the codewords themselves, differentiable to the tables."""
     for mode in (True, False):
-        quantized = head.train(mode)(*inputs(head))
-        same(quantized.codewords, head.lookup(quantized.codes))
+        z, context = inputs(head)
+        quantized = head.train(mode)(z, context)
+        same(quantized.codewords, looked_up(head, quantized.codes, z))
     learned = [part for part in single_heads(head) if any(p.requires_grad for p in part.parameters())]
     assert all(reaches(quantized.codewords.sum(), part.parameters()) for part in learned)
 
@@ -209,12 +234,16 @@ def test_tables_are_what_is_searched_and_looked_up(head):
     codes, latent = head.encode(z, context).codes, head(z, context).latent
     tables = [head.table(i) for i in range(len(head.codebook_sizes))]
     assert all(table is None or len(table.search) == n for table, n in zip(tables, head.codebook_sizes, strict=True))
-    if None not in tables:
+    if None in tables:
+        return
+    inference = head.for_inference()
+    for i, table in enumerate(tables):
+        same(inference.table(i).values, table.values)
+    if head.dim == sum(table.values.shape[1] for table in tables) and len(head.layout(*z.shape[2:]).grids) == 1:
         found = [F.embedding(codes[:, i], table.values).movedim(-1, 1) for i, table in enumerate(tables)]
         same(torch.cat(found, dim=1), latent)
-        inference = head.for_inference()
-        for i, table in enumerate(tables):
-            same(inference.table(i).values, table.values)
+    else:  # they are added: see the files of these heads
+        assert any(isinstance(part, ResidualQuantizer | MultiScaleQuantizer) for part in head.modules())
 
 
 def test_lookup_inverts_forward_under_autocast(head):
@@ -223,7 +252,7 @@ def test_lookup_inverts_forward_under_autocast(head):
     with torch.autocast("cpu", torch.bfloat16):
         quantized = head(z.bfloat16(), context)
         assert quantized.latent.dtype == torch.float32
-        same(head.lookup(quantized.codes), quantized.latent)
+        same(looked_up(head, quantized.codes, z), quantized.latent)
 
 
 def test_lookup_inverts_forward_of_averaged_weights(head):
@@ -243,7 +272,7 @@ def test_lookup_inverts_forward_of_averaged_weights(head):
         average.copy_rows(model, {f"quantizer.{name}": rows for name, rows in moved.items()})
     for evaluated in (average.tokenizer["quantizer"].eval(), head.eval()):
         quantized = evaluated(z, context)
-        same(evaluated.lookup(quantized.codes), quantized.latent)
+        same(looked_up(evaluated, quantized.codes, z), quantized.latent)
         same(evaluated.for_inference()(z, context).latent, quantized.latent)
 
 
@@ -262,7 +291,8 @@ def test_codes_are_the_nearest(head):
         part.register_forward_hook(lambda part, args, out: seen.append((part, args[0], out.codes)))
     z, context = inputs(head, h=8, w=8)
     head.eval()(z, context)
-    assert sum(codes.shape[1] for _, _, codes in seen) == len(head.codebook_sizes)
+    wanted = len(head.codebook_sizes) * len(head.layout(*z.shape[2:]).grids)
+    assert sum(codes.shape[1] for _, _, codes in seen) == wanted
     for part, latent, codes in seen:
         table = part.table(0)
         if table is None and not isinstance(part, BinaryQuantizer):  # FSQ rounds; test_fsq.py has its formula
@@ -307,11 +337,12 @@ def test_in_training_the_value_is_the_codeword(head):
     """To the last bit, for all estimators but DiVeQ, which moves the latent there itself."""
     if any(isinstance(part, SFDiVeQ) for part in single_heads(head)):
         pytest.skip("in training the latent moves to a point between codewords")
-    quantized = head.train()(*inputs(head))
+    z, context = inputs(head)
+    quantized = head.train()(z, context)
     if any(isinstance(part.estimator, DiVeQ) for part in single_heads(head)):
-        torch.testing.assert_close(quantized.latent, head.lookup(quantized.codes), rtol=0.02, atol=0.02)
+        torch.testing.assert_close(quantized.latent, looked_up(head, quantized.codes, z), rtol=0.02, atol=0.02)
     else:
-        same(quantized.latent, head.lookup(quantized.codes))
+        same(quantized.latent, looked_up(head, quantized.codes, z))
 
 
 def test_each_loss_moves_its_own_side(head):
@@ -324,8 +355,8 @@ def test_each_loss_moves_its_own_side(head):
     assert not reaches(losses["commitment"], tables)
     if "codebook" in losses:
         assert not reaches(losses["codebook"], [z])
-        for part in single_heads(head):
-            assert reaches(losses["codebook"], part.parameters())
+        learned = [part for part in single_heads(head) if any(True for _ in part.parameters())]
+        assert all(reaches(losses["codebook"], part.parameters()) for part in learned or [head])
 
 
 def test_every_channel_has_its_share_of_the_commitment(head):
@@ -397,17 +428,18 @@ def test_state_dict_round_trip(head):
 
 @pytest.mark.parametrize("wrong", [-1, 32, 2**40])
 def test_codes_out_of_range(head, wrong):
-    codes = torch.zeros(1, len(head.codebook_sizes), 4, 4, dtype=torch.int64)
-    codes[0, -1, 1, 2] = wrong if wrong != 32 else head.codebook_sizes[-1]
+    layout = head.layout(4, 4)
+    codes = torch.zeros(1, len(head.codebook_sizes), *layout.positions, dtype=torch.int64)
+    codes[0, -1, -1, 2] = wrong if wrong != 32 else head.codebook_sizes[-1]
     size = head.codebook_sizes[-1]
-    with pytest.raises(ValueError, match=rf"codes hold {codes[0, -1, 1, 2]}, but .* the codes 0 to {size - 1}"):
-        head.lookup(codes)
+    with pytest.raises(ValueError, match=rf"codes hold {codes[0, -1, -1, 2]}, but .* the codes 0 to {size - 1}"):
+        head.lookup(codes, layout)
 
 
 def test_codes_of_another_number_of_codebooks(head):
     k = len(head.codebook_sizes)
     with pytest.raises(ValueError, match=rf"codes have the shape .* not \(b, {k}, h, w\)"):
-        head.lookup(torch.zeros(1, k + 1, 4, 4, dtype=torch.int64))
+        head.lookup(torch.zeros(1, k + 1, *head.layout(4, 4).positions, dtype=torch.int64), head.layout(4, 4))
 
 
 def test_no_matrix_of_all_scores_is_kept_for_backward(head):

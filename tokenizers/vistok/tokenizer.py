@@ -93,6 +93,12 @@ class Tokenizer(nn.Module):
                     f"{own} gives a latent of {h}x{w}, but this {type(self.quantizer).__name__} needs multiples of "
                     f"{multiple}"
                 )
+            only = self.quantizer.fixed_grid
+            if only is not None and (h, w) != only:
+                raise ValueError(
+                    f"{own} gives a latent of {h}x{w}, but this {type(self.quantizer).__name__} accepts only "
+                    f"{only[0]}x{only[1]}"
+                )
         except ValueError as error:
             if name is None:
                 raise

@@ -25,7 +25,7 @@ def tables_of(head: Quantizer) -> list[Tensor]:
     """
     tables = [head.table(i) for i in range(len(head.codebook_sizes))]
     plain = [table.values for table in tables if table is not None and torch.equal(table.search, table.values)]
-    layout = head.layout(2 * head.grid_multiple, 2 * head.grid_multiple)
+    layout = head.layout(*head.example_grid)
     needs_more = head.context_fields or layout.granularities > 1 or len(layout.grids) > 1
     if needs_more or len(plain) < len(tables) or sum(table.shape[1] for table in plain) != head.dim:
         raise ValueError(

@@ -97,14 +97,15 @@ def _architecture(tokenizer: Tokenizer) -> dict[str, Any]:
     head, f = tokenizer.quantizer, tokenizer.factor
     sizes = " + ".join(f"{size:,}" for size in head.codebook_sizes)
     each = f"{len(head.codebook_sizes)} of them" if len(head.codebook_sizes) > 1 else "one"
-    layout = head.layout(head.grid_multiple, head.grid_multiple)
+    layout = head.layout(*head.example_grid)
     kept = ", of which a dynamic part is kept" if layout.granularities > 1 else ""
+    scales = " on the finest of several scales" if len(layout.grids) > 1 else ""
     pixels = tokenizer.pixels
     return {
         "encoder": _network(tokenizer.encoder),
         "decoder": _network(tokenizer.decoder),
         "head": f"{type(head).__name__}, {sizes} codewords, {head.dim} channels",
-        "codes": f"{each} for each {f} x {f} pixels{kept}",
+        "codes": f"{each} for each {f} x {f} pixels{kept}{scales}",
         **({} if pixels == PixelMap() else {"pixels of the networks": pixels}),
     }
 

@@ -10,6 +10,8 @@ from vistok.quantizers.gumbel import GumbelQuantizer
 from vistok.quantizers.ibq import IBQ
 from vistok.quantizers.janus import JanusQuantizer
 from vistok.quantizers.mapped import MappedCodebook
+from vistok.quantizers.multiscale import MultiScaleQuantizer
+from vistok.quantizers.residual import ResidualQuantizer, in_depths
 from vistok.quantizers.routers import EntropyRouter, FeatureRouter
 from vistok.quantizers.sf_diveq import SFDiVeQ
 from vistok.quantizers.simvq import SimVQ
@@ -32,8 +34,10 @@ __all__ = [
     "JanusQuantizer",
     "Layout",
     "MappedCodebook",
+    "MultiScaleQuantizer",
     "Quantized",
     "Quantizer",
+    "ResidualQuantizer",
     "RotationTrick",
     "SFDiVeQ",
     "SimVQ",
@@ -42,4 +46,5 @@ __all__ = [
     "VQBridge",
     "VectorQuantizer",
     "factorized",
+    "in_depths",
 ]

@@ -3,8 +3,11 @@
 import copy
 import functools
 import math
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import torch
@@ -17,6 +20,8 @@ from vistok.kernels import nearest_code
 from vistok.quantizers.estimators import Estimator, StraightThrough
 
 TIE = 1e-5  # float32 error of a squared distance, as a share of the squared lengths of vector and codeword
+PATIENCE = 3  # training forwards without an update before the warning
+CHECKED = ContextVar("CHECKED", default=True)  # False within ``unchecked``
 
 
 class Quantized(NamedTuple):
@@ -127,6 +132,7 @@ class Quantizer(nn.Module, ABC):
         loss_names: Names of the terms that ``forward`` returns in ``losses``; may be empty.
         context_fields: Fields of the context that codes depend on. Callers that cannot provide them refuse the head.
         grid_multiple: Number that divides both sides h and w of the latent.
+        fixed_grid: The only grid (h, w) of latents that the head accepts; None for any.
         estimator: Gradient estimator of the codeword choice, in heads that let the user choose it.
         stored_names: Names in files of the parameters and buffers whose attributes have other names.
     """
@@ -137,6 +143,7 @@ class Quantizer(nn.Module, ABC):
     loss_names: tuple[str, ...] = ()
     context_fields: frozenset[str] = frozenset()
     grid_multiple: int = 1
+    fixed_grid: tuple[int, int] | None = None
     estimator: Estimator = StraightThrough()
     stored_names: Mapping[str, str] = {}
     forwards: int | None = None  # training forwards since the last update, for heads that warn about it
@@ -183,6 +190,21 @@ class Quantizer(nn.Module, ABC):
         """Layout of the codes of a latent with grid (h, w)."""
         return Layout(((h, w),), len(self.codebook_sizes))
 
+    @property
+    def example_grid(self) -> tuple[int, int]:
+        """A small grid (h, w) that the head accepts; its layout has all granularities, and scales if there are any."""
+        return self.fixed_grid or (2 * self.grid_multiple, 2 * self.grid_multiple)
+
+    def owner(self, i: int) -> tuple["Quantizer", int]:
+        """The head that searches the i-th codebook, and the codebook's index in that head.
+
+        Equal for codebooks that are one and the same, as in a residual head with a shared codebook. By default one of
+        ``single_heads``, or the head itself if their codebooks differ from its own.
+        """
+        found = [(head, own) for head in single_heads(self) for own in range(len(head.codebook_sizes))]
+        sizes = tuple(head.codebook_sizes[own] for head, own in found)
+        return found[i] if sizes == tuple(self.codebook_sizes) else (self, i)
+
     def table(self, i: int) -> Table | None:
         """The i-th codebook; None where codewords are computed from their codes (binary codes, FSQ)."""
         return None
@@ -219,7 +241,7 @@ class Quantizer(nn.Module, ABC):
         Args:
             i: Index of the codebook.
             rows: Codewords to move, (n,) bool.
-            vectors: Latents (n, d) of that codebook, one for each codeword; only ``rows`` are read.
+            vectors: Latents (n, d) of that codebook's ``owner``, one for each codeword; only ``rows`` are read.
 
         Returns:
             Rows that were written to, as in ``update``; empty where codewords cannot be moved.
@@ -282,10 +304,23 @@ def single_heads(quantizer: Quantizer) -> list[Quantizer]:
 
 
 def owners(quantizer: Quantizer) -> list[Quantizer]:
-    """Head that searches each codebook: one of ``single_heads``, or ``quantizer`` if their codebooks differ."""
-    found = [head for head in single_heads(quantizer) for _ in head.codebook_sizes]
-    sizes = [size for head in single_heads(quantizer) for size in head.codebook_sizes]
-    return found if sizes == list(quantizer.codebook_sizes) else [quantizer] * len(quantizer.codebook_sizes)
+    """Head that searches each codebook: see ``Quantizer.owner``."""
+    return [quantizer.owner(i)[0] for i in range(len(quantizer.codebook_sizes))]
+
+
+def warn_if_never_updated(head: Quantizer) -> None:
+    """Counts a training forward, and warns once that updates are missing: codebooks of averages get no gradients."""
+    if head.forwards is None or torch.compiler.is_compiling():
+        return
+    forwards = head.forwards + 1
+    head.forwards = forwards if forwards < PATIENCE else None
+    if forwards == PATIENCE:
+        warnings.warn(
+            f"this {type(head).__name__} learns its codebook by moving averages (ema_decay), but {PATIENCE} training "
+            "batches had no update: call head.update(quantized.stats) after each step of the "
+            "optimizer, or head.learn_alone() once",
+            stacklevel=2,
+        )
 
 
 def _learn(head: Quantizer, inputs: tuple[Any, ...]) -> None:
@@ -366,10 +401,21 @@ def lookup(codes: Tensor, codebook: Tensor) -> Tensor:
     return rearrange(F.embedding(codes[:, 0], codebook), "b h w d -> b d h w")
 
 
+@contextmanager
+def unchecked() -> Iterator[None]:
+    """Block in which ``check_codes`` trusts the codes, for those that a head has just chosen itself."""
+    before = CHECKED.set(False)
+    try:
+        yield
+    finally:
+        CHECKED.reset(before)
+
+
 def check_codes(codes: Tensor, codebook_sizes: tuple[int, ...]) -> Tensor:
     """Refuses codes (b, k, *positions) outside their codebooks; on a GPU an index out of range would end the process.
 
-    The check waits for the GPU, so it belongs in ``lookup``, never in ``forward``; compilers skip it.
+    The check waits for the GPU, so it belongs in ``lookup``, never in ``forward``; compilers skip it, and so does
+    ``unchecked``.
 
     Returns:
         The codes as int64. Any integer type is accepted, since token files hold uint16.
@@ -382,7 +428,7 @@ def check_codes(codes: Tensor, codebook_sizes: tuple[int, ...]) -> Tensor:
     codes = codes.long()
     if codes.ndim < 2 or codes.shape[1] != len(codebook_sizes):
         raise ValueError(f"codes have the shape {tuple(codes.shape)}, not (b, {len(codebook_sizes)}, h, w)")
-    if torch.compiler.is_compiling() or not codes.numel():
+    if torch.compiler.is_compiling() or not CHECKED.get() or not codes.numel():
         return codes
     for i, size in enumerate(codebook_sizes):
         lowest, highest = (int(bound) for bound in codes[:, i].aminmax())

@@ -1,11 +1,15 @@
 """Statistics of codes in a batch: counts, samples of latents, and the entropy of soft assignments."""
 
+from collections.abc import Mapping, Sequence
+
 import torch
 from einops import rearrange
 from torch import Tensor
 
 from vistok.distributed.collectives import broadcast_from_rank_zero, mean_with_gradient, rank_and_size
 from vistok.kernels import soft_assignment
+
+GOLDEN = 0.6180339887498949
 
 
 def count(codes: Tensor, codebook_size: int, weight: Tensor | None = None) -> Tensor:
@@ -42,6 +46,33 @@ def sample(vectors: Tensor, number: int) -> Tensor:
     if copies > 1:
         drawn = drawn + torch.rand(copies * m * size, dim, device=vectors.device)[chosen] * (0.01 * dim**-0.5)
     return torch.where(((own >= 0) & (own < m))[:, None], drawn, 0.0)
+
+
+def is_sample(name: str) -> bool:
+    """True for a statistic that is drawn, not summed: an update uses that of its last batch. Sub-heads prefix names."""
+    return name.rpartition(".")[2] == "samples"
+
+
+@torch.no_grad()
+def merged(calls: Sequence[tuple[Mapping[str, Tensor], int]]) -> dict[str, Tensor]:
+    """Statistics of several calls of a head as those of one: sums, and of samples a share of each call's.
+
+    Args:
+        calls: The statistics of each call, and its number of vectors, to which its share is proportional. Which samples
+            are taken does not depend on the rank, so that they can be summed over ranks.
+    """
+    total = dict(calls[0][0]) if calls else {}
+    before, everything = 0, sum(number for _, number in calls)
+    for stats, number in calls:
+        for name, value in stats.items() if before else ():
+            if is_sample(name):  # multiples of the golden ratio modulo 1 are spread evenly over [0, 1)
+                place = torch.arange(len(value), device=value.device, dtype=torch.float64) * GOLDEN % 1 * everything
+                own = (place >= before) & (place < before + number)
+                total[name] = torch.where(own[:, None], value, total[name])
+            else:
+                total[name] = total[name] + value
+        before += number
+    return total
 
 
 def entropy(

@@ -67,6 +67,11 @@ class DynamicQuantizer(Quantizer):
             raise ValueError(f"rate_weights={list(rate_weights)} must be one number for each of rates={rates}")
         if projection is not None and projection.out_channels != head.dim:
             raise ValueError(f"projection makes {projection.out_channels} channels, but head.dim is {head.dim}")
+        if len(head.layout(*head.example_grid).grids) > 1:
+            raise ValueError(
+                f"a {type(head).__name__} cannot be the head of a dynamic quantizer: its codes are maps of several "
+                "scales, not one grid whose regions have granularities"
+            )
         self.head, self.router, self.projection = head, router, projection
         self.rates = None if rates is None else list(rates)
         self.rate_weights = None if rate_weights is None else list(rate_weights)
@@ -154,8 +159,14 @@ class DynamicQuantizer(Quantizer):
     def lookup(self, codes: Tensor, layout: Layout | None = None, keep: Tensor | None = None) -> Tensor:
         return self.head.lookup(codes)
 
+    def partial(self, codes: Tensor, layout: Layout) -> tuple[Tensor, ...]:
+        return self.head.partial(codes, layout)
+
     def layout(self, h: int, w: int) -> Layout:
         return Layout(((h, w),), len(self.codebook_sizes), self.grains)
+
+    def owner(self, i: int) -> tuple[Quantizer, int]:
+        return self.head.owner(i)
 
     def update(self, stats: dict[str, Tensor]) -> dict[str, Tensor]:
         return self._named(self.head.update(stats))

@@ -39,6 +39,7 @@ class FactorizedQuantizer(Quantizer):
         self.loss_names = (*dict.fromkeys(names), *(["disentanglement"] if disentangle else []))
         self.context_fields = frozenset().union(*(head.context_fields for head in heads))
         self.grid_multiple = math.lcm(*(head.grid_multiple for head in heads))
+        self.fixed_grid = next((head.fixed_grid for head in heads if head.fixed_grid), None)
 
     def split(self, latent: Tensor) -> tuple[Tensor, ...]:
         """Splits a latent (b, d, h, w), quantized or not, into the parts of the heads (b, head.dim, h, w)."""
@@ -72,8 +73,20 @@ class FactorizedQuantizer(Quantizer):
 
     def lookup(self, codes: Tensor, layout: Layout | None = None, keep: Tensor | None = None) -> Tensor:
         codes = base.check_codes(codes, self.codebook_sizes)
-        looked_up = [head.lookup(own) for head, own in zip(self._heads, self._codes(codes), strict=True)]
+        looked_up = [head.lookup(own, layout) for head, own in zip(self._heads, self._codes(codes), strict=True)]
         return torch.cat(looked_up, dim=1)
+
+    def partial(self, codes: Tensor, layout: Layout) -> tuple[Tensor, ...]:
+        parts = [head.partial(own, layout) for head, own in zip(self._heads, self._codes(codes), strict=True)]
+        if len(set(map(len, parts))) > 1:  # heads of different depths
+            return (self.lookup(codes, layout),)
+        return tuple(torch.cat(own, dim=1) for own in zip(*parts, strict=True))
+
+    def layout(self, h: int, w: int) -> Layout:
+        grids = {head.layout(h, w).grids for head in self._heads}
+        if len(grids) > 1:
+            raise ValueError(f"the heads of a latent of {h}x{w} have different scales: {sorted(grids)}")
+        return Layout(grids.pop(), len(self.codebook_sizes))
 
     def compared(self, z: Tensor) -> Tensor:
         return torch.cat([head.compared(part) for head, part in zip(self._heads, self.split(z), strict=True)], dim=1)
@@ -89,6 +102,10 @@ class FactorizedQuantizer(Quantizer):
     def _owner(self, i: int) -> tuple[int, int]:
         """Index of the head that has the i-th codebook, and the codebook's index in it."""
         return [(n, own) for n, head in enumerate(self._heads) for own in range(len(head.codebook_sizes))][i]
+
+    def owner(self, i: int) -> tuple[Quantizer, int]:
+        owner, own = self._owner(i)
+        return self._heads[owner].owner(own)
 
     def table(self, i: int) -> Table | None:
         owner, own = self._owner(i)

@@ -1,6 +1,8 @@
 """Base of heads whose codebook is a function of learned parameters, such as SimVQ and VQBridge."""
 
 from abc import abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 
 from torch import Tensor
@@ -19,6 +21,7 @@ class MappedCodebook(Quantizer):
     """
 
     loss_names = ("commitment", "codebook")
+    computed: Tensor | None = None  # codewords within ``computed_once``
 
     @abstractmethod
     def codebook(self) -> Tensor:
@@ -34,7 +37,7 @@ class MappedCodebook(Quantizer):
 
     @base.in_float32
     def _codebook(self) -> Tensor:
-        return self.codebook().float()
+        return self.codebook().float() if self.computed is None else self.computed
 
     @base.in_float32
     def forward(self, z: Tensor, context: Context = Context()) -> Quantized:
@@ -55,3 +58,16 @@ class MappedCodebook(Quantizer):
 
     def for_inference(self) -> VectorQuantizer:
         return plain(self._codebook())
+
+
+@contextmanager
+def computed_once(head: Quantizer) -> Iterator[None]:
+    """Block in which each mapped codebook of a head is computed once, for all calls of the head that has it."""
+    mapped = [part for part in head.modules() if isinstance(part, MappedCodebook) and part.computed is None]
+    for part in mapped:
+        part.computed = part._codebook()
+    try:
+        yield
+    finally:
+        for part in mapped:
+            part.computed = None

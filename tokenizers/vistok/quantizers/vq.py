@@ -1,6 +1,5 @@
 """Vector quantization: one learned codebook (VQ-VAE, arXiv:1711.00937; VQGAN, arXiv:2012.09841)."""
 
-import warnings
 from typing import Literal, cast
 
 import torch
@@ -12,7 +11,6 @@ from vistok.quantizers import base, code_statistics
 from vistok.quantizers.base import Codes, Context, Layout, Quantized, Quantizer, Table
 from vistok.quantizers.estimators import CodewordGradient, DiVeQ, Estimator, StraightThrough
 
-PATIENCE = 3  # training forwards without an update before the warning
 COUNT_DECAY = 0.99  # decay of the moving counts of a codebook that is learned by gradient
 
 
@@ -137,8 +135,7 @@ class VectorQuantizer(Quantizer):
         learns = self.averages_vectors or self.restart is not None
         if not learns or not self.training:
             return None
-        if self.forwards is not None and not torch.compiler.is_compiling():
-            self._warn_if_never_updated(self.forwards + 1)
+        base.warn_if_never_updated(self)
         vectors = rearrange(z, "b d h w -> (b h w) d")
         weight = weight if self.weighted_counts else None
         stats = {"counts": code_statistics.count(codes, self.codebook_size, weight)}
@@ -148,17 +145,6 @@ class VectorQuantizer(Quantizer):
         if self.restart is not None or self.kmeans_updates:
             stats["samples"] = code_statistics.sample(vectors, self.codebook_size)
         return stats
-
-    def _warn_if_never_updated(self, forwards: int) -> None:
-        """Warns once that updates are missing: this codebook gets no gradients."""
-        self.forwards = forwards if forwards < PATIENCE else None
-        if forwards == PATIENCE:
-            warnings.warn(
-                f"this codebook is learned by moving averages (ema_decay={self.ema_decay}), but {PATIENCE} training "
-                "batches had no update: call head.update(quantized.stats) after each step of the "
-                "optimizer, or head.learn_alone() once",
-                stacklevel=2,
-            )
 
     @torch.no_grad()
     def update(self, stats: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from vistok.distributed.collectives import sum_over_ranks
+from vistok.quantizers.code_statistics import is_sample
 
 
 class Outcome(NamedTuple):
@@ -81,11 +82,6 @@ class Contributions:
     def scalars(self) -> dict[str, Tensor]:
         """Every loss term of every batch by name."""
         return {f"{name} of batch {i}": term for i, terms in enumerate(self.terms) for name, term in terms.items()}
-
-
-def is_sample(name: str) -> bool:
-    """True for a statistic that is not summed: an update uses that of its last batch. Sub-heads prefix the name."""
-    return name.rpartition(".")[2] == "samples"
 
 
 def step(optimizer: Optimizer, applied: Tensor) -> None:

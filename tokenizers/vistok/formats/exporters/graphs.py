@@ -162,7 +162,7 @@ def programs(tokenizer: Tokenizer, image_size: int | None = None) -> dict[str, E
         raise ValueError("learned positions have no graph for images of any size; give the one image_size it is for")
     f = tokenizer.factor
     cells = head.grid_multiple
-    if image_size is None and len(head.layout(2 * cells, 2 * cells).grids) > 1:
+    if image_size is None and len(head.layout(*head.example_grid).grids) > 1:
         raise ValueError("codes of several scales have no graph for images of any size; give the one image_size")
     height, width = (6 * cells * f, 10 * cells * f) if image_size is None else (image_size, image_size)
     grid = tokenizer.grid(height, width, None if image_size is None else f"image_size={image_size}")

@@ -41,9 +41,12 @@ def vqgan(tokenizer: Tokenizer, target: str) -> Tokenizer:
     if tokenizer.pixels != PixelMap():
         raise refuse(target, f"{tokenizer.pixels}, only for networks on pixels in [-1, 1]")
     head, name = tokenizer.quantizer, type(tokenizer.quantizer).__name__
-    if head.layout(head.grid_multiple, head.grid_multiple).granularities > 1:
+    layout = head.layout(*head.example_grid)
+    if layout.granularities > 1:
         why = "a dynamic head is no plain table: its router decides how many codes a region gets"
         raise refuse(target, f"a {name}: {why}")
+    if len(layout.grids) > 1:
+        raise refuse(target, f"a {name}: its codes are maps of several scales")
     if len(head.codebook_sizes) > 1:
         raise refuse(target, f"a {name}: a product of {len(head.codebook_sizes)} codebooks is not a single table")
     table = head.table(0)

@@ -12,7 +12,6 @@ from vistok.distributed.collectives import cat_over_ranks, gather_objects, rank_
 from vistok.metrics import CodebookUsage
 from vistok.metrics.usage import entropy_bits, split, usage_of
 from vistok.quantizers import Context, Quantized, Quantizer, Table
-from vistok.quantizers.base import owners
 from vistok.quantizers.code_statistics import sample
 from vistok.terminal import say
 from vistok.training.collapse import CollapseDetector, CollapseRule, relative_usage
@@ -36,6 +35,9 @@ class CodebookHealth(pl.Callback):
     * ``distance``: root of the mean squared L2 distance from latents to their codewords, as the head compares them
       (unit vectors under cosine similarity), weighted by the context's weights of positions.
     * ``collapsed``: 0 or 1, see ``CollapseRule``.
+
+    A codebook that several depths share has these values for each depth, but it collapses, and is repaired, as one: by
+    the codes of all depths.
 
     With several codebooks all names but ``tokens`` end in ``_0``, ``_1`` and so on. So they do for one codebook of more
     than 2²² codewords, whose codes are counted in groups of bits (``metrics.usage.parts_of``). Their product adds
@@ -64,14 +66,18 @@ class CodebookHealth(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         quantizer, device = pl_module.tokenizer.quantizer, pl_module.device
-        self.quantizer, self.owners = quantizer, owners(quantizer)
+        self.quantizer = quantizer
+        tables = [quantizer.owner(i) for i in range(len(quantizer.codebook_sizes))]
+        self.owners = [head for head, _ in tables]
         self.heads = list(dict.fromkeys(self.owners))
         self.usage = CodebookUsage(quantizer.codebook_sizes).to(device)
         self.parts = self.usage.parts
+        keys = [(tables[part.codebook], part.shift) for part in self.parts]
+        self.same = [[j for j, other in enumerate(keys) if other == key] for key in keys]  # parts of one codebook
         self.suffixes = [f"_{i}" for i in range(len(self.parts))] if len(self.parts) > 1 else [""]
         self.errors = torch.zeros(len(self.heads), 2, dtype=torch.float64, device=device)  # sums: squares, weights
         self.codes: list[tuple[Tensor, Tensor | None]] = []  # codes of several codebooks, with ``keep``
-        self.latents: dict[int, Tensor] = {}  # (b, d, h, w) of the last batch, where an action may need them
+        self.latents: dict[int, list[Tensor]] = {}  # (b, d, h, w) of the last batch, where an action may need them
         self.start = pl_module.updates
         if not self.detectors:  # else resumed
             self.detectors = [CollapseDetector(self.rule) for _ in self.parts]
@@ -91,7 +97,7 @@ class CodebookHealth(pl.Callback):
             weight = torch.ones_like(errors) if context.weight is None else context.weight
             self.errors[i] += torch.stack([(errors * weight).sum(), weight.sum()])
         if self.on_collapse:
-            self.latents[i] = z
+            self.latents.setdefault(i, []).append(z)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: dict[str, Tensor], batch: Tensor, index: int
@@ -101,6 +107,7 @@ class CodebookHealth(pl.Callback):
             self.codes.append((split(outputs["codes"], self.parts).int(), outputs["keep"]))
         if pl_module.batches % trainer.log_every_n_steps == 0:
             self._end_window(trainer, pl_module)
+        self.latents.clear()
 
     @torch.no_grad()
     def _end_window(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
@@ -112,14 +119,15 @@ class CodebookHealth(pl.Callback):
             ages = module.updates - self.last_chosen[i][counts == 0].double()
             lengths = norms(self.quantizer.table(part.codebook))  # before a repair changes them
             total, weight = errors[self.heads.index(self.owners[part.codebook])]
-            if values["tokens"]:
-                self._check_window(i, counts, trainer, module)
+            first = self.same[i][0]
+            if values["tokens"] and first == i:
+                self._check_window(i, hits[self.same[i], : part.size].sum(0), trainer, module)
             own = usage_of(counts) | {
                 "dead": len(ages),
                 "dead_age": ages.sum() / max(len(ages), 1),
                 **lengths,
                 "distance": (total / weight).sqrt(),
-                "collapsed": self.detectors[i].collapsed,
+                "collapsed": self.detectors[first].collapsed,
             }
             values |= {f"{name}{suffix}": value for name, value in own.items()}
         if len(self.parts) > 1:
@@ -137,6 +145,7 @@ class CodebookHealth(pl.Callback):
         done = self._repair(i, counts, module) if low and self.on_collapse else None
         if detector.collapsed and not was_collapsed and trainer.is_global_zero:
             name = self.parts[i].name or "the codebook"
+            name += f", which {len(self.same[i])} depths share," if len(self.same[i]) > 1 else ""
             lines = [collapse_message(name, counts, detector, self.start, module.updates), done, advice(self.quantizer)]
             text = "\n  ".join(line for line in lines if line)
             say(text, "yellow")
@@ -148,7 +157,8 @@ class CodebookHealth(pl.Callback):
         codebook = self.parts[i].codebook  # all of its parts: only codebooks with a table can move
         owner, table, moved = self.owners[codebook], self.quantizer.table(codebook), {}
         if table is not None:
-            vectors = rearrange(self.latents[self.heads.index(owner)], "b d h w -> (b h w) d").float()
+            latents = self.latents[self.heads.index(owner)]
+            vectors = torch.cat([rearrange(z, "b d h w -> (b h w) d") for z in latents]).float()
             vectors = sum_over_ranks(sample(vectors, len(table.search)))
             rows = (counts == 0).to(vectors.device) | (self.on_collapse == "reinitialise")
             moved = self.quantizer.revive(codebook, rows, vectors)
