@@ -452,7 +452,8 @@ def test_no_matrix_of_all_scores_is_kept_for_backward(head):
 
 
 @pytest.mark.parametrize("name", ["vq", "vq_cosine", "vq_rotation", "vq_ema_restart", "simvq", "vqbridge_vit", "bsq",
-                                  "fsq", "ibq", "fq", "fq_simvq"])  # fmt: skip
+                                  "fsq", "ibq", "fq", "fq_simvq", "residual_mixed",
+                                  pytest.param("multiscale.yaml", marks=pytest.mark.slow)])  # fmt: skip
 def test_compiling_breaks_no_graph(name):
     """Captured whole, and with the same codes and losses; ``eager`` leaves the generated code out."""
     head = make(name)

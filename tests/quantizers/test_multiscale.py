@@ -140,6 +140,16 @@ def pooling(n, m):
     return matrix
 
 
+def near(x, a=-0.75):
+    """Keys' kernel for distances below 1."""
+    return (a + 2) * x**3 - (a + 3) * x**2 + 1
+
+
+def far(x, a=-0.75):
+    """The same from 1 to 2."""
+    return a * (x**3 - 5 * x**2 + 8 * x - 4)
+
+
 def enlargement(m, n, bicubic):
     """Interpolation of m positions at n, with cell centres aligned and the border repeated."""
     matrix = torch.zeros(n, m, dtype=torch.float64)
@@ -147,8 +157,6 @@ def enlargement(m, n, bicubic):
         centre = (i + 0.5) * m / n - 0.5
         left = int(np.floor(centre))
         t = centre - left
-        a = -0.75  # of Keys' kernel
-        near, far = lambda x: (a + 2) * x**3 - (a + 3) * x**2 + 1, lambda x: a * (x**3 - 5 * x**2 + 8 * x - 4)
         weights = [far(1 + t), near(t), near(1 - t), far(2 - t)] if bicubic else [0, 1 - t, t, 0]
         if not bicubic and centre < 0:
             left, weights = 0, [0, 1, 0, 0]
@@ -410,9 +418,9 @@ def test_nestings_learn(name):
     (lambda: MultiScaleQuantizer(vq(), [1, 4, (2, 8)]), r"must go from coarse to fine, but \(2, 8\) follows \(4, 4\)"),
     (lambda: MultiScaleQuantizer(vq(), upsampling="nearest"), "upsampling must be bicubic or bilinear, not 'nearest'"),
     (lambda: MultiScaleQuantizer(vq(), phi=-1), "phi=-1 must not be negative"),
-    (lambda: MultiScaleQuantizer(vq(), losses="steps"), "phi=4 convolutions would learn from nothing with losses='step"),
-    (lambda: MultiScaleQuantizer(vq(), [1, 2], factors=[1.0]), r"factors=\[1.0\] must be 2 numbers, one for each scale"),
-    (lambda: MultiScaleQuantizer(MultiScaleQuantizer(vq())), "a MultiScaleQuantizer cannot quantize the maps of all sca"),
+    (lambda: MultiScaleQuantizer(vq(), losses="steps"), "phi=4 convolutions would learn from nothing"),
+    (lambda: MultiScaleQuantizer(vq(), [1, 2], factors=[1.0]), r"factors=\[1.0\] must be 2 numbers, one for each"),
+    (lambda: MultiScaleQuantizer(MultiScaleQuantizer(vq())), "a MultiScaleQuantizer cannot quantize the maps of all"),
     (lambda: MultiScaleQuantizer(DynamicQuantizer(vq(), FeatureRouter(4, groups=2))),
      "a DynamicQuantizer cannot be a step of a MultiScaleQuantizer: the steps would choose different granularities"),
     (lambda: DynamicQuantizer(MultiScaleQuantizer(vq()), FeatureRouter(4, groups=2)),

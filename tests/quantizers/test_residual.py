@@ -418,7 +418,7 @@ def test_updates_that_are_missing_are_reported_once():
     (lambda: ResidualQuantizer([DynamicQuantizer(vq(), FeatureRouter(4, groups=2))], 2),
      "a DynamicQuantizer cannot be a step of a ResidualQuantizer: the steps would choose different granularities"),
     (lambda: in_depths(partial(MultiScaleQuantizer, vq()), 2, 4, shared=False), "shared=False needs heads that do not"),
-    (lambda: ResidualQuantizer([MultiScaleQuantizer(vq()), vq()]).layout(4, 4), "the depths of a latent of 4x4 have diff"),
+    (lambda: ResidualQuantizer([MultiScaleQuantizer(vq()), vq()]).layout(4, 4), "the depths of a latent of 4x4 have"),
 ])  # fmt: skip
 def test_wrong_arguments(make, message):
     with pytest.raises(ValueError, match=message):

@@ -4,7 +4,6 @@ import copy
 from collections.abc import Sequence
 from typing import Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -141,5 +140,7 @@ def phi_of(number: int, scales: int, phi: int) -> int:
     Two ticks can be equally near; float64 and the first of them give the published assignment.
     """
     first = 1 / 12 if phi == 4 else 1 / (2 * phi)
-    ticks = np.linspace(first, 1 - first, phi)
-    return int(np.argmin(np.abs(ticks - number / max(scales - 1, 1))))
+    step = (1 - first - first) / max(phi - 1, 1)
+    distances = [abs(first + i * step - number / max(scales - 1, 1)) for i in range(phi - 1)]
+    distances.append(abs(1 - first - number / max(scales - 1, 1)))  # the last tick exactly
+    return distances.index(min(distances))
