@@ -8,6 +8,7 @@ can be done in parts. Writes ``runs/heads/table.md`` and ``runs/heads/heads.jpg`
 
 import csv
 import json
+import re
 import sys
 
 import torch
@@ -35,6 +36,11 @@ RUNS = {
     "fq of simvq": ["quantizer=fq", "quantizer@quantizer.head=simvq"],
     "fq of vqbridge": ["quantizer=fq", "quantizer@quantizer.head=vqbridge"],
     "dqvae of simvq": ["quantizer=dqvae", "quantizer@quantizer.head=simvq"],
+    "residual, depth 4": ["quantizer=residual"],
+    "residual of simvq": ["quantizer=residual", "quantizer@quantizer.head=simvq"],
+    "multiscale": ["quantizer=multiscale", "quantizer.head.restart=0.1"],
+    "multiscale_bsq, 16 bits": ["quantizer=multiscale_bsq", "model.latent_dim=16"],
+    "multiscale of residual": ["quantizer=multiscale", "quantizer@quantizer.head=residual"],
     "vq, rotation": ["quantizer=vq", "estimator=rotation", "quantizer.loss_weights.commitment=1"],
     "vq, diveq": ["quantizer=vq", "estimator=diveq"],
     "simvq, rotation": ["quantizer=simvq", "estimator=rotation"],
@@ -47,7 +53,7 @@ def row(name: str) -> str:
     run = folder_of(name, FOLDER)
     report = json.loads((run / "metrics.json").read_text())
     metrics = report["metrics"]
-    k = 2 if "usage_1" in metrics else 1
+    k = max([int(name[6:]) + 1 for name in metrics if re.fullmatch(r"usage_\d+", name)], default=1)
     suffixes = [f"_{i}" for i in range(k)] if k > 1 else [""]
     tokens = metrics["tokens"] / metrics["images"] * k
     with (run / "metrics.csv").open() as file:

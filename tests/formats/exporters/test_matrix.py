@@ -38,12 +38,18 @@ def test_targets(name, tmp_path):
         assert works or "the targets onnx, torch and folder take it" in said
         assert works == (tmp_path / target).exists()
     graph = "yes" if tokenizer.quantizer.context_fields <= PROVIDED else "no: reads the image"
+    graph += ", for one size" if matrix.several_scales(tokenizer) else ""
     assert all(documented[target] == graph for target in GRAPHS)
 
 
 @pytest.mark.parametrize("name, target", [
     ("bsq", "torch"),
     ("dqvae of lfq", "torch"),
+    ("residual", "torch"),
+    pytest.param("residual", "onnx", marks=pytest.mark.slow),
+    pytest.param("fq of residual", "torch", marks=pytest.mark.slow),
+    pytest.param("multiscale", "torch", marks=pytest.mark.slow),
+    pytest.param("multiscale", "onnx", marks=pytest.mark.slow),
     pytest.param("lfq", "onnx", marks=pytest.mark.slow),
     pytest.param("fq of bsq", "onnx", marks=pytest.mark.slow),
     pytest.param("dqvae_triple", "torch", marks=pytest.mark.slow),

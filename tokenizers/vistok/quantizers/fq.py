@@ -83,10 +83,10 @@ class FactorizedQuantizer(Quantizer):
         return tuple(torch.cat(own, dim=1) for own in zip(*parts, strict=True))
 
     def layout(self, h: int, w: int) -> Layout:
-        grids = {head.layout(h, w).grids for head in self._heads}
-        if len(grids) > 1:
-            raise ValueError(f"the heads of a latent of {h}x{w} have different scales: {sorted(grids)}")
-        return Layout(grids.pop(), len(self.codebook_sizes))
+        first, *others = [head.layout(h, w).grids for head in self._heads]
+        if any(own != first for own in others):
+            raise ValueError(f"the heads of a latent of {h}x{w} have different scales: {[first, *others]}")
+        return Layout(first, len(self.codebook_sizes))
 
     def compared(self, z: Tensor) -> Tensor:
         return torch.cat([head.compared(part) for head, part in zip(self._heads, self.split(z), strict=True)], dim=1)

@@ -3,6 +3,7 @@
 import inspect
 import math
 from collections.abc import Callable, Sequence
+from itertools import accumulate
 from typing import Literal, cast
 
 import torch
@@ -76,17 +77,14 @@ class ResidualQuantizer(SummedQuantizer):
         return [Step(name, self._head(i), (h, w), self.factor(i), i, self.depth) for i, name in enumerate(names)]
 
     def layout(self, h: int, w: int) -> Layout:
-        layouts = {head.layout(h, w)._replace(codebooks=1) for head in cast(Sequence[Quantizer], self.heads)}
-        if len(layouts) > 1:
-            raise ValueError(
-                f"the depths of a latent of {h}x{w} have different scales: {[own.grids for own in layouts]}"
-            )
-        return layouts.pop()._replace(codebooks=len(self.codebook_sizes))
+        first, *others = [head.layout(h, w).grids for head in cast(Sequence[Quantizer], self.heads)]
+        if any(own != first for own in others):
+            raise ValueError(f"the depths of a latent of {h}x{w} have different scales: {[first, *others]}")
+        return Layout(first, len(self.codebook_sizes))
 
     def split(self, codes: Tensor, layout: Layout) -> tuple[Tensor, ...]:
         each = [len(self._head(i).codebook_sizes) for i in range(self.depth)]
-        ends = torch.tensor(each).cumsum(0).tolist()
-        return codes.split(each[: ends.index(codes.shape[1]) + 1], dim=1)
+        return codes.split(each[: list(accumulate(each)).index(codes.shape[1]) + 1], dim=1)
 
     def join(self, codes: Sequence[Tensor], layout: Layout) -> Tensor:
         return torch.cat(list(codes), dim=1)
