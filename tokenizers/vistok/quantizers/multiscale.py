@@ -12,7 +12,7 @@ from vistok.quantizers import base
 from vistok.quantizers.base import Layout, Quantizer, Table
 from vistok.quantizers.estimators import Estimator, RotationTrick, StraightThrough
 from vistok.quantizers.scale_schedules import PUBLISHED, Schedule, fixed, grids_of
-from vistok.quantizers.summed import Passed, Step, SummedQuantizer
+from vistok.quantizers.summed import Passed, Summand, SummedQuantizer
 
 
 class MultiScaleQuantizer(SummedQuantizer):
@@ -89,11 +89,11 @@ class MultiScaleQuantizer(SummedQuantizer):
     def layout(self, h: int, w: int) -> Layout:
         return Layout(grids_of(self.schedule, h, w), len(self.codebook_sizes))
 
-    def steps(self, h: int, w: int) -> list[Step]:
+    def steps(self, h: int, w: int) -> list[Summand]:
         grids = grids_of(self.schedule, h, w)
-        return [Step("head", self.head, grid, self.factor(i), i, len(grids)) for i, grid in enumerate(grids)]
+        return [Summand("head", self.head, grid, self.factor(i), i, len(grids)) for i, grid in enumerate(grids)]
 
-    def enlarged(self, codewords: Tensor, step: Step, grid: tuple[int, int]) -> Tensor:
+    def enlarged(self, codewords: Tensor, step: Summand, grid: tuple[int, int]) -> Tensor:
         codewords = super().enlarged(codewords, step, grid)
         # Interpolation and convolution round differently for another memory format, which heads may return.
         codewords = codewords.clone(memory_format=torch.contiguous_format)

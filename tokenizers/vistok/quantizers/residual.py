@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vistok.quantizers.base import Layout, Quantizer, Table
 from vistok.quantizers.estimators import Estimator, StraightThrough
-from vistok.quantizers.summed import Passed, Step, SummedQuantizer, scaled
+from vistok.quantizers.summed import Passed, Summand, SummedQuantizer, scaled
 
 
 class ResidualQuantizer(SummedQuantizer):
@@ -72,9 +72,9 @@ class ResidualQuantizer(SummedQuantizer):
     def _head(self, depth: int) -> Quantizer:
         return cast(Quantizer, self.heads[min(depth, len(self.heads) - 1)])
 
-    def steps(self, h: int, w: int) -> list[Step]:
+    def steps(self, h: int, w: int) -> list[Summand]:
         names = [f"heads.{min(i, len(self.heads) - 1)}" for i in range(self.depth)]
-        return [Step(name, self._head(i), (h, w), self.factor(i), i, self.depth) for i, name in enumerate(names)]
+        return [Summand(name, self._head(i), (h, w), self.factor(i), i, self.depth) for i, name in enumerate(names)]
 
     def layout(self, h: int, w: int) -> Layout:
         first, *others = [head.layout(h, w).grids for head in cast(Sequence[Quantizer], self.heads)]

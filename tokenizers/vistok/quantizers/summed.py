@@ -22,8 +22,8 @@ CHOICES = {
 }
 
 
-class Step(NamedTuple):
-    """One step of the sum."""
+class Summand(NamedTuple):
+    """One step: what is added to the sum."""
 
     name: str  # of the step's head, as a submodule
     head: Quantizer
@@ -107,7 +107,7 @@ class SummedQuantizer(Quantizer):
             raise ValueError(f"the heads of a {own} are added, but their dims are {sorted(dims)}")
 
     @abstractmethod
-    def steps(self, h: int, w: int) -> list[Step]:
+    def steps(self, h: int, w: int) -> list[Summand]:
         """Steps for a latent with grid (h, w)."""
 
     @abstractmethod
@@ -132,7 +132,7 @@ class SummedQuantizer(Quantizer):
             )
         return layout
 
-    def enlarged(self, codewords: Tensor, step: Step, grid: tuple[int, int]) -> Tensor:
+    def enlarged(self, codewords: Tensor, step: Summand, grid: tuple[int, int]) -> Tensor:
         """Codewords of a step on the latent's grid (h, w)."""
         return codewords if step.factor == 1 else codewords * step.factor
 
@@ -140,7 +140,7 @@ class SummedQuantizer(Quantizer):
         """Factor of the codewords of a step."""
         return self.factors**number if isinstance(self.factors, float | int) else self.factors[number]
 
-    def _input(self, residual: Tensor, step: Step) -> Tensor:
+    def _input(self, residual: Tensor, step: Summand) -> Tensor:
         residual = residual if residual.shape[2:] == step.grid else F.adaptive_avg_pool2d(residual, step.grid)
         return residual if step.factor == 1 else residual / step.factor
 
@@ -148,7 +148,7 @@ class SummedQuantizer(Quantizer):
         to_latent, to_codewords = (self.residual_gradient in (own, "both") for own in ("latent", "codewords"))
         return (z if to_latent else z.detach()) - (total if to_codewords else total.detach())
 
-    def _context(self, context: Context, step: Step) -> Context:
+    def _context(self, context: Context, step: Summand) -> Context:
         if context.weight is None or context.weight.shape[1:] == step.grid:
             return context
         return context._replace(weight=F.adaptive_avg_pool2d(context.weight[:, None], step.grid)[:, 0])
@@ -185,7 +185,7 @@ class SummedQuantizer(Quantizer):
         return Quantized(estimator(z, passed), codes, losses, stats=stats, codewords=passed)
 
     @staticmethod
-    def _codewords(step: Step, part: Quantized) -> Tensor:
+    def _codewords(step: Summand, part: Quantized) -> Tensor:
         if part.codewords is not None:
             return part.codewords
         with base.unchecked():
@@ -213,7 +213,7 @@ class SummedQuantizer(Quantizer):
                 losses[name] = torch.stack(terms).mean()
         return losses
 
-    def _stats(self, steps: list[Step], parts: list[Quantized]) -> dict[str, Tensor] | None:
+    def _stats(self, steps: list[Summand], parts: list[Quantized]) -> dict[str, Tensor] | None:
         """Statistics of each head, of all its steps together."""
         stats: dict[str, Tensor] = {}
         for name in self.head_names:
