@@ -17,7 +17,14 @@ from torch.utils.data import DataLoader
 
 import vistok
 from vistok import Tokenizer
-from vistok.quantizers import BinaryQuantizer, Context, FactorizedQuantizer, SimVQ, VectorQuantizer
+from vistok.quantizers import (
+    BinaryQuantizer,
+    Context,
+    FactorizedQuantizer,
+    ResidualQuantizer,
+    SimVQ,
+    VectorQuantizer,
+)
 from vistok.training.callbacks.codebook_health import (
     CodebookHealth,
     CollapseDetector,
@@ -567,3 +574,25 @@ def test_two_ranks_see_what_one_would(python, tmp_path):
         assert torch.equal(moved, table_of_second[name]) and not torch.equal(moved, head.state_dict()[name])
     latents = batches[:, -1].movedim(2, -1).reshape(-1, 4)  # the last batch of both
     assert torch.cdist(table_of_first["heads.1.table"], latents[:, 2:]).min(1).values.max() < 1e-6
+
+
+def test_a_codebook_of_several_depths_is_one(capsys):
+    """Usage is that of each depth, collapse and repair those of the codebook: what any depth chose is not moved."""
+    head = ResidualQuantizer([table(0, 8, 1, 20, 30, 40)], 2)
+    run = Run(CodebookHealth("restart", rule=CollapseRule(grace=0, patience=2, floor=0.9)), head).start()
+    z = latent(8, 9.1, 8, 9.1)  # codeword 1 in the first depth, 0 and 2 in the second
+    values = run.see(z)
+    assert (values["usage_0"], values["usage_1"], values["tokens"]) == (1 / 6, 2 / 6, 4)
+    assert values["distance_0"] == values["distance_1"] == pytest.approx(math.sqrt((1.1**2 + 0.1**2) / 4), rel=1e-5)
+    for _ in range(4):
+        before = head.heads[0].codewords.detach().flatten().clone()
+        values = run.see(z)
+        if values["collapsed_0"]:
+            break
+    after = head.heads[0].codewords.detach().flatten()
+    assert values["collapsed_1"] == 1 and before.tolist() == [0, 8, 1, 20, 30, 40]
+    assert after[:3].tolist() == [0, 8, 1] and not set(after[3:].tolist()) & {20, 30, 40}
+    latents = torch.tensor([8, 9.1, 0, 1.1])  # of both depths
+    assert all((latents - own).abs().min() < 0.1 for own in after[3:])
+    said = capsys.readouterr()
+    assert (said.out + said.err).count("codebook 0, which 2 depths share, has collapsed") == 1
