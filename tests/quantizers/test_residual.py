@@ -7,6 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.export import Dim
 
 from vistok.formats import native
 from vistok.quantizers import (
@@ -423,3 +424,28 @@ def test_updates_that_are_missing_are_reported_once():
 def test_wrong_arguments(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+class ToCodes(nn.Module):
+    def __init__(self, head):
+        super().__init__()
+        self.head = head
+
+    def forward(self, z):
+        codes = self.head.encode(z).codes
+        return codes, self.head.lookup(codes, self.head.layout(*z.shape[2:]))
+
+
+@pytest.mark.parametrize("scales", [False, True])
+def test_graphs(scales):
+    """Of any grid for depths; of one grid for scales."""
+    torch.manual_seed(0)
+    head = ResidualQuantizer([vq()], 3)
+    head = (MultiScaleQuantizer(head, [1, 4], phi=1) if scales else head).eval().for_inference()
+    sizes = {0: Dim("b")} | ({} if scales else {2: Dim("h"), 3: Dim("w")})
+    with torch.no_grad():
+        program = torch.export.export(ToCodes(head), (torch.randn(2, 4, 4, 4),), dynamic_shapes=(sizes,), strict=False)
+    z = torch.randn(3, 4, 4, 4 if scales else 6)
+    codes, latent = program.module()(z)
+    assert torch.equal(codes, head.encode(z).codes)
+    torch.testing.assert_close(latent, head(z).latent)
