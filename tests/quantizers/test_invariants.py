@@ -109,6 +109,7 @@ COMPOSED = {
     "residual_cosine": lambda: ResidualQuantizer([vq(8, cosine=True)], 2, losses="steps"),
     "residual_vqbridge": lambda: ResidualQuantizer([bridge(8)], 3, estimator=RotationTrick()),
     "residual_bsq": lambda: ResidualQuantizer([BinaryQuantizer(8)], 3, "steps", estimate="steps", factors=0.5),
+    "residual_fsq": lambda: ResidualQuantizer([FSQ(5, 8)], 2, estimate="heads", factors=0.25),
     "residual_mixed": lambda: ResidualQuantizer([factorized(vq, 2, 8), SimVQ(16, 8)], factors=[1.0, 0.7]),
     "fq_residual": lambda: factorized(partial(in_depths, vq, 2), 2, 8),
     "dqvae_residual": lambda: dynamic(ResidualQuantizer([vq(8, ema_decay=0.9)], 2)),

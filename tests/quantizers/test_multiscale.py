@@ -12,6 +12,8 @@ from vistok import Tokenizer
 from vistok.backbones import CNNDecoder, CNNEncoder
 from vistok.formats import native
 from vistok.quantizers import (
+    FSQ,
+    IBQ,
     BinaryQuantizer,
     Context,
     DynamicQuantizer,
@@ -373,6 +375,8 @@ NESTINGS = {
     "residual of cosine": lambda: ResidualQuantizer([vq(32, 8, cosine=True)], 3),
     "residual of SimVQ": lambda: ResidualQuantizer([SimVQ(32, 8)], 3, dropout="sample"),
     "residual of multi-scale": lambda: ResidualQuantizer([MultiScaleQuantizer(vq(32, 8), [1, 4])], 2),
+    "residual of FSQ": lambda: ResidualQuantizer([FSQ(5, 8)], 2, estimate="heads", factors=0.25),
+    "multi-scale of IBQ": lambda: MultiScaleQuantizer(IBQ(32, 8), [1, 2, 4], phi=0, losses="steps", estimate="heads"),
     "FQ of residual": lambda: FactorizedQuantizer([ResidualQuantizer([vq(32, 4)], 2) for _ in range(2)]),
     "FQ of multi-scale": lambda: FactorizedQuantizer([MultiScaleQuantizer(vq(32, 4), [1, 4]) for _ in range(2)]),
     "dynamic of residual": lambda: DynamicQuantizer(

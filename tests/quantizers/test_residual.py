@@ -11,11 +11,13 @@ from torch.export import Dim
 
 from vistok.formats import native
 from vistok.quantizers import (
+    FSQ,
     BinaryQuantizer,
     Codes,
     Context,
     DynamicQuantizer,
     FeatureRouter,
+    GumbelQuantizer,
     JanusQuantizer,
     MultiScaleQuantizer,
     Quantized,
@@ -161,6 +163,7 @@ def test_the_plain_formula(close, losses, shared, size, dim, depth, grid):
 
 @pytest.mark.parametrize("estimate, gradient", [
     ("sum", "latent"), ("sum", "codewords"), ("sum", "both"), ("sum", "none"), ("steps", "latent"), ("steps", "both"),
+    ("heads", "latent"), ("heads", "both"),
 ])  # fmt: skip
 def test_where_gradients_go(estimate, gradient):
     """Of the commitment on each depth's residual, and of the latent: once, or once for each depth."""
@@ -169,9 +172,7 @@ def test_where_gradients_go(estimate, gradient):
     z = torch.randn(2, 4, 3, 3, requires_grad=True)
     quantized = head(z)
     (passed,) = torch.autograd.grad(quantized.latent.sum(), z, retain_graph=True)
-    times = (
-        2 if (estimate, gradient) == ("steps", "latent") else 1
-    )  # both: the second input loses what the first passes
+    times = 2 if estimate != "sum" and gradient == "latent" else 1  # both: the second input loses the first's
     torch.testing.assert_close(passed, torch.full_like(z, times))
     if not quantized.losses["commitment"].requires_grad:
         assert gradient == "none"
@@ -182,6 +183,30 @@ def test_where_gradients_go(estimate, gradient):
     to_latent = reached[0] is not None and bool(reached[0].abs().max() > 1e-7)
     assert to_latent == (gradient in ("latent", "both"))
     assert (reached[1] is not None) == (gradient == "codewords" or (gradient == "both" and estimate == "sum"))
+
+
+def test_heads_with_gradients_of_their_own():
+    """The decoder trains what scores the codes of a Gumbel-softmax at every depth; an estimator of the sum does not."""
+    torch.manual_seed(0)
+    z = torch.randn(2, 4, 3, 3)
+    for estimate in ("heads", "sum"):
+        head = ResidualQuantizer([GumbelQuantizer(8, 4), GumbelQuantizer(8, 4)], estimate=estimate)
+        latent = head(z, Context(progress=0)).latent
+        scores = [part.logits.weight for part in head.heads]
+        reached = latent.requires_grad and torch.autograd.grad(latent.square().sum(), scores, allow_unused=True)
+        assert bool(reached and all(own is not None and own.any() for own in reached)) == (estimate == "heads")
+
+
+@pytest.mark.parametrize("levels", [5, 8])
+def test_depths_of_fsq(levels):
+    """Each depth divides the levels of the one before into as many, and needs nothing of its own."""
+    torch.manual_seed(0)
+    head = ResidualQuantizer([FSQ(levels, 3)], 3, estimate="heads", factors=1 / (levels - 1)).eval()
+    z = 0.4 * torch.randn(2, 3, 8, 8)
+    latents = head.partial(head.encode(z).codes, head.layout(8, 8))
+    errors = [float((z - latent).square().mean()) for latent in latents]
+    assert errors[1] < 0.5 * errors[0] and errors[2] < errors[1]
+    assert head.codebook_sizes == (levels**3,) * 3 and head.loss_names == ()
 
 
 def test_an_estimator_acts_on_the_sum():

@@ -12,7 +12,7 @@ from vistok.quantizers import base
 from vistok.quantizers.base import Layout, Quantizer, Table
 from vistok.quantizers.estimators import Estimator, RotationTrick, StraightThrough
 from vistok.quantizers.scale_schedules import PUBLISHED, Schedule, fixed, grids_of
-from vistok.quantizers.summed import Passed, Summand, SummedQuantizer
+from vistok.quantizers.summed import Estimate, Passed, Summand, SummedQuantizer
 
 
 class MultiScaleQuantizer(SummedQuantizer):
@@ -34,7 +34,7 @@ class MultiScaleQuantizer(SummedQuantizer):
         upsampling: ``bicubic`` (VAR) or ``bilinear`` (Infinity's trilinear for a single frame).
         losses: ``sums`` or ``steps``, see ``SummedQuantizer``; φ learns from ``sums``.
         estimator: Gradient estimator of the sum.
-        estimate: ``sum`` or ``steps``.
+        estimate: ``sum``, ``steps`` or ``heads``.
         residual_gradient: ``latent``, ``codewords``, ``both`` or ``none``.
         factors: Factor of the codewords of each scale; a number r stands for 1, r, r², ....
         dropout: ``batch`` or ``sample`` decodes a random number of scales in training; None always all.
@@ -49,7 +49,7 @@ class MultiScaleQuantizer(SummedQuantizer):
         upsampling: Literal["bicubic", "bilinear"] = "bicubic",
         losses: Literal["sums", "steps"] = "sums",
         estimator: Estimator = StraightThrough(),
-        estimate: Literal["sum", "steps"] = "sum",
+        estimate: Estimate = "sum",
         residual_gradient: Passed = "latent",
         factors: float | Sequence[float] = 1.0,
         dropout: Literal["batch", "sample"] | None = None,

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vistok.quantizers.base import Layout, Quantizer, Table
 from vistok.quantizers.estimators import Estimator, StraightThrough
-from vistok.quantizers.summed import Passed, Summand, SummedQuantizer, scaled
+from vistok.quantizers.summed import Estimate, Passed, Summand, SummedQuantizer, scaled
 
 
 class ResidualQuantizer(SummedQuantizer):
@@ -32,7 +32,7 @@ class ResidualQuantizer(SummedQuantizer):
         depth: Number of depths D; None for the number of heads.
         losses: ``sums`` or ``steps``, see ``SummedQuantizer``.
         estimator: Gradient estimator of the sum.
-        estimate: ``sum`` or ``steps``.
+        estimate: ``sum``, ``steps`` or ``heads``.
         residual_gradient: ``latent``, ``codewords``, ``both`` or ``none``.
         factors: Factor of the codewords of each depth, D numbers; a number r stands for 1, r, r², .... Heads whose
             codewords have a fixed size, such as FSQ, need smaller ones from depth to depth.
@@ -46,7 +46,7 @@ class ResidualQuantizer(SummedQuantizer):
         depth: int | None = None,
         losses: Literal["sums", "steps"] = "sums",
         estimator: Estimator = StraightThrough(),
-        estimate: Literal["sum", "steps"] = "sum",
+        estimate: Estimate = "sum",
         residual_gradient: Passed = "latent",
         factors: float | Sequence[float] = 1.0,
         dropout: Literal["batch", "sample"] | None = None,
@@ -136,7 +136,7 @@ def in_depths(
     shared: bool = True,
     losses: Literal["sums", "steps"] = "sums",
     estimator: Estimator = StraightThrough(),
-    estimate: Literal["sum", "steps"] = "sum",
+    estimate: Estimate = "sum",
     residual_gradient: Passed = "latent",
     factors: float | Sequence[float] = 1.0,
     dropout: Literal["batch", "sample"] | None = None,

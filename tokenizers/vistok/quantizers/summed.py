@@ -13,10 +13,11 @@ from vistok.quantizers.base import Codes, Context, Layout, Quantized, Quantizer,
 from vistok.quantizers.estimators import Estimator, StraightThrough
 from vistok.quantizers.mapped import computed_once
 
+Estimate = Literal["sum", "steps", "heads"]
 Passed = Literal["latent", "codewords", "both", "none"]
 CHOICES = {
     "losses": ("sums", "steps"),
-    "estimate": ("sum", "steps"),
+    "estimate": ("sum", "steps", "heads"),
     "residual_gradient": ("latent", "codewords", "both", "none"),
     "dropout": ("batch", "sample", None),
 }
@@ -48,7 +49,8 @@ class SummedQuantizer(Quantizer):
             ``steps`` takes the heads' own terms. Either way a term is the mean over steps.
         estimator: Gradient estimator.
         estimate: ``sum`` applies the estimator once, to the latent and the sum of the codewords; ``steps`` at each
-            step, to the head's input and its codewords, so that the latent gets a gradient from each.
+            step, to the head's input and its codewords, so that the latent gets a gradient from each; ``heads`` adds
+            the heads' own latents, for those whose gradients are special, such as Gumbel-softmax.
         residual_gradient: Where gradients of a step's input go: to the ``latent``, to the ``codewords`` that were
             subtracted from it, to ``both`` or to ``none``.
         factors: Factor of the codewords of each step; a number r stands for 1, r, r², ....
@@ -61,7 +63,7 @@ class SummedQuantizer(Quantizer):
         heads: dict[str, Quantizer],
         losses: Literal["sums", "steps"],
         estimator: Estimator,
-        estimate: Literal["sum", "steps"],
+        estimate: Estimate,
         residual_gradient: Passed,
         factors: float | Sequence[float],
         dropout: Literal["batch", "sample"] | None,
@@ -69,16 +71,16 @@ class SummedQuantizer(Quantizer):
         super().__init__()
         self.losses: Literal["sums", "steps"] = losses
         self.estimator: Estimator = estimator
-        self.estimate: Literal["sum", "steps"] = estimate
+        self.estimate: Estimate = estimate
         self.residual_gradient: Passed = residual_gradient
         self.dropout: Literal["batch", "sample"] | None = dropout
         for name, choices in CHOICES.items():
             if getattr(self, name) not in choices:
                 known = ", ".join("null" if choice is None else choice for choice in choices)
                 raise ValueError(f"{name} must be one of {known}, not {getattr(self, name)!r}")
-        if estimate == "steps" and residual_gradient in ("codewords", "none"):
+        if estimate != "sum" and residual_gradient in ("codewords", "none"):
             raise ValueError(
-                f"residual_gradient={residual_gradient!r} with estimate='steps' leaves the latent no gradient"
+                f"residual_gradient={residual_gradient!r} with estimate={estimate!r} leaves the latent no gradient"
             )
         self.factors = factors if isinstance(factors, float | int) else list(factors)
         if any(factor <= 0 for factor in ([self.factors] if isinstance(self.factors, float | int) else self.factors)):
@@ -172,7 +174,9 @@ class SummedQuantizer(Quantizer):
                 if self.estimate == "sum":
                     passed = total
                 else:
-                    added[-1] = self.enlarged(estimator(step.head.compared(own), codewords), step, grid)
+                    heads_own = self.estimate == "heads"
+                    latent = part.latent if heads_own else estimator(step.head.compared(own), codewords)
+                    added[-1] = self.enlarged(latent, step, grid)
                     passed = passed + added[-1]
                 parts.append(part)
                 sums.append(total)
@@ -180,7 +184,7 @@ class SummedQuantizer(Quantizer):
                 passed = cast(Tensor, sum(keep * own for keep, own in zip(kept, added, strict=True)))
         codes = self.join([part.codes for part in parts], self.layout(*grid))
         losses, stats = self._losses(z, parts, sums, context.weight), self._stats(steps, parts)
-        if self.estimate == "steps":
+        if self.estimate != "sum":
             return Quantized(passed, codes, losses, stats=stats, codewords=total if kept is None else passed.detach())
         return Quantized(estimator(z, passed), codes, losses, stats=stats, codewords=passed)
 
