@@ -278,6 +278,7 @@ def vq_of_nine(dim):
 
 def test_who_owns_which_codebook():
     """One head for all depths is one codebook, seen several times."""
+    assert len(ResidualQuantizer(vq(), 3).heads) == 1  # alone or in a list
     shared, separate = in_depths(vq_of_nine, 3, 4), in_depths(vq_of_nine, 3, 4, shared=False)
     assert owners(shared) == [shared.heads[0]] * 3 and owners(separate) == list(separate.heads)
     assert [shared.owner(i) for i in range(3)] == [(shared.heads[0], 0)] * 3

@@ -63,7 +63,8 @@ class MultiScaleQuantizer(SummedQuantizer):
         super().__init__({"head": head}, losses, estimator, estimate, residual_gradient, factors, dropout)
         if phi and losses == "steps" and estimate == "sum" and isinstance(estimator, StraightThrough | RotationTrick):
             raise ValueError(f"phi={phi} convolutions would learn from nothing with losses='steps': use losses='sums'")
-        self.head, self.schedule = head, schedule if isinstance(schedule, str) else list(schedule)
+        self.head = head
+        self.schedule: Schedule = schedule if isinstance(schedule, str) else list(schedule)
         self.phi, self.phi_ratio = phi, phi_ratio
         self.upsampling: Literal["bicubic", "bilinear"] = upsampling
         self.convolutions = nn.ModuleList(nn.Conv2d(head.dim, head.dim, 3, padding=1) for _ in range(phi))

@@ -28,7 +28,7 @@ class ResidualQuantizer(SummedQuantizer):
     depth are the same; codes of later depths in training, and the decay (once instead of D times an update), are not.
 
     Args:
-        heads: One head for each depth, or a single one for all depths: a shared codebook.
+        heads: One head for each depth, or a single one, alone or in a list, for all depths: a shared codebook.
         depth: Number of depths D; None for the number of heads.
         losses: ``sums`` or ``steps``, see ``SummedQuantizer``.
         estimator: Gradient estimator of the sum.
@@ -42,7 +42,7 @@ class ResidualQuantizer(SummedQuantizer):
 
     def __init__(
         self,
-        heads: Sequence[Quantizer],
+        heads: Quantizer | Sequence[Quantizer],
         depth: int | None = None,
         losses: Literal["sums", "steps"] = "sums",
         estimator: Estimator = StraightThrough(),
@@ -51,6 +51,7 @@ class ResidualQuantizer(SummedQuantizer):
         factors: float | Sequence[float] = 1.0,
         dropout: Literal["batch", "sample"] | None = None,
     ):
+        heads = [heads] if isinstance(heads, Quantizer) else list(heads)
         if not heads:
             raise ValueError("heads is empty: a residual quantizer needs at least one")
         depth = len(heads) if depth is None else depth
