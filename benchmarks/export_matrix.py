@@ -35,7 +35,8 @@ OWN = {  # what makes them small
 ONE_SIZE = ", for one size"
 EXPECTED = {  # of targets with one table: what the reason for a refusal says, in a word or two
     "computed": "no table",
-    "product": "several tables",
+    "dot product": "no distances",
+    "product of": "several tables",
     "dynamic": "dynamic",
     "several scales": "several scales",
     "unit length": "unit codewords only",
@@ -75,9 +76,9 @@ def tokenizer_of(overrides: Iterable[str], channels: int = 3) -> Tokenizer:
         head = configuration.instantiate(config.quantizer)
     else:
         head = JanusQuantizer(64, 8)
-    for parameter in [*head.parameters(), *(b for b in head.buffers() if b.is_floating_point())]:
-        if parameter.ndim > 1:
-            nn.init.normal_(parameter, std=0.3)
+    for stored in head.state_dict(keep_vars=True).values():
+        if stored.is_floating_point() and stored.ndim > 1:
+            nn.init.normal_(stored, std=0.3)
     maps = nn.Conv2d(16, head.input_dim or head.dim, 1), nn.Conv2d(head.dim, 16, 1)
     nn.init.normal_(maps[0].weight, std=0.5)
     networks = CNNEncoder(in_channels=channels, **size), CNNDecoder(out_channels=channels, **size)

@@ -16,7 +16,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from vistok.distributed.collectives import sum_over_ranks
-from vistok.kernels import nearest_code
+from vistok.kernels import largest_product, nearest_code
 from vistok.quantizers.estimators import Estimator, StraightThrough
 
 TIE = 1e-5  # float32 error of a squared distance, as a share of the squared lengths of vector and codeword
@@ -371,6 +371,13 @@ def nearest(z: Tensor, codebook: Tensor) -> Tensor:
     """Codes (b, 1, h, w) of the codewords (n, d) nearest in L2 to a latent (b, d, h, w)."""
     b, _, h, w = z.shape
     codes = nearest_code(rearrange(z, "b d h w -> (b h w) d"), codebook)
+    return rearrange(codes, "(b h w) -> b 1 h w", b=b, h=h, w=w)
+
+
+def largest(z: Tensor, table: Table) -> Tensor:
+    """Codes (b, 1, h, w) of the largest inner products, plus bias, with a latent (b, d, h, w)."""
+    b, _, h, w = z.shape
+    codes = largest_product(rearrange(z, "b d h w -> (b h w) d"), table.search, table.bias)
     return rearrange(codes, "(b h w) -> b 1 h w", b=b, h=h, w=w)
 
 

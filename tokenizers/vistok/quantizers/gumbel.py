@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from vistok.kernels import largest_product
 from vistok.quantizers import base
 from vistok.quantizers.base import Codes, Context, Layout, Quantized, Quantizer, Table
 
@@ -116,9 +115,7 @@ class GumbelQuantizer(Quantizer):
 
     @base.in_float32
     def encode(self, z: Tensor, context: Context = Context()) -> Codes:
-        table = self.table(0)
-        codes = largest_product(rearrange(z, "b d h w -> (b h w) d"), table.search, table.bias)
-        return Codes(rearrange(codes, "(b h w) -> b 1 h w", b=len(z), h=z.shape[2]))
+        return Codes(base.largest(z.float(), self.table(0)))
 
     def lookup(self, codes: Tensor, layout: Layout | None = None, keep: Tensor | None = None) -> Tensor:
         codes = base.check_codes(codes, self.codebook_sizes)

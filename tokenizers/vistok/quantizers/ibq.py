@@ -4,7 +4,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from vistok.kernels import largest_product, propagated
+from vistok.kernels import propagated
 from vistok.quantizers import base, code_statistics
 from vistok.quantizers.base import Codes, Context, Layout, Quantized, Quantizer, Table
 from vistok.quantizers.estimators import with_gradient_of
@@ -65,8 +65,7 @@ class IBQ(Quantizer):
 
     @base.in_float32
     def encode(self, z: Tensor, context: Context = Context()) -> Codes:
-        codes = largest_product(rearrange(z, "b d h w -> (b h w) d"), self.codebook())
-        return Codes(rearrange(codes, "(b h w) -> b 1 h w", b=len(z), h=z.shape[2]))
+        return Codes(base.largest(z.float(), self.table(0)))
 
     def lookup(self, codes: Tensor, layout: Layout | None = None, keep: Tensor | None = None) -> Tensor:
         codes = base.check_codes(codes, self.codebook_sizes)
