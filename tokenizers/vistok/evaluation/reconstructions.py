@@ -136,8 +136,7 @@ def reading_of(preparation: Preparation, data: Data) -> Reading:
 
 def granularities_of(tokenizer: Tokenizer) -> int:
     """Number of granularities that a region of a tokenizer's codes can have; 1 for all but dynamic heads."""
-    side = tokenizer.quantizer.grid_multiple
-    return tokenizer.quantizer.layout(side, side).granularities
+    return tokenizer.quantizer.layout(*tokenizer.quantizer.example_grid).granularities
 
 
 def reconstruct(tokenizer: Tokenizer, images: Tensor, rate: float | None, batch_size: int) -> tuple[Tensor, Codes]:

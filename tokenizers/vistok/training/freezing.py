@@ -45,7 +45,7 @@ def decoder_teaches(head: Quantizer) -> bool:
     """True if a gradient at a head's latent reaches the head's parameters."""
     parameters = list(head.parameters())
     with torch.random.fork_rng(devices=[]):
-        z = torch.zeros(1, head.input_dim or head.dim, head.grid_multiple, head.grid_multiple)
+        z = torch.zeros(1, head.input_dim or head.dim, *head.example_grid)
         latent = head(z.to(parameters[0].device)).latent
     if not latent.requires_grad:
         return False
