@@ -93,8 +93,9 @@ def flat_means(reconstruction: Tensor, images: Tensor, size: int, highest: float
             square = box_sums(side, size).square_()
             variances.append(box_sums(side.square_(), size).mul_(pixels).sub_(square))
             squares.append(square)
-        luminance = ratio(*(side.double() for side in squares), c1)
-        means.append(luminance.mul_(ratio(*(unbiased * side.double() for side in variances), c2)).mean((0, 2)))
+        luminance = ratio(squares[0].double(), squares[1].double(), c1)
+        contrast = ratio(unbiased * variances[0].double(), unbiased * variances[1].double(), c2)
+        means.append(luminance.mul_(contrast).mean((0, 2)))
     return torch.cat(means).view(len(images), -1).mean(1)
 
 
@@ -122,7 +123,7 @@ def weighted_terms(x: Tensor, y: Tensor, window: Tensor, highest: float) -> tupl
         variances.append(window_means(side.square_(), window).sub_(square))
         squares.append(square)
     c1, c2 = constants(highest)
-    return ratio(*squares, 2 * c1), ratio(*variances, 2 * c2)
+    return ratio(squares[0], squares[1], 2 * c1), ratio(variances[0], variances[1], 2 * c2)
 
 
 def ratio(of_sums: Tensor, of_differences: Tensor, constant: float) -> Tensor:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -117,8 +118,15 @@ def _timm_vit(name: str, state: Mapping[str, Tensor], size: int, **arguments: in
     width, _, patch, _ = state["patch_embed.proj.weight"].shape
     depth = 1 + max(int(key.split(".")[1]) for key in state if key.startswith("blocks."))
     ratio = state["blocks.0.mlp.fc1.weight"].shape[0] / width
-    sizes = {"img_size": size, "patch_size": patch, "embed_dim": width, "depth": depth, "mlp_ratio": ratio}
-    return timm.create_model(name, **sizes, num_heads=width // HEAD, **({"num_classes": 0} | arguments))
+    sizes: dict[str, Any] = {
+        "img_size": size,
+        "patch_size": patch,
+        "embed_dim": width,
+        "depth": depth,
+        "mlp_ratio": ratio,
+    }
+    sizes |= {"num_heads": width // HEAD, "num_classes": 0}
+    return timm.create_model(name, **(sizes | arguments))
 
 
 def _resized_positions(positions: Tensor, side: int) -> Tensor:

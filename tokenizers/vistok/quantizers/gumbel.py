@@ -1,6 +1,7 @@
 """Gumbel-softmax codes: a categorical choice whose samples have gradients (arXiv:1611.01144; VQGAN's code)."""
 
 import math
+from typing import cast
 
 import torch
 from einops import rearrange
@@ -68,6 +69,11 @@ class GumbelQuantizer(Quantizer):
         self.logits = nn.Conv2d(input_dim or dim, codebook_size, 1)
         self.codewords = nn.Parameter(torch.randn(codebook_size, dim))
 
+    @property
+    def bias(self) -> Tensor:
+        """Bias (n,) of the logits."""
+        return cast(Tensor, self.logits.bias)
+
     def temperature_at(self, update: int) -> float:
         """Temperature of an update, counted from 0."""
         if update < self.warmup:
@@ -101,7 +107,7 @@ class GumbelQuantizer(Quantizer):
 
         Without a temperature the first two are empty.
         """
-        logits = vectors @ self.logits.weight.flatten(1).float().T + self.logits.bias.float()
+        logits = vectors @ self.logits.weight.flatten(1).float().T + self.bias.float()
         p = logits.softmax(1)
         divergence = weight * (p * (p * self.codebook_size + 1e-10).log()).sum(1)
         if temperature is None:
@@ -122,7 +128,7 @@ class GumbelQuantizer(Quantizer):
         return base.lookup(codes, self.codewords.float())
 
     def table(self, i: int) -> Table:
-        search, bias = self.logits.weight.detach().flatten(1).float(), self.logits.bias.detach().float()
+        search, bias = self.logits.weight.detach().flatten(1).float(), self.bias.detach().float()
         return Table(search, "dot", self.codewords.detach().float(), bias)
 
     @torch.no_grad()
@@ -134,7 +140,7 @@ class GumbelQuantizer(Quantizer):
             head = GumbelQuantizer(size, dim, input_dim).to(table.values.device).eval().requires_grad_(False)
         head.codewords.copy_(table.values)
         head.logits.weight.copy_(table.search[:, :, None, None])
-        head.logits.bias.copy_(torch.zeros(size) if table.bias is None else table.bias)
+        head.bias.copy_(torch.zeros(size) if table.bias is None else table.bias)
         return head
 
     def advice(self) -> list[str]:
