@@ -108,7 +108,7 @@ class CLIPFile(FeatureNetwork):
         return F.normalize(self.network(_normalized(square, self.size, *CLIP_COLOURS)))
 
 
-def _timm_vit(name: str, state: Mapping[str, Tensor], size: int, **arguments: int) -> nn.Module:
+def _timm_vit(name: str, state: Mapping[str, Tensor], size: int, **arguments: Any) -> nn.Module:
     """timm's model ``name`` of the sizes of a state dict in timm's layout."""
     try:
         import timm
