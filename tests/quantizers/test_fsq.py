@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from vistok.quantizers import FSQ
+from vistok.quantizers import FSQ, FactorizedQuantizer
 
 CASES = {"fsq0": ([8, 5, 5, 5], False), "fsq1": ([7, 5, 5, 5, 5], False), "fsq2": ([4, 4, 2], True)}
 
@@ -74,6 +74,33 @@ def test_as_many_codewords_as_int64_holds():
     assert torch.equal(head.lookup(quantized.codes), quantized.latent)
 
 
+def test_several_codes_are_those_of_heads_side_by_side():
+    head, z = FSQ([8, 5, 3], num_codebooks=4), torch.randn(2, 12, 5, 6, requires_grad=True)
+    others = FactorizedQuantizer([FSQ([8, 5, 3]) for _ in range(4)], disentangle=False)
+    results, up = [own(z) for own in (head, others)], torch.randn(2, 12, 5, 6)
+    assert head.dim == 12 and head.codebook_sizes == (120,) * 4
+    for one, other in zip(*results, strict=True):
+        if isinstance(one, torch.Tensor):
+            assert torch.equal(one, other)
+    gradients = [torch.autograd.grad(quantized.latent, z, up)[0] for quantized in results]
+    torch.testing.assert_close(*gradients)
+    codes = results[0].codes
+    assert torch.equal(head.encode(z).codes, codes)
+    assert torch.equal(head.lookup(codes), results[0].latent)
+    edges = z.detach().clone()
+    edges[:, 4] = math.atanh(0.5 / (2 * 1.001))  # of the second code, between the levels 2 and 3, which are 8 apart
+    lower = head.encode(edges - 1e-4).codes
+    other = lower.clone()
+    other[:, 1] += 8
+    assert head.near_ties(edges, lower, other).all() and not head.near_ties(edges - 1e-2, lower, other)[:, 1].any()
+
+
+@pytest.mark.parametrize("size", [3001, 4000])
+def test_the_bound_of_many_levels_ends_at_the_outermost(size):
+    quantized = FSQ(size)(torch.tensor([-40.0, 40.0]).view(1, 1, 1, 2))
+    assert quantized.codes.flatten().tolist() == [0, size - 1]
+
+
 def test_near_ties():
     head = FSQ([5, 5])
     edge = math.atanh(0.5 / (2 * 1.001))  # between the levels 2 and 3
@@ -97,5 +124,12 @@ def test_levels_that_are_wrong(levels, symmetric, message):
 
 def test_one_number_of_levels_for_all_channels():
     assert FSQ(5, 3).levels == [5, 5, 5] and FSQ(5).codebook_sizes == (5,)
+    assert FSQ(5, 6, num_codebooks=2).codebook_sizes == (125, 125)
     with pytest.raises(ValueError, match=r"levels=\[8, 5\] are for 2 channels, but the latent has dim=3"):
         FSQ([8, 5], dim=3)
+    with pytest.raises(ValueError, match=r"2 channels, but the latent has dim=6 in num_codebooks=2 codes"):
+        FSQ([8, 5], dim=6, num_codebooks=2)
+    with pytest.raises(ValueError, match="num_codebooks must be at least 1, not 0"):
+        FSQ(5, num_codebooks=0)
+    with pytest.raises(ValueError, match="num_codebooks=3 does not divide the latent's 4 channels"):
+        FSQ(5, dim=4, num_codebooks=3)

@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -458,7 +459,9 @@ def in_float32(method):
 
     @functools.wraps(method)
     def run(self, *args, **kwargs):
-        tensor = next(t for t in (*args, *self.parameters(), *self.buffers()) if isinstance(t, Tensor))
+        tensor = next(t for t in chain(args, self.parameters(), self.buffers()) if isinstance(t, Tensor))
+        if not torch.is_autocast_enabled(tensor.device.type):
+            return method(self, *args, **kwargs)
         with torch.autocast(tensor.device.type, enabled=False):
             return method(self, *args, **kwargs)
 
