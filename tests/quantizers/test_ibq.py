@@ -7,7 +7,7 @@ import torch
 from einops import rearrange
 from torch.nn import functional as F
 
-from vistok.kernels import largest_product, propagated, propagation
+from vistok.kernels import largest_product, propagated, propagated_and_assigned, propagation, soft_assignment
 from vistok.kernels.soft_assignment import scores
 from vistok.quantizers import IBQ, Context, Table, code_statistics
 
@@ -49,6 +49,21 @@ def test_the_dense_form(n, k, d, monkeypatch):
     ours, theirs = (torch.autograd.grad(out, (z, codebook), upstream) for out in (values, expected))
     for own, their in zip(ours, theirs, strict=True):
         torch.testing.assert_close(own, their, rtol=0, atol=1e-12 * max(1, float(their.abs().max())))
+
+
+@pytest.mark.parametrize("n, k, d", [(1, 2, 1), (70, 1300, 8), (40, 515, 32)])
+def test_the_entropies_of_the_same_scores(n, k, d, monkeypatch):
+    """Values and gradients are those of the two kernels apart."""
+    monkeypatch.setattr(import_module("vistok.kernels.soft_assignment"), "LEAST", 7 * k)
+    inputs = [torch.randn(shape).double().requires_grad_() for shape in ((n, d), (k, d), (n,))]
+    z, codebook, weight = inputs
+    upstream = [torch.randn(shape).double() for shape in ((n, d), (n,), (k,))]
+    values, codes, *assigned = propagated_and_assigned(z, codebook, weight, 1.7)
+    apart = [propagated(z, codebook)[0], *soft_assignment(z, codebook, weight, 1.7, products=True)]
+    assert torch.equal(codes, propagated(z, codebook)[1])
+    results = [[*outs, *torch.autograd.grad(outs, inputs, upstream)] for outs in ([values, *assigned], apart)]
+    for own, other in zip(*results, strict=True):
+        torch.testing.assert_close(own, other, rtol=0, atol=1e-12 * max(1, float(other.detach().abs().max())))
 
 
 @pytest.mark.parametrize("k", [3, 512, 1500])
@@ -94,7 +109,8 @@ def test_memory(allocated):
 
 def test_shapes_alone():
     inputs = [torch.randn(6, 2, requires_grad=True), torch.randn(5, 2, requires_grad=True)]
-    torch.library.opcheck(propagation.choose, inputs)
+    for others in ((None, 0.0), (torch.rand(6), 2.0)):
+        torch.library.opcheck(propagation.choose, (*inputs, *others))
     assert next(scores(inputs[0].detach(), inputs[1].detach()))[1].shape == (6, 5)
 
 

@@ -1,13 +1,14 @@
 """Soft assignments to codewords, summed without storing them: the entropy loss of large codebooks needs them."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
-LEAST, MOST = 2**20, 2**24  # smallest and largest size of each of the two buffers, in floats
-PARTS = 40  # number of slices between these bounds, with buffers of a twentieth of n × k
+LEAST, MOST = 2**20, 2**24  # smallest and largest size of all buffers, in pairs of floats
+PARTS = 40  # number of slices of two buffers between these bounds, which are a twentieth of n × k
 
 
 def soft_assignment(
@@ -45,12 +46,24 @@ def assign(
     )
     for own, s, p in scores(z, codebook, scale, products):
         torch.amax(s, 1, out=tops[own])
-        torch.exp(s.sub_(tops[own, None]), out=p)
-        total = p.sum(1)
-        logs[own] = total.log()
-        entropies[own] = total.log() - dot(p, s) / total
-        sums.addmv_(p.T, weight[own] / total)
+        entropies[own], logs[own] = add_assigned(s.sub_(tops[own, None]), p, weight[own], sums)
     return entropies, sums, tops, logs
+
+
+def add_assigned(s: Tensor, p: Tensor, weight: Tensor, sums: Tensor) -> tuple[Tensor, Tensor]:
+    """Adds the assignments of weighted vectors (m,) to the sums (k,).
+
+    Args:
+        s: Scores (m, k), 0 for the largest of each vector.
+        p: Buffer of the same size.
+
+    Returns:
+        The entropies and the logarithms of the softmax's sums, both (m,).
+    """
+    torch.exp(s, out=p)
+    total = p.sum(1)
+    sums.addmv_(p.T, weight / total)
+    return total.log() - dot(p, s) / total, total.log()
 
 
 @assign.register_fake
@@ -74,19 +87,13 @@ def assign_backward(
     of_sums: Tensor,
     to_codebook: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients to vectors, codebook (empty unless ``to_codebook``) and weights, from those of the first two outputs.
-
-    With g the gradient of the sums, h that of an entropy H, and w a weight, the gradient of a score is ``p · (w · (g -
-    p·g) - h · (log p + H))``.
-    """
+    """Gradients to vectors, codebook (empty unless ``to_codebook``) and weights, from those of the results."""
     to_z, to_weight = torch.empty_like(z), torch.empty_like(weight)
     to_c = torch.zeros_like(codebook) if to_codebook else z.new_empty(0)
     row_sums = z.new_zeros(len(codebook))
     for own, s, p in scores(z, codebook, scale, products):
-        torch.exp(s.sub_(tops[own, None]).sub_(logs[own, None]), out=p)
-        to_weight[own] = mean = torch.mv(p, of_sums)
-        w, h = weight[own], of_entropies[own]
-        s.mul_(-h[:, None]).addr_(w, of_sums).sub_((h * entropies[own] + w * mean)[:, None]).mul_(p)
+        s.sub_(tops[own, None]).sub_(logs[own, None])
+        to_weight[own] = to_scores(s, p, weight[own], entropies[own], of_entropies[own], of_sums)
         torch.mm(s, codebook, out=to_z[own])
         if to_codebook:
             to_c.addmm_(s.T, z[own])
@@ -94,6 +101,22 @@ def assign_backward(
     if to_codebook:
         to_c = (to_c if products else to_c.addcmul_(row_sums[:, None], codebook, value=-1)).mul_(scale)
     return to_z.mul_(scale), to_c, to_weight
+
+
+def to_scores(s: Tensor, p: Tensor, weight: Tensor, entropies: Tensor, of_entropies: Tensor, of_sums: Tensor) -> Tensor:
+    """Puts the gradients of scores in the place of ``s``, the logarithms of the assignments (m, k); p is a buffer.
+
+    With g the gradient of the sums, h that of an entropy H, and w a weight, the gradient of a score is ``p · (w · (g -
+    p·g) - h · (log p + H))``.
+
+    Returns:
+        The gradients of the weights (m,).
+    """
+    torch.exp(s, out=p)
+    mean = torch.mv(p, of_sums)
+    moved = (of_entropies * entropies + weight * mean)[:, None]
+    s.mul_(-of_entropies[:, None]).addr_(weight, of_sums).sub_(moved).mul_(p)
+    return mean
 
 
 @assign_backward.register_fake
@@ -121,17 +144,17 @@ assign.register_autograd(_backward, setup_context=_setup)
 
 
 def scores(
-    z: Tensor, codebook: Tensor, scale: float = 1.0, products: bool = False
-) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Slices of vectors with their scores and a buffer of the same size, both reused in each step."""
+    z: Tensor, codebook: Tensor, scale: float = 1.0, products: bool = False, buffers: int = 1
+) -> Iterator[tuple[Any, ...]]:
+    """Slices of vectors with their scores and buffers of the same size, all reused in each step."""
     n, k = len(z), len(codebook)
-    rows = max(1, LEAST // k, min(MOST // k, n // PARTS))
-    buffers = z.new_empty(2, min(rows, n), k)
+    rows = max(1, 2 * max(LEAST // k, min(MOST // k, n // PARTS)) // (1 + buffers))
+    matrices = z.new_empty(1 + buffers, min(rows, n), k)
     bias = z.new_zeros(k) if products else codebook.square().sum(1).mul_(-0.5)
     for start in range(0, n, rows):
         own = slice(start, min(start + rows, n))
-        s, p = buffers[:, : own.stop - start]
-        yield own, torch.addmm(bias, z[own], codebook.T, beta=scale, alpha=scale, out=s), p
+        s, *others = matrices[:, : own.stop - start]
+        yield own, torch.addmm(bias, z[own], codebook.T, beta=scale, alpha=scale, out=s), *others
 
 
 def dot(a: Tensor, b: Tensor) -> Tensor:

@@ -92,7 +92,13 @@ def entropy(
     """
     vectors = rearrange(z, "b d h w -> (b h w) d")
     weight = vectors.new_ones(len(vectors)) if weight is None else weight.flatten().to(vectors)
+    return entropy_of(
+        *soft_assignment(vectors, codebook, weight, (1 if products else 2) / temperature, products), weight
+    )
+
+
+def entropy_of(entropies: Tensor, sums: Tensor, weight: Tensor) -> Tensor:
+    """``entropy`` from the entropies of assignments (m,), their weighted sum (n,) and the weights (m,)."""
     total = mean_with_gradient(weight.sum())
-    entropies, sums = soft_assignment(vectors, codebook, weight, (1 if products else 2) / temperature, products)
     mean = mean_with_gradient(sums) / total
     return (entropies * weight).sum() / total + (mean * (mean + 1e-5).log()).sum()

@@ -4,7 +4,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from vistok.kernels import propagated
+from vistok.kernels import propagated, propagated_and_assigned
 from vistok.quantizers import base, code_statistics
 from vistok.quantizers.base import Codes, Context, Layout, Quantized, Quantizer, Table
 from vistok.quantizers.estimators import with_gradient_of
@@ -45,23 +45,31 @@ class IBQ(Quantizer):
 
     @base.in_float32
     def forward(self, z: Tensor, context: Context = Context()) -> Quantized:
-        z, codebook = z.float(), self.codebook()
+        z, codebook, entropy = z.float(), self.codebook(), {}
+        temperature = None if "entropy" in context.unused else self.entropy_temperature
         if self.training:
-            values, codes = propagated(rearrange(z, "b d h w -> (b h w) d"), codebook)
+            vectors = rearrange(z, "b d h w -> (b h w) d")
+            if temperature is None:
+                values, codes = propagated(vectors, codebook)
+            else:
+                weight = torch.ones_like(z[:, 0]) if context.weight is None else context.weight.to(z)
+                results = propagated_and_assigned(vectors, codebook, weight.flatten(), 1 / temperature)
+                values, codes, *assigned = results
+                entropy["entropy"] = code_statistics.entropy_of(*assigned, weight.flatten())
             values = rearrange(values, "(b h w) d -> b d h w", b=len(z), h=z.shape[2])
             codes = rearrange(codes, "(b h w) -> b 1 h w", b=len(z), h=z.shape[2])
         else:
             codes = self.encode(z).codes
             values = with_gradient_of(base.lookup(codes, codebook), z)
+            if temperature is not None:
+                entropy["entropy"] = code_statistics.entropy(z, codebook, temperature, context.weight, products=True)
         chosen = base.lookup(codes, codebook)
-        losses = {
+        errors = {
             "propagation": base.squared_error(values, z, context.weight),
             "commitment": base.squared_error(z, chosen.detach(), context.weight),
             "codebook": base.squared_error(chosen, z.detach(), context.weight),
         }
-        if self.entropy_temperature is not None and "entropy" not in context.unused:
-            losses["entropy"] = code_statistics.entropy(z, codebook, self.entropy_temperature, context.weight, True)
-        return Quantized(values, codes, losses, codewords=chosen)
+        return Quantized(values, codes, errors | entropy, codewords=chosen)
 
     @base.in_float32
     def encode(self, z: Tensor, context: Context = Context()) -> Codes:
