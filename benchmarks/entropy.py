@@ -22,8 +22,11 @@ def dense(z: torch.Tensor, codebook: torch.Tensor) -> torch.Tensor:
     """The loss as MaskGIT's and LlamaGen's code have it."""
     vectors = z.flatten(2).transpose(1, 2).flatten(0, 1)
     squares = vectors.square().sum(1, keepdim=True) + codebook.square().sum(1)
-    distances = squares - 2 * torch.einsum("nd,kd->nk", vectors, codebook)
-    log_p = (-distances / TEMPERATURE).log_softmax(1)
+    return dense_of_scores((2 * torch.einsum("nd,kd->nk", vectors, codebook) - squares) / TEMPERATURE)
+
+
+def dense_of_scores(scores: torch.Tensor) -> torch.Tensor:
+    log_p = scores.log_softmax(1)
     mean = log_p.exp().mean(0)
     return -(log_p.exp() * log_p).sum(1).mean() + (mean * (mean + 1e-5).log()).sum()
 

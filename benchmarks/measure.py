@@ -8,23 +8,31 @@ from collections.abc import Callable, Mapping
 import torch
 
 MIB = 2**20
+SHORTEST = 20  # milliseconds of a sample
 Run = Callable[[], object]
 
 
 def milliseconds(runs: Mapping[str, Run], samples: int = 5) -> dict[str, float]:
-    """CPU milliseconds of each run by name: the median of so many, taken in turns after one for warmth.
+    """CPU milliseconds of each run by name: the median of so many, taken in turns after some for warmth.
 
-    CPU time of the whole process does not see what else the machine does, but for caches shared with it.
+    CPU time of the whole process does not see what else the machine does, but for caches shared with it. A sample of a
+    short run is the mean of as many as fit in ``SHORTEST``.
     """
     for run in runs.values():
         run()
+    calls = {name: max(1, round(SHORTEST / _of_calls(run, 1))) for name, run in runs.items()}
     spent = {name: [] for name in runs}
     for _ in range(samples):
         for name, run in runs.items():
-            began = time.process_time()
-            run()
-            spent[name].append(1000 * (time.process_time() - began))
+            spent[name].append(_of_calls(run, calls[name]))
     return {name: statistics.median(times) for name, times in spent.items()}
+
+
+def _of_calls(run: Run, calls: int) -> float:
+    began = time.process_time()
+    for _ in range(calls):
+        run()
+    return 1000 * (time.process_time() - began) / calls
 
 
 def allocated(run: Run) -> int:
