@@ -107,10 +107,10 @@ def choose_backward(
     """Gradients to vectors, codebook and weights."""
     to_z, to_c, to_weight = torch.empty_like(z), torch.zeros_like(codebook), torch.zeros_like(entropies)
     for own, s, p, gradient in scores(z, codebook, products=True, buffers=2):
-        s.sub_(tops[own, None])
-        torch.exp(torch.sub(s, logs[0, own, None], out=p), out=p)
-        torch.mm(of_values[own], codebook.T, out=gradient)
-        gradient.sub_(dot(p, gradient)[:, None]).mul_(p)
+        torch.exp(s.sub_(tops[own, None]), out=p)  # the softmax but for a factor, which the few numbers of a row get
+        factor = logs[0, own].neg().exp()
+        torch.mm(of_values[own] * factor[:, None], codebook.T, out=gradient)
+        gradient.sub_((dot(p, gradient) * factor)[:, None]).mul_(p)
         if weight is not None:
             s.mul_(scale).sub_(logs[1, own, None])
             to_weight[own] = to_scores(s, p, weight[own], entropies[own], of_entropies[own], of_sums)

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 LEAST, MOST = 2**20, 2**24  # smallest and largest size of all buffers, in pairs of floats
+WIDE = 128  # dimensions whose products take longest: a slice of few vectors would wait for the codebook
 PARTS = 40  # number of slices of two buffers between these bounds, which are a twentieth of n × k
 
 
@@ -148,7 +149,8 @@ def scores(
 ) -> Iterator[tuple[Any, ...]]:
     """Slices of vectors with their scores and buffers of the same size, all reused in each step."""
     n, k = len(z), len(codebook)
-    rows = max(1, 2 * max(LEAST // k, min(MOST // k, n // PARTS)) // (1 + buffers))
+    least = LEAST * max(1, z.shape[1] // WIDE)
+    rows = max(1, 2 * max(least // k, min(MOST // k, n // PARTS)) // (1 + buffers))
     matrices = z.new_empty(1 + buffers, min(rows, n), k)
     bias = z.new_zeros(k) if products else codebook.square().sum(1).mul_(-0.5)
     for start in range(0, n, rows):
