@@ -1,4 +1,4 @@
-"""Labelled images, tiny tokenizers with heads of three kinds, and their tokens."""
+"""Labelled images, tiny tokenizers with heads of several kinds, and their tokens."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +11,15 @@ from torch import nn
 
 from vistok import Tokenizer
 from vistok.backbones import CNNDecoder, CNNEncoder
-from vistok.quantizers import DynamicQuantizer, FactorizedQuantizer, FeatureRouter, VectorQuantizer
+from vistok.quantizers import (
+    BinaryQuantizer,
+    DynamicQuantizer,
+    FactorizedQuantizer,
+    FeatureRouter,
+    MultiScaleQuantizer,
+    ResidualQuantizer,
+    VectorQuantizer,
+)
 from vistok.tokens import TokenProtocol, TokenStore, tokenize
 from vistok.tokens.sources import FolderSource
 
@@ -19,10 +27,17 @@ SIZE = 32
 
 
 def build(kind: str, dim: int = 4) -> Tokenizer:
-    """An f4 tokenizer: ``vq`` of 32 codewords, ``fq`` of 32 and 16, ``dq`` of two grains."""
+    """An f4 tokenizer: ``vq`` of 32 codewords, ``fq`` of 32 and 16, ``dq`` of two grains, ``rq`` of three depths of 32
+    and 16 codewords, ``ms`` of the scales 1, 2, 4, 8, and ``lfq`` of 18 bits."""
     torch.manual_seed(0)
     size = {"channels": 8, "multipliers": (1, 1, 1), "num_blocks": 1, "attention": (), "dim": 8}
     head = VectorQuantizer(32, dim)
+    if kind == "lfq":
+        dim, head = 18, BinaryQuantizer(18, spherical=False)
+    if kind == "rq":
+        head = ResidualQuantizer([VectorQuantizer(32, dim), VectorQuantizer(32, dim), VectorQuantizer(16, dim)])
+    if kind == "ms":
+        head = MultiScaleQuantizer(head, (1, 2, 4, 8), phi=2)
     if kind == "fq":
         head = FactorizedQuantizer([VectorQuantizer(32, dim // 2), VectorQuantizer(16, dim // 2)])
     for module in head.modules():
@@ -56,7 +71,7 @@ def classes(tmp_path_factory) -> Path:
 def stores(classes, tmp_path_factory) -> dict[str, TokenStore]:
     """Tokens by each kind of head, images and mirror images, in shards of four; not to be changed."""
     found = {}
-    for kind in ("vq", "fq", "dq"):
+    for kind in ("vq", "fq", "dq", "rq", "ms", "lfq"):
         out = tmp_path_factory.mktemp(kind) / "tokens"
         protocol = TokenProtocol(SIZE, views="flip", batch_size=3, rate=0.5 if kind == "dq" else None)
         tokenize(build(kind), FolderSource(classes, 4), out, protocol, kind)

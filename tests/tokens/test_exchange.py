@@ -8,6 +8,7 @@ import tarfile
 
 import numpy as np
 import pytest
+import torch
 import webdataset
 
 from vistok.tokens import TokenStore
@@ -23,6 +24,13 @@ FITTING = [
     ("fq", "jsonl", "paired"),
     ("fq", "webdataset", "interleaved"),
     ("fq", "webdataset", "paired"),
+    ("rq", "llamagen", "interleaved"),
+    ("rq", "fqgan", "paired"),
+    ("rq", "jsonl", "paired"),
+    ("ms", "llamagen", "interleaved"),
+    ("ms", "jsonl", "interleaved"),
+    ("ms", "webdataset", "interleaved"),
+    ("lfq", "webdataset", "interleaved"),
     ("dq", "jsonl", "interleaved"),
     ("dq", "webdataset", "interleaved"),
 ]
@@ -50,6 +58,26 @@ def test_llamagen_reads_views_and_label_of_each_image(stores, tmp_path):
     assert (codes.shape, codes.dtype, label.tolist()) == ((1, 2, 64), np.int64, [1])
     assert np.array_equal(codes[0, 1], store.codes(5)[1].ravel())
     assert len(list((tmp_path / "out" / "photos32_codes").iterdir())) == 7  # nothing else: it lists the folder
+
+
+def test_scales_are_written_in_their_order(stores, tmp_path):
+    """One scale after the other, each in raster order: VAR's sequence."""
+    store = stores["ms"]
+    maps = store.header.layout.split(torch.from_numpy(store.codes(5)))
+    assert [tuple(own.shape) for own in maps] == [(2, 1, side, side) for side in (1, 2, 4, 8)]
+    flat = np.concatenate([own.reshape(2, -1) for own in maps], axis=1)
+    write_llamagen(store, tmp_path / "out")
+    assert np.array_equal(np.load(tmp_path / "out" / "imagenet32_codes" / "5.npy")[0], flat)
+    write_jsonl(store, tmp_path / "lines")
+    lines = (tmp_path / "lines" / "tokens.jsonl").read_text().splitlines()
+    assert json.loads(lines[11])["tokens"] == flat[1].tolist()
+
+
+def test_depths_of_a_position_stand_side_by_side(stores, tmp_path):
+    store = stores["rq"]
+    write_llamagen(store, tmp_path / "out")
+    ids = np.load(tmp_path / "out" / "imagenet32_codes" / "2.npy")[0]
+    assert np.array_equal(ids.reshape(2, 8, 8, 3), np.moveaxis(store.codes(2), 1, -1) + [0, 32, 64])
 
 
 def test_llamagen_files_by_others_are_read_with_a_header(stores, tmp_path):

@@ -32,7 +32,7 @@ def check_inverse(space, codes, batch):
     assert (following == space.number).all()
 
 
-@pytest.mark.parametrize("kind, length", [("vq", 64), ("fq", 128), ("dq", 40)])
+@pytest.mark.parametrize("kind, length", [("vq", 64), ("fq", 128), ("dq", 40), ("rq", 192), ("ms", 85)])
 def test_ids_with_their_slots_are_the_codes(stores, kind, length):
     space, codes, batch = batch_of(stores[kind])
     assert batch.ids.shape == (7, length) and (batch.ids >= 0).all()

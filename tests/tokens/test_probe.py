@@ -81,7 +81,7 @@ def test_frequencies_by_hand(header):
     assert bigram == pytest.approx(-sum(map(math.log2, after)))
 
 
-@pytest.mark.parametrize("kind", ["vq", "fq", "dq"])
+@pytest.mark.parametrize("kind", ["vq", "fq", "dq", "ms"])
 def test_a_report_of_a_store(stores, kind):
     split = split_tokens(str(stores[kind].folder))
     assert (len(split.train), len(split.held_out)) == (6, 1)
@@ -89,7 +89,7 @@ def test_a_report_of_a_store(stores, kind):
     assert probe(split, ProbeSettings(updates=2, batch_size=3), (5, 6)).report == report
     rows = report["bits"]
     assert list(rows) == ["fixed length", "order 0", "bigram", "probe", "probe, class given"]
-    length = {"vq": (64, 64 * 5), "fq": (128, 64 * 9), "dq": (40, 40 * 5 + 16)}[kind]
+    length = {"vq": (64, 64 * 5), "fq": (128, 64 * 9), "dq": (40, 40 * 5 + 16), "ms": (85, 85 * 5)}[kind]
     assert (report["tokens_per_image"], rows["fixed length"]["per_image"]) == pytest.approx(length)
     for row in rows.values():
         assert row["per_image"] == pytest.approx(row["per_token"] * length[0]) == pytest.approx(row["per_pixel"] * 1024)

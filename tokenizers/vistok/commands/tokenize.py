@@ -40,6 +40,7 @@ def run(asked: argparse.Namespace) -> None:
         batch_size=asked.batch_size,
         rate=asked.rate,
         order=asked.order,
+        split_bits=tuple(asked.split_bits) if asked.split_bits else None,
     )
     with processes(asked.device) as device:
         rank, _ = rank_and_size()
@@ -96,6 +97,14 @@ def parser() -> argparse.ArgumentParser:
         help="share of the regions that get fine codes, for a dynamic head (default: the router decides)",
     )
     parser.flag("--order", default="region", choices=("region", "row"), help="order of the sequences of a dynamic head")
+    parser.flag(
+        "--split-bits",
+        nargs="+",
+        type=at_least(1),
+        metavar="N",
+        help="bits of the parts in which each code is stored, lowest first, such as 6 12 for codes of 18 bits "
+        "(default: whole codes)",
+    )
     parser.flag("--num-workers", help="number of processes that decode images, for each process that tokenizes")
     parser.flag(
         "--max-unreadable",

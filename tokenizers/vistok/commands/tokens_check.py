@@ -14,6 +14,7 @@ from vistok.commands.arguments import Parser
 from vistok.commands.failures import guard
 from vistok.formats.load import load
 from vistok.processes.progress_bar import progress
+from vistok.quantizers import Layout
 from vistok.terminal import say
 from vistok.tokens.sheet import sheet
 from vistok.tokens.store import TokenStore
@@ -51,7 +52,7 @@ def run(asked: argparse.Namespace) -> None:
     codebooks = " + ".join(f"{size:,}" for size in header.codebook_sizes)
     say(
         f"{len(store):,} images in {header.num_views} view{'s' * (header.num_views > 1)}, {labelled:,} with a label; "
-        f"grid {header.grid[0]} x {header.grid[1]}, {codebooks} codewords; every file is as it was written",
+        f"{grids_of(header.layout)}, {codebooks} codewords; every file is as it was written",
         console=console,
     )
     if tokenizer:
@@ -60,3 +61,11 @@ def run(asked: argparse.Namespace) -> None:
         chosen = np.unique(np.linspace(0, len(store) - 1, asked.num_images).round().astype(int))
         sheet(store, tokenizer, chosen.tolist()).save(path)
         say(f"decoded to {path}", console=console)
+
+
+def grids_of(layout: Layout) -> str:
+    """Words for the grid, or for those of all scales."""
+    first, last = (f"{h} x {w}" for h, w in (layout.grids[0], layout.grids[-1]))
+    if len(layout.grids) == 1:
+        return f"grid {first}"
+    return f"{len(layout.grids)} scales from {first} to {last} ({layout.positions[1]:,} positions)"

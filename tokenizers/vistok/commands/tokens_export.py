@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from rich.console import Console
 
-from vistok.commands.arguments import Parser
+from vistok.commands.arguments import Parser, at_least
 from vistok.commands.failures import guard
 from vistok.files import atomic_folder
 from vistok.processes.progress_bar import progress
@@ -34,6 +34,14 @@ def parser() -> argparse.ArgumentParser:
         choices=LAYOUTS,
         help="order of the codes of several codebooks (default: paired for fqgan, else interleaved)",
     )
+    parser.flag(
+        "--split-bits",
+        nargs="+",
+        type=at_least(1),
+        metavar="N",
+        help="bits of the parts in which each code is written, lowest first, such as 6 12 for codes of 18 bits "
+        "(default: whole codes)",
+    )
     parser.flag("--name", metavar="TEXT", default="imagenet", help="name of the data set in llamagen and fqgan files")
     return parser
 
@@ -41,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
 def run(asked: argparse.Namespace) -> None:
     """Writes the form, reads it back and compares."""
     console = Console()
-    store = TokenStore(asked.tokens)
+    store = TokenStore(asked.tokens, asked.split_bits)
     layout = asked.layout or ("paired" if asked.to == "fqgan" else "interleaved")
     with atomic_folder(asked.out) as partial:
         with progress(console, "written", len(store), 0) as advance:

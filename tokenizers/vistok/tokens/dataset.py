@@ -1,5 +1,6 @@
 """Tokens as a torch ``Dataset``, with flips and crops as views of an image."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,10 +16,10 @@ from vistok.tokens.store import TokenStore
 class TokenItem(NamedTuple):
     """One view of one image; the default collate function batches it."""
 
-    codes: Tensor  # (k, h, w) int64
+    codes: Tensor  # (k, *positions) int64: (h, w), or (1, n) for several scales one after the other
     label: int  # -1 if there is none
-    ids: Tensor  # (h·w·k,) int64: the codes as one sequence over one vocabulary, position by position
-    keep: Tensor  # (h, w) bool, positions that are tokens; all of them unless the head is dynamic
+    ids: Tensor  # (h·w·k,) or (n·k,) int64: the codes as one sequence over one vocabulary, position by position
+    keep: Tensor  # (*positions) bool, positions that are tokens; all of them unless the head is dynamic
 
 
 class TokenDataset(Dataset):
@@ -29,18 +30,21 @@ class TokenDataset(Dataset):
         view: Index of the view; None draws a view from (seed, epoch, index), so that any number of processes and a
             resumed run get the same.
         seed: Seed of these draws.
+        split_bits: Bits of each part of a code, lowest first, to read codes in parts; None reads them as they are.
 
     Attributes:
         store: The tokens, with all views, labels and names.
-        header: Header of the tokens.
+        header: Header of the tokens; its ``layout`` has the grids of all scales.
         vocabulary: Number of different ids.
 
     Raises:
         ValueError: The folder has no complete tokens, or the view does not exist.
     """
 
-    def __init__(self, folder: str | Path, view: int | None = None, seed: int = 0):
-        self.store, self.view, self.seed, self.epoch = TokenStore(folder), view, seed, 0
+    def __init__(
+        self, folder: str | Path, view: int | None = None, seed: int = 0, split_bits: Sequence[int] | None = None
+    ):
+        self.store, self.view, self.seed, self.epoch = TokenStore(folder, split_bits), view, seed, 0
         self.header = self.store.header
         if view is not None and not 0 <= view < self.header.num_views:
             raise ValueError(f"view={view}, but {folder} has the views 0 to {self.header.num_views - 1}")

@@ -22,6 +22,7 @@ from vistok.processes.progress_bar import progress
 from vistok.quantizers import Codes, Context
 from vistok.terminal import say
 from vistok.tokenizer import Tokenizer, fingerprint
+from vistok.tokens.factorization import split_codes
 from vistok.tokens.header import INDEX, Header
 from vistok.tokens.index import begin, finish, finished_shards, summary_of
 from vistok.tokens.loading import PartBatches, loaded
@@ -124,13 +125,13 @@ def header_of(
 ) -> Header:
     """Header of the tokens to extract; refuses settings that do not fit the tokenizer."""
     head, size = tokenizer.quantizer, protocol.image_size
-    granularities = head.layout(*tokenizer.grid(size, size, f"--image-size={size}")).granularities
-    grains = granularities if granularities > 1 else None
+    layout = head.layout(*tokenizer.grid(size, size, f"--image-size={size}"))
+    grains = layout.granularities if layout.granularities > 1 else None
     if protocol.rate is not None and (grains != 2 or not 0 <= protocol.rate <= 1):
         raise ValueError(f"--rate={protocol.rate:g} must be a share in [0, 1], for a dynamic head of two granularities")
     with torch.inference_mode():  # also reveals sizes that the tokenizer does not support
         codes = tokenizer.tokenize(torch.zeros(1, 3, size, size, device=device))
-    return Header(
+    header = Header(
         tokenizer=name,
         tokenizer_sha256=sha256,
         codebook_sizes=tuple(head.codebook_sizes),
@@ -147,13 +148,15 @@ def header_of(
         batch_size=protocol.batch_size,
         device=device.type,
         classes=source.classes,
+        scales=layout.grids if len(layout.grids) > 1 else None,
     )
+    return header.factorized(protocol.split_bits)
 
 
 def quantized_views(
     tokenizer: Tokenizer, images: Tensor, protocol: TokenProtocol, device: torch.device | str
 ) -> list[Codes]:
-    """Codes of each view of uint8 images (b, v, 3, S, S), always computed in batches of the same size.
+    """Codes of each view of uint8 images (b, v, 3, S, S), in parts if asked for; always in batches of the same size.
 
     The last digits of a convolution depend on the batch size. A short batch is padded, so that an image's codes do not
     depend on which images were unreadable or where a shard ends.
@@ -164,5 +167,6 @@ def quantized_views(
     for view in images.unbind(1):
         with torch.autocast(torch.device(device).type, DTYPES[protocol.dtype], enabled=protocol.dtype != "float32"):
             codes = tokenizer.to_codes(to_float(view), Context(rate=protocol.rate))
-        found.append(Codes(*(None if part is None else part[:b] for part in codes)))
+        own, keep = (None if part is None else part[:b] for part in codes)
+        found.append(Codes(split_codes(own, protocol.split_bits) if protocol.split_bits else own, keep))
     return found

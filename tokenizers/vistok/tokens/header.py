@@ -1,20 +1,28 @@
-"""Header of tokens: their tokenizer, grid, vocabulary and crop, as JSON beside the arrays."""
+"""Header of tokens: their tokenizer, layout, vocabulary and crop, as JSON beside the arrays."""
 
 import math
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
+from vistok.quantizers import Layout
 from vistok.tokenizer import Tokenizer, fingerprint
+from vistok.tokens.factorization import join_codes, split_sizes
 from vistok.tokens.views import VIEWS
 from vistok.untrusted.bounded_json import MAX_LISTING, read_object, short
 
-FORMAT, VERSION = "vistok-tokens", 2
-OTHER_HASH = 1  # earlier version, which is read too: it hashed the tokenizer in another way
+FORMAT, VERSION = "vistok-tokens", 3
+EARLIER = (1, 2)  # versions that are read too: 1 hashed the tokenizer in another way
+ADDED = ("scales", "split_bits")  # which these versions do not have
 INDEX = "index.json"
 PARTIAL_INDEX = f"{INDEX}.partial"  # exists until all shards do
 MAX_CODES = 2**24  # most codes of an image in all its views
 MAX_GRAINS = 8
+MAX_SCALES = 1024
+MAX_BITS = 62  # most bits of a code
 
 
 @dataclass(frozen=True)
@@ -24,9 +32,9 @@ class Header:
     Attributes:
         tokenizer: Name of the tokenizer, given by the user.
         tokenizer_sha256: Hash of the tokenizer, by ``vistok.tokenizer.fingerprint``.
-        codebook_sizes: Number of codewords in each of the k codebooks.
+        codebook_sizes: Number of codewords in each of the k codebooks, or of values in each of their parts.
         factor: Pixels along each side of a position.
-        grid: Grid (h, w) of an image.
+        grid: Last two axes of an image's codes: its grid (h, w), or (1, n) for scales one after the other.
         grains: Number of granularities of a dynamic head, whose sequences are ragged; None for all other heads.
         order: Order of a dynamic head's sequences: ``region`` or ``row`` (``vistok.quantizers.sequences``).
         rate: Share of fine regions that was set for a dynamic head; None if its router decided.
@@ -38,6 +46,9 @@ class Header:
         batch_size: Number of images in a forward pass; the last digits of a latent depend on it.
         device: ``cpu`` or ``cuda``; the last digits of a latent depend on it too.
         classes: Names of the labels, if known.
+        scales: Grid (h, w) of each scale of a multi-scale head, in order; None for all other heads.
+        split_bits: Bits of each part of a code, lowest first, where codes are stored in parts
+            (``vistok.tokens.factorization``); None where they are stored as they are.
     """
 
     tokenizer: str
@@ -56,6 +67,13 @@ class Header:
     batch_size: int
     device: str
     classes: tuple[str, ...] | None
+    scales: tuple[tuple[int, int], ...] | None = None
+    split_bits: tuple[int, ...] | None = None
+
+    @property
+    def layout(self) -> Layout:
+        """Arrangement of the codes of an image."""
+        return Layout(self.scales or (self.grid,), len(self.codebook_sizes), self.grains or 1)
 
     @property
     def num_views(self) -> int:
@@ -64,7 +82,7 @@ class Header:
 
     @property
     def positions(self) -> int:
-        """Number of positions of the grid."""
+        """Number of positions of the grid, or of all scales."""
         return self.grid[0] * self.grid[1]
 
     @property
@@ -92,17 +110,22 @@ class Header:
         if not isinstance(content, dict) or content.get("format") != FORMAT:
             found = content.get("format") if isinstance(content, dict) else type(content).__name__
             raise ValueError(f"{path} is not a header of tokens: its format is {short(found)}, not {FORMAT!r}")
-        if content.get("version") not in (OTHER_HASH, VERSION):
-            raise ValueError(f"{path} has the version {short(content.get('version'))}; this vistok reads {VERSION}")
+        version = content.get("version")
+        if version not in (*EARLIER, VERSION):
+            raise ValueError(f"{path} has the version {short(version)}; this vistok reads {VERSION}")
+        if version in EARLIER:
+            content = content | dict.fromkeys(ADDED)
         names = [field.name for field in fields(cls)]
         missing = [name for name in names if name not in content]
         if missing:
             raise ValueError(f"{path} lacks {', '.join(missing)}")
         values = {name: content[name] for name in names}
-        for name in ("codebook_sizes", "grid", "classes"):
-            if type(values[name]) is not list and (name != "classes" or values[name] is not None):
+        for name in ("codebook_sizes", "grid", "classes", *ADDED):
+            if values[name] is None and name not in ("codebook_sizes", "grid"):
+                continue
+            if type(values[name]) is not list:
                 raise ValueError(f"{path} has {name}={short(values[name])}, not a list")
-            values[name] = None if values[name] is None else tuple(values[name])
+            values[name] = tuple(tuple(item) if type(item) is list else item for item in values[name])
         header = cls(**values)
         header.check(path)
         return header
@@ -115,6 +138,25 @@ class Header:
             ValueError: The file does not exist or is not valid.
         """
         return cls.of(read_object(path, MAX_LISTING), path)
+
+    def factorized(self, bits: Sequence[int] | None) -> "Header":
+        """Header of the same tokens with every code in parts of so many bits; None changes nothing.
+
+        Raises:
+            ValueError: The codes have another number of bits, or are in other parts already.
+        """
+        bits = None if bits is None else tuple(bits)
+        if bits in (None, self.split_bits):
+            return self
+        if self.split_bits is not None:
+            raise ValueError(
+                f"split-bits {_joined(bits)}: these tokens are in parts of {_joined(self.split_bits)} bits"
+            )
+        return replace(self, codebook_sizes=split_sizes(self.codebook_sizes, bits), split_bits=bits)
+
+    def complete_codes(self, codes: Tensor) -> Tensor:
+        """Codes (b, k, *positions) of the tokenizer, from codes that may be in parts."""
+        return codes if self.split_bits is None else join_codes(codes, self.split_bits)
 
     def check_tokenizer(self, tokenizer: Tokenizer) -> None:
         """Refuses a tokenizer that did not make these tokens: the same ids would decode to other images."""
@@ -155,6 +197,8 @@ class Header:
             raise ValueError(
                 f"{path} has grains={short(self.grains)} in the order {short(self.order)} on a grid of {self.grid}"
             )
+        self._check_scales(path)
+        self._check_parts(path)
         texts = {name: getattr(self, name) for name in ("tokenizer", "tokenizer_sha256", "crop", "dtype", "device")}
         wrong = [name for name, value in texts.items() if type(value) is not str]
         if self.rate is not None and not (type(self.rate) in (int, float) and 0 <= self.rate <= 1):
@@ -167,6 +211,33 @@ class Header:
             raise ValueError(f"{path} has {wrong[0]}={short(getattr(self, wrong[0]))}")
         if len(self.tokenizer_sha256) != 64:
             raise ValueError(f"{path} has tokenizer_sha256={short(self.tokenizer_sha256)}, which is not a SHA-256")
+
+    def _check_scales(self, path: Path) -> None:
+        """Refuses scales that do not make up the positions."""
+        if self.scales is None:
+            return
+        pairs = all(type(own) is tuple and len(own) == 2 and all(map(_is_count, own)) for own in self.scales)
+        if not pairs or not 2 <= len(self.scales) <= MAX_SCALES or self.layout.positions != self.grid or self.grains:
+            raise ValueError(
+                f"{path} has scales={short(self.scales)}: they must be 2 to {MAX_SCALES} grids (h, w), and together "
+                f"the positions {self.grid}, without grains"
+            )
+
+    def _check_parts(self, path: Path) -> None:
+        """Refuses parts of codes that are not those of the vocabulary."""
+        if self.split_bits is None:
+            return
+        counts = len(self.split_bits) > 1 and all(map(_is_count, self.split_bits)) and sum(self.split_bits) <= MAX_BITS
+        codebooks = len(self.codebook_sizes) // max(len(self.split_bits), 1)
+        if not counts or self.codebook_sizes != tuple(2**own for own in self.split_bits) * codebooks:
+            raise ValueError(
+                f"{path} has split_bits={short(self.split_bits)}, which are not the bits of "
+                f"codebook_sizes={short(self.codebook_sizes)}"
+            )
+
+
+def _joined(bits: Sequence[int]) -> str:
+    return " ".join(map(str, bits))
 
 
 def _is_count(value: Any) -> bool:

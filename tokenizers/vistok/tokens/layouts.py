@@ -8,6 +8,8 @@ import numpy as np
 def interleave(codes: np.ndarray, codebook_sizes: Sequence[int]) -> np.ndarray:
     """Codes (..., k, h, w) to ids (..., h·w·k): the k codes of a position side by side, positions in raster order.
 
+    Codes (..., k, 1, n) of several scales keep their order, one scale after the other.
+
     The ids of codebook j start after those of the codebooks before it, so that one table of ``sum(codebook_sizes)``
     rows embeds all ids. With one codebook the ids are the codes.
     """

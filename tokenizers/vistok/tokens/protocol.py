@@ -23,6 +23,7 @@ class TokenProtocol:
         batch_size: Number of images in a forward pass.
         rate: Share of regions that get fine codes, in [0, 1], for a dynamic head; None lets the router decide.
         order: Order of a dynamic head's sequences: ``region`` or ``row``.
+        split_bits: Bits of each part of a code, lowest first, to store codes in parts; None stores them as they are.
     """
 
     image_size: int = 256
@@ -32,6 +33,7 @@ class TokenProtocol:
     batch_size: int = 32
     rate: float | None = None
     order: str = "region"
+    split_bits: tuple[int, ...] | None = None
 
     def __post_init__(self):
         for name, value, known in (

@@ -26,8 +26,12 @@ def sheet(store: TokenStore, tokenizer: Tokenizer, images: Sequence[int]) -> Ima
     """
     store.header.check_tokenizer(tokenizer)
     size = (store.header.image_size, store.header.image_size)
+
+    def codes(i: int) -> torch.Tensor:
+        return store.header.complete_codes(torch.from_numpy(store.codes(i)))
+
     decoded = torch.cat(
-        [to_uint8(tokenizer.eval().detokenize(torch.from_numpy(store.codes(i)), size)) for i in images]
+        [to_uint8(tokenizer.eval().detokenize(codes(i), size)) for i in images]
     )  # (images · v, 3, H, W)
     views = store.header.num_views
     captions = [_caption(store, i) if view == 0 else "" for i in images for view in range(views)]

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from vistok.quantizers.sequences import Sequences, content_special, position_special
 from vistok.tokenizer import Tokenizer
+from vistok.tokens.factorization import split_codes
 from vistok.tokens.header import INDEX, PARTIAL_INDEX, Header
 from vistok.tokens.memory_map import MappedShard, Ragged, spread
 from vistok.tokens.token_shards import notes_of, undamaged
@@ -22,24 +23,27 @@ class TokenStore:
 
     Args:
         folder: Folder with ``index.json`` and the shards.
+        split_bits: Bits of each part of a code, lowest first, to read codes in parts; None reads them as they are.
 
     Attributes:
-        header: Header of the tokens.
+        header: Header of the tokens as they are read; its ``layout`` has the grids of all scales.
         index: Content of ``index.json``.
 
     Raises:
-        ValueError: The folder has no complete tokens, or an array has another shape than the header says.
+        ValueError: The folder has no complete tokens, an array has another shape than the header says, or its codes
+            cannot be read in these parts.
     """
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | Path, split_bits: Sequence[int] | None = None):
         self.folder = Path(folder)
         path = self.folder / INDEX
         if not path.is_file() and (self.folder / PARTIAL_INDEX).is_file():
             raise ValueError(f"{self.folder} is not complete: the command that makes it resumes where it stopped")
         self.index: dict[str, Any] = read_object(path, MAX_LISTING)
-        self.header = Header.of(self.index, path)
+        self.stored = Header.of(self.index, path)
+        self.header = self.stored.factorized(split_bits)
         notes = notes_of(self.index, path, self.header.grains is not None)
-        self.shards = [MappedShard(self.folder, number, note, self.header) for number, note in enumerate(notes)]
+        self.shards = [MappedShard(self.folder, number, note, self.stored) for number, note in enumerate(notes)]
         self.starts = np.cumsum([0, *(shard.images for shard in self.shards)])
 
     def __len__(self) -> int:
@@ -62,20 +66,20 @@ class TokenStore:
         return int(shard.labels[at])
 
     def view(self, i: int, view: int = 0) -> tuple[np.ndarray, np.ndarray]:
-        """One view of the i-th image: codes (k, h, w) int64, and the positions that are tokens (h, w) bool.
+        """One view of the i-th image: codes (k, *positions) int64, and which are tokens, (*positions) bool.
 
-        For a dynamic head the code of a coarse cell is at all its positions; other heads have a token at every
-        position.
+        Positions are (h, w), or (1, n) for the scales of a multi-scale head one after the other. For a dynamic head the
+        code of a coarse cell is at all its positions; other heads have a token at every position.
         """
         shard, at = self._find(i)
         if not 0 <= view < self.header.num_views:
             raise IndexError(f"view {view} of {self.header.num_views}")
         if self.header.grains is None:
-            return shard.tokens[at, view].astype(np.int64), np.ones(self.header.grid, dtype=bool)
-        return spread(self.header, shard.ragged(at, view))
+            return self._parts(shard.tokens[at, view]), np.ones(self.header.grid, dtype=bool)
+        return spread(self.header, self.ragged(i, view))
 
     def codes(self, i: int) -> np.ndarray:
-        """All views of the i-th image: (v, k, h, w) int64."""
+        """All views of the i-th image: (v, k, *positions) int64."""
         return np.stack([self.view(i, view)[0] for view in range(self.header.num_views)])
 
     def ragged(self, i: int, view: int = 0) -> Ragged:
@@ -87,7 +91,8 @@ class TokenStore:
         if self.header.grains is None:
             raise ValueError(f"{self.folder} is not of a dynamic head: its tokens are grids, which codes() returns")
         shard, at = self._find(i)
-        return shard.ragged(at, view)
+        own = shard.ragged(at, view)
+        return own._replace(tokens=[self._parts(tokens.T).T for tokens in own.tokens])
 
     def sequences(self, images: Sequence[int], view: int = 0, codebook: int = 0) -> Sequences:
         """Batch of a dynamic head's sequences with EOS and padding, in the form of ``sequences.pack``."""
@@ -101,13 +106,13 @@ class TokenStore:
         )
 
     def decode(self, tokenizer: Tokenizer, codes: Tensor) -> Tensor:
-        """Decodes codes (b, k, h, w), from this store or a generator, to images (b, 3, H, W) in [-1, 1].
+        """Decodes codes (b, k, *positions), from this store or a generator, to images (b, 3, H, W) in [-1, 1].
 
         Raises:
             ValueError: The tokenizer did not make these tokens, or a code is out of range.
         """
         self.header.check_tokenizer(tokenizer)
-        return tokenizer.detokenize(codes, (self.header.image_size, self.header.image_size))
+        return tokenizer.detokenize(self.header.complete_codes(codes), (self.header.image_size, self.header.image_size))
 
     def verify(self) -> Iterator[int]:
         """Reads every file again; yields the number of images checked so far after each shard.
@@ -115,7 +120,7 @@ class TokenStore:
         Raises:
             ValueError: A file has changed, or a code is not in its codebook.
         """
-        sizes = np.array(self.header.codebook_sizes)
+        sizes = np.array(self.stored.codebook_sizes)
         for number, shard in enumerate(self.shards):
             if not undamaged(self.folder, shard.note["files"]):
                 raise ValueError(f"shard {number} of {self.folder} is damaged: run the command that made it again")
@@ -126,6 +131,13 @@ class TokenStore:
                     raise ValueError(f"shard {number} of {self.folder} holds codes up to {largest.tolist()}, of "
                                      f"codebooks of {sizes.tolist()}")  # fmt: skip
             yield int(self.starts[number + 1])
+
+    def _parts(self, codes: np.ndarray) -> np.ndarray:
+        """Stored codes (k, *positions) as int64, in the parts that are read."""
+        codes = codes.astype(np.int64)
+        if self.header.split_bits == self.stored.split_bits:
+            return codes
+        return split_codes(torch.from_numpy(codes)[None], self.header.split_bits)[0].numpy()
 
     def _find(self, i: int) -> tuple[MappedShard, int]:
         if not 0 <= i < len(self):

@@ -24,7 +24,7 @@ MAX_IMAGES = 2**40  # most images in a shard
 class Packed(NamedTuple):
     """Tokens of several images: a grid for each, or concatenated sequences of different lengths."""
 
-    tokens: np.ndarray  # (n, v, k, h, w); ragged (total, k)
+    tokens: np.ndarray  # (n, v, k, *positions); ragged (total, k)
     positions: np.ndarray | None = None  # ragged: (total,) raster index in the granularity's grid
     lengths: np.ndarray | None = None  # ragged: (n, v, G) uint32 tokens of each granularity, coarsest first
 

@@ -15,7 +15,6 @@ from vistok.evaluation.learnability.baselines import Frequencies
 from vistok.evaluation.learnability.id_sequences import IdBatch, IdSpace
 from vistok.evaluation.learnability.probe_training import ProbeSettings, held_out_bits, train_probe
 from vistok.processes.progress_bar import progress
-from vistok.quantizers import Layout
 from vistok.tokens.dataset import TokenDataset
 
 
@@ -46,7 +45,7 @@ def split_tokens(folder: str, held_out: str | None = None, share: float = 0.1) -
     """
     train, test = TokenDataset(folder), TokenDataset(held_out or folder, view=0)
     if held_out:
-        for name in ("tokenizer_sha256", "grid", "codebook_sizes", "grains"):
+        for name in ("tokenizer_sha256", "grid", "scales", "codebook_sizes", "grains"):
             one, other = getattr(train.header, name), getattr(test.header, name)
             if one != other:
                 raise ValueError(f"{folder} has {name}={one}, but --held-out={held_out} has {other}")
@@ -92,11 +91,10 @@ def probe(
     classes = max(len(header.classes or ()), int(labels.max(initial=-1)) + 1) if (labels >= 0).any() else 0
     tokens = sum(int(item.keep.sum()) for item in DataLoader(split.held_out, 100)) * len(header.codebook_sizes)
     count = len(split.held_out)
-    layout = Layout((header.grid,), len(header.codebook_sizes), header.grains or 1)
     fixed = tokens * sum(map(math.log2, header.codebook_sizes)) / len(header.codebook_sizes)
     order0, bigram = Frequencies(space, sequences(space, split.train)).bits(sequences(space, split.held_out))
     totals = {
-        "fixed length": [fixed + count * layout.granularity_bits],
+        "fixed length": [fixed + count * header.layout.granularity_bits],
         "order 0": [order0],
         "bigram": [bigram],
     }

@@ -22,7 +22,7 @@ class Record(NamedTuple):
     """One image, read from a format."""
 
     label: int
-    codes: np.ndarray  # (v, k, h, w) int64; for a dynamic head spread over the fine grid
+    codes: np.ndarray  # (v, k, *positions) int64; for a dynamic head spread over the fine grid
     ragged: tuple[Ragged, ...] | None = None  # for a dynamic head: the sequences of each view
 
 
