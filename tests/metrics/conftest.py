@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch_fidelity import feature_extractor_inceptionv3 as fidelity
 
-from vistok.metrics import Accumulator, cmmd, frechet, jackknife, kid, precision_recall, states, usage
+from vistok.metrics import Accumulator, cmmd, frechet, jackknife, kid, precision_recall, states, usage, usage_by_scale
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -61,7 +61,7 @@ def on_ranks(monkeypatch) -> Callable[[Sequence[Callable]], list]:
             return functions[rank]()
 
         fakes = {"gather_objects": everyone, "sum_over_ranks": total, "rank_and_size": lambda: (own.rank, size)}
-        for module in (cmmd, frechet, jackknife, kid, precision_recall, states, usage):
+        for module in (cmmd, frechet, jackknife, kid, precision_recall, states, usage, usage_by_scale):
             for name, fake in fakes.items():
                 if hasattr(module, name):
                     monkeypatch.setattr(module, name, fake)

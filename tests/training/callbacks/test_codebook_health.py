@@ -1,5 +1,6 @@
 """Codebook health: every number by hand, collapses and their absence, and what is done about them."""
 
+import copy
 import math
 import os
 import subprocess
@@ -21,6 +22,7 @@ from vistok.quantizers import (
     BinaryQuantizer,
     Context,
     FactorizedQuantizer,
+    MultiScaleQuantizer,
     ResidualQuantizer,
     SimVQ,
     VectorQuantizer,
@@ -596,3 +598,40 @@ def test_a_codebook_of_several_depths_is_one(capsys):
     assert all((latents - own).abs().min() < 0.1 for own in after[3:])
     said = capsys.readouterr()
     assert (said.out + said.err).count("codebook 0, which 2 depths share, has collapsed") == 1
+
+
+def test_usage_at_each_scale():
+    """Of scales of 1 and 4 positions: the mean, then what is left. A window has two batches, with a resume between."""
+    head = MultiScaleQuantizer(table(0, 10, 1, -1, 50), (1, 2), phi=0).train()
+    first, second = (
+        torch.tensor(own, dtype=torch.float32).view(1, 1, 2, 2) for own in ([9, 11, 10, 10], [1, -1, 1, -1])
+    )
+    health = CodebookHealth()
+    run = Run(health, head, window=2)
+    other_head = copy.deepcopy(head)
+    run.start()
+    with NoWaiting():
+        run.see(first)
+    stored = health.state_dict()
+    assert [own.sum().item() for own in stored["window"]["scales"]] == [1, 4]
+    resumed = CodebookHealth()
+    resumed.load_state_dict(stored)
+    other = Run(resumed, other_head, window=2)
+    values = run.see(second)
+    assert {name: value for name, value in values.items() if "scale" in name} == {
+        "usage_scale0": 2 / 5,  # 10 and 0
+        "usage_ceiling_scale0": pytest.approx(1 - math.exp(-2 / 5)),
+        "perplexity_scale0": pytest.approx(2),
+        "tokens_scale0": 2,
+        "usage_scale1": 3 / 5,  # -1 1 0 0, then 1 -1 1 -1
+        "usage_ceiling_scale1": pytest.approx(1 - math.exp(-8 / 5)),
+        "perplexity_scale1": pytest.approx(2 ** (0.5 + 0.75 * math.log2(8 / 3))),  # of 1/4, 3/8, 3/8
+        "tokens_scale1": 8,
+    }
+    assert other.start(1).see(second) == values and values["tokens"] == 10
+    run.see(second)
+    assert run.see(second)["tokens_scale0"] == 2  # nothing of the first window is left
+
+
+def test_a_head_of_one_scale_has_no_numbers_of_scales():
+    assert not any("scale" in name for name in Run(CodebookHealth(), table(0, 10)).start().see(latent(0, 10)))

@@ -29,6 +29,7 @@ from vistok.metrics.inception_score import InceptionScore
 from vistok.metrics.reconstruction import block_mean, psnr
 from vistok.metrics.states import Accumulator, Reduction, to_vector
 from vistok.metrics.usage import CodebookUsage, DistinctTuples, split
+from vistok.metrics.usage_by_scale import UsageByScale
 from vistok.quantizers import Codes, Layout, Quantized
 from vistok.tokenizer import Tokenizer
 
@@ -64,6 +65,7 @@ class Scores(Accumulator):
         heights: Height of each image in pixels.
         widths: Width of each image in pixels.
         distances: Distances of each image, by protocol/distance; NaN for an image that is too small for it.
+        grids: Grid [h, w] of each scale of a multi-scale head, of the last image; empty for other heads.
         images: Feature statistics of the images, by ``reference_name``, for those that the references lack.
         reconstructions: Feature statistics of the reconstructions, by ``reference_name``.
         inception_scores: Inception scores by view and division.
@@ -81,6 +83,8 @@ class Scores(Accumulator):
     examples: Examples | None
     strata: Strata | None
     usage: CodebookUsage | None
+    by_scale: UsageByScale | None
+    grids: list[list[int]]
     tuples: DistinctTuples | None
     images: dict[str, FeatureStatistics]
     reconstructions: dict[str, FeatureStatistics]
@@ -126,6 +130,8 @@ class Scores(Accumulator):
         self.declare("strata", Strata(strata) if strata else None)
         usage = CodebookUsage(tokenizer.quantizer.codebook_sizes).to(device) if tokenizer else None
         self.declare("usage", usage)
+        self.declare("by_scale", UsageByScale(tokenizer.quantizer.codebook_sizes).to(device) if tokenizer else None)
+        self.declare("grids", [], Reduction.LARGEST)
         self.declare("tuples", DistinctTuples(len(usage.parts)) if usage and len(usage.parts) > 1 else None)
         images, reconstructions = {}, {}
         for view in {protocol.view: None for protocol in self.protocols.values()}:
@@ -188,20 +194,32 @@ class Scores(Accumulator):
             if self.strata:
                 self.strata.update(names, *pairs.levels(PLAIN), labels)
         if emitted is not None:
-            self._count(emitted.codes, emitted.keep)
+            self._count(emitted.codes, emitted.keep, images)
         for name, side in (("heights", images.shape[-2]), ("widths", images.shape[-1])):
             getattr(self, name).extend([side] * len(images))
         self.names += names
         self.hashes += hashes or map(pixel_hash, images)
 
-    def _count(self, codes: Tensor, keep: Tensor | None) -> None:
+    def _count(self, codes: Tensor, keep: Tensor | None, images: Tensor) -> None:
         self.usage.update(codes, keep)
+        if codes.shape[2] == 1 < codes.shape[3]:  # one dimension, or several scales
+            self._count_scales(codes, images)
         if self.tuples:
             self.tuples.update(split(codes, self.usage.parts), keep)
         positions = codes[0, 0].numel()
         kept = torch.full((len(codes),), positions) if keep is None else keep.flatten(1).sum(1).cpu()
         self.tokens.extend(kept.tolist())
         self.positions.extend([positions] * len(codes))
+
+    def _count_scales(self, codes: Tensor, images: Tensor) -> None:
+        """Counts codes (b, k, 1, n) of a head with several scales by scale."""
+        try:
+            layout = self.layout(*images.shape[-2:])
+        except ValueError:  # resized images that the encoder itself would refuse
+            return
+        if len(layout.grids) > 1:
+            self.grids = [list(grid) for grid in layout.grids]
+            self.by_scale.update(layout.split(codes))
 
     def _compare(self, pairs: Pairs) -> dict[str, Tensor]:
         """Adds the distances of each image; returns them by name, of the first protocol that has a distance."""

@@ -58,6 +58,12 @@ def report_of(
             for crop, own in result.scores.items()
             if own.strata
         ],
+        "scales": [
+            {"tokenizer": path, "crop": crop, "scales": scales_of(own)}
+            for path, result in zip(paths, results, strict=True)
+            for crop, own in result.scores.items()
+            if own.grids
+        ],
         "unavailable": dict(unavailable),
         "protocols": {
             name: {
@@ -92,6 +98,12 @@ def report_of(
         "versions": versions.versions(),
         "config": OmegaConf.to_container(config, resolve=True),
     }
+
+
+def scales_of(scores: Scores) -> list[dict[str, Any]]:
+    """Grid of each scale, its number of tokens, and the usage of the codebooks."""
+    values = ({name: own.item() for name, own in found.items()} for found in scores.by_scale.compute())
+    return [{"grid": grid, "tokens": own.pop("tokens"), **own} for grid, own in zip(scores.grids, values, strict=True)]
 
 
 def evidence_of(score: Mapping[str, Any], measured: Scores) -> Evidence:

@@ -1,4 +1,4 @@
-"""Tables of scores by class, frequency and contrast, for a terminal and for the page."""
+"""Tables by class, frequency, contrast and scale, for a terminal and for the page."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +23,8 @@ class StrataTable(NamedTuple):
 
 
 def tables_of(report: Mapping[str, Any]) -> Iterator[StrataTable]:
-    """Tables of all tokenizers and crops; none if ``metrics.strata`` is empty."""
+    """Tables of all tokenizers and crops; none if ``metrics.strata`` is empty and no head has several scales."""
+    yield from map(scale_table, report.get("scales", ()))
     for own in report.get("strata", ()):
         of = f"{own['tokenizer']}, {crop_text(own['crop'])}"
         if bands := own.get("frequency"):
@@ -36,6 +37,20 @@ def tables_of(report: Mapping[str, Any]) -> Iterator[StrataTable]:
             yield StrataTable(f"By local contrast: {of}", head, tuple(rows))
         if classes := own.get("class"):
             yield from class_tables(of, classes)
+
+
+def scale_table(own: Mapping[str, Any]) -> StrataTable:
+    """Usage of the codebooks at each scale of a multi-scale head."""
+    names = [name for name in own["scales"][0] if name != "grid"]
+    rows = [
+        (
+            "x".join(map(str, scale["grid"])),
+            *(f"{scale[name]:,.0f}" if name == "tokens" else f"{scale[name]:.4g}" for name in names),
+        )
+        for scale in own["scales"]
+    ]
+    head = ("scale", *(name.replace("_", " ") for name in names))
+    return StrataTable(f"By scale: {own['tokenizer']}, {own['crop']} crops", head, tuple(rows))
 
 
 def class_tables(of: str, classes: Mapping[str, Mapping[str, Any]]) -> Iterator[StrataTable]:

@@ -1,5 +1,6 @@
 """Codebook statistics during training, and the detection and repair of collapsed codebooks."""
 
+from copy import deepcopy
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from vistok.distributed.collectives import cat_over_ranks, gather_objects, rank_and_size, sum_over_ranks
 from vistok.metrics import CodebookUsage
 from vistok.metrics.usage import entropy_bits, split, usage_of
+from vistok.metrics.usage_by_scale import UsageByScale
 from vistok.quantizers import Context, Quantized, Quantizer, Table
 from vistok.quantizers.code_statistics import sample
 from vistok.terminal import say
@@ -35,6 +37,9 @@ class CodebookHealth(pl.Callback):
     * ``distance``: root of the mean squared L2 distance from latents to their codewords, as the head compares them
       (unit vectors under cosine similarity), weighted by the context's weights of positions.
     * ``collapsed``: 0 or 1, see ``CollapseRule``.
+
+    A multi-scale head also has ``usage_scale0``, ``usage_ceiling_scale0``, ``perplexity_scale0`` and ``tokens_scale0``
+    of its first scale, then ``usage_scale1`` and so on. The codebooks of a residual head are its depths.
 
     A codebook that several depths share has these values for each depth, but it collapses, and is repaired, as one: by
     the codes of all depths.
@@ -71,6 +76,7 @@ class CodebookHealth(pl.Callback):
         self.owners = [head for head, _ in tables]
         self.heads = list(dict.fromkeys(self.owners))
         self.usage = CodebookUsage(quantizer.codebook_sizes).to(device)
+        self.by_scale = UsageByScale(quantizer.codebook_sizes).to(device)
         self.parts = self.usage.parts
         keys = [(tables[part.codebook], part.shift) for part in self.parts]
         self.same = [[j for j, other in enumerate(keys) if other == key] for key in keys]  # parts of one codebook
@@ -86,6 +92,8 @@ class CodebookHealth(pl.Callback):
             self._resume_window(self.resumed)
             self.resumed = None
         self.hooks = [head.register_forward_hook(partial(self._observe, i)) for i, head in enumerate(self.heads)]
+        if len(quantizer.layout(*quantizer.example_grid).grids) > 1:
+            self.hooks.append(quantizer.register_forward_hook(self._count_scales))
 
     def _observe(self, i: int, head: Quantizer, inputs: tuple[Any, ...], quantized: Quantized) -> None:
         if not head.training:
@@ -98,6 +106,10 @@ class CodebookHealth(pl.Callback):
             self.errors[i] += torch.stack([(errors * weight).sum(), weight.sum()])
         if self.on_collapse:
             self.latents.setdefault(i, []).append(z)
+
+    def _count_scales(self, head: Quantizer, inputs: tuple[Any, ...], quantized: Quantized) -> None:
+        if head.training:
+            self.by_scale.update(head.layout(*inputs[0].shape[2:]).split(quantized.codes))
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: dict[str, Tensor], batch: Tensor, index: int
@@ -130,11 +142,15 @@ class CodebookHealth(pl.Callback):
                 "collapsed": self.detectors[first].collapsed,
             }
             values |= {f"{name}{suffix}": value for name, value in own.items()}
+        of_scales = self.by_scale.gather().compute() if self.by_scale.scales else []
+        for i, own in enumerate(of_scales):
+            values |= {f"{name}_scale{i}": value for name, value in own.items()}
         if len(self.parts) > 1:
             counts = tuple_counts(torch.cat([kept_codes(codes, keep) for codes, keep in self.codes]))
             values |= {"distinct_tuples": len(counts), "tuple_entropy_bits": entropy_bits(counts)}
         module.log_dict({f"codebook/{name}": float(value) for name, value in values.items()})
         self.usage.hits.zero_()
+        self.by_scale.clear()
         self.errors.zero_()
         self.codes, self.start = [], module.updates
 
@@ -186,6 +202,7 @@ class CodebookHealth(pl.Callback):
         return {
             "start": self.start,
             "hits": sum_over_ranks(self.usage.hits.clone()).cpu(),
+            "scales": [own.hits.cpu() for own in deepcopy(self.by_scale).gather().scales],
             "errors": cat_over_ranks(self.errors[None].clone()).cpu(),  # one per rank: float sums depend on the order
             "tuples": torch.cat(tuples) if tuples else None,
         }
@@ -203,6 +220,7 @@ class CodebookHealth(pl.Callback):
             self.errors += errors.sum(0)
         if rank == 0:
             self.usage.hits += window["hits"].to(self.usage.hits.device)
+            self.by_scale.add(window.get("scales", ()))  # earlier checkpoints have none
             if window["tuples"] is not None:
                 self.codes = [(window["tuples"].to(self.errors.device), None)]
 
