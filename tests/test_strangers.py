@@ -15,6 +15,7 @@ from torch import nn
 
 import vistok
 from vistok import __main__ as program
+from vistok.codec import codec_folder
 from vistok.codec.reduction import tables_of
 from vistok.commands.export import TARGETS
 from vistok.evaluation.evaluate import evaluate
@@ -135,13 +136,23 @@ def test_its_tokens_are_written(run, photos, tmp_path, monkeypatch):
     assert tokens.shape == (12, 1, 1, 8, 8) and tokens.max() < 180
 
 
-def test_codecs_refuse_it_in_words(tokenizer, run, photos, tmp_path, capsys):
+def test_its_codewords_are_not_clustered(tokenizer, run, photos, tmp_path, capsys):
     message = "a Levels cannot be reduced or stored in files: it is neither one codebook nor several side by side"
     with pytest.raises(ValueError, match=message):
         tables_of(tokenizer.quantizer)
     with pytest.raises(SystemExit):
-        program.main(["codec", "build", str(run), "--images", str(photos), "--out", str(tmp_path / "codec")])
+        program.main(["codec", "reduce", str(run), "--sizes", "4", "--out", str(tmp_path / "reduced")])
     assert f"error: {message}" in capsys.readouterr().err
+
+
+def test_a_codec_stores_its_codes(tokenizer, run, photos, tmp_path, monkeypatch):
+    monkeypatch.setenv(native.IMPORTS, "strangers")
+    words = ["--images", str(photos), "--out", str(tmp_path / "codec"), "--image-size", "32"]
+    program.main(["codec", "build", str(run), *words])
+    codec = codec_folder.load(tmp_path / "codec")
+    picture = torch.randint(256, (3, 32, 48), dtype=torch.uint8)
+    _, codes, known = codec.read(codec.compress(picture))
+    assert known.all() and np.array_equal(codes, tokenizer.tokenize(picture[None] / 127.5 - 1)[0])
 
 
 def test_a_class_that_is_not_registered_is_refused_before_the_first_batch(configured, tmp_path, monkeypatch):

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from vistok.codec.coder import CONFIG, FILLER, FILLER_SIZES, FORMAT, MAX_RATES, TABLES, Codec, Rate
+from vistok.codec.codewords import codewords_of, with_codewords
 from vistok.codec.filler import Filler
 from vistok.codec.frequencies import CLASSES, MAX_SUM, Statistics
-from vistok.codec.reduction import tables_of, with_tables
 from vistok.formats import native
 from vistok.tokenizer import Tokenizer
 from vistok.untrusted.bounded_json import read_object, short
@@ -61,7 +61,7 @@ def _read(path: Path) -> dict[str, Tensor]:
 def _rate(tokenizer: Tokenizer, tensors: dict[str, Tensor], i: int) -> Rate:
     """The i-th rate in the tables of a codec's folder; types and shapes must be those that ``save`` writes."""
     tables, statistics = [], []
-    for j, own in enumerate(tables_of(tokenizer.quantizer)):
+    for j, own in enumerate(codewords_of(tokenizer.quantizer)):
         names = [f"{i}.{j}.{name}" for name in ("table", *Statistics._fields)]
         missing = [name for name in names if name not in tensors]
         if missing:
@@ -79,7 +79,7 @@ def _rate(tokenizer: Tokenizer, tensors: dict[str, Tensor], i: int) -> Rate:
             raise ValueError(f"tensors of rate {i} are out of their range")
         tables.append(table)
         statistics.append(Statistics(frequencies.numpy(), classes.numpy(), rows.numpy()))
-    return Rate(with_tables(tokenizer.quantizer, tables), tuple(statistics))
+    return Rate(with_codewords(tokenizer.quantizer, tables), tuple(statistics))
 
 
 def load_filler(folder: Path, tokenizer: Tokenizer) -> Filler | None:

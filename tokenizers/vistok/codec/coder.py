@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from vistok.codec import concealment, packets, range_coder, stream
+from vistok.codec.codewords import codewords_of
 from vistok.codec.filler import Filler
 from vistok.codec.frequencies import Statistics
 from vistok.codec.reduction import tables_of
@@ -30,7 +31,7 @@ MAX_RATES = 256
 class Rate(NamedTuple):
     """Codebooks of one size, with their statistics."""
 
-    head: Quantizer  # head of plain tables
+    head: Quantizer  # head after ``with_codewords``
     statistics: tuple[Statistics, ...]  # one for each codebook
 
     @property
@@ -57,7 +58,7 @@ class Codec:
     """
 
     def __init__(self, tokenizer: Tokenizer, rates: Sequence[Rate], filler: Filler | None = None):
-        tables_of(tokenizer.quantizer)
+        codewords_of(tokenizer.quantizer)
         if tokenizer.grid(2 * tokenizer.factor, 3 * tokenizer.factor) != (2, 3):
             f, name = tokenizer.factor, type(tokenizer.encoder).__name__
             raise ValueError(f"a codec stores a grid of one position for each {f}x{f} pixels, unlike a {name}")
@@ -208,7 +209,7 @@ def tensors_of(rates: Sequence[Rate]) -> dict[str, Tensor]:
     """All tables by their names in the file."""
     named = {}
     for i, rate in enumerate(rates):
-        for j, (table, statistics) in enumerate(zip(tables_of(rate.head), rate.statistics, strict=True)):
+        for j, (table, statistics) in enumerate(zip(codewords_of(rate.head), rate.statistics, strict=True)):
             named[f"{i}.{j}.table"] = table.detach().cpu().contiguous()
             arrays = statistics._asdict()
             named |= {f"{i}.{j}.{name}": torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()}

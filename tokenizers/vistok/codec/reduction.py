@@ -14,11 +14,12 @@ from vistok.tokenizer import Tokenizer
 ITERATIONS = 300  # most iterations of k-means
 
 
-def tables_of(head: Quantizer) -> list[Tensor]:
+def tables_of(head: Quantizer, purpose: str = "be reduced or stored in files") -> list[Tensor]:
     """Codewords (n, d) of each codebook of a head whose codes alone determine the latent.
 
     Args:
         head: A head after ``for_inference``.
+        purpose: What other heads cannot do, for the message.
 
     Raises:
         ValueError: The head is neither a plain table nor several side by side.
@@ -29,7 +30,7 @@ def tables_of(head: Quantizer) -> list[Tensor]:
     needs_more = head.context_fields or layout.granularities > 1 or len(layout.grids) > 1
     if needs_more or len(plain) < len(tables) or sum(table.shape[1] for table in plain) != head.dim:
         raise ValueError(
-            f"a {type(head).__name__} cannot be reduced or stored in files: it is neither one codebook nor several "
+            f"a {type(head).__name__} cannot {purpose}: it is neither one codebook nor several "
             "side by side, whose codes alone give the latent"
         )
     return plain

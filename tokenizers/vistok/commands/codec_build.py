@@ -12,9 +12,9 @@ import torch
 from rich.console import Console
 
 from vistok.codec.coder import Codec, Rate
+from vistok.codec.codewords import codewords_of, with_codewords
 from vistok.codec.example_codes import code_grids
 from vistok.codec.frequencies import gather
-from vistok.codec.reduction import tables_of
 from vistok.commands.arguments import Parser
 from vistok.commands.failures import guard
 from vistok.files import atomic_folder
@@ -47,13 +47,11 @@ def run(asked: argparse.Namespace) -> None:
     for source, other in zip(asked.tokenizers[1:], tokenizers[1:], strict=True):
         refuse_other_networks(tokenizers[0], other, source)
     tokenizers_by_size = sorted(tokenizers, key=lambda t: t.quantizer.codebook_sizes, reverse=True)
-    heads = [tokenizer.quantizer for tokenizer in tokenizers_by_size]
-    for head in heads:
-        tables_of(head)
+    heads = [with_codewords(own, codewords_of(own)) for own in (t.quantizer for t in tokenizers_by_size)]
     with atomic_folder(asked.out) as folder:
         grids = code_grids(tokenizers[0], heads, asked.images, asked.image_size, asked.num_images)
         rates = [
-            Rate(head, tuple(gather(table, grid[:, i]) for i, table in enumerate(tables_of(head))))
+            Rate(head, tuple(gather(table, grid[:, i]) for i, table in enumerate(codewords_of(head))))
             for head, grid in zip(heads, grids, strict=True)
         ]
         Codec(tokenizers[0], rates).save(folder, about_of(asked.tokenizers[0]))
@@ -68,7 +66,7 @@ def refuse_other_networks(first: Tokenizer, other: Tokenizer, source: str) -> No
     theirs, ours = ({k: v for k, v in t.state_dict().items() if not k.startswith("quantizer.")} for t in (other, first))
     different = [name for name in ours | theirs if name not in ours or name not in theirs]
     different += [name for name in ours if name in theirs and not torch.equal(ours[name], theirs[name])]
-    dims = [[table.shape[1] for table in tables_of(t.quantizer)] for t in (first, other)]
+    dims = [[table.shape[1] for table in codewords_of(t.quantizer)] for t in (first, other)]
     if different or dims[0] != dims[1] or other.pixels != first.pixels:
         what = different[0] if different else "the codewords' channels or the pixels"
         raise ValueError(f"{source} has other networks than the first tokenizer: {what} differs")

@@ -16,6 +16,7 @@ from vistok.codec.coder import FILLER, save_filler
 from vistok.codec.example_codes import code_grids
 from vistok.codec.filler import Filler
 from vistok.codec.filler_training import fit, standardise
+from vistok.codec.reduction import tables_of
 from vistok.commands.arguments import Parser, at_least, number
 from vistok.commands.failures import guard
 from vistok.processes import locks
@@ -67,6 +68,7 @@ def run(asked: argparse.Namespace) -> None:
         raise ValueError(f"{folder} is not a folder")
     with locks.held(folder / locks.NAME, asked.codec):
         codec = load(asked.codec)
+        tables_of(codec.tokenizer.quantizer, "have a concealment model")
         if codec.filler is not None and not asked.replace:
             raise ValueError(f"{asked.codec} has a {FILLER} already; --replace trains another one")
         least = asked.window * codec.tokenizer.factor
