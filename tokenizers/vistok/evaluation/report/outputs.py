@@ -59,9 +59,9 @@ def report_of(
             if own.strata
         ],
         "scales": [
-            {"tokenizer": path, "crop": crop, "scales": scales_of(own)}
-            for path, result in zip(paths, results, strict=True)
-            for crop, own in result.scores.items()
+            {"tokenizer": source.path, "crop": preparation, "scales": scales_of(own)}
+            for source, result in zip(sources, results, strict=True)
+            for preparation, own in result.scores.items()
             if own.grids
         ],
         "unavailable": dict(unavailable),
