@@ -133,3 +133,9 @@ def test_one_number_of_levels_for_all_channels():
         FSQ(5, num_codebooks=0)
     with pytest.raises(ValueError, match="num_codebooks=3 does not divide the latent's 4 channels"):
         FSQ(5, dim=4, num_codebooks=3)
+
+
+def test_the_compared_latent_is_on_the_scale_of_codewords():
+    """As its distance to the codeword is half a level at most."""
+    head, z = FSQ([8, 5, 3], symmetric=False).eval(), torch.randn(4, 3, 6, 6) * 3
+    assert ((head.compared(z) - head(z).latent).abs() <= 0.51 / head.radius).all()

@@ -86,9 +86,13 @@ class FSQ(Quantizer):
 
     @base.in_float32
     def encode(self, z: Tensor, context: Context = Context()) -> Codes:
-        return Codes(self._code(self._rounded(self.compared(z))))
+        return Codes(self._code(self._rounded(self._bounded(z))))
 
     def compared(self, z: Tensor) -> Tensor:
+        """Bounded latent (b, d, h, w), from -1 to 1 as codewords are."""
+        return self._bounded(z) / self.radius
+
+    def _bounded(self, z: Tensor) -> Tensor:
         """Bounded latent (b, d, h, w), in levels; level 0 is the value 0."""
         shift, height, offset, _ = self.bounds
         return torch.add(shift, z.float(), alpha=2).sigmoid() * height - offset
@@ -117,7 +121,7 @@ class FSQ(Quantizer):
         return terms.view(b, self.num_codebooks, -1, h, w).sum(2).long()
 
     def near_ties(self, z: Tensor, a: Tensor, b: Tensor) -> Tensor:
-        bounded = self.compared(z)
+        bounded = self._bounded(z)
         first, second = (self._levels(codes) for codes in (a, b))
         middle = (bounded - (first + second) / 2).abs() <= base.TIE * self.radius.clamp(min=1)
         inside = (b >= 0) & (b < self.codebook_sizes[0])
