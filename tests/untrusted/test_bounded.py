@@ -95,6 +95,16 @@ def test_a_network_is_compared_before_anything_is_allocated(allocated):
         network_of(whole, lambda: Tower(3, 4))
 
 
+@pytest.mark.parametrize("calls", range(40))
+def test_a_stop_at_any_call_leaves_gradients_on(monkeypatch, calls):
+    """Initialisation turns them off and on again by calls of torch, at which the construction may stop."""
+    monkeypatch.setattr(bounded_network, "MAX_CALLS", calls)
+    monkeypatch.setattr(bounded_network, "MAX_CALLS_FOR_EACH", 0)
+    with pytest.raises(Beyond, match="a network of far more than"):
+        network_of({"a": torch.zeros(9)}, lambda: nn.Sequential(*(nn.MultiheadAttention(2, 1) for _ in range(9))))
+    assert torch.is_grad_enabled()
+
+
 def test_tensors_that_share_a_storage():
     storage = torch.ones(2**19)
     bounded_network.refuse_shared({"a": storage, "tied": storage})

@@ -43,6 +43,14 @@ class Bounded(TorchFunctionMode):
         self.number = len(sizes)
         self.calls = MAX_CALLS + MAX_CALLS_FOR_EACH * len(sizes)
 
+    def __enter__(self):
+        self.gradients = torch.is_grad_enabled()
+        return super().__enter__()
+
+    def __exit__(self, *exception):
+        super().__exit__(*exception)
+        torch.set_grad_enabled(self.gradients)  # a stop within ``torch.no_grad()``, as in nn.init, may leave them off
+
     def __torch_function__(self, function, types, args=(), kwargs=None):
         result = function(*args, **(kwargs or {}))
         self.calls -= 1
