@@ -15,7 +15,6 @@ FLAGGED = [name for name in program.COMMANDS if name not in program.HYDRA]
 OWN = {  # flags that the vocabulary does not have: of one verb, or with the same meaning in several
     *("--to", "--half", "--name", "--license", "--evaluation", "--push-to", "--private"),  # export; of tokens too
     *("--depth", "--crop", "--views", "--dtype", "--per-shard", "--rate", "--order", "--max-unreadable"),
-    "--split-bits",
     *("--in-order", "--patch", "--low", "--high", "--rates", "--tokenizer", "--layout", "--sizes", "--codec"),
     *("--updates", "--lr", "--channels", "--num-blocks", "--window", "--replace"),
     *("--codebook", "--coding", "--num-packets", "--conceal", "--protocol", "--metric"),

@@ -27,6 +27,7 @@ from vistok.evaluation.report import (
     thumbnails,
     token_data,
 )
+from vistok.evaluation.report.page import rate_distortion
 from vistok.metrics.distances import DISTANCES
 from vistok.metrics.units import _with_unit, better
 from vistok.quantizers import Layout
@@ -358,3 +359,15 @@ def test_bars_have_the_heights_of_their_counts():
 def test_names_that_end_alike_are_told_apart():
     assert labels.distinct(["runs/a/tokenizer", "runs/b"]) == ["a", "b"]
     assert labels.distinct(["x/a", "y/a"]) == ["1: a", "2: a"]
+
+
+def test_the_legend_of_rates_names_what_is_drawn():
+    """Images that any model wrote have no rate."""
+    rates = {"bits_per_pixel": 1.0, "bits_per_pixel_entropy": 0.9}
+    metrics = {"runs/first": {"psnr": 20.0} | rates, "runs/second": {"psnr": 21.0} | rates, "written": {"psnr": 30.0}}
+    scores = [
+        {"tokenizer": name, "protocol": "canonical", "hash": "0", "metrics": own} for name, own in metrics.items()
+    ]
+    report = {"protocols": {"canonical": {}}, "tokenizers": [{"tokenizer": name} for name in metrics], "scores": scores}
+    drawn = rate_distortion(report)
+    assert "first</li>" in drawn and "second</li>" in drawn and "written" not in drawn

@@ -25,6 +25,7 @@ from vistok.evaluation import (
     set_metrics,
 )
 from vistok.evaluation.pairs import truncated
+from vistok.evaluation.report.score_table import row_names
 from vistok.evaluation.scoring import Result
 from vistok.evaluation.set_metrics import SetMetrics, disk_space
 from vistok.images.ranges import to_nearest_float
@@ -205,6 +206,7 @@ def test_a_report_has_the_values_and_no_features_stay(compose, trained, pictures
     assert "recall_blocks" not in content["scores"][0]["metrics"]
     for name in ("frechet_intervals", "kid_blocks", "precision_blocks", "recall_blocks"):
         assert "reference.safetensors has no features" in content["unavailable"][name]
+    assert row_names(content, content["scores"])[-3:] == ["kid_blocks", "precision_blocks", "recall_blocks"]
     content, _ = report("four.json", *more)
     assert {"precision_blocks", "recall_blocks"} <= content["scores"][0]["metrics"].keys()
     assert content["unavailable"].keys() & set(ADDED) == {"kid_blocks"}

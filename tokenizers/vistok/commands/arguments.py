@@ -132,6 +132,13 @@ VOCABULARY: dict[str, dict[str, Any]] = {  # the flags that several verbs have, 
         "default": 2,
         "help": "number of processes that decode images; 0 decodes in the main process",
     },
+    "--split-bits": {
+        "nargs": "+",
+        "type": at_least(1),
+        "metavar": "N",
+        "help": "bits of the parts into which each code is split, lowest first, such as 6 12 for codes of 18 bits "
+        "(default: whole codes)",
+    },
     "--batch-size": {"type": at_least(1), "metavar": "N"},
     "--seed": {"type": at_least(0), "metavar": "N", "default": 0},
     "--device": {"metavar": "NAME", "help": "cpu, cuda or cuda:N (default: cuda where there is a GPU, else cpu)"},

@@ -97,14 +97,7 @@ def parser() -> argparse.ArgumentParser:
         help="share of the regions that get fine codes, for a dynamic head (default: the router decides)",
     )
     parser.flag("--order", default="region", choices=("region", "row"), help="order of the sequences of a dynamic head")
-    parser.flag(
-        "--split-bits",
-        nargs="+",
-        type=at_least(1),
-        metavar="N",
-        help="bits of the parts in which each code is stored, lowest first, such as 6 12 for codes of 18 bits "
-        "(default: whole codes)",
-    )
+    parser.flag("--split-bits")
     parser.flag("--num-workers", help="number of processes that decode images, for each process that tokenizes")
     parser.flag(
         "--max-unreadable",

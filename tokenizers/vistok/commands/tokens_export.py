@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from rich.console import Console
 
-from vistok.commands.arguments import Parser, at_least
+from vistok.commands.arguments import Parser
 from vistok.commands.failures import guard
 from vistok.files import atomic_folder
 from vistok.processes.progress_bar import progress
@@ -34,14 +34,7 @@ def parser() -> argparse.ArgumentParser:
         choices=LAYOUTS,
         help="order of the codes of several codebooks (default: paired for fqgan, else interleaved)",
     )
-    parser.flag(
-        "--split-bits",
-        nargs="+",
-        type=at_least(1),
-        metavar="N",
-        help="bits of the parts in which each code is written, lowest first, such as 6 12 for codes of 18 bits "
-        "(default: whole codes)",
-    )
+    parser.flag("--split-bits")
     parser.flag("--name", metavar="TEXT", default="imagenet", help="name of the data set in llamagen and fqgan files")
     return parser
 

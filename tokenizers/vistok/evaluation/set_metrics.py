@@ -22,9 +22,9 @@ from vistok.metrics.frechet import FeatureStatistics
 from vistok.metrics.jackknife import Side, group_sizes, leave_one_out, too_few
 from vistok.metrics.kid import SUBSET_SIZE, kernel_distance
 from vistok.metrics.precision_recall import NEIGHBOURS, precision_recall
+from vistok.metrics.units import INTERVALS
 
 IMAGES, RECONSTRUCTIONS = "images", "reconstructions"
-INTERVALS = "frechet_intervals"  # among what is unavailable
 
 
 class SetMetrics(NamedTuple):

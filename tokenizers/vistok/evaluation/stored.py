@@ -61,7 +61,7 @@ class StoredReconstructions(Reconstructions):
     def check(self, data: Data, preparations: Sequence[Preparation]) -> None:
         crops = list(dict.fromkeys(preparation._replace(size=None).name for preparation in preparations))
         if len(crops) > 1:
-            own = f"reconstructions={self.path}: those of {data.image_size}x{data.image_size} pixels"
+            own = f"reconstructions={self.path}: those of {data.image_size}x{data.image_size} pixels, if there are any,"
             crop = f"are compared with the {', '.join(crops)} crops of the images, though they show one crop only"
             self.warnings = [*self.warnings, f"{own} {crop}"]
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 
 HIGHER = ("psnr", "ssim", "ms_ssim", "inception_score", "precision", "recall")
+INTERVALS = "frechet_intervals"  # a name among what is unavailable that is no metric
 LOWER = ("l1", "lpips", "rfid", "sfid", "frechet", "kid", "cmmd")
 
 

@@ -98,7 +98,7 @@ def table(report: Mapping[str, Any]) -> str:
         if len(sections) > 1:
             rows.append(f'<tr class="tokenizer"><th>{escape(path)}</th><td colspan="{span}"></td></tr>')
         groups: dict[str, list[str]] = {}
-        for name in dict.fromkeys([name for own in section for name in own["metrics"]] + list(report["unavailable"])):
+        for name in score_table.row_names(report, section):
             groups.setdefault(group(name), []).append(name)
         for heading, names in sorted(groups.items(), key=lambda own: GROUPS.index(own[0])):
             rows.append(f'<tr class="group"><th>{heading}</th><td colspan="{span}"></td></tr>')
@@ -132,7 +132,7 @@ def rate_distortion(report: Mapping[str, Any]) -> str:
     paths = [own["tokenizer"] for own in report["tokenizers"]]
     names = distinct(paths)
     metrics = dict.fromkeys(name for own in scores for name in own["metrics"] if group(name) in GROUPS[:2])
-    charts = []
+    charts, drawn_paths = [], set()
     for metric in metrics:
         having = [own for own in scores if {metric, "bits_per_pixel"} <= own["metrics"].keys()]
         if len(having) < 2 or metric == BASELINE:
@@ -149,12 +149,14 @@ def rate_distortion(report: Mapping[str, Any]) -> str:
                         rate, own["metrics"][metric], tokenizer, protocol, f"{name} at {rate:.4g} bpp", hollow
                     )
                 )
+        drawn_paths |= {own["tokenizer"] for own in having}
         title = with_direction(metric)
         drawn = report_charts.scatter(points, "bits per pixel", title)
         charts.append(f"<figure><figcaption><b>{escape(title)}</b></figcaption>{drawn}</figure>")
     if not charts:
         return ""
-    key = report_charts.legend([(name, i, 0) for i, name in enumerate(names)]) if len(names) > 1 else ""
+    named = [(name, i, 0) for i, (name, path) in enumerate(zip(names, paths, strict=True)) if path in drawn_paths]
+    key = report_charts.legend(named) if len(names) > 1 else ""
     key += report_charts.legend([(name, 0, i) for i, name in enumerate(protocols)]) if len(protocols) > 1 else ""
     return (
         "<h2>Rate and distortion</h2><p>Filled marks: at a fixed length of each code. Hollow ones: at the entropy of "

@@ -1,16 +1,15 @@
 """Table of an evaluation's scores for a terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
 
-from vistok.metrics.units import _with_unit, rounded
+from vistok.metrics.units import INTERVALS, _with_unit, rounded
 from vistok.terminal import lines, visible
 
 INTERVAL = "[low, high]: 95 % interval, for other images of the same kind."
-
 SIDE_BY_SIDE = 4  # columns in which intervals stand beside their scores; with more they stand below
 
 
@@ -50,8 +49,7 @@ def scores_table(report: Mapping[str, Any], caption: str | None = None) -> Table
         if path:
             table.add_section()
             table.add_row(Text(visible(path), "bold"))
-        names = {name: None for score in section for name in score["metrics"]}  # in order, each once
-        for name in [*names, *(own for own in report["unavailable"] if own not in names)]:
+        for name in row_names(report, section):
             cells = [cell(report, score, name) for score in section]
             if len(columns) > SIDE_BY_SIDE:
                 cells = [(text.replace(" [", "\n["), unit) for text, unit in cells]
@@ -59,6 +57,12 @@ def scores_table(report: Mapping[str, Any], caption: str | None = None) -> Table
                 name.replace("_", " "), *(text for text, _ in cells), max((unit for _, unit in cells), key=len)
             )
     return table
+
+
+def row_names(report: Mapping[str, Any], section: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Metrics of a section's scores, in order and each once, then those that are unavailable."""
+    names = dict.fromkeys([name for score in section for name in score["metrics"]] + list(report["unavailable"]))
+    return [name for name in names if name != INTERVALS]
 
 
 def cell(report: Mapping[str, Any], score: Mapping[str, Any], name: str) -> tuple[str, str]:
