@@ -182,7 +182,7 @@ def inception_stub(monkeypatch) -> Inception:
     return network
 
 
-def test_a_report_has_the_values_and_no_features_stay(compose, trained, pictures, tmp_path, monkeypatch):
+def test_a_report_has_the_values_and_no_features_stay(compose, trained, pictures, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(evaluate, "networks_of", lambda config, protocols: (ScoringNetworks((Blocks(),)), {}))
     given = [f"tokenizer={trained}", f"data.root={pictures}", "data.image_size=32", "data.num_workers=0"]
 
@@ -210,6 +210,7 @@ def test_a_report_has_the_values_and_no_features_stay(compose, trained, pictures
     content, _ = report("four.json", *more)
     assert {"precision_blocks", "recall_blocks"} <= content["scores"][0]["metrics"].keys()
     assert content["unavailable"].keys() & set(ADDED) == {"kid_blocks"}
+    assert "kid_blocks is unavailable: its subsets have 1,000 images" in " ".join(capsys.readouterr().out.split())
     monkeypatch.setattr(evaluate, "networks_of", lambda config, protocols: (ScoringNetworks(), {}))
     content, _ = report("five.json", *more)
     names = ("kid", "precision", "recall")

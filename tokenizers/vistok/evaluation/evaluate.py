@@ -1,6 +1,6 @@
 """Evaluation from a config to files: every tokenizer, or stored reconstructions, under every protocol."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -84,8 +84,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
             unavailable |= too_small(protocol, data.image_size)
         asked = SetMetrics(config.metrics.intervals, config.metrics.kid, config.metrics.precision_recall)
         unavailable |= asked.unavailable(networks, config.metrics.reference)
-        for name, reason in unavailable.items():
-            say(f"{name} is unavailable: {reason}", "yellow", console=console)
+        _say_unavailable(unavailable, console)
         space = disk_space(asked, protocols, networks, len(sources), data.num_test)
         if space and not config.metrics.reference:
             say(space, console=console)
@@ -104,8 +103,9 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
             page_images=config.run.page_images,
             strata=config.metrics.strata or (),
         )
-        for scores in results[0].scores.values():
-            unavailable |= scores.found.unavailable
+        of_few_images = {k: v for own in results[0].scores.values() for k, v in own.found.unavailable.items()}
+        _say_unavailable(of_few_images, console)
+        unavailable |= of_few_images
         if rank > 0:
             return {}
         if config.run.page_images:
@@ -141,3 +141,8 @@ def again(
 def paths_of(value: str | Sequence[str] | None) -> list[str]:
     """One path, several, or none, as a list."""
     return [value] if isinstance(value, str) else list(value or ())
+
+
+def _say_unavailable(reasons: Mapping[str, str], console: Console) -> None:
+    for name, reason in reasons.items():
+        say(f"{name} is unavailable: {reason}", "yellow", console=console)
