@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from vistok.formats import native, tokenizer_paths
-from vistok.formats.families import averaged, choose, state_of
+from vistok.formats.containers import averaged, state_of
+from vistok.formats.families import choose
 from vistok.formats.importers import (
     from_enhancing,
 )
