@@ -7,6 +7,7 @@ import torch
 
 from vistok import Tokenizer
 from vistok.backbones import MagvitDecoder, MagvitEncoder
+from vistok.backbones.adaptive_norm import AdaptiveGroupNorm
 from vistok.backbones.magvit import DepthToSpace
 from vistok.quantizers import SimVQ
 
@@ -22,10 +23,35 @@ def test_published_parameter_counts():
     assert (parameters(decoder), len(decoder.state_dict())) == (39_851_907, 74)
 
 
+@pytest.mark.parametrize("channels, multipliers, dim, encoder, decoder", [
+    (128, (1, 1, 2, 2, 4), 18, 49_751_442, 65_376_387),  # Open-MAGVIT2, 256 pixels
+    (128, (1, 2, 2, 4), 18, 48_422_162, 63_599_491),  # 128 pixels
+    (128, (1, 1, 2, 2, 4), 14, 49_749_390, 65_344_643),
+    (256, (1, 2, 2, 4), 64, 193_655_360, 254_750_467),  # WeTok, ratio 24
+])  # fmt: skip
+def test_published_counts_with_adaptive_norms(channels, multipliers, dim, encoder, decoder):
+    size = {"channels": channels, "multipliers": multipliers, "num_blocks": 4, "dim": dim}
+    with torch.device("meta"):
+        assert parameters(MagvitEncoder(**size)) == encoder
+        assert parameters(MagvitDecoder(**size, adaptive=True)) == decoder
+
+
+def test_adaptive_norm_by_hand():
+    norm = AdaptiveGroupNorm(2, 1)  # two groups of one channel
+    norm.gamma.weight.data, norm.gamma.bias.data = torch.tensor([[2.0], [0.0]]), torch.tensor([0.0, 1.0])
+    norm.beta.weight.data, norm.beta.bias.data = torch.tensor([[0.0], [3.0]]), torch.tensor([0.5, 0.0])
+    latent = torch.tensor([[[[1.0, 4.0, 7.0]]]])  # mean 4, unbiased variance 9
+    x = torch.tensor([[[[1.0, 3.0]], [[5.0, 9.0]]]])  # each channel becomes -1, 1
+    expected = torch.tensor([[[[-5.5, 6.5]], [[11.0, 13.0]]]])  # times 6, plus 0.5; times 1, plus 12
+    torch.testing.assert_close(norm(x, latent), expected, rtol=0, atol=1e-4)
+    assert norm(x, latent[..., :1]).isfinite().all()  # a latent of one position
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
 @pytest.mark.parametrize("height, width", [(32, 32), (16, 40)])
-def test_shapes(height, width):
+def test_shapes(height, width, adaptive):
     size = {"channels": 8, "multipliers": (1, 2, 2), "num_blocks": 1, "dim": 6}
-    encoder, decoder = MagvitEncoder(**size), MagvitDecoder(**size)
+    encoder, decoder = MagvitEncoder(**size), MagvitDecoder(**size, adaptive=adaptive)
     latent = encoder(torch.randn(2, 3, height, width))
     assert encoder.factor == decoder.factor == 4
     assert latent.shape == (2, 6, height // 4, width // 4)

@@ -274,6 +274,6 @@ def middle(width: int, attention: bool = True, groups: int = 32) -> nn.Sequentia
     return nn.Sequential(ResnetBlock(width, width, groups=groups), between, ResnetBlock(width, width, groups=groups))
 
 
-def group_norm(width: int, groups: int = 32) -> nn.GroupNorm:
+def group_norm(width: int, groups: int = 32, affine: bool = True) -> nn.GroupNorm:
     """Group norm with eps 1e-6 and ``groups`` groups, or the greatest common divisor of ``groups`` and ``width``."""
-    return nn.GroupNorm(math.gcd(groups, width), width, eps=1e-6)
+    return nn.GroupNorm(math.gcd(groups, width), width, eps=1e-6, affine=affine)

@@ -1,9 +1,9 @@
-"""Convolutional encoder and decoder without attention, as in the code of SimVQ (arXiv:2411.02038).
+"""Convolutional encoder and decoder without attention of Open-MAGVIT2 (arXiv:2409.04410) and SimVQ (arXiv:2411.02038).
 
-They are the networks of Open-MAGVIT2 (arXiv:2409.04410) without the adaptive norms of its decoder. They differ from
-those of VQGAN (``cnn.py``): the convolutions of the residual blocks have no biases, downsampling pads on all sides, and
-upsampling is a convolution to four times the channels, which are rearranged as 2 x 2 positions. With the defaults the
-encoder has 24,282,496 parameters and the decoder 39,851,907, as published.
+They differ from those of VQGAN (``cnn.py``): the convolutions of the residual blocks have no biases, downsampling pads
+on all sides, and upsampling is a convolution to four times the channels, which are rearranged as 2 x 2 positions. With
+the defaults they are SimVQ's: the encoder has 24,282,496 parameters and the decoder 39,851,907, as published. The
+decoders of Open-MAGVIT2, WeTok and BitDance also have adaptive norms.
 """
 
 from collections.abc import Sequence
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from vistok.backbones.adaptive_norm import AdaptiveGroupNorm
 from vistok.backbones.cnn import Level, ResnetBlock, group_norm
 from vistok.backbones.interface import Decoder, Encoder, Sizes
 from vistok.quantizers.base import Context
@@ -97,6 +98,10 @@ class MagvitDecoder(Decoder):
     The arguments have the same meaning as the encoder's; ``out_channels`` is the number of channels of the images.
     ``levels`` runs from the smallest grid to full resolution, so ``levels[0]`` mirrors the encoder's last level; each
     level has as many blocks as the encoder's.
+
+    Args:
+        adaptive: True normalises what enters each level, with a scale and a shift that depend on the latent: the
+            decoder of Open-MAGVIT2.
     """
 
     sizes: MagvitSizes
@@ -108,26 +113,29 @@ class MagvitDecoder(Decoder):
         num_blocks: int = 2,
         dim: int = 128,
         out_channels: int = 3,
+        adaptive: bool = False,
     ):
         super().__init__()
         sizes = MagvitSizes(channels, multipliers, num_blocks, dim)
         sizes.describe(self)
-        self.out_channels = out_channels
+        self.out_channels, self.adaptive = out_channels, adaptive
 
         widths = sizes.widths
         last = len(widths) - 1
         self.conv_in = nn.Conv2d(dim, widths[-1], 3, padding=1)
         self.mid = middle(widths[-1], num_blocks)
+        entering = [widths[min(i + 1, last)] for i in reversed(range(len(widths)))]
+        self.norms = nn.ModuleList(AdaptiveGroupNorm(width, dim) for width in entering if adaptive)
         self.levels = nn.ModuleList(
             Level(
-                widths[min(i + 1, last)],
+                before,
                 widths[i],
                 num_blocks,
                 attention=False,
                 resample=DepthToSpace(widths[i]) if i else nn.Identity(),
                 bias=False,
             )
-            for i in reversed(range(len(widths)))
+            for before, i in zip(entering, reversed(range(len(widths))), strict=True)
         )
         self.norm_out = group_norm(widths[0])
         self.conv_out = nn.Conv2d(widths[0], out_channels, 3, padding=1)
@@ -140,8 +148,8 @@ class MagvitDecoder(Decoder):
         context: Context = Context(),
     ) -> Tensor:
         h = self.mid(self.conv_in(latent))
-        for level in self.levels:
-            h = level(h)
+        for i, level in enumerate(self.levels):
+            h = level(self.norms[i](h, latent) if self.adaptive else h)
         return self.conv_out(F.silu(self.norm_out(h)))
 
     @property
