@@ -18,8 +18,8 @@ from vistok.codec.frequencies import gather
 from vistok.commands.arguments import Parser
 from vistok.commands.failures import guard
 from vistok.files import atomic_folder
-from vistok.formats.exporters.plain import inference_copy
 from vistok.formats.load import load
+from vistok.formats.plain import inference_copy
 from vistok.formats.provenance import about_of
 from vistok.terminal import say
 from vistok.tokenizer import Tokenizer

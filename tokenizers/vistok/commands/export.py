@@ -1,7 +1,7 @@
-"""Writes a tokenizer in the form of another library: diffusers, LlamaGen, Janus, ONNX or torch.export.
+"""Writes a tokenizer in the form of another library or of a published family of checkpoints.
 
-The library that a form is for loads the result, and its codes and images are compared with those of the tokenizer.
-Where they differ, nothing is written.
+The library that a form is for loads the result (vistok itself for a family), and its codes and images are compared with
+those of the tokenizer. Where they differ, nothing is written.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from rich.console import Console
 from vistok.commands.arguments import TOKENIZER, Parser
 from vistok.commands.failures import guard
 from vistok.formats import native
-from vistok.formats.exporters import graphs, to_diffusers, to_janus, to_llamagen
+from vistok.formats.exporters import graphs, to_diffusers, to_janus, to_llamagen, to_published
 from vistok.formats.exporters.parity import Parity
 from vistok.formats.exporters.to_folder import save_folder
 from vistok.formats.load import load
@@ -30,6 +30,7 @@ TARGETS: dict[str, Callable[..., Parity]] = {
     "torch": graphs.save_torch,
     "folder": save_folder,
 }
+FAMILIES = {name: partial(to_published.save, family=name) for name in to_published.WRITTEN}  # by the family's name
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -48,7 +49,7 @@ def run(asked: argparse.Namespace) -> None:
     if asked.evaluation:
         about["evaluation"] = read_json(Path(asked.evaluation))
     tokenizer = load(asked.tokenizer, asked.family, asked.family_config)
-    save = partial(save_folder, half=True) if asked.half else TARGETS[asked.to]
+    save = partial(save_folder, half=True) if asked.half else (TARGETS | FAMILIES)[asked.to]
     parity = save(tokenizer, asked.out, about, asked.image_size)
     say(f"{asked.out}: {parity}", console=console)
     if asked.push_to:
@@ -59,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
     """The arguments of the command."""
     parser = Parser("export", __doc__)
     parser.add_argument("tokenizer", metavar="TOKENIZER", help=TOKENIZER)
-    parser.flag("--to", required=True, choices=TARGETS, help="form to write")
+    parser.flag("--to", required=True, choices=TARGETS | FAMILIES, help="form to write")
     parser.flag("--out", help="new folder")
     parser.flag(
         "--image-size",

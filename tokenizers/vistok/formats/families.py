@@ -21,6 +21,7 @@ from vistok.formats.importers import (
     from_taming,
 )
 from vistok.formats.importers.key_map import Rule
+from vistok.formats.importers.published import Container, Published
 from vistok.tokenizer import Tokenizer
 from vistok.untrusted.bounded_json import one_line
 
@@ -34,6 +35,8 @@ class Family(NamedTuple):
     build: Callable[..., Tokenizer] | None = None  # None if the family is detected but its head is not supported
     ignored: tuple[str, ...] = ()  # patterns of names that are not read, besides LOSSES
     also: tuple[str, ...] = ()  # other names for ``family=``
+    write: Callable[[Tokenizer], Published] | None = None  # the tokenizer in this layout; None if it is not written
+    container: Container | None = None  # files that are written
 
 
 FIRST_BLOCK = "encoder.down.0.block.0.norm1.weight"
@@ -68,7 +71,7 @@ FAMILIES = (
     Family("janus", (FIRST_BLOCK, TABLE, "decoder.up.0.upsample.conv.weight"), from_janus.RULES, from_janus.build,
            also=("janus_vqvae",)),
     Family("taming", (FIRST_BLOCK, TABLE, "decoder.conv_in.weight"), from_taming.RULES, from_taming.build,
-           also=("taming_vqgan", "ldm_vq")),
+           also=("taming_vqgan", "ldm_vq"), write=from_taming.write, container=from_taming.CONTAINER),
     Family("ibq", (FIRST_BLOCK, TABLE, "decoder.conv_in.weight")),  # taming's names
 )  # fmt: skip
 

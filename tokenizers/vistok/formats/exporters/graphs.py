@@ -17,7 +17,7 @@ from vistok.backbones.vit import LearnedPositions
 from vistok.files import atomic_folder
 from vistok.formats import model_card
 from vistok.formats.exporters.parity import Encoded, Parity, check, sizes_of
-from vistok.formats.exporters.plain import inference_copy
+from vistok.formats.plain import inference_copy
 from vistok.tokenizer import Tokenizer
 
 ENCODER, DECODER = "encoder", "decoder"

@@ -8,8 +8,7 @@ from einops import rearrange
 from torch import Tensor
 
 from vistok.files import atomic_folder
-from vistok.formats import model_card
-from vistok.formats.exporters import plain
+from vistok.formats import model_card, plain
 from vistok.formats.exporters.parity import Encoded, Parity, check, sizes_of
 from vistok.formats.importers import from_diffusers as layout
 from vistok.formats.importers.key_map import to_theirs

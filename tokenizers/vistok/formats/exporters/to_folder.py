@@ -7,7 +7,7 @@ from typing import Any
 from vistok.files import atomic_folder
 from vistok.formats import native
 from vistok.formats.exporters.parity import Encoded, Parity, check, sizes_of
-from vistok.formats.exporters.plain import inference_copy
+from vistok.formats.plain import inference_copy
 from vistok.tokenizer import Tokenizer
 
 

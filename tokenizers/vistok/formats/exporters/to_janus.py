@@ -10,8 +10,7 @@ from einops import rearrange
 from torch import Tensor
 
 from vistok.files import atomic_folder
-from vistok.formats import model_card
-from vistok.formats.exporters import plain
+from vistok.formats import model_card, plain
 from vistok.formats.exporters.parity import Encoded, Parity, check
 from vistok.formats.importers import from_janus as layout
 from vistok.formats.importers.key_map import to_theirs

@@ -3,9 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
+from vistok.formats import plain
 from vistok.formats.importers import vqgan_rules
 from vistok.formats.importers.hyperparameters import Unknown, only
 from vistok.formats.importers.key_map import under
+from vistok.formats.importers.published import Container, Published, ddconfig
 from vistok.quantizers import VectorQuantizer
 from vistok.tokenizer import Tokenizer
 
@@ -47,3 +49,39 @@ def build(shapes: vqgan_rules.Shapes, config: Mapping[str, Any], sure: bool) -> 
     return Tokenizer(
         encoder, head, decoder, vqgan_rules.conv(shapes, "to_latent"), vqgan_rules.conv(shapes, "from_latent")
     )
+
+
+TARGET = "taming-transformers' layout"
+USAGE = """
+import torch
+from ldm.models.autoencoder import VQModelInterface  # latent diffusion's repository
+from omegaconf import OmegaConf
+from taming.models.vqgan import VQModel  # taming-transformers' repository, for networks with attention
+
+model = VQModel(**OmegaConf.load("FOLDER/config.yaml").model.params)
+model = VQModelInterface(**OmegaConf.load("FOLDER/ldm.yaml").model.params)  # or as first_stage_config
+model.load_state_dict(torch.load("FOLDER/model.ckpt")["state_dict"])
+"""
+
+
+def write(tokenizer: Tokenizer) -> Published:
+    """VQGAN's networks with any head that folds into one table, which taming-transformers searches by L2."""
+    folded = plain.vqgan(tokenizer, TARGET)
+    plain.refuse_two_tables(folded, TARGET)
+    head = folded.quantizer
+    config = {"n_embed": head.codebook_sizes[0], "embed_dim": head.dim, "ddconfig": ddconfig(folded, TARGET)}
+    return Published(plain.by_l2(folded), config)
+
+
+def settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Configuration files of both repositories; taming-transformers' model always has attention."""
+    files = {"ldm.yaml": ("ldm.models.autoencoder.VQModelInterface", "torch.nn.Identity")}
+    if "attn_type" not in config["ddconfig"]:
+        files["config.yaml"] = ("taming.models.vqgan.VQModel", "taming.modules.losses.vqperceptual.DummyLoss")
+    return {
+        name: {"model": {"target": model, "params": {**config, "lossconfig": {"target": loss}}}}
+        for name, (model, loss) in files.items()
+    }
+
+
+CONTAINER = Container("model.ckpt", "state_dict", settings, USAGE)

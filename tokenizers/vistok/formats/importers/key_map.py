@@ -6,7 +6,7 @@ dimension.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -102,6 +102,12 @@ def to_theirs(rules: Sequence[Rule], tensors: Mapping[str, Tensor], levels: int 
         for piece, (match, part) in zip(tensor.chunk(len(found)), found, strict=True):
             theirs[_fill(part.theirs, match.groupdict(), levels)] = part.back(piece)
     return theirs
+
+
+def levels_of(ours: Iterable[str]) -> int:
+    """Number of the decoder's levels, by our names; 0 if it has none."""
+    found = [re.match(r"decoder\.(?:decoder\.)?levels\.(\d+)\.", name) for name in ours]
+    return max((int(match[1]) for match in found if match), default=-1) + 1
 
 
 def _pattern(template: str) -> re.Pattern[str]:

@@ -65,7 +65,18 @@ def vqgan(tokenizer: Tokenizer, target: str) -> Tokenizer:
         raise refuse(target, f"num_blocks={down.num_blocks} in the encoder, {up.num_blocks} in the decoder")
     if down.mid_attention != up.mid_attention:
         raise refuse(target, "attention between the middle blocks of one network only")
-    return inference_copy(tokenizer)
+    return with_maps(inference_copy(tokenizer))
+
+
+def with_maps(tokenizer: Tokenizer) -> Tokenizer:
+    """The tokenizer itself, with 1x1 convolutions that change nothing where it has no maps around the head."""
+    for name in ("to_latent", "from_latent"):
+        if isinstance(getattr(tokenizer, name), nn.Identity):
+            dim = tokenizer.quantizer.dim
+            conv = nn.Conv2d(dim, dim, 1).requires_grad_(False)
+            conv.load_state_dict({"weight": torch.eye(dim)[:, :, None, None], "bias": torch.zeros(dim)})
+            setattr(tokenizer, name, conv)
+    return tokenizer
 
 
 def networks(tokenizer: Tokenizer) -> tuple[CNNEncoder, CNNDecoder]:
@@ -84,9 +95,8 @@ def norm_groups(tokenizer: Tokenizer, target: str) -> int:
 def check_llamagen(tokenizer: Tokenizer, target: str) -> None:
     """Refuses networks that LlamaGen's VQ model and its port to transformers cannot represent."""
     encoder, decoder = networks(tokenizer)
-    groups, last = norm_groups(tokenizer, target), len(encoder.sizes.multipliers) - 1
-    if groups != 32:
-        raise refuse(target, f"norms of {groups} groups, only for 32")
+    last = len(encoder.sizes.multipliers) - 1
+    norms_of_32(tokenizer, target)
     if not encoder.sizes.mid_attention:
         raise refuse(target, "mid_attention=False")
     for part in (encoder, decoder):
@@ -122,11 +132,23 @@ def by_l2(tokenizer: Tokenizer) -> Tokenizer:
 
 
 def state_of(tokenizer: Tokenizer) -> dict[str, Tensor]:
-    """State dict with both convolutions around the head, identities where the tokenizer has none."""
+    """State dict of a tokenizer from ``vqgan``."""
     state = {name: tensor for name, tensor in tokenizer.state_dict().items() if not name.startswith("quantizer.")}
     state["quantizer.table"] = table_of(tokenizer).search
-    for name in ("to_latent", "from_latent"):
-        if isinstance(getattr(tokenizer, name), nn.Identity):
-            dim = tokenizer.quantizer.dim
-            state |= {f"{name}.weight": torch.eye(dim)[:, :, None, None], f"{name}.bias": torch.zeros(dim)}
     return {name: tensor.contiguous() for name, tensor in state.items()}
+
+
+def same_levels(tokenizer: Tokenizer, target: str) -> None:
+    """Refuses networks whose decoder has other levels than the encoder: widths, or places of attention."""
+    down, up = (part.sizes for part in networks(tokenizer))
+    if up.widths != down.widths:
+        raise refuse(target, f"levels of {down.widths} channels in the encoder, {up.widths} in the decoder")
+    if sorted(up.attention) != sorted(down.attention):
+        raise refuse(target, f"attention={down.attention} in the encoder, {up.attention} in the decoder")
+
+
+def norms_of_32(tokenizer: Tokenizer, target: str) -> None:
+    """Refuses norms of another number of groups than 32."""
+    groups = norm_groups(tokenizer, target)
+    if groups != 32:
+        raise refuse(target, f"norms of {groups} groups, only for 32")
