@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from vistok.formats.containers import averaged, state_of
+from vistok.formats.containers import Unwrapped, unwrap
 from vistok.formats.importers import (
     from_bsqvit,
     from_diffusers,
@@ -76,16 +76,25 @@ FAMILIES = (
 )  # fmt: skip
 
 
-def family_of(tensors: Mapping[str, Any]) -> str | None:
+def unwrapped(tree: Any, weights: str = "ema", part: str | None = None) -> Unwrapped:
+    """The tokenizer of a known family within a checkpoint. Arguments and errors as for ``containers.unwrap``."""
+    return unwrap(tree, [known.has for known in FAMILIES], weights, part)
+
+
+def family_of(tree: Mapping[str, Any]) -> str | None:
     """Family of a checkpoint by its names and the shape of its codebook, supported or not; None if unknown.
 
     Args:
-        tensors: Tensors by name as in the file, or the whole content of the file.
+        tree: The whole content of the file, or tensors by name.
     """
     try:
-        tensors = averaged(state_of(tensors, "ema"), "ema")
+        return guessed(unwrapped(tree).tensors)
     except ValueError:
         return None
+
+
+def guessed(tensors: Mapping[str, Any]) -> str | None:
+    """Family of a tokenizer's tensors under their published names; None if unknown."""
     found = next((known for known in FAMILIES if all(name in tensors for name in known.has)), None)
     if found is None:
         return None
@@ -104,7 +113,7 @@ def choose(tensors: Mapping[str, Any], family: str | None) -> Family:
     Raises:
         ValueError: ``family`` is unknown or contradicts the names, or the names belong to no family.
     """
-    guess = family_of(tensors)
+    guess = guessed(tensors)
     if family is not None:
         named = next((known for known in FAMILIES if family in (known.name, *known.also)), None)
         if named is None:

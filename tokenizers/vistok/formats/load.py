@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from vistok.formats import native, tokenizer_paths
-from vistok.formats.containers import averaged, state_of
-from vistok.formats.families import choose
+from vistok.formats.families import choose, unwrapped
 from vistok.formats.importers import (
     from_enhancing,
 )
@@ -26,7 +25,8 @@ from vistok.untrusted.bounded_network import Bounded, refuse_shared
 from vistok.untrusted.torch_files import read_tensors
 
 KINDS = ("ema", "raw")
-LOSSES = r"loss\..*"
+# Parts beside a tokenizer that only training uses.
+LOSSES = r"(\w*loss|(\w+_)?disc(riminator)?|lpips|perceptual\w*|optimizers?(_\w+)?|(lr_)?schedulers?)\..*"
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -78,7 +78,7 @@ def load_file(
 
 def tokenizer_of(tree: Any, family: str | None, config: Mapping[str, Any], weights: str) -> Tokenizer:
     """Tokenizer from the content of a checkpoint: nested dicts of tensors."""
-    tensors = averaged(state_of(tree, weights), weights)
+    tensors = unwrapped(tree, weights, get(config, "part")).tensors
     found = choose(tensors, family)
     if found.build is None:
         raise ValueError(f"recognised as {found.name}: its head is not in vistok yet")
