@@ -18,7 +18,7 @@ from vistok.formats.importers import (
 )
 from vistok.formats.importers.hyperparameters import Unknown, get
 from vistok.formats.importers.key_map import to_ours
-from vistok.images.ranges import PixelMap
+from vistok.images.ranges import LogitLaplaceMap, PixelMap
 from vistok.tokenizer import Tokenizer
 from vistok.untrusted.bounded_json import one_line, short
 from vistok.untrusted.bounded_network import Bounded, refuse_shared
@@ -108,7 +108,7 @@ def tokenizer_of(tree: Any, family: str | None, config: Mapping[str, Any], weigh
     except (RuntimeError, TypeError, IndexError, ZeroDivisionError, OverflowError) as error:
         raise ValueError(f"as {found.name} its tensors do not fit together: {one_line(error)}") from error
     low_high = get(config, "input_range")
-    if low_high is not None:
+    if low_high is not None and not isinstance(tokenizer.pixels, LogitLaplaceMap):
         tokenizer.pixels = pixels_of(low_high)
     return tokenizer.eval().requires_grad_(False)
 

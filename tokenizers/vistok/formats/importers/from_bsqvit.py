@@ -11,6 +11,7 @@ from vistok.formats.importers import vqgan_rules
 from vistok.formats.importers.from_fqgan import TRANSFORMER, grid
 from vistok.formats.importers.hyperparameters import get, need, only
 from vistok.formats.importers.key_map import Rule, linear, under
+from vistok.images.ranges import LogitLaplaceMap, PixelMap
 from vistok.quantizers import BinaryQuantizer
 from vistok.tokenizer import Tokenizer
 
@@ -48,10 +49,11 @@ RULES = (
 
 def build(shapes: vqgan_rules.Shapes, config: Mapping[str, Any], sure: bool) -> Tokenizer:
     """Builds the tokenizer for tensors with our names."""
-    only(config, "logit_laplace", False)
+    only(config, "post_q_l2_norm", True)
     patch = vqgan_rules.shape(shapes, "encoder.conv_in.weight", 4)[2]
     group, bits = get(config, "embed_group_size", 1), vqgan_rules.shape(shapes, "to_latent.weight", 4)[0]
-    parts = []
+    outputs = vqgan_rules.shape(shapes, "decoder.conv_out.weight", 4)[0]
+    channels, parts = output_channels(outputs, patch, config), []
     decoder = (
         "dvitconfig" if get(config, "dvitconfig") else "vitconfig"
     )  # as in their code, that of the encoder if missing
@@ -60,9 +62,10 @@ def build(shapes: vqgan_rules.Shapes, config: Mapping[str, Any], sure: bool) -> 
         heads = need(config, f"{key}.heads", int, HEADS.get(dim))
         if dim % heads:
             raise ValueError(f"config's {key}.heads={heads} does not divide its {dim} channels")
-        output = None
+        output, arguments = None, {}
         if side == "decoder":
             output = vqgan_rules.shape(shapes, "decoder.hidden.0.weight", 4)[0] / dim
+            arguments = {"out_channels": channels}
         parts.append(
             made(
                 dim=dim,
@@ -74,6 +77,7 @@ def build(shapes: vqgan_rules.Shapes, config: Mapping[str, Any], sure: bool) -> 
                 image_size=rows * patch,
                 pre_norm=True,
                 output_mlp_ratio=output,
+                **arguments,
             )
         )
     with torch.device("cpu"):  # files do not contain its powers of 2
@@ -84,4 +88,23 @@ def build(shapes: vqgan_rules.Shapes, config: Mapping[str, Any], sure: bool) -> 
         parts[1],
         vqgan_rules.conv(shapes, "to_latent"),
         vqgan_rules.conv(shapes, "from_latent"),
+        LogitLaplaceMap() if channels == 6 else PixelMap(),
     )
+
+
+def output_channels(outputs: int, patch: int, config: Mapping[str, Any]) -> int:
+    """Channels of the decoder's maps: 3 for images, or 6 for logit-Laplace, which are μ and ln b of each.
+
+    Args:
+        outputs: Outputs of the decoder for one patch.
+        patch: Side of a patch in pixels.
+        config: The caller's settings, which must not contradict this number.
+
+    Raises:
+        ValueError: ``logit_laplace`` is not what the number says, or ``input_range`` is not that of logit-Laplace.
+    """
+    laplace = outputs == 6 * patch**2
+    only(config, "logit_laplace", laplace)
+    if laplace:
+        only(config, "input_range", [0, 1])
+    return 6 if laplace else 3
