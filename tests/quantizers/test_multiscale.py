@@ -275,6 +275,16 @@ INFINITY_1024 = (1, 2, 3, 4, 5, 7, 9, 12, 16, 21, 27, 36, 48, 64)
     ("var", 24, ((1, 1), (2, 2), (3, 3), (5, 5), (7, 7), (10, 10), (14, 14), (18, 18), (24, 24))),
     ("var", (8, 32), ((1, 2), (1, 4), (2, 6), (2, 8), (3, 10), (3, 12), (4, 16), (5, 20), (7, 26), (8, 32))),
     ("var", (1, 1), (1,)),
+    ("infinity", (36, 64), (1, 2, 3, 4, 6, (9, 12), (13, 16), (18, 24), (24, 32), (32, 48), (36, 64))),
+    ("infinity_dynamic", 16, (1, 2, 4, 6, 8, 12, 16)),
+    ("infinity_dynamic", 48, (1, 2, 4, 6, 8, 12, 16, 20, 24, 32, 40, 48)),
+    ("infinity_dynamic", 8, (1, 2, 3, 4, 6, 8)),
+    ("infinity_dynamic", (20, 16), (1, 2, 3, (5, 4), (10, 8), (15, 12), (20, 16))),
+    ("infinity_dynamic", (26, 39), (1, 2, (2, 3), (4, 6), (6, 9), (10, 15), (14, 21), (18, 27), (22, 33), (26, 39))),
+    ("infinity_dynamic", (80, 32), (1, 2, (5, 2), (10, 4), (15, 6), (20, 8), (25, 10), (30, 12), (40, 16), (50, 20),
+                                    (65, 26), (80, 32))),
+    ("infinity_patches", 32, (2, 4, 8, 12, 16, 24, 32)),
+    ("infinity_patches", (40, 32), (2, 4, 6, (10, 8), (20, 16), (30, 24), (40, 32))),
 ])  # fmt: skip
 def test_schedules(name, grid, expected):
     grid = (grid, grid) if isinstance(grid, int) else grid
@@ -416,7 +426,7 @@ def test_nestings_learn(name):
 
 
 @pytest.mark.parametrize("make, message", [
-    (lambda: MultiScaleQuantizer(vq(), "vqvae"), "schedule must be one of var, infinity, or a list of sides, not 'vqv"),
+    (lambda: MultiScaleQuantizer(vq(), "vqvae"), "one of var, infinity, .*_patches, or a list of sides, not 'vqv"),
     (lambda: MultiScaleQuantizer(vq(), []), r"schedule=\[\] must be sides"),
     (lambda: MultiScaleQuantizer(vq(), [0, 2]), r"schedule=\[0, 2\] must be sides, or pairs of sides"),
     (lambda: MultiScaleQuantizer(vq(), [1, 4, (2, 8)]), r"must go from coarse to fine, but \(2, 8\) follows \(4, 4\)"),

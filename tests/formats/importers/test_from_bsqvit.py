@@ -86,7 +86,8 @@ def test_refusals(file, outputs, config, message):
 
 
 SMALL = ["trainer=debug", "backbone=vit_clip_b8", "quantizer=bsq", "loss=l1", "data.image_size=16",
-         "model.latent_dim=6", "+backbone.decoder.out_channels=6", "optimizer.lr=0", "model.family_config={vitconfig: {heads: 2}}"]  # fmt: skip
+         "model.latent_dim=6", "+backbone.decoder.out_channels=6", "optimizer.lr=0",
+         "model.family_config={vitconfig: {heads: 2}}"]  # fmt: skip
 SMALL += [f"backbone.encoder.{own}" for own in ("dim=16", "depth=1", "num_heads=2", "head_dim=8", "image_size=16")]
 LAPLACE = ["tokenizer.pixels={_target_: vistok.images.ranges.LogitLaplaceMap}", "loss.loss_weights.logit_laplace=0.1",
            "loss.output_losses.logit_laplace={_target_: vistok.losses.LogitLaplace}"]  # fmt: skip

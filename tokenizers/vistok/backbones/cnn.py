@@ -29,8 +29,11 @@ class CNNSizes(Sizes):
     patch: int = 1
     mid_attention: bool = True
     norm_groups: int = 32
+    halvings: int | None = None
 
     def __post_init__(self) -> None:
+        if self.halvings is not None and not 0 <= self.halvings < len(self.multipliers):
+            raise ValueError(f"halvings={self.halvings} must be fewer than the {len(self.multipliers)} levels")
         outside = [level for level in self.attention if not 0 <= level < len(self.multipliers)]
         if outside:
             raise ValueError(
@@ -41,7 +44,12 @@ class CNNSizes(Sizes):
 
     @property
     def factor(self) -> int:
-        return self.patch * 2 ** (len(self.multipliers) - 1)
+        return self.patch * 2**self.num_halvings
+
+    @property
+    def num_halvings(self) -> int:
+        """Levels that halve the grid, the first ones."""
+        return len(self.multipliers) - 1 if self.halvings is None else self.halvings
 
     @property
     def widths(self) -> list[int]:
@@ -49,15 +57,14 @@ class CNNSizes(Sizes):
         return [self.channels * multiplier for multiplier in self.multipliers]
 
     def levels_down(self) -> "nn.ModuleList":
-        """Levels of the encoder; each but the last halves the grid."""
-        last = len(self.widths) - 1
+        """Levels of the encoder."""
         return nn.ModuleList(
             Level(
                 before,
                 width,
                 self.num_blocks,
                 i in self.attention,
-                Downsample(width) if i < last else nn.Identity(),
+                Downsample(width) if i < self.num_halvings else nn.Identity(),
                 groups=self.norm_groups,
             )
             for i, (before, width) in enumerate(zip([self.channels, *self.widths], self.widths, strict=False))
@@ -82,6 +89,7 @@ class CNNEncoder(Encoder):
         norm_groups: Groups of the norms; for a width that it does not divide, the greatest common divisor. With as
             many groups as channels each norm removes a channel's mean, and with it the brightness of an image. The
             network then infers it from the image's borders, and is wrong at sizes that it was not trained at.
+        halvings: Levels that halve the grid, the first ones, instead of all but the last.
     """
 
     sizes: CNNSizes
@@ -97,9 +105,10 @@ class CNNEncoder(Encoder):
         patch: int = 1,
         mid_attention: bool = True,
         norm_groups: int = 32,
+        halvings: int | None = None,
     ):
         super().__init__()
-        sizes = CNNSizes(channels, multipliers, num_blocks, attention, dim, patch, mid_attention, norm_groups)
+        sizes = CNNSizes(channels, multipliers, num_blocks, attention, dim, patch, mid_attention, norm_groups, halvings)
         sizes.describe(self)
         self.in_channels = in_channels
 
@@ -137,9 +146,10 @@ class CNNDecoder(Decoder):
         patch: int = 1,
         mid_attention: bool = True,
         norm_groups: int = 32,
+        halvings: int | None = None,
     ):
         super().__init__()
-        sizes = CNNSizes(channels, multipliers, num_blocks, attention, dim, patch, mid_attention, norm_groups)
+        sizes = CNNSizes(channels, multipliers, num_blocks, attention, dim, patch, mid_attention, norm_groups, halvings)
         sizes.describe(self)
         self.out_channels = out_channels
 
@@ -153,7 +163,7 @@ class CNNDecoder(Decoder):
                 widths[i],
                 num_blocks + 1,
                 i in sizes.attention,
-                Upsample(widths[i]) if i else nn.Identity(),
+                Upsample(widths[i]) if 0 < i <= sizes.num_halvings else nn.Identity(),
                 groups=norm_groups,
             )
             for i in reversed(range(len(widths)))

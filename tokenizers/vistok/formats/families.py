@@ -15,6 +15,7 @@ from vistok.formats.importers import (
     from_dqvae,
     from_enhancing,
     from_fqgan,
+    from_infinity,
     from_janus,
     from_llamagen,
     from_simvq,
@@ -45,6 +46,8 @@ FVQ = ("fvq_vit", "fvq_dit", "fvq_vit_converted", "fvq_dit_converted")
 FAMILIES = (
     Family("bsqvit", ("quant_embed.weight", "encoder.positional_embedding"), from_bsqvit.RULES, from_bsqvit.build,
            from_bsqvit.IGNORED),
+    Family("infinity", ("encoder.conv_in.conv.weight", "decoder.norm_out.norm.weight"), from_infinity.RULES,
+           from_infinity.build, from_infinity.IGNORED, ("infinity_bsq",)),
     Family("titok", ("encoder.latent_token_positional_embedding",)),
     Family("var", ("quantize.quant_resi.qresi_ls.0.weight",), also=("var_vqvae",)),
     Family("rqvae", ("quantizer.codebooks.0.weight",)),

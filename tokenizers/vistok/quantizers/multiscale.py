@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from vistok.quantizers import base
 from vistok.quantizers.base import Layout, Quantizer, Table
 from vistok.quantizers.estimators import Estimator, RotationTrick, StraightThrough
-from vistok.quantizers.scale_schedules import PUBLISHED, Schedule, fixed, grids_of
+from vistok.quantizers.scale_schedules import Name, Schedule, fixed, grids_of
 from vistok.quantizers.summed import Estimate, Passed, Summand, SummedQuantizer
 
 
@@ -27,7 +27,8 @@ class MultiScaleQuantizer(SummedQuantizer):
     Args:
         head: Head of all scales.
         schedule: Sides of the scales, or pairs (h, w), the last of which is the grid of the only latents that the head
-            then accepts; or a name, ``var`` or ``infinity``, for latents of every size (``scale_schedules.grids_of``).
+            then accepts; or a name, ``var``, ``infinity``, ``infinity_dynamic`` or ``infinity_patches``, for latents of
+            every size (``scale_schedules.grids_of``).
         phi: Number K of φ convolutions, shared by neighbouring scales: scale i of S takes the one of K even ticks in
             [0, 1] that is nearest to i / (S - 1). 4 in VAR, 1 for a single one, S for one each, 0 for none.
         phi_ratio: r, the share of the convolution in φ.
@@ -54,8 +55,9 @@ class MultiScaleQuantizer(SummedQuantizer):
         factors: float | Sequence[float] = 1.0,
         dropout: Literal["batch", "sample"] | None = None,
     ):
-        if isinstance(schedule, str) and schedule not in PUBLISHED:
-            raise ValueError(f"schedule must be one of {', '.join(PUBLISHED)}, or a list of sides, not {schedule!r}")
+        if isinstance(schedule, str) and schedule not in get_args(Name):
+            known = ", ".join(get_args(Name))
+            raise ValueError(f"schedule must be one of {known}, or a list of sides, not {schedule!r}")
         if upsampling not in ("bicubic", "bilinear"):
             raise ValueError(f"upsampling must be bicubic or bilinear, not {upsampling!r}")
         if phi < 0 or not 0 <= phi_ratio <= 1:
@@ -67,6 +69,7 @@ class MultiScaleQuantizer(SummedQuantizer):
         self.schedule: Schedule = schedule if isinstance(schedule, str) else list(schedule)
         self.phi, self.phi_ratio = phi, phi_ratio
         self.upsampling: Literal["bicubic", "bilinear"] = upsampling
+        self.grid_multiple = 2 if schedule == "infinity_patches" else 1
         self.convolutions = nn.ModuleList(nn.Conv2d(head.dim, head.dim, 3, padding=1) for _ in range(phi))
         self.codebook_sizes = head.codebook_sizes
         if phi and losses == "sums":  # which φ learns from, whatever the codebook learns from

@@ -25,6 +25,7 @@ OUR_NAMES = (
 )  # prefixes of names that only our encoders have
 SETTINGS = (  # arguments on which weights depend, but not their shapes
     *("class", "cosine", "num_heads", "heads", "activation", "positions", "patch", "norm_groups", "groups"),
+    *("spherical", "upsampling", "phi_ratio"),
     *("scale", "shift", "thresholds", "low", "high"),
 )
 

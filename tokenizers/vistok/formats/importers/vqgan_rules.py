@@ -119,7 +119,7 @@ def attended(shapes: Shapes, prefix: str) -> list[int]:
     return [i for i in range(count(shapes, prefix)) if f"{prefix}{i}.attentions.0.q.weight" in shapes]
 
 
-def encoder(shapes: Shapes, norm_groups: int = 32) -> CNNEncoder:
+def encoder(shapes: Shapes, norm_groups: int = 32, halvings: int | None = None) -> CNNEncoder:
     """Encoder for tensors with our names."""
     return CNNEncoder(
         **path_down(shapes),
@@ -127,10 +127,11 @@ def encoder(shapes: Shapes, norm_groups: int = 32) -> CNNEncoder:
         dim=shape(shapes, "encoder.conv_out.weight", 4)[0],
         mid_attention="encoder.mid.1.q.weight" in shapes,
         norm_groups=norm_groups,
+        halvings=halvings,
     )
 
 
-def decoder(shapes: Shapes, prefix: str = "decoder.", norm_groups: int = 32) -> CNNDecoder:
+def decoder(shapes: Shapes, prefix: str = "decoder.", norm_groups: int = 32, halvings: int | None = None) -> CNNDecoder:
     """Decoder for tensors with our names."""
     wide = widths(shapes, f"{prefix}levels.")[::-1]
     channels = math.gcd(*wide)
@@ -143,6 +144,7 @@ def decoder(shapes: Shapes, prefix: str = "decoder.", norm_groups: int = 32) -> 
         out_channels=image_channels(shape(shapes, f"{prefix}conv_out.weight", 4)[0]),
         mid_attention=f"{prefix}mid.1.q.weight" in shapes,
         norm_groups=norm_groups,
+        halvings=halvings,
     )
 
 
