@@ -26,8 +26,8 @@ SECOND = ("cond_stage_model",)  # parts of larger models that tokenize their con
 Marks = Sequence[tuple[str, ...]]
 
 
-class Part(NamedTuple):
-    """Place of a tokenizer in a checkpoint."""
+class Located(NamedTuple):
+    """Where a tokenizer is in a checkpoint."""
 
     prefix: str  # with its last dot; empty if nothing is before the names
     averaged: bool  # whether its weights are averages over training
@@ -99,11 +99,11 @@ def prefixes(names: Iterable[str], marks: Marks) -> list[str]:
     return list(found)
 
 
-def parts(names: Iterable[str], marks: Marks) -> list[Part]:
+def parts(names: Iterable[str], marks: Marks) -> list[Located]:
     """All tokenizers of a checkpoint, in the order of the names."""
     found = prefixes(names, marks)
     swapped = any(own.startswith(CURRENT) for own in found)
-    return [Part(own, _is_average(own) or (swapped and own.startswith("state_dict."))) for own in found]
+    return [Located(own, _is_average(own) or (swapped and own.startswith("state_dict."))) for own in found]
 
 
 def unwrap(tree: Any, marks: Marks, weights: str, part: str | None = None) -> Unwrapped:
@@ -145,7 +145,7 @@ def unwrap(tree: Any, marks: Marks, weights: str, part: str | None = None) -> Un
     return overlaid._replace(others=others)
 
 
-def one(everything: Mapping[str, Tensor], found: Sequence[Part]) -> Part:
+def one(everything: Mapping[str, Tensor], found: Sequence[Located]) -> Located:
     """The tokenizer that is meant, if there is no doubt: several must be the same tensors.
 
     Raises:
@@ -165,7 +165,7 @@ def within(everything: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name[len(prefix) :]: value for name, value in everything.items() if name.startswith(prefix)}
 
 
-def listed(found: Sequence[Part]) -> str:
+def listed(found: Sequence[Located]) -> str:
     """Prefixes for a message."""
     return ", ".join(one_line(own.prefix.rstrip(".") or "''", 80) for own in found[:8])
 

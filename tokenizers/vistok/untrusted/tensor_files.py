@@ -49,7 +49,13 @@ def read_safetensors(path: Path) -> TensorFile:
                 raise ValueError(f"it has {len(names):,} tensors, more than {MAX_TENSORS:,}")
             return TensorFile({name: file.get_tensor(name) for name in names}, file.metadata() or {})
     except (SafetensorError, RuntimeError, TypeError, KeyError, AttributeError, OverflowError) as error:
-        raise ValueError(one_line(error)) from error  # from safetensors, or from torch for an unsupported dtype
+        broken = "; it is truncated or damaged" if "incomplete" in str(error).lower() else ""
+        raise ValueError(one_line(error) + broken) from error  # from safetensors, or torch for an unsupported dtype
+
+
+def begins_as_safetensors(head: bytes, size: int) -> bool:
+    """Whether the first 9 bytes of a file of ``size`` bytes can be those of a safetensors file."""
+    return len(head) >= 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= min(MAX_HEADER, size - 8)
 
 
 def write_safetensors(tensors: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str] | None = None) -> None:

@@ -12,13 +12,15 @@ import torch
 from torch import Tensor
 
 from vistok.untrusted.bounded_json import one_line
+from vistok.untrusted.file_kinds import AGAIN, HEAD, archive_kind, kind
 from vistok.untrusted.safe_pickle import MAX_NAME, MAX_PICKLE, Machine, checked_tree
-from vistok.untrusted.tensor_files import read_safetensors
+from vistok.untrusted.tensor_files import begins_as_safetensors, read_safetensors
 
 MAX_MEMBERS = 100_000
 MAX_DIRECTORY = 4 * 2**20  # largest list of members of a zip file in bytes
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
+MAX_PROTOCOL = 5  # of pickles
 
 
 class Contents(NamedTuple):
@@ -36,7 +38,7 @@ def read_tensors(path: str | Path) -> Contents:
     hooks, devices and attributes are dropped.
 
     Args:
-        path: The file. ``.safetensors`` is read as such, any other name as torch's format.
+        path: The file. Its first bytes tell its format, not its name.
 
     Raises:
         FileNotFoundError: The file does not exist.
@@ -47,16 +49,19 @@ def read_tensors(path: str | Path) -> Contents:
         raise FileNotFoundError(f"{path} is not a file")
     size = path.stat().st_size
     if size < 10:
-        raise ValueError(f"{path} is not a checkpoint: it has {size} bytes")
+        raise ValueError(f"{path} is not a checkpoint: it has {size} bytes; {AGAIN}")
     try:
-        if path.suffix == ".safetensors":
-            return Contents(read_safetensors(path).tensors, ())
         with path.open("rb") as file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
         if data[:4] == b"PK\x03\x04":
             return _read_zip(path, data)
-        if data[:1] == b"\x80":
+        if data[:1] == b"\x80" and data[1] <= MAX_PROTOCOL:
             return _read_legacy(data)
+        found = None if begins_as_safetensors(data[:9], size) else kind(path.name, data[:HEAD], data[-HEAD:])
+        if found is not None:
+            raise ValueError(f"it is {found}")
+        if path.suffix == ".safetensors" or begins_as_safetensors(data[:9], size):
+            return Contents(read_safetensors(path).tensors, ())
     except ValueError as error:
         raise ValueError(f"{path} cannot be read as a checkpoint: {one_line(error)}") from error
     raise ValueError(
@@ -70,8 +75,6 @@ def _read_zip(path: Path, data: mmap.mmap) -> Contents:
     if len(pickles) != 1:
         raise ValueError(f"a zip file with {len(pickles)} data.pkl is not one that torch.save wrote")
     root = pickles[0].partition("/")[0]
-    if f"{root}/constants.pkl" in members:
-        raise ValueError("it is a TorchScript archive, which is code; save its state_dict instead")
     start, size = members[pickles[0]]
     if size > MAX_PICKLE:
         raise ValueError(f"its pickle has {size:,} bytes, more than {MAX_PICKLE:,}")
@@ -104,15 +107,17 @@ def _members(path: Path, data: mmap.mmap) -> dict[str, tuple[int, int]]:
         raise ValueError(f"a damaged zip file: {error}") from error
     if len(infos) > MAX_MEMBERS:
         raise ValueError(f"it has {len(infos):,} members, more than {MAX_MEMBERS:,}")
+    found = archive_kind([info.filename for info in infos])
     members, spans = {}, []
     for info in infos:
         name = info.filename
-        if name.startswith("/") or "\\" in name or ":" in name or ".." in name.split("/") or "\0" in info.orig_filename:
+        if name.startswith("/") or ".." in name.split("/") or "\0" in info.orig_filename:
             raise ValueError(f"the member name {name[:MAX_NAME]!r} is not safe")
         if name in members:
             raise ValueError(f"the member {name[:MAX_NAME]!r} is there twice")
         if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size or info.flag_bits & 1:
-            raise ValueError(f"the member {name[:MAX_NAME]!r} is compressed or encrypted, which torch.save never does")
+            compressed = f"the member {name[:MAX_NAME]!r} is compressed or encrypted, which torch.save never does"
+            raise ValueError(f"it is {found}" if found else compressed)
         at = info.header_offset
         head = data[at : at + 30] if 0 <= at <= len(data) - 30 else b""
         if head[:4] != b"PK\x03\x04":
@@ -125,6 +130,8 @@ def _members(path: Path, data: mmap.mmap) -> dict[str, tuple[int, int]]:
     spans.sort()
     if any(end > begin for (_, end), (begin, _) in zip(spans, spans[1:], strict=False)):
         raise ValueError("its members overlap")
+    if found is not None:
+        raise ValueError(f"it is {found}")
     for info in infos:  # after the check that members do not overlap
         start, size = members[info.filename]
         if zlib.crc32(memoryview(data)[start : start + size]) != info.CRC:
@@ -138,7 +145,7 @@ def check_directory_size(data: mmap.mmap) -> None:
     tail = data[tail_at:]
     end = tail.rfind(b"PK\x05\x06")
     if end < 0 or end + 22 > len(tail):
-        raise ValueError("a truncated zip file: it has no list of members")
+        raise ValueError(f"a truncated zip file, which has no list of members: {AGAIN}")
     sizes = [struct.unpack_from("<I", tail, end + 12)[0]]
     locator = tail_at + end - 20
     if locator >= 0 and data[locator : locator + 4] == b"PK\x06\x07":
