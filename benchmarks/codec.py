@@ -35,7 +35,8 @@ from vistok.codec.codec_folder import load
 from vistok.codec.coder import Codec
 from vistok.codec.example_codes import samples
 from vistok.codec.reduction import tables_of
-from vistok.data.image_folder import ImageFiles, list_images
+from vistok.data.folder_listing import list_images
+from vistok.data.image_folder import ImageFiles
 from vistok.data.image_paths import find_images
 from vistok.data.streams import ShardImages
 from vistok.images.ranges import to_float

@@ -14,7 +14,8 @@ import pytest
 from PIL import Image
 
 from vistok.data.streams import ShardImages, ShardStream
-from vistok.data.tars import MOST_BYTES, MOST_HEADER, images_in
+from vistok.data.tar_samples import images_in
+from vistok.data.tars import MOST_BYTES, MOST_HEADER
 from vistok.files import below
 from vistok.images.rgb import UnreadableImage
 from vistok.tokens.exchange import read_webdataset
@@ -94,8 +95,8 @@ def test_members_cannot_escape(tmp_path, monkeypatch):
             archive.addfile(info, file)
     before = sorted(tmp_path.rglob("*"))
     read = list(images_in("s.tar"))
-    assert [name for name, _ in read] == ["../../evil.png", "/tmp/vistok-evil.png", "good.png"]
-    assert all(data == png() for _, data in read)
+    assert [image.name for image in read] == ["../../evil.png", "/tmp/vistok-evil.png", "good.png"]
+    assert all(image.data == png() for image in read)
     samples = list(ShardImages(["s.tar"], []))
     assert len(samples) == 3 and all(sample.image.float().mean() == 2 for sample in samples)
     assert sorted(tmp_path.rglob("*")) == before and not Path("/tmp/vistok-evil.png").exists()

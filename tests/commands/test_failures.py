@@ -18,7 +18,7 @@ from vistok import configuration, pretrained
 from vistok.commands import composition, failures
 from vistok.commands.failures import explain
 from vistok.data.batches import Sample
-from vistok.data.image_folder import list_images
+from vistok.data.folder_listing import list_images
 from vistok.data.loaders import loader
 from vistok.processes import signals
 from vistok.processes.patience import within

@@ -12,7 +12,7 @@ from PIL import Image
 
 from vistok.commands import data_shards
 from vistok.data import shard_writer
-from vistok.data.tars import images_in
+from vistok.data.tar_samples import images_in
 
 CLASSES = ["n01 tench", "n02 shark, white"]
 
@@ -62,10 +62,10 @@ def test_a_folder(photos, tmp_path):
     assert keys["more/00.jpg"] == (photos / "more" / "00.jpg").read_bytes()
     assert keys["more/03_b.jpg"] == (photos / "more" / "03.b.jpg").read_bytes()
     assert {"01.jpeg", "01-2.png"} <= set(keys) and len(keys) == 14
-    names = [name for shard in index["shards"] for name, _ in images_in(str(tmp_path / "out" / shard["name"]))]
+    names = [image.name for shard in index["shards"] for image in images_in(str(tmp_path / "out" / shard["name"]))]
     assert len(names) == 14 and names != sorted(names)
     data_shards.main(["--images", str(photos), "--out", str(tmp_path / "sorted"), "--in-order"])
-    assert [name for name, _ in images_in(str(tmp_path / "sorted" / "shard-000000.tar"))] == convert_order(photos)
+    assert [image.name for image in images_in(str(tmp_path / "sorted" / "shard-000000.tar"))] == convert_order(photos)
 
 
 def convert_order(photos):

@@ -18,11 +18,12 @@ import torch
 from PIL import Image
 
 from vistok.data import folder, shards, streams
-from vistok.data.batches import Batch
+from vistok.data.batches import Batch, collate
 from vistok.data.loaders import loader
 from vistok.data.skipped import Skipped
 from vistok.data.streams import Place, ShardImages, ShardStream
-from vistok.data.tars import expand, images_in
+from vistok.data.tar_samples import images_in
+from vistok.data.tars import expand
 from vistok.data.transforms import AtLeast, Flip
 from vistok.images.crops import CenterCrop, RandomCrop
 from vistok.images.rgb import UnreadableImage
@@ -240,7 +241,7 @@ def test_shards_that_vanish_are_passed_over_until_there_is_none(tmp_path):
 
 
 def test_no_images_at_all(tmp_path):
-    url = write(tmp_path / "a.tar", [("a.txt", b"text"), ("b.seg.png", png(1)), ("__meta__", b"")])
+    url = write(tmp_path / "a.tar", [("a.txt", b"text"), ("b.seg.json", b"{}"), ("__meta__", b"")])
     with pytest.raises(UnreadableImage, match="1 shards in a row have no readable image$"):
         next(iter(ShardStream([url], [])))
     url = write(tmp_path / "b.tar", [(f"{i}.png", BROKEN) for i in range(101)])
@@ -249,8 +250,37 @@ def test_no_images_at_all(tmp_path):
 
 
 def test_of_each_key_the_first_image_counts(tmp_path):
+    """Images beside it are counted, whether before or after it; so are labels that follow no image."""
     members = [("a.jpg", png(1)), ("a.png", png(2)), ("b.json", b"{}"), ("b.png", png(3)), ("d/a.webp", png(4))]
-    assert [name for name, _ in images_in(write(tmp_path / "a.tar", members))] == ["a.jpg", "b.png", "d/a.webp"]
+    members += [("e.mask.png", png(5)), ("e.png", png(6)), ("e.cls", b"7"), ("a.cls", b"8")]
+    url = write(tmp_path / "a.tar", members)
+    assert [(image.name, image.label, image.passed_over) for image in images_in(url)] == [
+        ("a.jpg", None, ("a.png",)), ("b.png", None, ()), ("d/a.webp", None, ()), ("e.png", b"7", ("e.mask.png",)),
+        ("", None, ("a.cls",)),
+    ]  # fmt: skip
+    held_out = ShardImages([url], [])
+    assert [sample.image is None for sample in held_out] == [False] * 4 + [True]
+    assert held_out.names() == ["a.tar:a.jpg", "a.tar:b.png", "a.tar:d/a.webp", "a.tar:e.png"]
+    batch = collate(list(held_out))
+    assert len(batch.images) == 4 and not batch.skipped
+    assert list(batch.passed_over) == ["a.tar:a.png", "a.tar:e.mask.png", "a.tar:a.cls"]
+    endless = list(itertools.islice(ShardStream([url], []), 8))
+    assert sum(len(sample.passed_over) for sample in endless) in (5, 6)  # the label of the second epoch may come later
+    assert all(sample.image is not None for sample in endless)
+
+
+@pytest.mark.parametrize("count", [2, 40])
+def test_dots_in_the_names_of_images(tmp_path, count):
+    """However many there are; each has its own label, beside names without dots."""
+    members = [(f"22.{i:02d}.{kind}", png(i) if kind == "png" else b"%d" % i) for i in range(count)
+               for kind in ("png", "cls")]  # fmt: skip
+    members += [("v1.2/x1.png", png(1)), ("v1.2/x1.cls", b"9"), ("v1.2/x.y.png", png(2))]
+    url = write(tmp_path / "a.tar", members)
+    read = list(images_in(url))
+    names = [f"22.{i:02d}.png" for i in range(count)] + ["v1.2/x1.png", "v1.2/x.y.png"]
+    assert [image.name for image in read] == names and not any(image.passed_over for image in read)
+    assert [image.label for image in read] == [b"%d" % i for i in range(count)] + [b"9", None]
+    assert ShardImages([url], []).names() == [f"a.tar:{name}" for name in names]
 
 
 def test_urls(tmp_path):

@@ -11,7 +11,8 @@ from PIL import Image
 
 from vistok.data import shards
 from vistok.data.streams import ShardImages, ShardStream
-from vistok.data.tars import Url, expand, images_in
+from vistok.data.tar_samples import images_in
+from vistok.data.tars import Url, expand
 from vistok.images.rgb import UnreadableImage
 from vistok.tokens.sources import open_source
 

@@ -12,7 +12,8 @@ from PIL import EpsImagePlugin, Image, UnidentifiedImageError
 
 import vistok
 from vistok.data.batches import Sample, collate
-from vistok.data.image_folder import ImageFiles, list_images
+from vistok.data.folder_listing import list_images
+from vistok.data.image_folder import ImageFiles
 from vistok.data.streams import ShardImages
 from vistok.images.crops import CenterCrop
 from vistok.images.decoding import FORMATS, formats, image_extensions, open_image, read_rgb

@@ -9,7 +9,9 @@ from rich.progress import track
 from torch import Tensor
 
 from vistok.data.batches import Sample
-from vistok.data.image_folder import ImageFiles, list_images
+from vistok.data.folder_listing import list_images
+from vistok.data.folder_splits import split_of
+from vistok.data.image_folder import ImageFiles
 from vistok.data.image_paths import find_images
 from vistok.data.streams import ShardImages
 from vistok.images.crops import ADMCrop
@@ -57,7 +59,8 @@ def samples(images: str, image_size: int) -> Iterator[Sample]:
     kind, path, shards = find_images(images, "--images", ("folder", "split", "shards"))
     if kind == "shards":
         return iter(ShardImages(shards, transforms))
-    files = ImageFiles(path, list_images(path, "train" if kind == "split" else ""), transforms)
+    split = split_of(path)
+    files = ImageFiles(path, list_images(path, split.train if split else ""), transforms)
     return (files[0, i] for i in range(len(files)))
 
 

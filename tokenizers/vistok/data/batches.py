@@ -20,6 +20,7 @@ class Sample(NamedTuple):
     place: tuple[int, int, int] | None = None  # in a stream: worker, finished shards, finished images of the next
     sha256: str = ""  # hash of the decoded image, by pixel_hash, in an evaluation
     size: tuple[int, int] | None = None  # height and width of the file's image, before the transforms
+    passed_over: tuple[str, ...] = ()  # members of a tar beside the image, which are not read
 
 
 class Batch(NamedTuple):
@@ -34,6 +35,7 @@ class Batch(NamedTuple):
     place: tuple[int, int, int] | None = None  # place of the last sample
     hashes: Sequence[str] = ()  # of each decoded image, by pixel_hash, in an evaluation
     sizes: Sequence[tuple[int, int] | None] = ()  # height and width of each file's image, before the transforms
+    passed_over: Sequence[str] = ()  # as in Sample
 
     @classmethod
     def of(cls, images: "Batch | Tensor") -> "Batch":
@@ -49,7 +51,9 @@ def collate(samples: Sequence[Sample]) -> Batch:
     names = [sample.name for sample in read]
     hashes = [sample.sha256 for sample in read if sample.sha256]
     sizes = [sample.size for sample in read]
-    return Batch(images, names=names, skipped=skipped, place=samples[-1].place, hashes=hashes, sizes=sizes)
+    passed_over = [name for sample in samples for name in sample.passed_over]
+    place = samples[-1].place
+    return Batch(images, names=names, skipped=skipped, place=place, hashes=hashes, sizes=sizes, passed_over=passed_over)
 
 
 class Images(Protocol):

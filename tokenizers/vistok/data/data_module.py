@@ -34,6 +34,7 @@ class ImageDataModule(pl.LightningDataModule):
         max_unreadable: Largest share of unreadable images in a set, in [0, 1], before an error.
         timeout: Seconds to wait for a batch before an error.
         in_memory: True if no storage is read, so that without workers there is nothing to wait for.
+        notes: Sentences about what is not read, printed before work starts.
     """
 
     def __init__(
@@ -49,12 +50,13 @@ class ImageDataModule(pl.LightningDataModule):
         max_unreadable: float = 0.01,
         timeout: float = PATIENCE,
         in_memory: bool = False,
+        notes: Sequence[str] = (),
     ):
         super().__init__()
         self.train, self.val, self.test = train, val, test
         self.timeout, self.in_memory = timeout, in_memory
         self.image_size, self.batch_size, self.num_workers, self.seed = image_size, batch_size, num_workers, seed
-        self.about = about
+        self.about, self.notes = about, notes
         self.batches, self.images_read = 0, 0  # before a resume: batches, and images of all processes
         self.names: list[str] = []  # names of the images in the last batch
         self.skipped = Skipped(max_unreadable)  # for the test set

@@ -1,6 +1,5 @@
 """Images of a folder."""
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,14 +9,16 @@ import numpy as np
 
 from vistok.data.batches import MOST_REPLACED, Sample
 from vistok.data.data_module import ImageDataModule
+from vistok.data.folder_listing import list_images, nothing_found
+from vistok.data.folder_splits import Split, split_of
 from vistok.data.image_paths import find_images
 from vistok.data.transforms import croppings
 from vistok.files import encodable
 from vistok.images.crops import Cropped, Transform, read_sized_crop
-from vistok.images.decoding import MOST_PIXELS, AsStored, image_extensions, open_image, read_rgb, size_of
+from vistok.images.decoding import MOST_PIXELS, AsStored, open_image, read_rgb, size_of
 from vistok.images.reader import reader
 from vistok.images.rgb import UnreadableImage
-from vistok.processes.patience import PATIENCE, in_time
+from vistok.processes.patience import PATIENCE
 
 
 class ImageFiles:
@@ -98,8 +99,10 @@ def folder(
 ) -> ImageDataModule:
     """Data module of all images below a folder: JPEG, PNG, WebP, AVIF, GIF, BMP, TIFF, PPM and JPEG 2000 files.
 
-    If ``root`` has the subfolders ``train`` and ``val``, these are the splits, and evaluation scores ``val``. Otherwise
-    ``val_count`` images, drawn by ``seed``, are held out for validation, and evaluation scores all images.
+    Subfolders such as ``train``, ``validation`` and ``test`` are the splits (see ``folder_splits``). Evaluation scores
+    the validation images, or else the test images, which are never trained on. Where there are no images for
+    validation, ``val_count`` of the training images, drawn by ``seed``, are held out; without splits evaluation scores
+    all images.
 
     Args:
         root: The folder.
@@ -112,7 +115,8 @@ def folder(
             resize.
         min_crop: Smallest share of the short side that an ``adm`` crop covers, in (0, 1].
         flip: True mirrors each training image with probability 1/2.
-        val_count: Number of held-out images if ``root`` has no splits; 0 holds out a twentieth, at most 1,000.
+        val_count: Number of held-out images if ``root`` has none for validation; 0 holds out a twentieth, at most
+            1,000.
         num_workers: Number of processes that decode images.
         seed: Seed of the held-out images, the order and the augmentation.
         max_unreadable: Largest share of unreadable images in a set, in [0, 1], before an error.
@@ -124,25 +128,16 @@ def folder(
     Raises:
         ValueError: The folder does not exist, has no images, or an image is smaller than the crop.
     """
-    kind, path, _ = find_images(root, "data.root", ("folder", "split"))
+    _, path, _ = find_images(root, "data.root", ("folder", "split"))
     training, center = croppings(crop, image_size, resize, min_crop, flip)
     read = reader(max_pixels=max_pixels)
-    if kind == "split":
-        train, val = list_images(path, "train"), list_images(path, "val")
-        test = val
+    split = split_of(path)
+    train = _images_of(path, split.train if split else "", root)
+    if split and split.val:
+        test = val = _images_of(path, split.val, root)
     else:
-        test = list_images(path)
-        if val_count < 0:
-            raise ValueError(f"data.val_count must be at least 0, not {val_count}")
-        count = val_count or min(1000, max(1, len(test) // 20))
-        if val_count >= len(test) > 0:
-            raise ValueError(f"data.val_count={val_count} leaves none of {len(test)} images to train on")
-        held_out = set(np.random.default_rng(seed).permutation(len(test))[:count].tolist())
-        train = [name for i, name in enumerate(test) if i not in held_out]
-        val = [name for i, name in enumerate(test) if i in held_out]
-    for part, files in (("train", train), ("val", val)) if kind == "split" else (("", test),):
-        if not files:
-            raise ValueError(f"data.root={root}: no images found in {path / part}")
+        test = _images_of(path, split.test, root) if split and split.test else train
+        train, val = held_out(train, val_count, seed)
     if resize == 0:
         _refuse_small(path, {*train, *val, *test}, image_size, max_unreadable)
     return ImageDataModule(
@@ -156,23 +151,45 @@ def folder(
         about=encodable(str(path)),
         max_unreadable=max_unreadable,
         timeout=timeout,
+        notes=_notes(path, split),
     )
 
 
-def list_images(root: Path, subfolder: str = "") -> list[str]:
-    """Image files below ``root / subfolder`` by their extension, relative to ``root``, sorted.
+def held_out(files: Sequence[str], count: int, seed: int) -> tuple[list[str], list[str]]:
+    """Splits files into those to train on and ``count`` that are held out, drawn by ``seed``, both in their order.
 
     Raises:
-        RuntimeError: The storage does not respond.
+        ValueError: ``count`` is negative, or nothing is left to train on.
     """
-    known = image_extensions()
-    found = in_time((_images_in(*entry, known) for entry in os.walk(root / subfolder)), PATIENCE)
-    return sorted(path.relative_to(root).as_posix() for paths in found for path in paths)
+    if count < 0:
+        raise ValueError(f"data.val_count must be at least 0, not {count}")
+    if count >= len(files) > 0:
+        raise ValueError(f"data.val_count={count} leaves none of {len(files)} images to train on")
+    count = count or min(1000, max(1, len(files) // 20))
+    chosen = set(np.random.default_rng(seed).permutation(len(files))[:count].tolist())
+    return (
+        [name for i, name in enumerate(files) if i not in chosen],
+        [name for i, name in enumerate(files) if i in chosen],
+    )
 
 
-def _images_in(folder: str, _: list[str], names: list[str], known: set[str]) -> list[Path]:
-    paths = (Path(folder, name) for name in names)
-    return [path for path in paths if path.suffix.lower() in known and path.is_file()]
+def _images_of(path: Path, subfolder: str, root: str) -> list[str]:
+    files = list_images(path, subfolder)
+    if not files:
+        raise ValueError(f"data.root={root}: {nothing_found(path, subfolder)}")
+    return files
+
+
+def _notes(path: Path, split: Split | None) -> list[str]:
+    """Folders that are not read."""
+    if split is None:
+        return []
+    notes = []
+    if split.val and split.test:
+        notes.append(f"{path / split.test} is neither trained on nor scored; data.root={path / split.test} scores it")
+    if split.others:
+        notes.append(f"not read beside {split.names}: {', '.join(str(path / name) for name in split.others)}")
+    return list(map(encodable, notes))
 
 
 def _refuse_small(root: Path, files: set[str], size: int, max_unreadable: float) -> None:

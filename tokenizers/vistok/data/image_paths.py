@@ -2,7 +2,7 @@
 
 | source | images |
 | --- | --- |
-| a folder | all images below it; with subfolders ``train`` and ``val``, a split |
+| a folder | all images below it; with subfolders such as ``train`` and ``val``, a split (``folder_splits``) |
 | ``sample`` | the photos in scikit-image, unless a folder of this name exists |
 | a name that ends in ``.npz`` | images with labels as arrays |
 | anything else, or several | tar shards: paths, with braces and ``*``, and URLs |
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from vistok.data.folder_splits import split_of
 from vistok.data.tars import expand
 
 SAMPLE = "sample"
@@ -61,12 +62,7 @@ def kind_of(name: str) -> str:
     """Kind of the images of one name."""
     path = Path(os.path.expanduser(name))
     if path.is_dir():
-        return "split" if is_split(path) else "folder"
+        return "split" if split_of(path) else "folder"
     if name == SAMPLE:
         return "sample"
     return "arrays" if path.suffix == ".npz" else "shards"
-
-
-def is_split(folder: Path) -> bool:
-    """True if a folder has the subfolders ``train`` and ``val``."""
-    return (folder / "train").is_dir() and (folder / "val").is_dir()

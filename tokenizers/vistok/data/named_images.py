@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vistok.data.image_folder import list_images
+from vistok.data.folder_listing import list_images
 from vistok.data.image_paths import kind_of
 from vistok.data.shard_writer import array_in
 from vistok.data.tar_index import images_of_tar

@@ -15,7 +15,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from vistok.data.image_folder import list_images
+from vistok.data.folder_listing import list_images, nothing_found
+from vistok.data.folder_splits import split_of
 from vistok.files import atomic_write, sha256_of, sha256_of_lines, write_json
 from vistok.processes import locks
 from vistok.processes.patience import PATIENCE, in_time
@@ -45,9 +46,11 @@ class FolderSamples(Samples):
     """All images below a folder; keys are relative paths with unsupported characters replaced."""
 
     def __init__(self, root: Path):
+        if split := split_of(root):
+            raise ValueError(f"{root} has the splits {split.names}: name one of them")
         self.root, self.files = root, list_images(root)
         if not self.files:
-            raise ValueError(f"{root}: no images found")
+            raise ValueError(nothing_found(root))
         self.keys, self.about = safe_keys(self.files), {"source": root.resolve().name, "kind": "folder"}
 
     def sizes(self) -> list[int]:

@@ -40,6 +40,7 @@ class ShardDataModule(pl.LightningDataModule):
     """
 
     num_test = None  # number of images that eval.py scores: unknown before they are read
+    notes: Sequence[str] = ()
     scored_sizes: Sequence[tuple[str, tuple[int, int]]] = ()  # and so are their sizes
 
     def __init__(

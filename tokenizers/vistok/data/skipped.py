@@ -7,6 +7,7 @@ from vistok.distributed.collectives import gather_objects, rank_and_size
 from vistok.images.rgb import UnreadableImage
 from vistok.terminal import say, visible
 
+RULE = "an image of a tar is the first one of its key, and its label KEY.cls follows or precedes it"
 ENOUGH = 100  # images after which the share is checked in a set of unknown size
 
 
@@ -25,9 +26,10 @@ class Skipped:
         self.limit, self.argument, self.what = limit, argument, what
         self.reasons: set[str] = set()  # name and reason of each image
         self.times, self.count = 0, 0  # number of skipped images and of all images read
+        self.passed_over = 0  # number of members of tars beside the images, which are not read
 
     def note(self, batch: Batch, total: int | None) -> None:
-        """Reports the unreadable images of a batch, each image once.
+        """Reports the unreadable images of a batch, each image once, and the first member that is passed over.
 
         Args:
             batch: Batch of this set.
@@ -38,6 +40,9 @@ class Skipped:
         """
         self.times += len(batch.skipped)
         self.count += len(batch.images) + len(batch.skipped)
+        if batch.passed_over and not self.passed_over:
+            say(f"passed over: {visible(batch.passed_over[0])}, and others like it; {RULE}", "yellow")
+        self.passed_over += len(batch.passed_over)
         for reason in batch.skipped:
             if reason not in self.reasons:
                 self.reasons.add(reason)

@@ -16,7 +16,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from vistok.data.batches import MOST_REPLACED, Sample
 from vistok.data.tar_index import names_in_shard
-from vistok.data.tars import Url, images_in, shard_name
+from vistok.data.tar_samples import TarImage, images_in
+from vistok.data.tars import Url, shard_name
 from vistok.files import encodable, sha256_of_lines
 from vistok.images.crops import Transform, read_sized_crop
 from vistok.images.decoding import AsStored, read_rgb
@@ -83,6 +84,7 @@ class ShardStream(IterableDataset):
         reader, readers = worker * self.world_size + self.rank, workers * self.world_size
         first, done = self.places[worker] if self.places else Place(0, 0)
         skipped: list[str] = []  # unreadable images since the last readable one
+        passed_over: list[str] = []
         empty_shards = 0  # consecutive shards without readable images
         for shard in itertools.count(first):
             epoch, at = divmod(reader + shard * readers, len(self.urls))
@@ -90,10 +92,12 @@ class ShardStream(IterableDataset):
             empty_shards = 0 if done else empty_shards + 1
             for i, sample in enumerate(self._shard(epoch, number, done), done + 1):
                 skipped += sample.skipped
+                passed_over += sample.passed_over
                 if sample.image is not None:
                     empty_shards = 0
-                    yield sample._replace(skipped=tuple(skipped), place=(worker, shard, i))
-                    skipped = []
+                    place = (worker, shard, i)
+                    yield sample._replace(skipped=tuple(skipped), place=place, passed_over=tuple(passed_over))
+                    skipped, passed_over = [], []
                 elif len(skipped) >= MOST_REPLACED:
                     raise UnreadableImage(f"{len(skipped)} images in a row cannot be read, the last is {skipped[-1]}")
             if empty_shards >= len(self.urls):
@@ -114,9 +118,9 @@ class ShardStream(IterableDataset):
                 problem = (encodable(str(error)),)
             order = np.random.default_rng((self.seed, epoch, number, block)).permutation(len(in_block))
             for at in order[max(0, done - block * self.block) :]:
-                index, (name, data) = in_block[at]
+                index, member = in_block[at]
                 rng = np.random.default_rng((self.seed, epoch, number, index))
-                yield decode(url, name, data, self.transforms, rng, self.read)
+                yield decode(url, member, self.transforms, rng, self.read)
             if problem:
                 yield Sample(None, encodable(shard_name(url)), problem)
             if len(in_block) < self.block:
@@ -180,29 +184,31 @@ class ShardImages(IterableDataset):
         for number in range(reader % len(self.urls), len(self.urls), readers):
             url, among = self.urls[number], len(range(number, shared, len(self.urls)))
             try:
-                for index, (name, data) in enumerate(images_in(url)):
+                for index, member in enumerate(images_in(url)):
                     if index % among == reader // len(self.urls):
-                        yield decode(url, name, data, self.transforms, rng, self.read, self.hashed)
+                        yield decode(url, member, self.transforms, rng, self.read, self.hashed)
             except UnreadableImage as error:
                 yield Sample(None, encodable(shard_name(url)), (encodable(str(error)),))
 
 
 def decode(
     url: str,
-    name: str,
-    data: bytes,
+    member: TarImage,
     transforms: Sequence[Transform],
     rng: np.random.Generator,
     read: Callable[[BinaryIO], Any] = read_rgb,
     hashed: bool = False,
 ) -> Sample:
     """Decodes the bytes of a shard's member to an image; without an image the sample has the reason."""
-    known = encodable(f"{shard_name(url)}:{name}")
+    passed_over = tuple(encodable(f"{shard_name(url)}:{name}") for name in member.passed_over)
+    if not member.name:
+        return Sample(None, "", passed_over=passed_over)
+    known = encodable(f"{shard_name(url)}:{member.name}")
     try:
-        image, size, sha256 = read_sized_crop(io.BytesIO(data), read, transforms, rng, hashed)
-        return Sample(image, known, sha256=sha256, size=size)
+        image, size, sha256 = read_sized_crop(io.BytesIO(member.data), read, transforms, rng, hashed)
+        return Sample(image, known, sha256=sha256, size=size, passed_over=passed_over)
     except UnreadableImage as error:
-        return Sample(None, known, (encodable(f"{url}:{name}: {error}"),))
+        return Sample(None, known, (encodable(f"{url}:{member.name}: {error}"),), passed_over=passed_over)
 
 
 def worker_and_count() -> tuple[int, int]:

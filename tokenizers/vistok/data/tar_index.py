@@ -1,14 +1,12 @@
 """Places of the images in an uncompressed tar on disk, so that each can be read alone."""
 
-import itertools
 import tarfile
 from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import NamedTuple
 
-from webdataset.tariterators import base_plus_ext
-
-from vistok.data.tars import META, MOST_BYTES, MemberHeader
+from vistok.data.tar_samples import extension_of, samples
+from vistok.data.tars import MemberHeader, is_visible, refuse_large
 from vistok.images.decoding import image_extensions
 from vistok.images.rgb import UnreadableImage
 
@@ -32,24 +30,17 @@ def images_of_tar(path: Path) -> Iterator[TarMember]:
         with tarfile.open(path, "r:", tarinfo=MemberHeader) as archive:
             while (member := archive.next()) is not None:
                 archive.members.clear()  # tarfile would keep all of them
-                name = PurePosixPath(member.name)
-                if not member.isreg() or META.match(member.name) or name.name.startswith("."):
-                    continue
-                if name.suffix.lower() in known:
-                    if member.size > MOST_BYTES or member.issparse():
-                        raise ValueError(f"{member.name} is stored with holes, or has too many bytes for an image")
+                if is_visible(member) and extension_of(member.name) in known:
+                    refuse_large(member)
                     yield TarMember(member.name, member.offset_data, member.size)
     except (OSError, ValueError, tarfile.TarError) as error:
         raise UnreadableImage(f"{path}: {type(error).__name__}: {error}") from error
 
 
 def names_in_shard(path: Path) -> list[str]:
-    """Names of the images that ``tars.images_in`` reads: the first image of members with the same key.
+    """Names of the images that ``tar_samples.images_in`` reads.
 
     Raises:
         UnreadableImage: The file is not a complete, uncompressed tar.
     """
-    known = image_extensions()
-    keyed = ((*base_plus_ext(member.name), member.name) for member in images_of_tar(path))
-    images = ((key, name) for key, extension, name in keyed if key is not None and f".{extension.lower()}" in known)
-    return [next(own)[1] for _, own in itertools.groupby(images, key=lambda pair: pair[0])]
+    return [found.image.name for found in samples(images_of_tar(path)) if found.image]

@@ -8,7 +8,7 @@ import glob
 import os
 import re
 import tarfile
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import urlparse
@@ -16,9 +16,8 @@ from urllib.request import url2pathname
 
 from webdataset.gopen import gopen, gopen_schemes, set_options
 from webdataset.shardlists import expand_urls
-from webdataset.tariterators import base_plus_ext
 
-from vistok.images.decoding import image_extensions
+from vistok.data.folder_listing import PASSED_OVER
 from vistok.images.rgb import UnreadableImage
 
 LABEL = ".cls"
@@ -93,43 +92,8 @@ def shard_name(url: str) -> str:
     return url.partition("?")[0].rpartition("/")[2]
 
 
-def images_in(url: str) -> Iterator[tuple[str, bytes]]:
-    """Name and bytes of each image in a shard, in order; only the first image of members with the same key.
-
-    Key and extension are webdataset's: the parts of the file name before and after the first dot.
-
-    Raises:
-        UnreadableImage: The shard cannot be opened, or not read to its end.
-    """
-    former = None
-    for key, _, name, data in members_in(url, image_extensions()):
-        if key != former:
-            former = key
-            yield name, data
-
-
-def labelled_images_in(url: str) -> Iterator[tuple[str, bytes, bytes | None]]:
-    """Images as in ``images_in``, each with the content of the member ``KEY.cls`` beside it, or None.
-
-    Raises:
-        UnreadableImage: The shard cannot be opened, or not read to its end.
-    """
-    former, image, label = None, None, None
-    for key, extension, name, data in members_in(url, image_extensions() | {LABEL}):
-        if key != former:
-            if image is not None:
-                yield *image, label
-            former, image, label = key, None, None
-        if extension == LABEL:
-            label = data
-        elif image is None:
-            image = (name, data)
-    if image is not None:
-        yield *image, label
-
-
-def members_in(url: str, extensions: Container[str]) -> Iterator[tuple[str, str, str, bytes]]:
-    """Key, extension, name and bytes of each member of a shard with one of the extensions, in order.
+def members_in(url: str, wanted: Callable[[str], bool]) -> Iterator[tuple[str, bytes]]:
+    """Name and bytes of each member of a shard whose name is wanted, in order; hidden files are passed over.
 
     Raises:
         UnreadableImage: The shard cannot be opened, or not read to its end.
@@ -140,15 +104,9 @@ def members_in(url: str, extensions: Container[str]) -> Iterator[tuple[str, str,
                 with tarfile.open(fileobj=stream, mode="r|*", tarinfo=MemberHeader) as archive:
                     while (member := archive.next()) is not None:
                         archive.members.clear()  # tarfile would keep all of them
-                        key, extension = base_plus_ext(member.name)
-                        if key is None or not member.isreg() or META.match(member.name):
-                            continue
-                        if (extension := f".{extension.lower()}") in extensions:
-                            if member.size > MOST_BYTES:
-                                raise ValueError(f"{member.name} has {member.size:,} bytes: no image is so large")
-                            if member.issparse():  # 512 bytes of the archive could expand to 256 MiB, repeatedly
-                                raise ValueError(f"{member.name} is stored with holes: no image is")
-                            yield key, extension, member.name, archive.extractfile(member).read()
+                        if is_visible(member) and wanted(member.name):
+                            refuse_large(member)
+                            yield member.name, archive.extractfile(member).read()
                 while stream.read(2**20):  # lets the writer of a pipe finish
                     pass
             except GeneratorExit:
@@ -156,6 +114,21 @@ def members_in(url: str, extensions: Container[str]) -> Iterator[tuple[str, str,
                 raise
     except Exception as error:  # errors of a file system, a server, a command or a decompressor
         raise UnreadableImage(f"{url}: {type(error).__name__}: {error}") from error
+
+
+def is_visible(member: tarfile.TarInfo) -> bool:
+    """True for a file that is neither hidden, nor one of macOS's resource forks, nor one of webdataset's own."""
+    folder, _, name = member.name.rpartition("/")
+    hidden = name.startswith(".") or META.match(member.name) or PASSED_OVER in folder.split("/")
+    return member.isreg() and not hidden
+
+
+def refuse_large(member: tarfile.TarInfo) -> None:
+    """Refuses a member that is too large for an image or its label, or claims a size that is not in the archive."""
+    if member.size > MOST_BYTES:
+        raise ValueError(f"{member.name} has {member.size:,} bytes: no image is so large")
+    if member.issparse():  # 512 bytes of the archive could expand to 256 MiB, repeatedly
+        raise ValueError(f"{member.name} is stored with holes: no image is")
 
 
 class MemberHeader(tarfile.TarInfo):

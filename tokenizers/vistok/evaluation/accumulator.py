@@ -60,6 +60,7 @@ class Scores(Accumulator):
         names: Names of the images.
         hashes: Hash of the pixels of each image, by ``pixel_hash``.
         unreadable: Images that could not be read, with the reason.
+        passed_over: Number of members of tars beside the images, which were not read.
         tokens: Number of positions that are tokens, for each image; empty without codes, as ``positions``.
         positions: Number of positions of each image.
         heights: Height of each image in pixels.
@@ -75,6 +76,7 @@ class Scores(Accumulator):
     names: list[str]
     hashes: list[str]
     unreadable: list[str]
+    passed_over: Tensor
     tokens: array
     positions: array
     heights: array
@@ -114,6 +116,7 @@ class Scores(Accumulator):
         self.declare("names", [], Reduction.CONCATENATION)
         self.declare("hashes", [], Reduction.CONCATENATION)
         self.declare("unreadable", [], Reduction.UNION)
+        self.declare("passed_over", torch.zeros((), dtype=torch.int64), Reduction.SUM)
         # Growing arrays: one small tensor per batch would keep the allocator from releasing freed large ones.
         for name in PER_IMAGE:
             self.declare(name, array("q"), Reduction.CONCATENATION)

@@ -72,6 +72,8 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         ]
         protocols = configuration.instantiate(config.protocol)
         data = configuration.instantiate(config.data)
+        for note in data.notes:
+            say(note, "yellow", console=console)
         sources += [StoredReconstructions(path, data) for path in paths_of(config.reconstructions)]
         for source in sources:
             source.check(data, list(dict.fromkeys(protocol.preparation for protocol in protocols.values())))

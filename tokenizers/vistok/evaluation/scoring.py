@@ -57,6 +57,11 @@ class Result:
     def unreadable(self) -> list[str]:
         return sorted({reason for scores in self.scores.values() for reason in scores.unreadable})
 
+    @property
+    def passed_over(self) -> int:
+        """Number of members of tars beside the images, which were not read."""
+        return int(next(iter(self.scores.values())).passed_over)
+
     def metrics(self, protocols: Mapping[str, Protocol]) -> dict[str, dict[str, float]]:
         return {name: self.scores[protocol.preparation.name].metrics(name) for name, protocol in protocols.items()}
 
@@ -254,6 +259,7 @@ def run(
                             found.levels,
                         )
                     scores.unreadable += batch.skipped
+                    scores.passed_over += len(batch.passed_over)
                     done += 1
                 done_images = (len(scores.names) + len(scores.unreadable)) * world_size
                 advance(done_images if total is None else min(done_images, total))

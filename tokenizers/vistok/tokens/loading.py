@@ -29,6 +29,7 @@ class ViewBatch(NamedTuple):
     names: list[str]
     labels: list[int]
     skipped: list[str]  # unreadable images, with the reason
+    passed_over: list[str]  # members of tars beside the images, which are not read
 
     def __len__(self) -> int:
         return len(self.names)
@@ -80,8 +81,11 @@ class PartBatches(IterableDataset):
                     break
 
     def _batch(self, part: int, members: Sequence[Member], skipped: list[str]) -> ViewBatch:
-        images, read = [], []
+        images, read, passed_over = [], [], []
         for member in members:
+            passed_over += member.passed_over
+            if not member.name:
+                continue
             try:
                 image = read_crop(member.file, self.read, self.transforms, np.random.default_rng(0))
                 images.append(views_of(image, self.views, self.image_size))
@@ -90,7 +94,7 @@ class PartBatches(IterableDataset):
                 skipped.append(encodable(f"{member.name}: {error}"))
         shape = (0, VIEWS[self.views], 3, self.image_size, self.image_size)
         stacked = torch.stack(images) if images else torch.empty(shape, dtype=torch.uint8)
-        return ViewBatch(part, stacked, [m.name for m in read], [m.label for m in read], skipped)
+        return ViewBatch(part, stacked, [m.name for m in read], [m.label for m in read], skipped, passed_over)
 
 
 def loaded(batches: PartBatches, num_workers: int, pin_memory: bool, timeout: float = PATIENCE) -> DataLoader:

@@ -6,10 +6,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from vistok.data.image_folder import list_images
-from vistok.data.image_paths import find_images, is_split, kind_of
+from vistok.data.folder_listing import list_images, nothing_found
+from vistok.data.folder_splits import split_of
+from vistok.data.image_paths import find_images, kind_of
 from vistok.data.shard_writer import INDEX as CONVERTED
-from vistok.data.tars import Url, expand, labelled_images_in, shard_name
+from vistok.data.tar_samples import images_in
+from vistok.data.tars import Url, expand, shard_name
 from vistok.files import encodable, sha256_of_lines
 from vistok.untrusted.bounded_json import MAX_LISTING, read_json, short
 
@@ -17,11 +19,12 @@ UNLABELLED = -1
 
 
 class Member(NamedTuple):
-    """One image that is not yet decoded."""
+    """One image that is not yet decoded; without a name there is none."""
 
     name: str
     label: int  # UNLABELLED for an image without a label
     file: Path | BinaryIO
+    passed_over: tuple[str, ...] = ()  # members of a tar beside the image, which are not read
 
 
 class Source(ABC):
@@ -67,11 +70,11 @@ class FolderSource(Source):
     """
 
     def __init__(self, root: Path, per_shard: int):
-        if is_split(root):
-            raise ValueError(f"{root} has the subfolders train and val: name one of them")
+        if split := split_of(root):
+            raise ValueError(f"{root} has the splits {split.names}: name one of them")
         self.root, self.files, self.per_shard = root, list_images(root), per_shard
         if not self.files:
-            raise ValueError(f"{root}: no images found")
+            raise ValueError(nothing_found(root))
         self.about, self.count, self.parts = encodable(str(root)), len(self.files), -(-len(self.files) // per_shard)
         folders = [name.partition("/")[0] if "/" in name else None for name in self.files]
         labelled = None not in folders
@@ -109,8 +112,10 @@ class TarSource(Source):
 
     def members(self, part: int) -> Iterator[Member]:
         url = self.urls[part]
-        for name, data, label in labelled_images_in(url):
-            yield Member(encodable(f"{shard_name(url)}:{name}"), self._label(url, name, label), io.BytesIO(data))
+        for name, data, label, passed_over in images_in(url):
+            others = tuple(encodable(f"{shard_name(url)}:{other}") for other in passed_over)
+            known = encodable(f"{shard_name(url)}:{name}") if name else ""
+            yield Member(known, self._label(url, name, label), io.BytesIO(data), others)
 
     def _label(self, url: str, name: str, digits: bytes | None) -> int:
         if digits is None:

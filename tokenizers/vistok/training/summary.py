@@ -33,6 +33,8 @@ def open_run(config: DictConfig, run: Path, lit: LitTokenizer, data: Data) -> No
     codewords = " + ".join(f"{size:,}" for size in head.codebook_sizes)
     say(str(run), label="run folder  ")
     say(about, label="data        ")
+    for note in data.notes:
+        say(note, "yellow")
     say(sizes, label="parameters  ")
     factor = lit.tokenizer.factor
     say(f"{codewords} codewords of {head.dim} channels, one for each {factor} x {factor} pixels", label="codes       ")

@@ -81,6 +81,7 @@ def report_of(
             "source": data.about,
             "images": len(results[0].names),
             "unreadable": results[0].unreadable,
+            "passed_over": results[0].passed_over,
             "image_size": None if len(native) == len(results[0].scores) else data.image_size,
             "native_sizes": range_of(native[0].sizes) if native else None,
             "sha256_of_names": names_hash(results[0].names),

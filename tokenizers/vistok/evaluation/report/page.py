@@ -54,7 +54,7 @@ def summary(report: Mapping[str, Any]) -> str:
     data, versions = report["data"], report["versions"]
     several = len(report["tokenizers"]) > 1
     facts = {
-        "images": f"{data['images']:,}" + (f" ({len(data['unreadable'])} unreadable)" if data["unreadable"] else ""),
+        "images": f"{data['images']:,}{score_table.not_scored(data)}",
         "size": score_table.sizes_of(data),
         "dtype": report["dtype"],
         "versions": f"vistok {versions['vistok']}, torch {versions['torch']}",

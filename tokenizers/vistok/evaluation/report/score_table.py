@@ -17,12 +17,19 @@ def caption_of(report: Mapping[str, Any]) -> str:
     """The images and versions of an evaluation, and the meaning of its intervals."""
     data, versions = report["data"], report["versions"]
     caption = (
-        f"{data['images']:,} images of {sizes_of(data)}, SHA-256 {data['sha256_of_images'][:8]}, from "
+        f"{data['images']:,} images{not_scored(data)} of {sizes_of(data)}, SHA-256 {data['sha256_of_images'][:8]}, from "
         f"{data['source']}; {report['dtype']}, vistok {versions['vistok']}, torch {versions['torch']}"
     )
     caption += f". {INTERVAL}" if any(score.get("intervals") for score in report["scores"]) else ""
     caption += "".join(f"\n{name}: {text}" for name, text in report.get("partial", {}).items())
     return caption + "".join(f"\nwarning: {text}" for text in report.get("warnings", ()))
+
+
+def not_scored(data: Mapping[str, Any]) -> str:
+    """Numbers of images and of members of tars that were not scored, in brackets; nothing if there are none."""
+    counts = [f"{len(data['unreadable']):,} unreadable"] if data.get("unreadable") else []
+    counts += [f"{data['passed_over']:,} members of tars passed over"] if data.get("passed_over") else []
+    return f" ({', '.join(counts)})" if counts else ""
 
 
 def scores_table(report: Mapping[str, Any], caption: str | None = None) -> Table:

@@ -14,6 +14,7 @@ import numpy as np
 from rich.console import Console
 
 from vistok.data.shard_writer import INDEX, Samples, convert
+from vistok.data.tar_samples import key_of
 from vistok.data.tars import members_in
 from vistok.files import below
 from vistok.images.rgb import UnreadableImage
@@ -127,7 +128,8 @@ def _samples(path: Path, header: Header) -> Iterator[tuple[str, dict[str, bytes]
         with path.open("rb") as file:
             if file.read(6).startswith(COMPRESSED):
                 raise ValueError(f"{name} is compressed; tars of tokens are not")
-        for key, extension, _, data in members_in(str(path), ENDINGS):
+        for member, data in members_in(str(path), lambda member: ending_of(member) in ENDINGS):
+            key, extension = key_of(member), ending_of(member)
             if len(data) > largest:
                 raise ValueError(f"{name}: the sample {short(key)} has {len(data):,} bytes, more than {largest:,}")
             if key != former and sample:
@@ -138,6 +140,11 @@ def _samples(path: Path, header: Header) -> Iterator[tuple[str, dict[str, bytes]
         raise ValueError(f"{name} cannot be read: {one_line(error)}") from error
     if sample:
         yield former, sample
+
+
+def ending_of(name: str) -> str:
+    """First dot of a file's name and what follows it, in lower case."""
+    return name.removeprefix(key_of(name)).lower()
 
 
 def _view(sample: dict[str, bytes], header: Header, where: str) -> tuple[int, dict[str, Any]]:

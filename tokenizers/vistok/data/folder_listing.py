@@ -1,0 +1,84 @@
+"""Image files below a folder, by their extension.
+
+Symbolic links are followed, as by torchvision's ``ImageFolder``, except to a folder that they lie in. Hidden files and
+folders (names that begin with a dot) and macOS's ``__MACOSX`` are passed over.
+"""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from vistok.images.decoding import image_extensions
+from vistok.processes.patience import PATIENCE, in_time
+
+BLOCK = 100  # folders that are listed before the storage counts as responding
+PASSED_OVER = "__MACOSX"  # folder of macOS's resource forks in a zip archive
+
+
+def list_images(root: Path, subfolder: str = "") -> list[str]:
+    """Image files below ``root / subfolder`` by their extension, relative to ``root``, sorted.
+
+    A link to a file that does not exist counts as an image, so that it is reported as unreadable.
+
+    Raises:
+        ValueError: A folder cannot be listed.
+        RuntimeError: The storage does not respond.
+    """
+    known = tuple(image_extensions())
+    found: list[str] = []
+    for names in files_in(root, subfolder):
+        found += [name for name in names if name.lower().endswith(known)]
+    return sorted(found)
+
+
+def contents(root: Path, subfolder: str = "") -> str:
+    """Kinds of files below ``root / subfolder`` by number, for a message about a folder without images."""
+    kinds = Counter(
+        os.path.splitext(name)[1].lower() or "no extension" for names in files_in(root, subfolder) for name in names
+    )
+    most = [f"{count:,} of {kind}" for kind, count in kinds.most_common(4)]
+    return f"only files of other kinds ({', '.join(most)})" if most else "no files"
+
+
+def nothing_found(root: Path, subfolder: str = "") -> str:
+    """Message about a folder without images: its contents, and the kinds of files that are read."""
+    read = ", ".join(sorted(image_extensions()))
+    return f"no images found in {root / subfolder}: it has {contents(root, subfolder)}; read are {read}"
+
+
+def files_in(root: Path, subfolder: str = "") -> Iterator[list[str]]:
+    """Blocks of files below ``root / subfolder``, relative to ``root``. Errors: see ``list_images``."""
+    prefix = f"{Path(subfolder).as_posix()}/" if subfolder else ""
+    return in_time(_blocks(_files(str(root / subfolder), prefix, ())), PATIENCE)
+
+
+def _blocks(folders: Iterator[list[str]]) -> Iterator[list[str]]:
+    while block := list(islice(folders, BLOCK)):
+        yield [name for names in block for name in names]
+
+
+def _files(folder: str, prefix: str, above: tuple[str, ...]) -> Iterator[list[str]]:
+    """Files of a folder, then those of its subfolders; ``above`` are the real paths of the folders that it lies in."""
+    names, subfolders = [], []
+    real = os.path.realpath(folder)
+    if real in above:
+        return
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name[0] == ".":
+                    continue
+                if entry.is_file():
+                    names.append(prefix + entry.name)
+                elif entry.is_dir():
+                    if entry.name != PASSED_OVER:
+                        subfolders.append(entry.name)
+                elif entry.is_symlink() and not os.path.exists(entry.path):
+                    names.append(prefix + entry.name)
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be listed: {error.strerror}") from error
+    yield names
+    for name in subfolders:
+        yield from _files(os.path.join(folder, name), f"{prefix}{name}/", (*above, real))

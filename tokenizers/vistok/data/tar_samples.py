@@ -1,0 +1,110 @@
+"""Images of a tar and their labels. Members of one sample follow each other, as webdataset writes them.
+
+The key of a sample is webdataset's: the name up to the first dot. So ``a.jpg``, ``a.seg.png`` and ``a.cls`` are one
+sample, whose image is ``a.jpg``. Where no image of a key is named so (``22.05.png``, ``22.06.png``), the dots are part
+of the names, and each is an image with a label of its own.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, groupby, islice, starmap
+from typing import NamedTuple, Protocol
+
+from vistok.data.tars import LABEL, members_in
+from vistok.images.decoding import image_extensions
+from vistok.images.rgb import UnreadableImage
+
+FIRST = 16  # members of a key among which the image of the sample must be, if there is one
+
+
+class WithName(Protocol):
+    """Member of a tar, with or without its bytes."""
+
+    @property
+    def name(self) -> str: ...
+
+
+class TarSample(NamedTuple):
+    """A sample of a tar."""
+
+    image: WithName | None  # None for labels that follow no image of their key
+    label: WithName | None
+    passed_over: tuple[str, ...]  # other images and labels of the sample, which are not read
+
+
+class TarImage(NamedTuple):
+    """An image of a tar with its bytes."""
+
+    name: str
+    data: bytes = b""
+    label: bytes | None = None  # content of ``KEY.cls``
+    passed_over: tuple[str, ...] = ()  # names of other images and labels of the sample, which are not read
+
+
+def images_in(url: str) -> Iterator[TarImage]:
+    """Images of a shard in order, with their labels; a sample without an image has no name.
+
+    Raises:
+        UnreadableImage: The shard cannot be opened, or not read to its end.
+    """
+    known = image_extensions() | {LABEL}
+    problems: list[UnreadableImage] = []  # raised only after the last sample, which may be complete
+
+    def members() -> Iterator[TarImage]:
+        try:
+            yield from starmap(TarImage, members_in(url, lambda name: extension_of(name) in known))
+        except UnreadableImage as error:
+            problems.append(error)
+
+    for image, label, passed_over in samples(members()):
+        data = (image.name, image.data) if isinstance(image, TarImage) else ("", b"")
+        yield TarImage(*data, label.data if isinstance(label, TarImage) else None, passed_over)
+    if problems:
+        raise problems[0]
+
+
+def samples(members: Iterable[WithName]) -> Iterator[TarSample]:
+    """Samples among the images and labels of a tar, given in their order."""
+    for key, group in groupby(members, lambda member: key_of(member.name)):
+        of_key = iter(group)
+        first = list(islice(of_key, FIRST))
+        of_key = chain(first, of_key)
+        if any(_is_image(member, key) for member in first):
+            yield _sample(of_key, lambda member, key=key: _is_image(member, key), f"{key}{LABEL}")
+        else:
+            for stem, own in groupby(of_key, lambda member: stem_of(member.name)):
+                yield _sample(own, lambda member: extension_of(member.name) != LABEL, f"{stem}{LABEL}")
+
+
+def _sample(members: Iterable[WithName], is_image: Callable[[WithName], bool], label_name: str) -> TarSample:
+    """The sample that consists of ``members``: the first image, its label, and the names of the others."""
+    image, label, others = None, None, []
+    for member in members:
+        if image is None and is_image(member):
+            image = member
+        elif label is None and stem_of(member.name) + extension_of(member.name) == label_name:
+            label = member
+        else:
+            others.append(member.name)
+    if image is None and label is not None:
+        others.append(label.name)
+    return TarSample(image, label if image else None, tuple(others))
+
+
+def _is_image(member: WithName, key: str) -> bool:
+    return extension_of(member.name) != LABEL and stem_of(member.name) == key
+
+
+def key_of(name: str) -> str:
+    """Folder and file name up to its first dot."""
+    folder, slash, file = name.rpartition("/")
+    return folder + slash + file.partition(".")[0]
+
+
+def stem_of(name: str) -> str:
+    """Name without its extension."""
+    return name.rpartition(".")[0]
+
+
+def extension_of(name: str) -> str:
+    """Last dot of a name and what follows it, in lower case."""
+    return f".{name.rpartition('.')[2].lower()}"
