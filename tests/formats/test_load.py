@@ -72,12 +72,8 @@ MODELS = {  # golden file: the family that its keys speak for, and what has to b
     "bsqvit": ("bsqvit", {"config": {"vitconfig": {"heads": 4}}}),
 }
 REFUSED = {
-    "ibq": "taming",
     "titok": "titok",
-    "var_vqvae": "var",
-    "rqvae": "rqvae",
     "maskgit_vqgan": "maskgit",
-    "openmagvit2_lfq": "openmagvit2",
 }
 
 
@@ -128,10 +124,9 @@ def test_families_whose_heads_are_not_here(family, tmp_path, name):
     weights, _ = family(name)
     assert families.family_of(weights) == REFUSED[name]
     torch.save({"state_dict": {f"module.{key}": t for key, t in weights.items()}}, tmp_path / "model.pt")
-    with pytest.raises(ValueError, match=f"recognised as {'ibq' if name == 'ibq' else REFUSED[name]}: its head is not"):
-        vistok.load(tmp_path / "model.pt", family=name)
-    with pytest.raises(ValueError, match="IBQ chooses codes by inner product" if name == "ibq" else "recognised as"):
-        vistok.load(tmp_path / "model.pt")
+    for given in (name, None):
+        with pytest.raises(ValueError, match=f"recognised as {REFUSED[name]}: its head is not"):
+            vistok.load(tmp_path / "model.pt", family=given)
 
 
 # ------------------------------------------------------------------------------- without golden files: other sizes
@@ -360,24 +355,6 @@ def test_pixel_range_of_the_config(llamagen_file):
 def test_nothing_there(tmp_path):
     with pytest.raises(FileNotFoundError, match="nothing.ckpt is not an exported tokenizer"):
         vistok.load(tmp_path / "nothing.ckpt")
-
-
-@pytest.mark.parametrize("blocks, size, expected", [(2, 16384, "taming"), (4, 16384, "ibq"), (2, 5000, None)])
-def test_vqgan_or_ibq_by_published_shape(blocks, size, expected):
-    """The whole f16 models, without their numbers."""
-    arguments = {"num_blocks": blocks}
-    with torch.device("meta"):
-        maps = nn.Conv2d(256, 256, 1), nn.Conv2d(256, 256, 1)
-        model = Tokenizer(CNNEncoder(**arguments), VectorQuantizer(size, 256), CNNDecoder(**arguments), *maps)
-        theirs = to_theirs(from_taming.RULES, model.state_dict(), 5)
-        shapes = {name: tuple(t.shape) for name, t in to_ours(from_taming.RULES, theirs, 5).items()}
-        if expected is None:
-            with pytest.raises(ValueError, match="no published VQGAN has 5000 codewords of 256 channels"):
-                from_taming.build(shapes, {}, False)
-            assert from_taming.build(shapes, {}, True).quantizer.codebook_size == 5000
-        else:
-            assert families.family_of(theirs) == expected
-            assert expected == "ibq" or from_taming.build(shapes, {}, False).encoder.num_blocks == 2
 
 
 def test_names_by_hand():

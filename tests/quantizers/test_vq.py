@@ -153,6 +153,27 @@ def test_taming_ema(golden, close):
         close(head.codewords, values[f"after{step}.weight"])
 
 
+def test_taming_ema_head(golden, close):
+    """Two updates of the whole head: codes and loss are of the table before each."""
+    values = golden("vq", "taming_emavq")
+    head = with_table(values["before.embedding.weight"], ema_decay=0.99).train()
+    head.ema_counts.copy_(values["before.embedding.cluster_size"])
+    head.ema_sums.copy_(values["before.embedding.embed_avg"])
+    for step in ("1", "2"):
+        z = values[f"z{step}"].requires_grad_()
+        quantized = head(z)
+        assert torch.equal(quantized.codes[:, 0], values[f"codes{step}"])
+        close(quantized.latent, values[f"zq{step}"])
+        loss = 0.25 * quantized.losses["commitment"]
+        close(loss, values[f"loss{step}.total"])
+        for kind, total in (("gradloss", loss), ("grad", loss + (values[f"up.zq{step}"] * quantized.latent).sum())):
+            close(torch.autograd.grad(total, z, retain_graph=True)[0], values[f"{kind}.z{step}"])
+        head.update(quantized.stats)
+        close(head.ema_counts, values[f"after{step}.embedding.cluster_size"])
+        close(head.ema_sums, values[f"after{step}.embedding.embed_avg"])
+        close(head.codewords, values[f"after{step}.embedding.weight"])
+
+
 @pytest.mark.parametrize("group, steps, arguments", [
     ("dqvae", 2, {"restart": 1.0}),
     ("dqvae_fresh", 2, {}),

@@ -9,6 +9,7 @@ decoders of Open-MAGVIT2, WeTok and BitDance also have adaptive norms.
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
@@ -147,6 +148,10 @@ class MagvitDecoder(Decoder):
         keep: Tensor | None = None,
         context: Context = Context(),
     ) -> Tensor:
+        if self.adaptive:
+            # As in the authors' code. Where a scale is near zero, the next norm divides by a small deviation, which
+            # torch computes in another way for each memory format: images would differ by 1e-3.
+            latent = latent.contiguous(memory_format=torch.channels_last)
         h = self.mid(self.conv_in(latent))
         for i, level in enumerate(self.levels):
             h = level(self.norms[i](h, latent) if self.adaptive else h)

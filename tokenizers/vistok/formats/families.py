@@ -15,11 +15,16 @@ from vistok.formats.importers import (
     from_dqvae,
     from_enhancing,
     from_fqgan,
+    from_gumbel,
+    from_ibq,
     from_infinity,
     from_janus,
     from_llamagen,
+    from_openmagvit2,
+    from_rqvae,
     from_simvq,
     from_taming,
+    from_var,
 )
 from vistok.formats.importers.key_map import Rule
 from vistok.formats.importers.published import Container, Published
@@ -38,6 +43,8 @@ class Family(NamedTuple):
     also: tuple[str, ...] = ()  # other names for ``family=``
     write: Callable[[Tokenizer], Published] | None = None  # the tokenizer in this layout; None if it is not written
     container: Container | None = None  # files that are written
+    prepare: Callable[[dict[str, Tensor]], dict[str, Any]] | None = None  # removes tensors that are none of ours, and
+    #   returns further arguments of ``build``
 
 
 FIRST_BLOCK = "encoder.down.0.block.0.norm1.weight"
@@ -49,11 +56,14 @@ FAMILIES = (
     Family("infinity", ("encoder.conv_in.conv.weight", "decoder.norm_out.norm.weight"), from_infinity.RULES,
            from_infinity.build, from_infinity.IGNORED, ("infinity_bsq",)),
     Family("titok", ("encoder.latent_token_positional_embedding",)),
-    Family("var", ("quantize.quant_resi.qresi_ls.0.weight",), also=("var_vqvae",)),
-    Family("rqvae", ("quantizer.codebooks.0.weight",)),
-    Family("openmagvit2", ("decoder.adaptive.0.gamma.weight",), also=("openmagvit2_lfq",)),
+    Family("var", ("encoder.mid.attn_1.qkv.weight", TABLE), from_var.RULES, from_var.build, also=("var_vqvae",),
+           prepare=from_var.prepare),
+    Family("rqvae", ("quantizer.codebooks.0.weight",), from_rqvae.RULES, from_rqvae.build, prepare=from_rqvae.prepare),
+    Family("openmagvit2", ("decoder.adaptive.0.gamma.weight",), from_openmagvit2.RULES, from_openmagvit2.build,
+           from_openmagvit2.IGNORED, ("openmagvit2_lfq",)),
     Family("maskgit", ("decoder.up.1.upsample_conv.weight",), also=("maskgit_vqgan",)),
-    Family("gumbel", ("quantize.proj.weight", "quantize.embed.weight")),
+    Family("gumbel", ("quantize.proj.weight", "quantize.embed.weight"), from_gumbel.RULES, from_gumbel.build,
+           also=("taming_gumbel",)),
     Family("fqgan_triple", ("quantize_sem_mid.embedding.weight",), from_fqgan.TRIPLE, from_fqgan.build,
            from_fqgan.IGNORED),
     Family("fqgan_dual", ("quantize_sem.embedding.weight",), from_fqgan.DUAL, from_fqgan.build, from_fqgan.IGNORED),
@@ -66,7 +76,7 @@ FAMILIES = (
     Family("dqvae_dual", ("quantize.codebook.weight", "encoder.conv_out_coarse.weight"), from_dqvae.DUAL,
            from_dqvae.build, also=("dqvae_dual_feat", "dqvae_dual_entropy")),
     Family("enhancing", ("encoder.en_pos_embedding",), from_enhancing.RULES, from_enhancing.build,
-           also=("enhancing_vitvqgan",)),
+           also=("enhancing_vitvqgan",), prepare=from_enhancing.prepare),
     Family("diffusers", ("encoder.down_blocks.0.resnets.0.norm1.weight", TABLE), from_diffusers.RULES,
            from_diffusers.build, also=("diffusers_vqmodel",)),
     Family("llamagen", ("encoder.conv_blocks.0.res.0.norm1.weight", TABLE), from_llamagen.RULES, from_llamagen.build,
@@ -74,8 +84,9 @@ FAMILIES = (
     Family("janus", (FIRST_BLOCK, TABLE, "decoder.up.0.upsample.conv.weight"), from_janus.RULES, from_janus.build,
            also=("janus_vqvae",)),
     Family("taming", (FIRST_BLOCK, TABLE, "decoder.conv_in.weight"), from_taming.RULES, from_taming.build,
-           also=("taming_vqgan", "ldm_vq"), write=from_taming.write, container=from_taming.CONTAINER),
-    Family("ibq", (FIRST_BLOCK, TABLE, "decoder.conv_in.weight")),  # taming's names
+           also=("taming_vqgan", "taming_emavq", "ldm_vq"), write=from_taming.write, container=from_taming.CONTAINER),
+    Family("ibq", (FIRST_BLOCK, TABLE, "decoder.conv_in.weight"), from_ibq.RULES, from_ibq.build,
+           also=("emu3_5", "emu3.5")),  # taming's names
 )  # fmt: skip
 
 
@@ -105,8 +116,8 @@ def guessed(tensors: Mapping[str, Any]) -> str | None:
     dim = table.shape[1] if isinstance(table, Tensor) and table.ndim == 2 else None
     if found.name == "llamagen" and dim in (256, 512):
         return "fvq"
-    if found.name == "taming" and dim == 256 and "encoder.down.0.block.3.norm1.weight" in tensors:
-        return "ibq"  # published with 4 blocks in each level, VQGAN with 2
+    if found.name == "taming" and from_ibq.published(tensors):
+        return "ibq"
     return found.name
 
 

@@ -13,9 +13,6 @@ from torch import Tensor
 
 from vistok.formats import native, tokenizer_paths
 from vistok.formats.families import choose, unwrapped
-from vistok.formats.importers import (
-    from_enhancing,
-)
 from vistok.formats.importers.hyperparameters import Unknown, get
 from vistok.formats.importers.key_map import to_ours
 from vistok.images.ranges import LogitLaplaceMap, PixelMap
@@ -90,13 +87,9 @@ def tokenizer_of(tree: Any, family: str | None, config: Mapping[str, Any], weigh
     empty = [name for name, tensor in read.items() if not tensor.numel()]
     if empty:
         raise ValueError(f"{one_line(empty[0], 80)} has no values")
-    bounded, extra = Bounded(read.values()), {}
+    bounded = Bounded(read.values())
+    extra = found.prepare(read) if found.prepare else {}
     refuse_shared(read)
-    if found.name == "enhancing":
-        missing = [name for name in from_enhancing.POSITIONS if name not in read]
-        if missing:
-            raise ValueError(f"it has no {', '.join(missing)}")
-        extra = {"positions": tuple(read.pop(name) for name in from_enhancing.POSITIONS)}
     levels = [int(match[1]) for name in read if (match := re.match(r"decoder\.up\.(\d{1,5})\.", name))]
     try:
         ours = to_ours(found.rules, read, max(levels, default=-1) + 1)

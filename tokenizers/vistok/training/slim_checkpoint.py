@@ -25,8 +25,8 @@ OUR_NAMES = (
 )  # prefixes of names that only our encoders have
 SETTINGS = (  # arguments on which weights depend, but not their shapes
     *("class", "cosine", "num_heads", "heads", "activation", "positions", "patch", "norm_groups", "groups"),
-    *("spherical", "upsampling", "phi_ratio"),
-    *("scale", "shift", "thresholds", "low", "high"),
+    *("scale", "shift", "thresholds", "low", "high", "spherical", "num_codebooks"),
+    *("phi_ratio", "upsampling", "factors"),
 )
 
 
@@ -85,12 +85,14 @@ def _published(
 
 def settings(description: dict[str, Any], path: str = "tokenizer") -> dict[str, Any]:
     """Settings in a description of ``native.describe`` on which weights depend but not their shapes, by dotted path."""
-    found = {f"{path}.{name}": value for name, value in description.items() if name in SETTINGS}
+    found: dict[str, Any] = {}
     for name, value in description.items():
         members = dict(enumerate(value)) if isinstance(value, list) else {"": value}
-        for i, member in members.items():
-            if isinstance(member, dict) and name != "estimator":
-                found |= settings(member, f"{path}.{name}{i}")
+        parts = {i: member for i, member in members.items() if isinstance(member, dict)}
+        if name in SETTINGS and not parts:
+            found[f"{path}.{name}"] = value
+        for i, part in parts.items() if name != "estimator" else ():
+            found |= settings(part, f"{path}.{name}{i}")
     return found
 
 

@@ -62,6 +62,14 @@ def image_size(positions: Tensor, patch: int) -> int:
     return side * patch
 
 
+def prepare(tensors: dict[str, Tensor]) -> dict[str, Any]:
+    """Takes the positions out of a file, and returns them."""
+    missing = [name for name in POSITIONS if name not in tensors]
+    if missing:
+        raise ValueError(f"it has no {', '.join(missing)}")
+    return {"positions": tuple(tensors.pop(name) for name in POSITIONS)}
+
+
 def build(
     shapes: vqgan_rules.Shapes, config: Mapping[str, Any], sure: bool, positions: tuple[Tensor, ...]
 ) -> Tokenizer:

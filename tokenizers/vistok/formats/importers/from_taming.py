@@ -1,4 +1,7 @@
-"""Importer of taming-transformers' VQGAN and latent diffusion's VQ models (arXiv:2012.09841, arXiv:2112.10752)."""
+"""Importer of taming-transformers' VQGAN and latent diffusion's VQ models (arXiv:2012.09841, arXiv:2112.10752).
+
+A file with moving averages is of taming-transformers' model whose codebook is learned as these.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,23 +9,19 @@ from typing import Any
 from vistok.formats import plain
 from vistok.formats.importers import vqgan_rules
 from vistok.formats.importers.hyperparameters import Unknown, only
-from vistok.formats.importers.key_map import under
+from vistok.formats.importers.key_map import Rule
 from vistok.formats.importers.published import Container, Published, ddconfig
 from vistok.quantizers import VectorQuantizer
 from vistok.tokenizer import Tokenizer
 
 RULES = (
-    *under("encoder", "encoder", vqgan_rules.ENDS),
-    *vqgan_rules.level("encoder.down.{i}", "encoder.levels.{i}"),
-    *vqgan_rules.middle("encoder.mid", "encoder.mid"),
-    *under("decoder", "decoder", vqgan_rules.ENDS),
-    *vqgan_rules.middle("decoder.mid", "decoder.mid"),
-    *vqgan_rules.level("decoder.up.{i}", "decoder.levels.{~i}", resample="upsample.conv"),
-    *vqgan_rules.MAPS,
+    *vqgan_rules.networks(),
     vqgan_rules.TABLE,
+    Rule("quantize.embedding.cluster_size", "quantizer.ema_counts"),
+    Rule("quantize.embedding.embed_avg", "quantizer.ema_sums"),
 )
 # Codewords and dimension of the published models with 128 channels and 2 blocks in each level. IBQ's have 4 blocks.
-PUBLISHED = ((1024, 256), (16384, 256), (8192, 3), (16384, 4), (256, 4), (16384, 8))
+PUBLISHED = ((1024, 256), (16384, 256), (8192, 256), (8192, 3), (16384, 4), (256, 4), (16384, 8))
 
 
 def build(shapes: vqgan_rules.Shapes, config: Mapping[str, Any], sure: bool) -> Tokenizer:
@@ -32,23 +31,24 @@ def build(shapes: vqgan_rules.Shapes, config: Mapping[str, Any], sure: bool) -> 
         shapes: Shapes of the tensors by name.
         config: The caller's settings.
         sure: True if the caller has named the family.
+
+    Raises:
+        Unknown: It may be IBQ's.
     """
     only(config, "l2_norm", False)
     only(config, "ddconfig.double_z", False)
-    encoder, decoder = vqgan_rules.encoder(shapes), vqgan_rules.decoder(shapes)
+    averages = "quantizer.ema_counts" in shapes
     codebook_size, dim = vqgan_rules.shape(shapes, "quantizer.table", 2)
-    head = VectorQuantizer(codebook_size, dim)
-    sizes = encoder.sizes
-    published = (sizes.channels, sizes.num_blocks) == (128, 2) and (head.codebook_size, head.dim) in PUBLISHED
-    if not sure and sizes.mid_attention and not published:
+    tokenizer = vqgan_rules.tokenizer(shapes, VectorQuantizer(codebook_size, dim, ema_decay=0.99 if averages else None))
+    sizes = tokenizer.encoder.sizes
+    published = (sizes.channels, sizes.num_blocks) == (128, 2) and (codebook_size, dim) in PUBLISHED
+    if not sure and sizes.mid_attention and not averages and not published:
         raise Unknown(
-            "VQGAN and IBQ have the same names, but IBQ chooses codes by inner product, and no published VQGAN has "
-            f"{head.codebook_size} codewords of {head.dim} channels behind {sizes.num_blocks} blocks a level: give "
-            "family='taming' if it is one; IBQ's head is not in vistok yet"
+            "VQGAN and IBQ have the same names, but IBQ chooses codes by inner product, and neither was published with "
+            f"{codebook_size} codewords of {dim} channels behind {sizes.num_blocks} blocks a level of "
+            f"{sizes.channels} channels or more: give family='taming' or family='ibq'"
         )
-    return Tokenizer(
-        encoder, head, decoder, vqgan_rules.conv(shapes, "to_latent"), vqgan_rules.conv(shapes, "from_latent")
-    )
+    return tokenizer
 
 
 TARGET = "taming-transformers' layout"

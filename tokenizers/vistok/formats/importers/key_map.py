@@ -1,8 +1,8 @@
 """Tables that map a published model's tensor names to ours, in both directions.
 
 In a name ``{i}`` and ``{j}`` stand for integers and ``{p}`` for ``weight`` or ``bias``. ``{~i}`` in our name counts the
-levels from the other end. ``name#0``, ``name#1`` and so on are parts of our tensor, concatenated along its first
-dimension.
+levels from the other end. ``name#0``, ``name#1`` and so on are parts of one tensor, concatenated along its first
+dimension: of ours, or of theirs.
 """
 
 import re
@@ -57,20 +57,21 @@ def to_ours(rules: Sequence[Rule], tensors: Mapping[str, Tensor], levels: int = 
     """
     complete: dict[str, Tensor] = {}
     parts: dict[str, dict[int, Tensor]] = {}
-    patterns = [(_pattern(rule.theirs), rule) for rule in rules]
+    patterns = [(_pattern(rule.theirs.partition("#")[0]), rule) for rule in rules]
     unknown = []
     for name, tensor in tensors.items():
         rule, values = _find(patterns, name)
         if rule is None:
             unknown.append(name)
             continue
-        ours, _, part = _fill(rule.ours, values, levels).partition("#")
-        if part:
-            parts.setdefault(ours, {})[int(part)] = rule.into(tensor)
-        elif ours in complete:
-            raise ValueError(f"two of its tensors are our {ours}; one of them is {one_line(name, 80)}")
-        else:
-            complete[ours] = rule.into(tensor)
+        for own, piece in _pieces(rules, rule, name, tensor):
+            ours, _, part = _fill(own.ours, values, levels).partition("#")
+            if part:
+                parts.setdefault(ours, {})[int(part)] = own.into(piece)
+            elif ours in complete:
+                raise ValueError(f"two of its tensors are our {ours}; one of them is {one_line(name, 80)}")
+            else:
+                complete[ours] = own.into(piece)
     if unknown:
         more = f" and {len(unknown) - 5} more" if len(unknown) > 5 else ""
         first = ", ".join(one_line(name, 80) for name in sorted(unknown)[:5])
@@ -86,13 +87,18 @@ def to_theirs(rules: Sequence[Rule], tensors: Mapping[str, Tensor], levels: int 
     Raises:
         ValueError: No rule matches a name.
     """
-    theirs = {}
+    theirs: dict[str, Tensor] = {}
+    fused: dict[str, dict[int, Tensor]] = {}
     complete = [(_pattern(rule.ours), rule) for rule in rules if "#" not in rule.ours]
     split = [rule for rule in rules if "#" in rule.ours]
     for name, tensor in tensors.items():
         rule, values = _find(complete, name)
         if rule is not None:
-            theirs[_fill(rule.theirs, values, levels, rule.ours)] = rule.back(tensor)
+            their_name, _, part = _fill(rule.theirs, values, levels, rule.ours).partition("#")
+            if part:
+                fused.setdefault(their_name, {})[int(part)] = rule.back(tensor)
+            else:
+                theirs[their_name] = rule.back(tensor)
             continue
         found = [(pattern.fullmatch(name), part) for part in split
                  for pattern in [_pattern(part.ours.partition("#")[0])]]  # fmt: skip
@@ -101,7 +107,18 @@ def to_theirs(rules: Sequence[Rule], tensors: Mapping[str, Tensor], levels: int 
             raise ValueError(f"the layout has no name for our {name}")
         for piece, (match, part) in zip(tensor.chunk(len(found)), found, strict=True):
             theirs[_fill(part.theirs, match.groupdict(), levels)] = part.back(piece)
-    return theirs
+    return theirs | {name: torch.cat([pieces[k] for k in sorted(pieces)]) for name, pieces in fused.items()}
+
+
+def _pieces(rules: Sequence[Rule], rule: Rule, name: str, tensor: Tensor) -> list[tuple[Rule, Tensor]]:
+    """Rules for a tensor of theirs with the part of it that each is for: the first, or all for a concatenation."""
+    base, _, part = rule.theirs.partition("#")
+    if not part:
+        return [(rule, tensor)]
+    found = [own for own in rules if own.theirs.partition("#")[0] == base]
+    if not tensor.ndim or len(tensor) % len(found):
+        raise ValueError(f"{one_line(name, 80)} of the sizes {list(tensor.shape)} is not {len(found)} tensors in one")
+    return list(zip(found, tensor.chunk(len(found)), strict=True))
 
 
 def levels_of(ours: Iterable[str]) -> int:

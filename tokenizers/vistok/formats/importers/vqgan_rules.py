@@ -2,13 +2,15 @@
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from vistok.backbones import CNNDecoder, CNNEncoder
 from vistok.formats.importers.key_map import Rule, under
+from vistok.quantizers import Quantizer
+from vistok.tokenizer import Tokenizer
 
 MAX_LEVELS = 32  # each level doubles the pixels of a position
 
@@ -33,17 +35,47 @@ def attention(theirs: str, ours: str) -> list[Rule]:
     return under(theirs, ours, {"norm": "norm", "q": "q", "k": "k", "v": "v", "proj_out": "out"})
 
 
-def middle(theirs: str, ours: str, places: Sequence[str] = ("block_1", "attn_1", "block_2")) -> list[Rule]:
+def fused_attention(theirs: str, ours: str) -> list[Rule]:
+    """Rules of a self-attention block that has one convolution for queries, keys and values."""
+    parts = [Rule(f"{theirs}.qkv.{{p}}#{k}", f"{ours}.{name}.{{p}}") for k, name in enumerate("qkv")]
+    return [*under(theirs, ours, {"norm": "norm", "proj_out": "out"}), *parts]
+
+
+def middle(
+    theirs: str,
+    ours: str,
+    places: Sequence[str] = ("block_1", "attn_1", "block_2"),
+    attend: Callable[[str, str], list[Rule]] = attention,
+) -> list[Rule]:
     """Rules of a middle part: residual, attention, residual."""
     first, between, last = (f"{theirs}.{place}" for place in places)
-    return [*residual(first, f"{ours}.0"), *attention(between, f"{ours}.1"), *residual(last, f"{ours}.2")]
+    return [*residual(first, f"{ours}.0"), *attend(between, f"{ours}.1"), *residual(last, f"{ours}.2")]
 
 
-def level(theirs: str, ours: str, block: str = "block", resample: str = "downsample.conv") -> list[Rule]:
+def level(
+    theirs: str,
+    ours: str,
+    block: str = "block",
+    resample: str = "downsample.conv",
+    attend: Callable[[str, str], list[Rule]] = attention,
+) -> list[Rule]:
     """Rules of a level's blocks, attentions and change of resolution."""
     blocks = residual(f"{theirs}.{block}.{{j}}", f"{ours}.blocks.{{j}}")
-    attentions = attention(f"{theirs}.attn.{{j}}", f"{ours}.attentions.{{j}}")
+    attentions = attend(f"{theirs}.attn.{{j}}", f"{ours}.attentions.{{j}}")
     return [*blocks, *attentions, *under(theirs, ours, {resample: "resample.conv"})]
+
+
+def networks(attend: Callable[[str, str], list[Rule]] = attention) -> list[Rule]:
+    """Rules of encoder, decoder and the maps around the head under taming-transformers' names."""
+    return [
+        *under("encoder", "encoder", ENDS),
+        *level("encoder.down.{i}", "encoder.levels.{i}", attend=attend),
+        *middle("encoder.mid", "encoder.mid", attend=attend),
+        *under("decoder", "decoder", ENDS),
+        *middle("decoder.mid", "decoder.mid", attend=attend),
+        *level("decoder.up.{i}", "decoder.levels.{~i}", resample="upsample.conv", attend=attend),
+        *MAPS,
+    ]
 
 
 def shape(shapes: Shapes, name: str, ndim: int) -> tuple[int, ...]:
@@ -152,3 +184,8 @@ def conv(shapes: Shapes, name: str, groups: int = 1) -> nn.Conv2d:
     """Convolution with a bias that keeps the grid, with the shape in the file."""
     width, before, side, _ = shape(shapes, f"{name}.weight", 4)
     return nn.Conv2d(before * groups, width, side, padding=side // 2, groups=groups)
+
+
+def tokenizer(shapes: Shapes, head: Quantizer) -> Tokenizer:
+    """Tokenizer of VQGAN's networks with convolutions around a head, for tensors with our names."""
+    return Tokenizer(encoder(shapes), head, decoder(shapes), conv(shapes, "to_latent"), conv(shapes, "from_latent"))
