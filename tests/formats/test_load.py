@@ -35,6 +35,7 @@ from vistok.formats.importers import (
     from_simvq,
     from_taming,
 )
+from vistok.formats.importers.hyperparameters import Unknown
 from vistok.formats.importers.key_map import Rule, to_ours, to_theirs
 from vistok.quantizers import (
     BinaryQuantizer,
@@ -52,6 +53,7 @@ from vistok.untrusted import bounded_network
 
 from ..conftest import SHARED
 
+NORM, HEADS_OF_64 = {"normalization_type": "group-32"}, {"dim_head": 64}
 MODELS = {  # golden file: the family that its keys speak for, and what has to be given beside the file
     "taming_vqgan": ("taming", {"family": "taming"}),
     "ldm_vq": ("taming", {}),
@@ -63,10 +65,10 @@ MODELS = {  # golden file: the family that its keys speak for, and what has to b
     "fvq_dit_converted": ("llamagen", {"config": {"codebook_l2_norm": False}}),
     "fqgan_dual": ("fqgan_dual", {"config": {"adapter": {"heads": 4}}}),
     "fqgan_triple": ("fqgan_triple", {"config": {"adapter": {"heads": 4}}}),
-    "dqvae_dual_feat": ("dqvae_dual", {}),
+    "dqvae_dual_feat": ("dqvae_dual", {"config": {"router": NORM}}),
     "dqvae_dual_entropy": ("dqvae_dual", {"config": {"thresholds": [1.8225123882293701]}}),
-    "dqvae_triple_feat": ("dqvae_triple", {}),
-    "enhancing_vitvqgan": ("enhancing", {}),
+    "dqvae_triple_feat": ("dqvae_triple", {"config": {"router": NORM | {"gate_type": "2layer-fc-SiLu"}}}),
+    "enhancing_vitvqgan": ("enhancing", {"config": {"use_norm": True, "encoder": HEADS_OF_64, "decoder": HEADS_OF_64}}),
     "diffusers_vqmodel": ("diffusers", {"config": {"norm_num_groups": 16}}),
     "janus_vqvae": ("janus", {}),
     "bsqvit": ("bsqvit", {"config": {"vitconfig": {"heads": 4}}}),
@@ -200,13 +202,18 @@ OURS = [  # name, its table, a tokenizer of odd sizes, and what has to be said o
     ("diffusers", from_diffusers.RULES, lambda: cnn(VectorQuantizer(50, 5), DOWN | NORMS, UP | NORMS),
      {"config": {"norm_num_groups": 4}}),
     ("simvq", from_simvq.RULES, make_simvq, {}),
-    ("fqgan_dual", from_fqgan.DUAL, lambda: make_fqgan(2), {"config": {"adapter": {"heads": 3}}}),
-    ("fqgan_triple", from_fqgan.TRIPLE, lambda: make_fqgan(3), {"config": {"adapter": {"heads": 3}}}),
+    ("fqgan_dual", from_fqgan.DUAL, lambda: make_fqgan(2),
+     {"config": {"adapter": {"heads": 3}, "codebook_l2_norm": True}}),
+    ("fqgan_triple", from_fqgan.TRIPLE, lambda: make_fqgan(3),
+     {"config": {"adapter": {"heads": 3}, "codebook_l2_norm": True}}),
     ("dqvae_dual", from_dqvae.DUAL, lambda: make_dqvae(2, FeatureRouter(12, 2, 3)),
      {"config": {"router": {"normalization_type": "group-3"}}}),
+    ("dqvae_dual", from_dqvae.DUAL, lambda: make_dqvae(2, FeatureRouter(12, 2, None)), {}),  # no norms
+    ("dqvae_triple", from_dqvae.TRIPLE, lambda: make_dqvae(3, FeatureRouter(12, 3, 4, "relu")),
+     {"config": {"router": {"normalization_type": "group-4", "gate_type": "2layer-fc-ReLu"}}}),
     ("dqvae_triple", from_dqvae.TRIPLE, lambda: make_dqvae(3, EntropyRouter([0.5, 1.5], 8, 0.0, 1.0)),
      {"config": {"thresholds": [0.5, 1.5], "router": {"bins": "linspace(0,1,32)"}}}),
-    ("enhancing", from_enhancing.RULES, make_enhancing, {"config": HEADS}),
+    ("enhancing", from_enhancing.RULES, make_enhancing, {"config": HEADS | {"use_norm": True}}),
     ("bsqvit", from_bsqvit.RULES, make_bsqvit, {"config": {"vitconfig": {"heads": 3}, "embed_group_size": 3}}),
 ]  # fmt: skip
 
@@ -243,6 +250,47 @@ def test_other_sizes(tmp_path, name, rules, make, given):
     again, codes = loaded(images).reconstruction, loaded.tokenize(images)
     assert torch.equal(codes, quantized.codes) and torch.equal(again, reconstruction)
     assert len(codes.unique()) > 1
+
+
+ASKED = [  # what keys do not determine, the message about it, and another value, which must give other codes
+    ("dqvae_dual_feat", {}, r"do not determine router.normalization_type: give config=.*'group-16' or 'group-32'",
+     {"router": {"normalization_type": "group-8"}}),
+    ("dqvae_triple_feat", {"router": NORM}, r"router.gate_type: give .* '2layer-fc-SiLu' or '2layer-fc-ReLu'",
+     {"router": NORM | {"gate_type": "2layer-fc-ReLu"}}),
+    ("enhancing_vitvqgan", {"encoder": HEADS_OF_64, "decoder": HEADS_OF_64}, "do not determine use_norm: .* true or f",
+     {"use_norm": False}),
+    ("enhancing_vitvqgan", {"use_norm": True}, "encoder.heads: give .* whose product with dim_head is 128",
+     {"encoder": {"heads": 4}, "decoder": {"heads": 2}}),
+    ("diffusers_vqmodel", {}, "norm_num_groups: give .* which config.json in its folder has", {"norm_num_groups": 8}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name, given, message, other", ASKED, ids=[f"{own[0]}{i}" for i, own in enumerate(ASKED)])
+def test_nothing_is_assumed(family, tmp_path, name, given, message, other):
+    weights, io = family(name)
+    save_file(weights, tmp_path / "model.safetensors")
+    for arguments in ({}, {"family": name}):  # which says nothing about it
+        with pytest.raises(Unknown, match=message):
+            vistok.load(tmp_path / "model.safetensors", config=given, **arguments)
+    tokenizer = vistok.load(tmp_path / "model.safetensors", config=given | other)
+    emitted = tokenizer.to_codes(io["images"])
+    assert not torch.equal(shaped(emitted.codes, io["codes"]), io["codes"])
+
+
+@pytest.mark.parametrize("grains", [2, 3])
+def test_the_published_router_is_known_by_its_sizes(grains):
+    shapes = {f"encoder.tails.{i}.x.weight": (1,) for i in range(grains)} | {"quantizer.router.norms.0.weight": (256,)}
+    assert from_dqvae.gate(shapes, {}, 256, True) == (32, "silu")
+    with pytest.raises(Unknown, match="router.normalization_type"):
+        from_dqvae.gate(shapes, {}, 256, False)
+    with pytest.raises(ValueError, match="normalization_type must be 'group-1' or .*, not 'group-3'"):
+        from_dqvae.gate(shapes, {"router": {"normalization_type": "group-3"}}, 256, True)
+    relu = {"router": {"gate_type": "2layer-fc-ReLu"}}
+    if grains == 3:
+        assert from_dqvae.gate(shapes, relu, 256, True) == (32, "relu")
+    else:  # the code of two granularities has no such gate
+        with pytest.raises(ValueError, match="gate_type must be '2layer-fc-SiLu', not '2layer-fc-ReLu'"):
+            from_dqvae.gate(shapes, relu, 256, True)
 
 
 @pytest.fixture

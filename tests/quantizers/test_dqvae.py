@@ -214,6 +214,16 @@ def test_feature_router_reads_norms_then_means(close):
     assert torch.equal(router(maps, Context()).argmax(1), logits.argmax(3))
 
 
+def test_gate_of_relu_without_norms(close):
+    torch.manual_seed(0)
+    router = FeatureRouter(8, groups=None, activation="relu").eval()
+    maps = [torch.randn(2, 8, 3, 3), torch.randn(2, 8, 6, 6)]
+    x = torch.cat([maps[0], maps[1].reshape(2, 8, 3, 2, 3, 2).mean((3, 5))], dim=1).permute(0, 2, 3, 1)
+    first, _, second = router.gate
+    hidden = (x @ first.weight.T + first.bias).clamp(min=0)
+    close(router.logits(maps).permute(0, 2, 3, 1), hidden @ second.weight.T + second.bias)
+
+
 def test_the_router_learns_from_decoder_and_budget():
     torch.manual_seed(0)
     head = DynamicQuantizer(VectorQuantizer(16, 8), FeatureRouter(8, groups=4), rates=[0.5]).train()
@@ -309,6 +319,7 @@ Z = torch.zeros(2, 4, 4, 4)
     (lambda: dual()(Z[..., :3]), "a latent of 4x3 has no regions of 2 positions a side"),
     (lambda: dual().with_table(0, dual().table(0)), "a DynamicQuantizer has no codebook that another"),
     (lambda: FeatureRouter(4, 3, groups=2)([Z, Z], Context()), "there are 2 maps, but grains=3 need one each"),
+    (lambda: FeatureRouter(8, groups=4, activation="tanh"), "activation must be one of silu, relu, not 'tanh'"),
     (lambda: FeatureRouter(6, groups=4), "groups=4 does not divide the 6 channels"),
     (lambda: EntropyRouter([], patch=4), "thresholds must be one or more ascending entropies"),
     (lambda: EntropyRouter([2.0, 1.0], patch=4), "ascending entropies, not"),

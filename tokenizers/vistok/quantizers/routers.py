@@ -7,7 +7,7 @@ others. In training the gate of a learned router carries gradients. A router has
 """
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +19,7 @@ from vistok.quantizers.estimators import with_gradient_of
 
 GREY = (0.2989, 0.5870, 0.1140)  # weights of red, green, blue
 BINS = 32
+ACTIVATIONS = {"silu": nn.SiLU, "relu": nn.ReLU}  # of the gate
 BANDWIDTH = 0.01  # standard deviation of the Gaussian with which a pixel adds to the bins
 EPSILON = 1e-40  # ε of the authors; only patches whose values are all far from any bin have sums as small
 ROWS_AT_ONCE = 2**22  # floats of scratch memory
@@ -34,19 +35,30 @@ class FeatureRouter(nn.Module):
     Args:
         dim: Channels of every map.
         grains: Number of granularities G.
-        groups: Groups of the norms; must divide ``dim``.
+        groups: Groups of the norms; must divide ``dim``. None leaves the norms out.
+        activation: Activation of the gate, ``silu`` or ``relu``.
     """
 
     context_fields = frozenset()
 
-    def __init__(self, dim: int, grains: int = 2, groups: int = 32):
+    def __init__(
+        self,
+        dim: int,
+        grains: int = 2,
+        groups: int | None = 32,
+        activation: Literal["silu", "relu"] = "silu",
+    ):
         super().__init__()
-        self.dim, self.grains, self.groups = dim, grains, groups
-        if dim % groups:
+        self.dim, self.grains, self.groups, self.activation = dim, grains, groups, activation
+        if groups is not None and dim % groups:
             raise ValueError(f"groups={groups} does not divide the {dim} channels of the maps")
-        self.norms = nn.ModuleList(nn.GroupNorm(groups, dim, eps=1e-6) for _ in range(grains))
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation must be one of {', '.join(ACTIVATIONS)}, not {activation!r}")
+        self.norms = nn.ModuleList(
+            nn.Identity() if groups is None else nn.GroupNorm(groups, dim, eps=1e-6) for _ in range(grains)
+        )
         width = grains * dim
-        self.gate = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, grains))
+        self.gate = nn.Sequential(nn.Linear(width, width), ACTIVATIONS[activation](), nn.Linear(width, grains))
 
     def logits(self, maps: Sequence[Tensor]) -> Tensor:
         """Maps (b, dim, 2^g h, 2^g w), coarsest first, to logits (b, G, h, w).

@@ -12,6 +12,9 @@ from vistok.tokenizer import Tokenizer
 ATTENTION = {"group_norm": "norm", "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "out"}
 # Names before diffusers 0.15, for import only.
 OLD_ATTENTION = {"query": "q", "key": "k", "value": "v", "proj_attn": "out"}
+# Codewords and dimension of published models with 32 groups, whose first level has 128 channels: latent diffusion's,
+# VQ-Diffusion's, aMUSEd's.
+PUBLISHED = ((8192, 3), (4096, 256), (8192, 64))
 ENDS = {"conv_in": "conv_in", "conv_norm_out": "norm_out", "conv_out": "conv_out"}
 
 
@@ -45,7 +48,8 @@ RULES = (
 def build(shapes: vqgan_rules.Shapes, config: Mapping[str, Any], sure: bool) -> Tokenizer:
     """Builds the tokenizer for tensors with vistok's names.
 
-    Norms have ``norm_num_groups`` groups: 32, the default of diffusers, if ``config`` does not contain this number.
+    Norms have ``norm_num_groups`` groups: 32, the default of diffusers, if ``config`` is that of a VQModel without this
+    number, or if the model has the sizes of a published one.
 
     Raises:
         Unknown: The number of groups does not divide the channels of every norm.
@@ -53,7 +57,10 @@ def build(shapes: vqgan_rules.Shapes, config: Mapping[str, Any], sure: bool) -> 
     """
     only(config, "act_fn", "silu")
     only(config, "norm_type", "group", None)
-    groups = need(config, "norm_num_groups", int, 32)
+    size, dim = vqgan_rules.shape(shapes, "quantizer.table", 2)
+    first = vqgan_rules.shape(shapes, "encoder.conv_in.weight", 4)[0]
+    known = config.get("_class_name") == "VQModel" or (first == 128 and (size, dim) in PUBLISHED)
+    groups = need(config, "norm_num_groups", int, 32 if known else None, ", which config.json in its folder has")
     encoder, decoder = vqgan_rules.encoder(shapes, groups), vqgan_rules.decoder(shapes, norm_groups=groups)
     widths = {*encoder.sizes.widths, *decoder.sizes.widths}
     uneven = sorted(width for width in {encoder.sizes.channels, *widths} if width % groups)
@@ -62,8 +69,7 @@ def build(shapes: vqgan_rules.Shapes, config: Mapping[str, Any], sure: bool) -> 
             f"norm_num_groups={groups} does not divide {uneven}, the channels of its norms: give "
             "config={'norm_num_groups': ...}"
         )
-    codebook_size, dim = vqgan_rules.shape(shapes, "quantizer.table", 2)
-    head = VectorQuantizer(codebook_size, dim)
+    head = VectorQuantizer(size, dim)
     return Tokenizer(
         encoder, head, decoder, vqgan_rules.conv(shapes, "to_latent"), vqgan_rules.conv(shapes, "from_latent")
     )

@@ -2,18 +2,20 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from vistok.backbones import HierarchicalEncoder, PositionalDecoder
 from vistok.formats.importers import vqgan_rules
-from vistok.formats.importers.hyperparameters import Unknown, get, only
+from vistok.formats.importers.hyperparameters import Unknown, get, one_of, only
 from vistok.formats.importers.key_map import Rule, under
 from vistok.quantizers import DynamicQuantizer, EntropyRouter, FeatureRouter, VectorQuantizer
 from vistok.tokenizer import Tokenizer
 
+PUBLISHED, WIDTH = (1024, 256), 256  # codewords and dimension; channels of the router's maps
+GATES = ("2layer-fc-SiLu", "2layer-fc-ReLu")
 BRANCHES = {2: ("coarse", "fine"), 3: ("coarse", "median", "fine")}
 
 
@@ -74,7 +76,7 @@ def build(shapes: vqgan_rules.Shapes, config: Mapping[str, Any], sure: bool) -> 
     head = VectorQuantizer(size, dim, ema_decay=0.99, restart=1.0, restart_unit="vector", weighted_counts=False)
     router: nn.Module
     if "quantizer.router.gate.0.weight" in shapes:
-        router = FeatureRouter(encoder.dim, grains, groups(config))
+        router = FeatureRouter(encoder.dim, grains, *gate(shapes, config, encoder.dim, (size, dim) == PUBLISHED))
     else:
         router = EntropyRouter(thresholds(config, grains), encoder.factor * 2 ** (grains - 1), *bins(config))
     rows, width = vqgan_rules.shape(shapes, "decoder.rows", 2)
@@ -86,13 +88,26 @@ def build(shapes: vqgan_rules.Shapes, config: Mapping[str, Any], sure: bool) -> 
     )
 
 
-def groups(config: Mapping[str, Any]) -> int:
-    """Number of groups of the feature router's norms; 32 in released models."""
-    only(config, "router.gate_type", "2layer-fc-SiLu")
-    kind = str(get(config, "router.normalization_type", "group-32"))
-    if not re.fullmatch(r"group-[1-9]\d{0,3}", kind):
-        raise ValueError(f"router.normalization_type={kind!r} cannot be imported, only 'group-N'")
-    return int(kind.removeprefix("group-"))
+def gate(
+    shapes: vqgan_rules.Shapes, config: Mapping[str, Any], width: int, published: bool
+) -> tuple[int | None, Literal["silu", "relu"]]:
+    """Groups of the feature router's norms, None without norms, and the activation of its gate.
+
+    Released models have 32 groups and SiLU. Only the code of three granularities has a gate with ReLU.
+
+    Raises:
+        Unknown: A setting is not given, and the model is not of the released sizes.
+        ValueError: A setting is none of the choices.
+    """
+    published &= width == WIDTH
+    groups = None
+    if "quantizer.router.norms.0.weight" in shapes:
+        choices = [f"group-{n}" for n in range(1, width + 1) if width % n == 0]
+        kind = one_of(config, "router.normalization_type", choices, "group-32" if published else None)
+        groups = int(kind.removeprefix("group-"))
+    dual = vqgan_rules.count(shapes, "encoder.tails.") == 2
+    kind = one_of(config, "router.gate_type", GATES[:1] if dual else GATES, GATES[0] if dual or published else None)
+    return groups, "silu" if kind == GATES[0] else "relu"
 
 
 def thresholds(config: Mapping[str, Any], grains: int) -> list[float]:

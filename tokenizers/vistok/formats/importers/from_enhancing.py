@@ -16,7 +16,8 @@ from vistok.images.ranges import PixelMap
 from vistok.quantizers import VectorQuantizer
 from vistok.tokenizer import Tokenizer
 
-HEAD_DIM = 64  # of every published model of any width
+HEADS = {(512, 512): 8, (768, 768): 12, (1280, 1024): 16}  # of the published widths, and of those in attention
+DIM = 32  # of the published codewords, which are unit vectors
 
 
 def blocks(side: str) -> list[Rule]:
@@ -82,22 +83,26 @@ def build(
         positions: Positions in the file, of encoder and decoder.
     """
     only(config, "use_residual", False)
-    cosine = need(config, "use_norm", bool, True)
+    size, dim = vqgan_rules.shape(shapes, "quantizer.table", 2)
+    cosine = need(config, "use_norm", bool, True if dim == DIM else None, ", where ... is true or false")
     parts = []
     for side, table, conv in (("encoder", positions[0], "conv_in"), ("decoder", positions[1], "conv_out")):
-        dim, channels, patch, _ = vqgan_rules.shape(shapes, f"{side}.{conv}.weight", 4)
+        width, channels, patch, _ = vqgan_rules.shape(shapes, f"{side}.{conv}.weight", 4)
         inner = vqgan_rules.shape(shapes, f"{side}.transformer.blocks.0.attention.out.weight", 2)[1]
-        head_dim = get(config, f"{side}.dim_head", HEAD_DIM)
-        heads = need(config, f"{side}.heads", int, inner // head_dim if inner % head_dim == 0 else None)
+        head_dim = get(config, f"{side}.dim_head")
+        told = inner // head_dim if type(head_dim) is int and head_dim and inner % head_dim == 0 else None
+        heads = need(
+            config, f"{side}.heads", int, told or HEADS.get((width, inner)), f", whose product with dim_head is {inner}"
+        )
         if heads * (inner // heads) != inner:
             raise ValueError(f"config's {side}.heads={heads} does not divide the {inner} channels of its attention")
         hidden = vqgan_rules.shape(shapes, f"{side}.transformer.blocks.0.mlp_in.weight", 2)[0]
         arguments = {
-            "dim": dim,
+            "dim": width,
             "depth": vqgan_rules.count(shapes, f"{side}.transformer.blocks."),
             "num_heads": heads,
             "head_dim": inner // heads,
-            "mlp_ratio": hidden / dim,
+            "mlp_ratio": hidden / width,
             "patch": patch,
             "image_size": image_size(table, patch),
             "positions": "sincos",
@@ -109,7 +114,7 @@ def build(
         parts.append(made(**arguments, **{"in_channels" if side == "encoder" else "out_channels": channels}))
     return Tokenizer(
         parts[0],
-        VectorQuantizer(*vqgan_rules.shape(shapes, "quantizer.table", 2), cosine=cosine, raw_gradient=cosine),
+        VectorQuantizer(size, dim, cosine=cosine, raw_gradient=cosine),
         parts[1],
         vqgan_rules.conv(shapes, "to_latent"),
         vqgan_rules.conv(shapes, "from_latent"),

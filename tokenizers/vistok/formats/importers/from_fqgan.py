@@ -68,7 +68,8 @@ def build(shapes: vqgan_rules.Shapes, config: Mapping[str, Any], sure: bool) -> 
     """Builds the tokenizer for tensors with our names; published adapters have 8 heads of 64 channels."""
     branches = vqgan_rules.count(shapes, "quantizer.heads.")
     sizes = [vqgan_rules.shape(shapes, f"quantizer.heads.{i}.table", 2) for i in range(branches)]
-    cosine = need(config, "codebook_l2_norm", bool, True)
+    published = {dim for _, dim in sizes} == {8}
+    cosine = need(config, "codebook_l2_norm", bool, True if published else None, ", where ... is true or false")
     width, side, _ = vqgan_rules.shape(shapes, "encoder.tails.0.adapter.positions.table", 3)
     encoder = BranchedEncoder(
         **vqgan_rules.path_down(shapes),

@@ -1,6 +1,6 @@
 """Settings that a file's keys do not determine: from the caller's ``config``, from published models, or missing."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vistok.untrusted.bounded_json import short
@@ -44,6 +44,22 @@ def need(config: Mapping[str, Any], path: str, kind: type, published: Any = None
         raise ValueError(
             f"config's {path} must be {'an integer' if kind is int else 'true or false'}, not {short(value)}"
         )
+    return value
+
+
+def one_of(config: Mapping[str, Any], path: str, choices: Sequence[Any], published: Any = None) -> Any:
+    """Value of a setting that must be known and has few choices. Arguments as for ``need``.
+
+    Raises:
+        Unknown: The value is missing; the message lists the choices.
+        ValueError: The caller's value is none of them.
+    """
+    value = get(config, path, published)
+    listed = " or ".join(map(repr, choices[:12])) + " or ..." * (len(choices) > 12)
+    if value is None:
+        return need(config, path, int, why=f", where ... is {listed}")
+    if not any(type(value) is type(choice) and value == choice for choice in choices):
+        raise ValueError(f"config's {path} must be {listed}, not {short(value)}")
     return value
 
 
