@@ -58,10 +58,12 @@ class Decoder(nn.Module):
     Attributes:
         factor: Pixels along each side of a position.
         dim: Channels of the latent.
+        context_fields: Fields of the context that images depend on; graphs, which lack them, refuse the decoder.
     """
 
     factor: int
     dim: int
+    context_fields: frozenset[str] = frozenset()
 
     @abstractmethod
     def forward(
@@ -78,7 +80,7 @@ class Decoder(nn.Module):
             size: Size (H, W) of the images in pixels, where the latent does not determine it; else h and w times the
                 factor.
             keep: (b, h, w) bool, positions that were emitted; None for all.
-            context: Further inputs, such as a mask of known pixels.
+            context: Further inputs, such as a mask of known pixels or the noise of a generative decoder.
         """
 
 
@@ -91,13 +93,14 @@ def decode(
 ) -> Tensor:
     """Calls a decoder with only the arguments it needs, so that a user's decoder may accept the latent alone.
 
-    The size is omitted where the latent determines it, and the context where it has no mask.
+    The size is omitted where the latent determines it, and the context where it has neither mask nor
+    noise.
     """
     keywords: dict[str, Any] = {}
     if size is not None and tuple(size) != tuple(side * decoder.factor for side in latent.shape[-2:]):
         keywords["size"] = tuple(size)
     if keep is not None:
         keywords["keep"] = keep
-    if context.mask is not None:
+    if context.mask is not None or context.noise is not None:
         keywords["context"] = context
     return decoder(latent, **keywords)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from vistok.backbones import noise
 from vistok.backbones.adaptive_norm import AdaptiveGroupNorm
 from vistok.backbones.cnn import Level, ResnetBlock, group_norm
 from vistok.backbones.interface import Decoder, Encoder, Sizes
@@ -103,6 +104,9 @@ class MagvitDecoder(Decoder):
     Args:
         adaptive: True normalises what enters each level, with a scale and a shift that depend on the latent: the
             decoder of Open-MAGVIT2.
+        generative: True concatenates normal noise to the latent before the first convolution: the decoder of WeTok and
+            BitDance for high compression. ``Context.noise`` is the noise, or its generator; without it, evaluation
+            decodes equal codes to equal images (``noise.drawn``).
     """
 
     sizes: MagvitSizes
@@ -115,15 +119,18 @@ class MagvitDecoder(Decoder):
         dim: int = 128,
         out_channels: int = 3,
         adaptive: bool = False,
+        generative: bool = False,
     ):
         super().__init__()
         sizes = MagvitSizes(channels, multipliers, num_blocks, dim)
         sizes.describe(self)
-        self.out_channels, self.adaptive = out_channels, adaptive
+        self.out_channels, self.adaptive, self.generative = out_channels, adaptive, generative
+        if generative:
+            self.context_fields = frozenset({"noise"})
 
         widths = sizes.widths
         last = len(widths) - 1
-        self.conv_in = nn.Conv2d(dim, widths[-1], 3, padding=1)
+        self.conv_in = nn.Conv2d(2 * dim if generative else dim, widths[-1], 3, padding=1)
         self.mid = middle(widths[-1], num_blocks)
         entering = [widths[min(i + 1, last)] for i in reversed(range(len(widths)))]
         self.norms = nn.ModuleList(AdaptiveGroupNorm(width, dim) for width in entering if adaptive)
@@ -152,7 +159,11 @@ class MagvitDecoder(Decoder):
             # As in the authors' code. Where a scale is near zero, the next norm divides by a small deviation, which
             # torch computes in another way for each memory format: images would differ by 1e-3.
             latent = latent.contiguous(memory_format=torch.channels_last)
-        h = self.mid(self.conv_in(latent))
+        entering = latent
+        if self.generative:
+            entering = torch.cat([latent, noise.drawn(latent, context.noise, self.training)], dim=1)
+            entering = entering.contiguous(memory_format=torch.channels_last)
+        h = self.mid(self.conv_in(entering))
         for i, level in enumerate(self.levels):
             h = level(self.norms[i](h, latent) if self.adaptive else h)
         return self.conv_out(F.silu(self.norm_out(h)))

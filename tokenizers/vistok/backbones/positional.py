@@ -30,6 +30,7 @@ class PositionalDecoder(Decoder):
         if decoder.dim != dim:
             raise ValueError(f"dim={dim}, but the decoder takes {decoder.dim} channels")
         self.decoder, self.dim, self.grid, self.factor = decoder, dim, grid, decoder.factor
+        self.context_fields = getattr(decoder, "context_fields", frozenset())  # a user's decoder may have none
         self.frequencies = nn.Conv2d(2, dim, 1)  # frequencies and phases of the sines of x and y
         nn.init.uniform_(self.frequencies.weight, -(4.5**0.5), 4.5**0.5)
         self.rows, self.columns = (nn.Parameter(nn.init.trunc_normal_(torch.empty(grid, dim))) for _ in range(2))

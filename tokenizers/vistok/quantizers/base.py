@@ -60,7 +60,7 @@ class Codes(NamedTuple):
 
 
 class Context(NamedTuple):
-    """Optional inputs of a head besides the latent; most heads need none."""
+    """Optional inputs of a head or a decoder besides the latent; most need none."""
 
     images: Tensor | None = None  # (b, c, H, W) in [-1, 1], for a router that reads the image
     maps: tuple[Tensor, ...] | None = None  # coarser maps of a hierarchical encoder
@@ -69,6 +69,7 @@ class Context(NamedTuple):
     mask: Tensor | None = None  # (b, 1, H, W) bool, True where a pixel is known
     progress: int | None = None  # updates applied so far, which a schedule inside the head reads
     unused: tuple[str, ...] = ()  # loss terms that are not needed, so that costly ones are not computed
+    noise: Tensor | torch.Generator | None = None  # (b, d, h, w) of a generative decoder, or what draws it
 
 
 class Layout(NamedTuple):

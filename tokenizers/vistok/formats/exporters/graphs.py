@@ -157,6 +157,11 @@ def programs(tokenizer: Tokenizer, image_size: int | None = None) -> dict[str, E
             f"a {type(head).__name__} that reads {' and '.join(sorted(lacking))} beside the latent, as an entropy "
             "router reads images in parts, has no graph; the target folder takes it"
         )
+    if getattr(tokenizer.decoder, "context_fields", None):
+        raise ValueError(
+            f"a {type(tokenizer.decoder).__name__} that reads {' and '.join(sorted(tokenizer.decoder.context_fields))} "
+            "beside the latent, as a generative decoder does, has no graph; the target folder takes it"
+        )
     learned = [m for m in tokenizer.modules() if isinstance(m, LearnedPositions | PositionalDecoder)]
     if learned and image_size is None:  # read directly on their own grid, interpolated on others: two graphs
         raise ValueError("learned positions have no graph for images of any size; give the one image_size it is for")
