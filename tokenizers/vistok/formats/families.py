@@ -25,6 +25,7 @@ from vistok.formats.importers import (
     from_simvq,
     from_taming,
     from_var,
+    from_wetok,
 )
 from vistok.formats.importers.key_map import Rule
 from vistok.formats.importers.published import Container, Published
@@ -50,6 +51,7 @@ class Family(NamedTuple):
 FIRST_BLOCK = "encoder.down.0.block.0.norm1.weight"
 TABLE = "quantize.embedding.weight"
 FVQ = ("fvq_vit", "fvq_dit", "fvq_vit_converted", "fvq_dit_converted")
+BITWISE = ("openmagvit2", "wetok", "bitdance")  # one network, with one code of all bits or with several
 FAMILIES = (
     Family("bsqvit", ("quant_embed.weight", "encoder.positional_embedding"), from_bsqvit.RULES, from_bsqvit.build,
            from_bsqvit.IGNORED),
@@ -61,6 +63,10 @@ FAMILIES = (
     Family("rqvae", ("quantizer.codebooks.0.weight",), from_rqvae.RULES, from_rqvae.build, prepare=from_rqvae.prepare),
     Family("openmagvit2", ("decoder.adaptive.0.gamma.weight",), from_openmagvit2.RULES, from_openmagvit2.build,
            from_openmagvit2.IGNORED, ("openmagvit2_lfq",)),
+    Family("wetok", ("decoder.adaptive.0.gamma.weight",), from_wetok.RULES, from_wetok.build, from_wetok.IGNORED,
+           ("wetok_gan",)),  # Open-MAGVIT2's names
+    Family("bitdance", ("decoder.adaptive.0.gamma.weight",), from_wetok.RULES, from_wetok.build, from_wetok.IGNORED,
+           ("bitdance_ae", "bitdance_ae_gan")),  # the same
     Family("maskgit", ("decoder.up.1.upsample_conv.weight",), also=("maskgit_vqgan",)),
     Family("gumbel", ("quantize.proj.weight", "quantize.embed.weight"), from_gumbel.RULES, from_gumbel.build,
            also=("taming_gumbel",)),
@@ -118,6 +124,8 @@ def guessed(tensors: Mapping[str, Any]) -> str | None:
         return "fvq"
     if found.name == "taming" and from_ibq.published(tensors):
         return "ibq"
+    if found.name == "openmagvit2" and from_wetok.recognised(tensors):
+        return "wetok"
     return found.name
 
 
@@ -133,6 +141,7 @@ def choose(tensors: Mapping[str, Any], family: str | None) -> Family:
         if named is None:
             raise ValueError(f"family={family!r} is not known: {', '.join(known.name for known in FAMILIES)} are")
         same_names = {"fvq": ("llamagen",), "llamagen": ("fvq",), "taming": ("ibq",), "ibq": ("taming",)}
+        same_names |= dict.fromkeys(BITWISE, BITWISE)
         if guess != named.name and guess not in same_names.get(named.name, ()):
             raise ValueError(f"family={family!r}, but its names are those of {guess or 'no known family'}")
         return named

@@ -27,12 +27,14 @@ def build(shapes: vqgan_rules.Shapes, config: Mapping[str, Any], sure: bool) -> 
         Unknown: It may be WeTok's or BitDance's.
     """
     only(config, "ddconfig.double_z", False)
+    only(config, "num_codebooks", 1)
     encoder, decoder = from_simvq.networks(shapes)
     if not sure and (encoder.channels, encoder.num_blocks) + (encoder.dim in BITS,) != (128, 4, True):
         raise Unknown(
             "Open-MAGVIT2, WeTok and BitDance have the same names, but Open-MAGVIT2 has one code of all bits at a "
             f"position, and was not published with {encoder.dim} bits behind {encoder.num_blocks} blocks a level of "
-            f"{encoder.channels} channels or more: give family='openmagvit2' if it is one"
+            f"{encoder.channels} channels or more: give family='openmagvit2' if it is one, otherwise "
+            "family='wetok' or family='bitdance' and config={'num_codebooks': ...}, the number of codes"
         )
     with torch.device("cpu"):  # files do not contain its powers of 2
         head = BinaryQuantizer(encoder.dim, spherical=False, temperature=0.01, group=None)

@@ -36,16 +36,19 @@ def build(shapes: vqgan_rules.Shapes, config: Mapping[str, Any], sure: bool) -> 
 
 
 def networks(shapes: vqgan_rules.Shapes) -> tuple[MagvitEncoder, MagvitDecoder]:
-    """Networks of SimVQ and Open-MAGVIT2 for tensors with our names."""
+    """Networks of SimVQ and Open-MAGVIT2 for tensors with our names; a decoder with noise has twice the channels."""
     wide = vqgan_rules.widths(shapes, "decoder.levels.")[::-1]
     channels = math.gcd(*wide)
     dim = vqgan_rules.shape(shapes, "encoder.conv_out.weight", 4)[0]
+    entering = vqgan_rules.shape(shapes, "decoder.conv_in.weight", 4)[1]
+    generative = entering == 2 * dim
     decoder = MagvitDecoder(
         channels=channels,
         multipliers=[width // channels for width in wide],
         num_blocks=vqgan_rules.count(shapes, "decoder.levels.0.blocks."),
-        dim=vqgan_rules.shape(shapes, "decoder.conv_in.weight", 4)[1],
+        dim=dim if generative else entering,
         out_channels=vqgan_rules.image_channels(vqgan_rules.shape(shapes, "decoder.conv_out.weight", 4)[0]),
         adaptive="decoder.norms.0.gamma.weight" in shapes,
+        generative=generative,
     )
     return MagvitEncoder(**vqgan_rules.path_down(shapes), dim=dim), decoder
