@@ -23,7 +23,7 @@ from vistok.backbones import (
     ViTEncoder,
 )
 from vistok.evaluation.evaluate import evaluate
-from vistok.formats import families, native
+from vistok.formats import families, native, tokenizer_paths
 from vistok.formats.importers import (
     from_bsqvit,
     from_diffusers,
@@ -37,6 +37,7 @@ from vistok.formats.importers import (
 )
 from vistok.formats.importers.hyperparameters import Unknown
 from vistok.formats.importers.key_map import Rule, to_ours, to_theirs
+from vistok.pretrained import WeightsUnavailable
 from vistok.quantizers import (
     BinaryQuantizer,
     DynamicQuantizer,
@@ -321,6 +322,42 @@ def test_containers(llamagen_file, wrap):
     assert all(torch.equal(wrapped[name], tensor) for name, tensor in plain.items())
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("name", ["enhancing_vitvqgan", "simvq"])
+def test_half_precision(family, tmp_path, name, dtype):
+    """Rounded weights give the tokenizer of these rounded weights in float32, fixed positions included."""
+    weights, _ = family(name)
+    given = MODELS[name][1]
+    save_file({key: tensor.to(dtype) for key, tensor in weights.items()}, tmp_path / "half.safetensors")
+    save_file({key: tensor.to(dtype).float() for key, tensor in weights.items()}, tmp_path / "full.safetensors")
+    half, full = (vistok.load(tmp_path / f"{own}.safetensors", **given).state_dict() for own in ("half", "full"))
+    assert half.keys() == full.keys() and all(torch.equal(half[key], full[key]) for key in full)
+    assert {tensor.dtype for tensor in half.values()} == {torch.float32}
+
+
+def test_a_tokenizer_within_a_larger_model_in_several_files(llamagen_file, tmp_path):
+    """A file of the language model alone need not be there."""
+    plain = vistok.load(llamagen_file())
+    tensors = torch.load(llamagen_file())["model"]
+    places = {f"gen_vision_model.{name}": "model-00002-of-00002.safetensors" for name in tensors}
+    save_file(
+        {f"gen_vision_model.{name}": tensors[name] for name in tensors}, tmp_path / "model-00002-of-00002.safetensors"
+    )
+    places["language_model.layers.0.weight"] = "model-00001-of-00002.safetensors"
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": places}))
+    loaded = vistok.load(index).state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in plain.state_dict().items())
+
+
+def test_the_part_that_is_named(llamagen_file):
+    file = llamagen_file(wrap=lambda t: {f"{a}.{k}": v + i for i, a in enumerate("ab") for k, v in t.items()})
+    with pytest.raises(ValueError, match="several tokenizers, a, b: give config"):
+        vistok.load(file)
+    first, second = (vistok.load(file, config={"part": part}).quantizer.codewords for part in "ab")
+    torch.testing.assert_close(second, first + 1)
+
+
 def test_ema_or_raw(llamagen_file):
     file = llamagen_file(wrap=lambda t: {"ema": t, "model": {k: v + 1 for k, v in t.items()}})
     ema, raw = vistok.load(file), vistok.load(file, weights="raw")
@@ -436,6 +473,46 @@ def test_a_folder_of_diffusers(vqmodel_folder):
     assert torch.equal(vistok.load(folder)(images).reconstruction, tokenizer(images).reconstruction)
 
 
+@pytest.mark.parametrize("kind", ["bin", "safetensors index", "bin index", "pipeline", "no config", "file"])
+def test_other_folders(vqmodel_folder, tmp_path, kind):
+    """The folder's tensors in other files: its config is read in all, unless there is none."""
+    folder, tokenizer = vqmodel_folder
+    tensors = load_file(folder / "diffusion_pytorch_model.safetensors")
+    source, stem = folder, folder / "diffusion_pytorch_model"
+    config = {}
+    if kind != "file":
+        (folder / "diffusion_pytorch_model.safetensors").unlink()
+    if kind == "bin":
+        torch.save(tensors, f"{stem}.bin")
+    elif kind == "pipeline":
+        save_file(tensors, f"{stem}.safetensors")
+        (tmp_path / "model_index.json").write_text(json.dumps({"movie": 3, "vqmodel": ["diffusers", "VQModel"]}))
+        source = tmp_path
+    elif kind == "no config":
+        torch.save({"state_dict": tensors}, folder / "epoch=3.ckpt")
+        (folder / "config.json").unlink()
+        config = {"norm_num_groups": 4}
+    elif kind == "file":
+        source = folder / "diffusion_pytorch_model.safetensors"
+    else:
+        suffix, save = ("bin", torch.save) if kind == "bin index" else ("safetensors", save_file)
+        places = {name: f"part-{i % 2 + 1:05}-of-00002.{suffix}" for i, name in enumerate(tensors)}
+        for file in {*places.values()}:
+            save({name: tensors[name] for name, place in places.items() if place == file}, folder / file)
+        (folder / f"{stem.name}.{suffix}.index.json").write_text(json.dumps({"weight_map": places}))
+    images = torch.rand(1, 3, 16, 16) * 2 - 1
+    assert torch.equal(vistok.load(source, config=config).tokenize(images), tokenizer.tokenize(images))
+
+
+def test_one_file_of_several_says_so(vqmodel_folder):
+    folder, _ = vqmodel_folder
+    tensors = load_file(folder / "diffusion_pytorch_model.safetensors")
+    half = {name: tensor for name, tensor in tensors.items() if not name.startswith("encoder.")}
+    save_file(half, folder / "model-00002-of-00003.safetensors")
+    with pytest.raises(ValueError, match="it is one of 3 parts: give their folder or index"):
+        vistok.load(folder / "model-00002-of-00003.safetensors")
+
+
 def test_hub(vqmodel_folder, monkeypatch, tmp_path):
     import huggingface_hub
 
@@ -454,12 +531,30 @@ def test_hub(vqmodel_folder, monkeypatch, tmp_path):
     repo, patterns = asked[0]
     assert repo == "someone/vq" and all(name.endswith((".json", ".safetensors")) for name in patterns)
     assert asked[1] == ("someone/vq", "sub/diffusion_pytorch_model.safetensors")
+    inner = folder / "inner"
+    inner.mkdir()
+    for name in ("config.json", "diffusion_pytorch_model.safetensors"):
+        (folder / name).rename(inner / name)
+    assert torch.equal(vistok.load("someone/vq/inner").tokenize(images), codes)
+    assert asked[2][1][:2] == ["inner/config.json", "inner/diffusion_pytorch_model.safetensors"]
+
+
+def test_an_index_on_the_hub(monkeypatch, tmp_path):
+    import huggingface_hub
+
+    index, asked = tmp_path / "model.safetensors.index.json", []
+    index.write_text(json.dumps({"weight_map": {"a": "b.safetensors", "c": "d.safetensors", "e": "b.safetensors"}}))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda repo, file: asked.append(file) or str(index))
+    assert tokenizer_paths.find("someone/vq/sub/model.safetensors.index.json").path == index
+    assert asked == ["sub/model.safetensors.index.json", "sub/b.safetensors", "sub/d.safetensors"]
+    index.write_text(json.dumps({"weight_map": {"a": "../../x.safetensors"}}))
+    with pytest.raises(WeightsUnavailable, match="names '../../x.safetensors', which is no file beside it"):
+        tokenizer_paths.find("someone/vq/model.safetensors.index.json")
 
 
 def test_hub_out_of_reach(monkeypatch, tmp_path):
     import huggingface_hub
-
-    from vistok.pretrained import WeightsUnavailable
 
     def offline(*_, **__):
         raise huggingface_hub.errors.LocalEntryNotFoundError("no network")

@@ -108,3 +108,11 @@ def test_names_of_files_with_odd_characters(tmp_path, name):
     """``torch.save`` gives the members of its archive the file's name."""
     torch.save(STATE, tmp_path / name)
     assert torch.equal(read_tensors(tmp_path / name).tree["encoder.conv_in.weight"], STATE["encoder.conv_in.weight"])
+
+
+def test_a_header_whose_size_begins_like_a_pickle(tmp_path):
+    """128 bytes, which begin with 0x80 0x00: a pickle begins with 0x80 and its protocol."""
+    content = save({"a": torch.ones(2)}, {"comment": "x" * 37})
+    assert content[:2] == b"\x80\x00"
+    (tmp_path / "w.safetensors").write_bytes(content)
+    assert read_tensors(tmp_path / "w.safetensors").tree["a"].tolist() == [1, 1]

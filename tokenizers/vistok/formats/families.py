@@ -3,12 +3,12 @@
 A family is detected by names that no other family has (``FAMILIES``, first match), never by a file's name.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from vistok.formats.containers import Unwrapped, unwrap
+from vistok.formats.containers import Unwrapped, prefixes, unwrap
 from vistok.formats.importers import (
     from_bsqvit,
     from_diffusers,
@@ -99,6 +99,12 @@ FAMILIES = (
 def unwrapped(tree: Any, weights: str = "ema", part: str | None = None) -> Unwrapped:
     """The tokenizer of a known family within a checkpoint. Arguments and errors as for ``containers.unwrap``."""
     return unwrap(tree, [known.has for known in FAMILIES], weights, part)
+
+
+def of_tokenizers(names: Collection[str]) -> set[str]:
+    """Names that belong to tokenizers, or are averages; of a larger model the others need not be read."""
+    found = tuple(prefixes(names, [known.has for known in FAMILIES]))
+    return {name for name in names if name.startswith(found) or "ema" in name[:200].lower()} if found else set()
 
 
 def family_of(tree: Mapping[str, Any]) -> str | None:

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from vistok.formats import native, tokenizer_paths
-from vistok.formats.families import choose, unwrapped
+from vistok.formats.families import choose, of_tokenizers, unwrapped
 from vistok.formats.importers.hyperparameters import Unknown, get
 from vistok.formats.importers.key_map import to_ours
+from vistok.formats.weight_files import part_of, read_weights
 from vistok.images.ranges import LogitLaplaceMap, PixelMap
 from vistok.tokenizer import Tokenizer
 from vistok.untrusted.bounded_json import one_line, short
 from vistok.untrusted.bounded_network import Bounded, refuse_shared
-from vistok.untrusted.torch_files import read_tensors
 
 KINDS = ("ema", "raw")
 # Parts beside a tokenizer that only training uses.
@@ -39,8 +39,8 @@ def load(
     trained further; ``Tokenizer.fold`` removes these.
 
     Args:
-        source: A folder that ``save`` or a training run wrote, a published checkpoint, a folder of diffusers or
-            transformers, ``user/repo`` or ``user/repo/FILE`` on the hub, or ``sample``, which is part of the package.
+        source: A folder that ``save`` or a training run wrote, a published checkpoint, a folder with one or its index,
+            ``user/repo`` or ``user/repo/FILE`` on the hub, or ``sample``, which is part of the package.
         family: Family of a published file whose keys do not determine it.
         config: Settings that its keys do not determine, by the names in its authors' configuration; see
             ``docs/import.md``.
@@ -57,20 +57,29 @@ def load(
     found = tokenizer_paths.find(source)
     if found.config is None:
         return native.load(found.path)
-    return load_file(found.path, family, {**found.config, **(config or {})}, weights)
+    try:
+        return load_file(found.path, family, {**found.config, **(config or {})}, weights)
+    except Unknown:
+        raise
+    except ValueError as error:
+        if found.path.name != tokenizer_paths.WEIGHTS or (found.path.parent / tokenizer_paths.CONFIG).exists():
+            raise
+        raise FileNotFoundError(
+            f"{source} is not an exported tokenizer: it has no {tokenizer_paths.CONFIG}; as a published one, {error}"
+        ) from error
 
 
 def load_file(
     path: str | Path, family: str | None = None, config: Mapping[str, Any] | None = None, weights: str = "ema"
 ) -> Tokenizer:
     """Loads the tokenizer of a published checkpoint. Arguments as for ``load``."""
-    tree = read_tensors(path).tree
+    tree = read_weights(Path(path), of_tokenizers).tree
     try:
         return tokenizer_of(tree, family, config or {}, weights)
     except Unknown as error:
         raise Unknown(f"{path}: {error}") from error
     except ValueError as error:
-        raise ValueError(f"{path} cannot be imported: {error}") from error
+        raise ValueError(f"{path} cannot be imported: {error}{part_of(Path(path))}") from error
 
 
 def tokenizer_of(tree: Any, family: str | None, config: Mapping[str, Any], weights: str) -> Tokenizer:
@@ -96,7 +105,10 @@ def tokenizer_of(tree: Any, family: str | None, config: Mapping[str, Any], weigh
         shapes = {name: tuple(tensor.shape) for name, tensor in ours.items()}
         with torch.device("meta"), bounded:  # memory is allocated only after the tensors are known to fit
             tokenizer = found.build(shapes, config, family is not None, **extra)
-        state = {name: tensor.float().clone(memory_format=torch.contiguous_format) for name, tensor in ours.items()}
+        state = {
+            name: tensor.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+            for name, tensor in ours.items()
+        }
         tokenizer.load_state_dict(state, assign=True)
     except (RuntimeError, TypeError, IndexError, ZeroDivisionError, OverflowError) as error:
         raise ValueError(f"as {found.name} its tensors do not fit together: {one_line(error)}") from error

@@ -5,22 +5,27 @@
 | ``sample`` | the tokenizer in the package, unless a path of this name exists |
 | a folder with our ``config.json`` | an exported folder |
 | a folder with ``tokenizer/config.json`` | a run, which has its exported folder there |
-| a folder with another ``config.json`` and weights | a folder of diffusers or transformers |
-| a file | a published checkpoint |
-| ``user/repo``, ``user/repo/FILE`` | a folder or file on the Hugging Face hub, unless a path of this name exists |
+| another folder with weights | a published checkpoint, such as a folder of diffusers or transformers |
+| a file, or the index of several | a published checkpoint |
+| ``user/repo``, ``user/repo/PATH`` | a folder or file on the Hugging Face hub, unless a path of this name exists |
 """
 
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from vistok.formats.weight_files import INDEX, STEMS, files_of, other_kinds, weights_in
 from vistok.pretrained import WeightsUnavailable
 from vistok.untrusted.bounded_json import read_json
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"  # of an exported folder
 EXPORT = "tokenizer"  # name of the exported folder in a run
 SLIM = Path("checkpoints") / "slim.safetensors"  # in a run: the weights with heads unfolded
-PUBLISHED_WEIGHTS = ("diffusion_pytorch_model.safetensors", WEIGHTS)
+HUB_WEIGHTS = tuple(  # what is downloaded of a repository
+    f"{stem}{end}"
+    for stem in ("diffusion_pytorch_model", "model")
+    for end in (".safetensors", ".safetensors.index.json", "-*-of-*.safetensors")
+)
 SAMPLE = Path(__file__).parent / "sample"  # the tokenizer in the package
 HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(/[\w][\w./-]*)?")
 
@@ -28,7 +33,7 @@ HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*(/[\w][\w./-]*)?")
 class TokenizerPath(NamedTuple):
     """A tokenizer on disk."""
 
-    path: Path  # an exported folder, or a published file
+    path: Path  # an exported folder, a published file, or the index of several
     config: dict[str, Any] | None = None  # settings in the folder of a published file; None for an exported folder
 
 
@@ -38,7 +43,7 @@ def find(source: str | Path) -> TokenizerPath:
     Raises:
         FileNotFoundError: ``source`` does not exist.
         WeightsUnavailable: The hub cannot be reached, or has no such file.
-        ValueError: A folder has several files of weights.
+        ValueError: A folder has several files of weights, or a configuration that is no JSON.
     """
     path = shipped(source)
     if not path.exists() and HUB_ID.fullmatch(str(source)) and ".." not in str(source):
@@ -46,7 +51,7 @@ def find(source: str | Path) -> TokenizerPath:
     if not path.exists():
         raise FileNotFoundError(f"{source} is not an exported tokenizer: there is no such folder or file")
     if not path.is_dir():
-        return TokenizerPath(path, {})
+        return TokenizerPath(path, config_of(path))
     return published_folder(path) or TokenizerPath(exported_folder(path))
 
 
@@ -63,23 +68,35 @@ def exported_folder(folder: Path) -> Path:
 
 
 def published_folder(folder: Path) -> TokenizerPath | None:
-    """The file of weights in a folder of diffusers or transformers; None for other folders.
+    """The file of weights in a published folder; None for a folder of vistok's.
 
     Raises:
-        ValueError: It has several files of weights.
+        ValueError: It has no weights, or several files of them, or its ``config.json`` is no JSON.
     """
-    if not (folder / CONFIG).is_file():
+    if exported_folder(folder) != folder:
         return None
-    config = read_json(folder / CONFIG)
+    config = read_json(folder / CONFIG) if (folder / CONFIG).is_file() else {}
     if type(config) is not dict or "format" in config:  # ours, or a folder whose error message names its problem
         return None
-    files = [folder / name for name in PUBLISHED_WEIGHTS if (folder / name).is_file()]
-    files = files or [path for path in folder.glob("*.safetensors") if path.is_file()]
-    if not files:
-        return None
-    if len(files) > 1:
-        raise ValueError(f"{folder} has several files of weights: name one of {', '.join(p.name for p in files)}")
-    return TokenizerPath(files[0], config if config.get("_class_name") == "VQModel" else {})
+    weights = weights_in(folder)
+    if weights is None:
+        if (folder / CONFIG).is_file() or not (instead := other_kinds(folder)):
+            return None
+        raise ValueError(f"{folder} has no weights that can be read{instead}")
+    return TokenizerPath(weights, config_of(weights))
+
+
+def config_of(weights: Path) -> dict[str, Any]:
+    """Settings beside a published file: the ``config.json`` of diffusers' VQModel; an empty dict for others.
+
+    Raises:
+        ValueError: It is no JSON.
+    """
+    beside = weights.parent / CONFIG
+    if not weights.name.startswith(STEMS) or not beside.is_file():
+        return {}
+    config = read_json(beside)
+    return config if type(config) is dict and config.get("_class_name") == "VQModel" else {}
 
 
 def weights_to_train(path: Path) -> Path:
@@ -93,9 +110,9 @@ def weights_to_train(path: Path) -> Path:
 
 
 def download(source: str) -> Path:
-    """Downloads ``user/repo`` from the hub as a folder of config and weights, or ``user/repo/FILE`` as that file.
+    """Downloads ``user/repo`` or ``user/repo/FOLDER`` from the hub: config and weights; or ``user/repo/FILE``.
 
-    Code is never downloaded.
+    An index is downloaded with its files. Code is never downloaded.
 
     Raises:
         WeightsUnavailable: The hub cannot be reached, or has no such repository or file.
@@ -106,11 +123,17 @@ def download(source: str) -> Path:
         raise ImportError(f"{source} is on the hub: pip install huggingface_hub") from error
 
     user, name, *rest = source.split("/", 2)
+    repo, inner = f"{user}/{name}", rest[0] if rest else ""
     try:
-        if rest:
-            return Path(huggingface_hub.hf_hub_download(f"{user}/{name}", rest[0]))
-        patterns = [CONFIG, *PUBLISHED_WEIGHTS]
-        return Path(huggingface_hub.snapshot_download(source, allow_patterns=patterns))
+        if inner and "." in inner.rpartition("/")[2]:
+            path = Path(huggingface_hub.hf_hub_download(repo, inner))
+            if path.name.endswith(INDEX):
+                above = inner.rpartition("/")[0]
+                for file in files_of(path):
+                    huggingface_hub.hf_hub_download(repo, f"{above}/{file}" if above else file)
+            return path
+        patterns = [f"{inner}/{own}" if inner else own for own in (CONFIG, *HUB_WEIGHTS)]
+        return Path(huggingface_hub.snapshot_download(repo, allow_patterns=patterns)) / inner
     except (OSError, ValueError) as error:  # no network, no such repository or file, not a name
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise WeightsUnavailable(

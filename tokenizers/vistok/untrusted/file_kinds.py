@@ -1,4 +1,4 @@
-"""Kinds of files that are given as checkpoints by mistake, told by their first bytes and the names in an archive.
+"""Kinds of files that are given as checkpoints by mistake, found by their first bytes and the names in an archive.
 
 Nothing is unpacked or run. Each description says what the file is and what to do.
 """
@@ -49,9 +49,9 @@ def kind(name: str, head: bytes, tail: bytes = b"") -> str | None:
         head: Its first bytes, ``HEAD`` or fewer.
         tail: Its last bytes.
     """
-    for start, told in STARTS:
+    for start, meaning in STARTS:
         if head.startswith(start):
-            return told
+            return meaning
     if HTML.match(head):
         return f"an HTML page, such as a login or an error: {AGAIN}, signed in or by the direct link to the file"
     if head[257:262] == b"ustar":

@@ -53,14 +53,16 @@ def read_tensors(path: str | Path) -> Contents:
     try:
         with path.open("rb") as file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+        if begins_as_safetensors(data[:9], size):  # its size may begin like a pickle
+            return Contents(read_safetensors(path).tensors, ())
         if data[:4] == b"PK\x03\x04":
             return _read_zip(path, data)
         if data[:1] == b"\x80" and data[1] <= MAX_PROTOCOL:
             return _read_legacy(data)
-        found = None if begins_as_safetensors(data[:9], size) else kind(path.name, data[:HEAD], data[-HEAD:])
+        found = kind(path.name, data[:HEAD], data[-HEAD:])
         if found is not None:
             raise ValueError(f"it is {found}")
-        if path.suffix == ".safetensors" or begins_as_safetensors(data[:9], size):
+        if path.suffix == ".safetensors":
             return Contents(read_safetensors(path).tensors, ())
     except ValueError as error:
         raise ValueError(f"{path} cannot be read as a checkpoint: {one_line(error)}") from error

@@ -17,6 +17,7 @@ from vistok.quantizers import VectorQuantizer
 from vistok.tokenizer import Tokenizer
 
 HEADS = {(512, 512): 8, (768, 768): 12, (1280, 1024): 16}  # of the published widths, and of those in attention
+ROUNDING = 4e-3  # of sines in bfloat16
 DIM = 32  # of the published codewords, which are unit vectors
 
 
@@ -58,7 +59,7 @@ def image_size(positions: Tensor, patch: int) -> int:
         raise ValueError(f"its positions {list(positions.shape)} are not those of a square grid, which importing needs")
     with torch.device("cpu"):
         expected = SinCosPositions(positions.shape[2], side)(torch.empty(1, 1, side, side))
-    if not torch.allclose(positions[0].float(), expected.flatten(1).T, rtol=0, atol=1e-3):
+    if not torch.allclose(positions[0].float(), expected.flatten(1).T, rtol=0, atol=ROUNDING):
         raise ValueError("its positions are not the fixed sines and cosines")
     return side * patch
 
@@ -90,9 +91,13 @@ def build(
         width, channels, patch, _ = vqgan_rules.shape(shapes, f"{side}.{conv}.weight", 4)
         inner = vqgan_rules.shape(shapes, f"{side}.transformer.blocks.0.attention.out.weight", 2)[1]
         head_dim = get(config, f"{side}.dim_head")
-        told = inner // head_dim if type(head_dim) is int and head_dim and inner % head_dim == 0 else None
+        stated = inner // head_dim if type(head_dim) is int and head_dim and inner % head_dim == 0 else None
         heads = need(
-            config, f"{side}.heads", int, told or HEADS.get((width, inner)), f", whose product with dim_head is {inner}"
+            config,
+            f"{side}.heads",
+            int,
+            stated or HEADS.get((width, inner)),
+            f", whose product with dim_head is {inner}",
         )
         if heads * (inner // heads) != inner:
             raise ValueError(f"config's {side}.heads={heads} does not divide the {inner} channels of its attention")
