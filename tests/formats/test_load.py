@@ -260,7 +260,7 @@ ASKED = [  # what keys do not determine, the message about it, and another value
      {"router": NORM | {"gate_type": "2layer-fc-ReLu"}}),
     ("enhancing_vitvqgan", {"encoder": HEADS_OF_64, "decoder": HEADS_OF_64}, "do not determine use_norm: .* true or f",
      {"use_norm": False}),
-    ("enhancing_vitvqgan", {"use_norm": True}, "encoder.heads: give .* whose product with dim_head is 128",
+    ("enhancing_vitvqgan", {"use_norm": True}, "encoder.heads: give .* which times dim_head is 128",
      {"encoder": {"heads": 4}, "decoder": {"heads": 2}}),
     ("diffusers_vqmodel", {}, "norm_num_groups: give .* which config.json in its folder has", {"norm_num_groups": 8}),
 ]  # fmt: skip

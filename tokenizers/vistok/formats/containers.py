@@ -27,7 +27,7 @@ Marks = Sequence[tuple[str, ...]]
 
 
 class Located(NamedTuple):
-    """Where a tokenizer is in a checkpoint."""
+    """Place of a tokenizer in a checkpoint."""
 
     prefix: str  # with its last dot; empty if nothing is before the names
     averaged: bool  # whether its weights are averages over training

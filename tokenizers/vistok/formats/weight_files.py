@@ -66,7 +66,7 @@ def inner_folders(folder: Path) -> Iterable[Path]:
 
 
 def other_kinds(folder: Path) -> str:
-    """What a folder without weights has instead, for a message; empty if nothing is known of it."""
+    """Description of what a folder has instead of weights, for a message; empty if nothing is known of it."""
     for path in sorted(folder.iterdir())[:100]:
         if path.name in ("_METADATA", "_CHECKPOINT_METADATA", "manifest.ocdbt"):
             return "; it is a checkpoint of Orbax: read it with JAX, and save safetensors under published names"

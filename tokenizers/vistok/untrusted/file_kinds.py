@@ -42,7 +42,7 @@ INDEX = bytes.fromhex("57fb808b247547db")  # the end of a table of TensorFlow
 
 
 def kind(name: str, head: bytes, tail: bytes = b"") -> str | None:
-    """What a file is that does not begin as a checkpoint does, and what to do; None if unknown.
+    """Description of a file that does not begin as a checkpoint does, and what to do; None if unknown.
 
     Args:
         name: Its name.
@@ -75,7 +75,7 @@ def kind(name: str, head: bytes, tail: bytes = b"") -> str | None:
 
 
 def archive_kind(names: Collection[str]) -> str | None:
-    """What a zip file is that ``torch.save`` did not write, and what to do; None if it may be one.
+    """Description of a zip file that ``torch.save`` did not write, and what to do; None if it wrote it.
 
     Args:
         names: Names of its members.

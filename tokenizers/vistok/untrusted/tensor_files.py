@@ -54,7 +54,7 @@ def read_safetensors(path: Path) -> TensorFile:
 
 
 def begins_as_safetensors(head: bytes, size: int) -> bool:
-    """Whether the first 9 bytes of a file of ``size`` bytes can be those of a safetensors file."""
+    """True if the first 9 bytes of a file of ``size`` bytes can be those of a safetensors file."""
     return len(head) >= 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= min(MAX_HEADER, size - 8)
 
 

@@ -97,7 +97,7 @@ def build(
             f"{side}.heads",
             int,
             stated or HEADS.get((width, inner)),
-            f", whose product with dim_head is {inner}",
+            f", which times dim_head is {inner}",
         )
         if heads * (inner // heads) != inner:
             raise ValueError(f"config's {side}.heads={heads} does not divide the {inner} channels of its attention")
