@@ -1,15 +1,16 @@
-"""Tokenizers that other libraries' layouts can represent: VQGAN's networks with one codebook."""
+"""Tokenizers in the forms of other libraries' layouts, most of them VQGAN's networks with one codebook."""
 
 import copy
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from vistok.backbones import CNNDecoder, CNNEncoder
 from vistok.backbones.cnn import CNNSizes
+from vistok.backbones.magvit import MagvitSizes
 from vistok.images.ranges import PixelMap
-from vistok.quantizers import Table
+from vistok.quantizers import Quantizer, Table, VectorQuantizer
 from vistok.quantizers.vq import plain
 from vistok.tokenizer import Tokenizer
 
@@ -21,27 +22,61 @@ def refuse(target: str, what: str) -> ValueError:
     return ValueError(f"{target} cannot represent {what}; {INSTEAD}")
 
 
-def inference_copy(tokenizer: Tokenizer) -> Tokenizer:
-    """Folded copy on the CPU in float32 and evaluation mode, which shares nothing with the original."""
-    return copy.deepcopy(tokenizer.fold()).cpu().float().eval().requires_grad_(False)
+def inference_copy(tokenizer: Tokenizer, folded: bool = True) -> Tokenizer:
+    """Copy on the CPU in float32 and evaluation mode, folded or not, which shares nothing with the original."""
+    own = copy.deepcopy(tokenizer.fold() if folded else tokenizer)
+    return own.cpu().float().eval().requires_grad_(False)
 
 
 def vqgan(tokenizer: Tokenizer, target: str) -> Tokenizer:
-    """Folded copy of a tokenizer that consists of VQGAN's networks and one codebook.
+    """Folded copy of a tokenizer that consists of VQGAN's networks and one codebook, with convolutions around it.
 
     Raises:
         ValueError: The tokenizer is of another kind; the message names a target that supports it.
     """
-    encoder, decoder = tokenizer.encoder, tokenizer.decoder
-    for part, wanted in ((encoder, CNNEncoder), (decoder, CNNDecoder)):
-        if type(part) is not wanted:
-            raise refuse(target, f"a {type(part).__name__}, only for VQGAN's {wanted.__name__}")
+    check_vqgan(tokenizer, target)
+    check_table(tokenizer.quantizer, target)
+    return with_maps(inference_copy(tokenizer))
+
+
+def check_vqgan(tokenizer: Tokenizer, target: str) -> None:
+    """Refuses other networks than VQGAN's, and other maps around the head than 1x1 convolutions."""
+    check_kinds(tokenizer, target, CNNEncoder, CNNDecoder)
+    check_maps(tokenizer, target)
+    encoder, decoder = networks(tokenizer)
+    for part in (encoder, decoder):
         if part.patch != 1:
             raise refuse(target, f"patch={part.patch}, only for 1")
-    if tokenizer.pixels != PixelMap():
-        raise refuse(target, f"{tokenizer.pixels}, only for networks on pixels in [-1, 1]")
-    head, name = tokenizer.quantizer, type(tokenizer.quantizer).__name__
-    layout = head.layout(*head.example_grid)
+    if encoder.dim != decoder.dim:
+        raise refuse(target, f"an encoder of dim={encoder.dim} before a decoder of dim={decoder.dim}")
+    same_blocks(tokenizer, target)
+    if encoder.sizes.mid_attention != decoder.sizes.mid_attention:
+        raise refuse(target, "attention between the middle blocks of one network only")
+
+
+def check_kinds(tokenizer: Tokenizer, target: str, encoder: type, decoder: type, pixels: PixelMap = PixelMap()) -> None:
+    """Refuses networks of other classes, or on pixels of another range."""
+    for part, wanted in ((tokenizer.encoder, encoder), (tokenizer.decoder, decoder)):
+        if type(part) is not wanted:
+            whose = "VQGAN's" if wanted in (CNNEncoder, CNNDecoder) else "a"
+            raise refuse(target, f"a {type(part).__name__}, only for {whose} {wanted.__name__}")
+    if tokenizer.pixels != pixels:
+        scope = "[-1, 1]" if pixels == PixelMap() else "[0, 1]"
+        raise refuse(target, f"{tokenizer.pixels}, only for networks on pixels in {scope}")
+
+
+def check_maps(tokenizer: Tokenizer, target: str, groups: int = 1) -> None:
+    """Refuses other maps around the head than 1x1 convolutions; the one before it may have ``groups``."""
+    for name, allowed in (("to_latent", groups), ("from_latent", 1)):
+        conv = getattr(tokenizer, name)
+        if isinstance(conv, nn.Conv2d) and (conv.kernel_size != (1, 1) or conv.groups != allowed):
+            wanted = "1x1" if allowed == 1 else f"1x1 of {allowed} groups"
+            raise refuse(target, f"a {name} of kernel_size={conv.kernel_size}, groups={conv.groups}, only for {wanted}")
+
+
+def check_table(head: Quantizer, target: str) -> None:
+    """Refuses heads without a single table that is searched by distances."""
+    name, layout = type(head).__name__, head.layout(*head.example_grid)
     if layout.granularities > 1:
         why = "a dynamic head is no plain table: its router decides how many codes a region gets"
         raise refuse(target, f"a {name}: {why}")
@@ -54,29 +89,42 @@ def vqgan(tokenizer: Tokenizer, target: str) -> Tokenizer:
         raise refuse(target, f"a {name}: its codewords are computed, not read from a table")
     if table.metric == "dot" or table.bias is not None:
         raise refuse(target, f"a {name}, which chooses codes by dot product, only for distances")
-    for name in ("to_latent", "from_latent"):
-        conv = getattr(tokenizer, name)
-        if isinstance(conv, nn.Conv2d) and (conv.kernel_size != (1, 1) or conv.groups != 1):
-            raise refuse(target, f"a {name} of kernel_size={conv.kernel_size}, groups={conv.groups}, only for 1x1")
-    if encoder.dim != decoder.dim:
-        raise refuse(target, f"an encoder of dim={encoder.dim} before a decoder of dim={decoder.dim}")
-    down, up = (cast(CNNSizes, part.sizes) for part in (encoder, decoder))
-    if down.num_blocks != up.num_blocks:
-        raise refuse(target, f"num_blocks={down.num_blocks} in the encoder, {up.num_blocks} in the decoder")
-    if down.mid_attention != up.mid_attention:
-        raise refuse(target, "attention between the middle blocks of one network only")
-    return with_maps(inference_copy(tokenizer))
+
+
+def as_learned(head: Quantizer, target: str, l2: bool = False, **arguments: Any) -> VectorQuantizer:
+    """Head with the codewords of one that has a single table, before they are normalised for a cosine.
+
+    Args:
+        head: The head.
+        target: Name of the layout, for messages.
+        l2: True for a layout that compares by L2 alone: a cosine head's codewords then have unit length.
+        arguments: Further arguments of ``VectorQuantizer``, whose tensors the layout stores.
+    """
+    check_table(head, target)
+    table = cast(Table, head.table(0))
+    _refuse_two(head, table, target)
+    cosine = table.metric == "cosine"
+    own = VectorQuantizer(*table.values.shape, cosine=cosine and not l2, **arguments)
+    stored = head.codewords if type(head) is VectorQuantizer and cosine == own.cosine else table.values
+    with torch.no_grad():
+        own.codewords.copy_(stored)
+    return own.eval().requires_grad_(False)
 
 
 def with_maps(tokenizer: Tokenizer) -> Tokenizer:
     """The tokenizer itself, with 1x1 convolutions that change nothing where it has no maps around the head."""
     for name in ("to_latent", "from_latent"):
         if isinstance(getattr(tokenizer, name), nn.Identity):
-            dim = tokenizer.quantizer.dim
-            conv = nn.Conv2d(dim, dim, 1).requires_grad_(False)
-            conv.load_state_dict({"weight": torch.eye(dim)[:, :, None, None], "bias": torch.zeros(dim)})
-            setattr(tokenizer, name, conv)
+            setattr(tokenizer, name, identity(tokenizer.quantizer.dim))
     return tokenizer
+
+
+def identity(dim: int, groups: int = 1) -> nn.Conv2d:
+    """1x1 convolution that changes nothing."""
+    conv = nn.Conv2d(dim, dim, 1, groups=groups).requires_grad_(False)
+    weight = torch.eye(dim // groups).repeat(groups, 1)[:, :, None, None]
+    conv.load_state_dict({"weight": weight, "bias": torch.zeros(dim)})
+    return conv
 
 
 def networks(tokenizer: Tokenizer) -> tuple[CNNEncoder, CNNDecoder]:
@@ -84,7 +132,7 @@ def networks(tokenizer: Tokenizer) -> tuple[CNNEncoder, CNNDecoder]:
     return cast(CNNEncoder, tokenizer.encoder), cast(CNNDecoder, tokenizer.decoder)
 
 
-def norm_groups(tokenizer: Tokenizer, target: str) -> int:
+def norm_groups(tokenizer: nn.Module, target: str) -> int:
     """Number of groups of all norms."""
     groups = {module.num_groups for module in tokenizer.modules() if isinstance(module, nn.GroupNorm)}
     if len(groups) > 1:
@@ -111,10 +159,12 @@ def table_of(tokenizer: Tokenizer) -> Table:
 
 def refuse_two_tables(tokenizer: Tokenizer, target: str) -> None:
     """Refuses a head that decodes other codewords than those it searches."""
-    table = table_of(tokenizer)
+    _refuse_two(tokenizer.quantizer, table_of(tokenizer), target)
+
+
+def _refuse_two(head: Quantizer, table: Table, target: str) -> None:
     if not torch.equal(table.search, table.values):
-        name = type(tokenizer.quantizer).__name__
-        raise refuse(target, f"a {name}, which chooses codes in one table and decodes another")
+        raise refuse(target, f"a {type(head).__name__}, which chooses codes in one table and decodes another")
 
 
 def codewords_are_unit(tokenizer: Tokenizer) -> bool:
@@ -138,6 +188,13 @@ def state_of(tokenizer: Tokenizer) -> dict[str, Tensor]:
     return {name: tensor.contiguous() for name, tensor in state.items()}
 
 
+def same_blocks(tokenizer: Tokenizer, target: str) -> None:
+    """Refuses networks with different numbers of blocks in each level."""
+    down, up = (cast(CNNSizes | MagvitSizes, part.sizes) for part in (tokenizer.encoder, tokenizer.decoder))
+    if down.num_blocks != up.num_blocks:
+        raise refuse(target, f"num_blocks={down.num_blocks} in the encoder, {up.num_blocks} in the decoder")
+
+
 def same_levels(tokenizer: Tokenizer, target: str) -> None:
     """Refuses networks whose decoder has other levels than the encoder: widths, or places of attention."""
     down, up = (part.sizes for part in networks(tokenizer))
@@ -147,7 +204,7 @@ def same_levels(tokenizer: Tokenizer, target: str) -> None:
         raise refuse(target, f"attention={down.attention} in the encoder, {up.attention} in the decoder")
 
 
-def norms_of_32(tokenizer: Tokenizer, target: str) -> None:
+def norms_of_32(tokenizer: nn.Module, target: str) -> None:
     """Refuses norms of another number of groups than 32."""
     groups = norm_groups(tokenizer, target)
     if groups != 32:

@@ -16,11 +16,11 @@ from vistok.tokenizer import Tokenizer
 
 TARGET = "LlamaGen's layout"
 FILE = "vq_model.pt"
-WINDOW = 65536  # length of LlamaGen's list of recent codes
 USAGE = f"""
 checkpoint = torch.load("FOLDER/{FILE}", weights_only=True)
-arguments = ModelArgs(**{{name: value for name, value in checkpoint["config"].items() if hasattr(ModelArgs, name)}})
-model = VQModel(arguments)  # LlamaGen's, tokenizer/tokenizer_image/vq_model.py
+config = checkpoint["config"]
+arguments = {{name: config[name] for name in config.keys() & ModelArgs.__dataclass_fields__.keys()}}
+model = VQModel(ModelArgs(**arguments))  # LlamaGen's, tokenizer/tokenizer_image/vq_model.py
 model.load_state_dict(checkpoint["model"])
 """
 
@@ -47,7 +47,7 @@ def save(
     """
     folded = plain.vqgan(tokenizer, TARGET)
     config = config_of(folded)
-    state = to_theirs(layout.RULES, plain.state_of(folded)) | {"quantize.codebook_used": torch.zeros(WINDOW)}
+    state = to_theirs(layout.RULES, plain.state_of(folded)) | {"quantize.codebook_used": torch.zeros(layout.WINDOW)}
     with atomic_folder(folder) as partial:
         torch.save({"model": state, "config": config}, partial / FILE)
         read = load.load_file(partial / FILE, "llamagen", config)
@@ -65,21 +65,4 @@ def save(
 
 def config_of(tokenizer: Tokenizer) -> dict[str, Any]:
     """Arguments of these networks by LlamaGen's names."""
-    (encoder, decoder), head = plain.networks(tokenizer), tokenizer.quantizer
-    plain.check_llamagen(tokenizer, TARGET)
-    plain.refuse_two_tables(tokenizer, TARGET)
-    if encoder.in_channels != 3 or decoder.out_channels != 3:
-        raise plain.refuse(TARGET, f"images of {encoder.in_channels} and {decoder.out_channels} channels, only for 3")
-    wide, ch = decoder.sizes.widths, encoder.sizes.channels
-    if any(width % ch for width in wide):
-        raise plain.refuse(TARGET, f"a decoder of {wide} channels, only for multiples of the encoder's channels={ch}")
-    return {
-        "ch": ch,
-        "num_res_blocks": encoder.sizes.num_blocks,
-        "encoder_ch_mult": list(encoder.sizes.multipliers),
-        "decoder_ch_mult": [width // ch for width in wide],
-        "z_channels": encoder.dim,
-        "codebook_size": head.codebook_sizes[0],
-        "codebook_embed_dim": head.dim,
-        "codebook_l2_norm": plain.codewords_are_unit(tokenizer),
-    }
+    return layout.model_args(tokenizer, TARGET) | {"codebook_l2_norm": plain.codewords_are_unit(tokenizer)}

@@ -13,7 +13,7 @@ from vistok.files import atomic_folder, write_json
 from vistok.formats import model_card, plain
 from vistok.formats.exporters.parity import Encoded, Parity, ParityError, check, sizes_of
 from vistok.formats.families import FAMILIES, Family
-from vistok.formats.importers.key_map import levels_of, to_theirs
+from vistok.formats.importers.key_map import to_theirs
 from vistok.formats.importers.published import Container, Published
 from vistok.formats.load import load_file
 from vistok.quantizers import Quantizer
@@ -61,14 +61,14 @@ def save(
 def write_weights(layout: Family, published: Published, folder: Path) -> Path:
     """Writes the tensors under their published names; returns the file's path."""
     assert layout.container
-    state = published.tokenizer.state_dict()
-    theirs = {**to_theirs(layout.rules, state, levels_of(state)), **published.extra}
-    theirs = {name: tensor.contiguous().clone() for name, tensor in theirs.items()}  # no storage is shared
-    path = folder / layout.container.file
+    files = layout.container
+    theirs = {**to_theirs(layout.rules, published.tokenizer.state_dict()), **published.extra}
+    theirs = {files.prefix + name: own.contiguous().clone() for name, own in theirs.items()}  # no storage is shared
+    path = folder / files.file
     if path.suffix == ".safetensors":
         safetensors.torch.save_file(theirs, path)
     else:
-        torch.save(theirs if layout.container.within is None else {layout.container.within: theirs}, path)
+        torch.save(theirs if files.within is None else {files.within: theirs}, path)
     return path
 
 

@@ -1,16 +1,19 @@
 """Importer of BSQ-ViT (arXiv:2406.07548)."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from vistok.backbones import ViTDecoder, ViTEncoder
+from vistok.backbones.vit import ViTSizes
+from vistok.formats import plain
 from vistok.formats.importers import vqgan_rules
 from vistok.formats.importers.from_fqgan import TRANSFORMER, grid
 from vistok.formats.importers.hyperparameters import get, need, only
 from vistok.formats.importers.key_map import Rule, linear, under
+from vistok.formats.importers.published import Container, Published
 from vistok.images.ranges import LogitLaplaceMap, PixelMap
 from vistok.quantizers import BinaryQuantizer
 from vistok.tokenizer import Tokenizer
@@ -108,3 +111,76 @@ def output_channels(outputs: int, patch: int, config: Mapping[str, Any]) -> int:
     if laplace:
         only(config, "input_range", [0, 1])
     return 6 if laplace else 3
+
+
+TARGET = "BSQ-ViT's layout"
+USAGE = """
+import torch
+from omegaconf import OmegaConf
+from transcoder.models.bsqvit import VITBSQModel  # BSQ-ViT's repository
+
+config = OmegaConf.load("FOLDER/config.yaml").model.params
+model = VITBSQModel(**config, ckpt_path="FOLDER/model.pt")
+"""
+
+
+def write(tokenizer: Tokenizer) -> Published:
+    """BSQ-ViT's networks with binary codes on the sphere."""
+    plain.check_kinds(tokenizer, TARGET, ViTEncoder, ViTDecoder)
+    plain.check_maps(tokenizer, TARGET)
+    head = tokenizer.quantizer
+    if type(head) is not BinaryQuantizer or not head.spherical or len(head.codebook_sizes) > 1:
+        what = f"a {type(head).__name__} of {len(head.codebook_sizes)} codes"
+        raise plain.refuse(TARGET, f"{what}, only for the one code of a spherical BinaryQuantizer")
+    own = plain.with_maps(plain.inference_copy(tokenizer))
+    sizes, up = cast(ViTSizes, own.encoder.sizes), cast(ViTSizes, own.decoder.sizes)
+    for side, part, channels in (
+        ("encoder", sizes, own.encoder.in_channels),
+        ("decoder", up, own.decoder.out_channels),
+    ):
+        if channels != 3:
+            raise plain.refuse(TARGET, f"images of {channels} channels in the {side}, only for 3")
+        form = {"positions": "learned", "activation": "gelu", "qkv_bias": True, "pre_norm": True}
+        form |= {"head_dim": part.dim / part.num_heads}
+        for name, wanted in form.items():
+            if getattr(part, name) != wanted:
+                raise plain.refuse(TARGET, f"{name}={getattr(part, name)!r} in the {side}, only for {wanted!r}")
+    if sizes.output_mlp_ratio is not None or up.output_mlp_ratio is None:
+        raise plain.refuse(TARGET, "a two-layer network in the encoder, or none in the decoder (output_mlp_ratio)")
+    config = {
+        "vitconfig": settings_of(sizes),
+        "dvitconfig": settings_of(up) | {"dim_ffn_output": round(up.dim * up.output_mlp_ratio)},
+        "embed_dim": head.dim,
+        "embed_group_size": head.group,
+        "l2_norm": True,
+        "post_q_l2_norm": True,
+        "logit_laplace": False,
+        "persample_entropy_compute": "analytical",
+        "cb_entropy_compute": "group",
+        "inv_temperature": 1 / head.temperature,
+        "gamma0": head.sample_weight,
+        "gamma": head.batch_weight,
+        "clamp_range": [-1, 1],
+    }
+    powers = {"quantize.basis": head.dim, "quantize.group_basis": head.group}
+    return Published(own, config, {name: 2 ** torch.arange(bits - 1, -1, -1) for name, bits in powers.items()})
+
+
+def settings_of(sizes: ViTSizes) -> dict[str, Any]:
+    """Arguments of one transformer."""
+    return {
+        "image_size": sizes.image_size,
+        "patch_size": sizes.patch,
+        "width": sizes.dim,
+        "layers": sizes.depth,
+        "heads": sizes.num_heads,
+        "mlp_ratio": sizes.mlp_ratio,
+        "drop_rate": 0.0,
+    }
+
+
+def settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {"config.yaml": {"model": {"target": "transcoder.models.bsqvit.VITBSQModel", "params": dict(config)}}}
+
+
+CONTAINER = Container("model.pt", "state_dict", settings, USAGE, prefix="module.")

@@ -16,6 +16,7 @@ from vistok.tokenizer import Tokenizer
 
 PUBLISHED, WIDTH = (1024, 256), 256  # codewords and dimension; channels of the router's maps
 GATES = ("2layer-fc-SiLu", "2layer-fc-ReLu")
+LEARNING = {"ema_decay": 0.99, "restart": 1.0, "restart_unit": "vector", "weighted_counts": False}
 BRANCHES = {2: ("coarse", "fine"), 3: ("coarse", "median", "fine")}
 
 
@@ -73,7 +74,7 @@ def build(shapes: vqgan_rules.Shapes, config: Mapping[str, Any], sure: bool) -> 
         num_maps=grains,
     )
     size, dim = vqgan_rules.shape(shapes, "quantizer.head.table", 2)
-    head = VectorQuantizer(size, dim, ema_decay=0.99, restart=1.0, restart_unit="vector", weighted_counts=False)
+    head = VectorQuantizer(size, dim, **LEARNING)
     router: nn.Module
     if "quantizer.router.gate.0.weight" in shapes:
         router = FeatureRouter(encoder.dim, grains, *gate(shapes, config, encoder.dim, (size, dim) == PUBLISHED))

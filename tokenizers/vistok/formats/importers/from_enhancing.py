@@ -2,16 +2,18 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from vistok.backbones import ViTDecoder, ViTEncoder
-from vistok.backbones.vit import SinCosPositions
+from vistok.backbones.vit import SinCosPositions, ViTSizes
+from vistok.formats import plain
 from vistok.formats.importers import vqgan_rules
 from vistok.formats.importers.hyperparameters import get, need, only
 from vistok.formats.importers.key_map import Rule, linear, under
+from vistok.formats.importers.published import Container, Published
 from vistok.images.ranges import PixelMap
 from vistok.quantizers import VectorQuantizer
 from vistok.tokenizer import Tokenizer
@@ -125,3 +127,75 @@ def build(
         vqgan_rules.conv(shapes, "from_latent"),
         PixelMap(0.5, 0.5),
     )
+
+
+TARGET = "enhancing-transformers' layout"
+UNIT = PixelMap(0.5, 0.5)  # pixels in [0, 1]
+USAGE = """
+import torch
+from enhancing.modules.stage1.vitvqgan import ViTVQ  # enhancing-transformers' repository
+from omegaconf import OmegaConf
+
+model = ViTVQ(**OmegaConf.load("FOLDER/config.yaml").model.params)  # images in [0, 1]
+model.load_state_dict(torch.load("FOLDER/model.ckpt")["state_dict"])
+"""
+
+
+def write(tokenizer: Tokenizer) -> Published:
+    """ViT-VQGAN's networks with sin-cos positions, and any head that folds into one table, by cosine or by L2."""
+    plain.check_kinds(tokenizer, TARGET, ViTEncoder, ViTDecoder, UNIT)
+    plain.check_maps(tokenizer, TARGET)
+    own, head = plain.inference_copy(tokenizer), plain.as_learned(tokenizer.quantizer, TARGET)
+    own.quantizer = head
+    plain.with_maps(own)
+    config: dict[str, Any] = {}
+    for side, part in (("encoder", own.encoder), ("decoder", own.decoder)):
+        config[side] = settings_of(cast(ViTSizes, part.sizes), side)
+    sizes, up = cast(ViTSizes, own.encoder.sizes), cast(ViTSizes, own.decoder.sizes)
+    if sizes.image_size != up.image_size:
+        raise plain.refuse(TARGET, f"image_size={sizes.image_size} in the encoder, {up.image_size} in the decoder")
+    channels = {"encoder": own.encoder.in_channels, "decoder": own.decoder.out_channels}
+    for side, number in channels.items():
+        config[side] |= {} if number == 3 else {"channels": number}
+    config |= {"image_size": sizes.image_size, "patch_size": sizes.patch, "n_embed": head.codebook_size}
+    config |= {"embed_dim": head.dim, "beta": 0.25, "use_norm": head.cosine, "use_residual": False}
+    side = sizes.image_size // sizes.patch
+    extra = {name: positions(part.dim, side) for name, part in zip(POSITIONS, (own.encoder, own.decoder), strict=True)}
+    return Published(own, config, extra)
+
+
+def settings_of(sizes: ViTSizes, side: str) -> dict[str, Any]:
+    """Arguments of one transformer.
+
+    Raises:
+        ValueError: It is of another form than the layout's.
+    """
+    form = {"positions": "sincos", "activation": "tanh", "qkv_bias": False, "pre_norm": False, "output_mlp_ratio": None}
+    for name, wanted in form.items():
+        if getattr(sizes, name) != wanted:
+            raise plain.refuse(TARGET, f"{name}={getattr(sizes, name)!r} in the {side}, only for {wanted!r}")
+    return {
+        "dim": sizes.dim,
+        "depth": sizes.depth,
+        "heads": sizes.num_heads,
+        "mlp_dim": round(sizes.dim * sizes.mlp_ratio),
+        "dim_head": sizes.head_dim,
+    }
+
+
+def positions(dim: int, side: int) -> Tensor:
+    """Fixed positions (1, side * side, dim), computed in float64 as the authors' code does."""
+    frequencies = 10000.0 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
+    angles = torch.arange(side)[:, None] * frequencies
+    waves = torch.cat([angles.sin(), angles.cos()], dim=1)
+    return torch.cat([waves.repeat(side, 1), waves.repeat_interleave(side, 0)], dim=1)[None].float()
+
+
+def settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    head = {name: config[name] for name in ("embed_dim", "n_embed", "beta", "use_norm", "use_residual")}
+    networks = {name: config[name] for name in ("image_size", "patch_size", "encoder", "decoder")}
+    params = {"image_key": "image", **networks, "quantizer": head, "loss": {"target": "torch.nn.Identity"}}
+    return {"config.yaml": {"model": {"target": "enhancing.modules.stage1.vitvqgan.ViTVQ", "params": params}}}
+
+
+CONTAINER = Container("model.ckpt", "state_dict", settings, USAGE)

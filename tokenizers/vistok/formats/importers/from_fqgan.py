@@ -1,13 +1,20 @@
 """Importer of FQGAN with two or three sub-codebooks (arXiv:2411.16681)."""
 
+import copy
 import math
 from collections.abc import Mapping
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
-from vistok.backbones import BranchedEncoder
+import torch
+from torch import nn
+
+from vistok.backbones import BranchedEncoder, CNNDecoder
+from vistok.formats import plain
 from vistok.formats.importers import from_llamagen, vqgan_rules
 from vistok.formats.importers.hyperparameters import need
 from vistok.formats.importers.key_map import Rule, under
+from vistok.formats.importers.published import Container, Published
 from vistok.quantizers import FactorizedQuantizer, VectorQuantizer
 from vistok.tokenizer import Tokenizer
 
@@ -88,3 +95,82 @@ def build(shapes: vqgan_rules.Shapes, config: Mapping[str, Any], sure: bool) -> 
         vqgan_rules.conv(shapes, "to_latent", groups=branches),
         vqgan_rules.conv(shapes, "from_latent"),
     )
+
+
+TARGET = "FQGAN's layout"
+USAGE = """
+import json
+
+import torch
+from vq_model_dual import ModelArgs, VQModel  # FQGAN's repository, tokenizer/; vq_model_triple for three codebooks
+
+# Its source fixes ch=128, num_res_blocks=2, and adapters of width 512, 6 layers and 8 heads for images of 256 pixels:
+# where config.json has other values, set them there.
+config = json.load(open("FOLDER/config.json"))
+model = VQModel(ModelArgs(**{name: config[name] for name in config.keys() & ModelArgs.__dataclass_fields__.keys()}))
+model.load_state_dict(torch.load("FOLDER/vq_model.pt")["model"])
+"""
+
+
+def write(tokenizer: Tokenizer, branches: int) -> Published:
+    """FQGAN's encoder of ``branches`` branches with as many heads of equal tables, each of which folds into one."""
+    plain.check_kinds(tokenizer, TARGET, BranchedEncoder, CNNDecoder)
+    plain.check_maps(tokenizer, TARGET, groups=branches)
+    heads = getattr(tokenizer.quantizer, "heads", None)
+    if type(tokenizer.quantizer) is not FactorizedQuantizer or heads is None or len(heads) != branches:
+        what = f"a {type(tokenizer.quantizer).__name__} of {len(tokenizer.quantizer.codebook_sizes)} codebooks"
+        raise plain.refuse(TARGET, f"{what}, only for a FactorizedQuantizer of {branches}")
+    own = plain.inference_copy(tokenizer)
+    learned = [plain.as_learned(head.cpu().float(), TARGET) for head in cast(nn.ModuleList, copy.deepcopy(heads))]
+    own.quantizer = FactorizedQuantizer(learned).eval()
+    config = config_of(own, branches)
+    if isinstance(own.to_latent, nn.Identity):
+        own.to_latent = plain.identity(own.quantizer.dim, branches)
+    plain.with_maps(own)
+    window = torch.zeros(from_llamagen.WINDOW)
+    return Published(own, config, {f"quantize_{name}.codebook_used": window for name, _ in BRANCHES[branches]})
+
+
+def config_of(tokenizer: Tokenizer, branches: int) -> dict[str, Any]:
+    """Arguments of the networks by the authors' names, and the constants of their source as ``adapter``."""
+    encoder, decoder = cast(BranchedEncoder, tokenizer.encoder), cast(CNNDecoder, tokenizer.decoder)
+    head = cast(FactorizedQuantizer, tokenizer.quantizer)
+    kinds = {(own.table(0).values.shape, own.table(0).metric) for own in head.heads}
+    if len(kinds) > 1:
+        raise plain.refuse(TARGET, f"heads of {' and '.join(f'{[*size]} by {metric}' for size, metric in kinds)}")
+    plain.norms_of_32(tokenizer, TARGET)
+    plain.same_blocks(tokenizer, TARGET)
+    last = len(encoder.sizes.multipliers) - 1
+    for part in (encoder, decoder):
+        if part.sizes.attention != (last,):
+            raise plain.refuse(TARGET, f"attention={part.sizes.attention}, only for the last level, {last}")
+    if not decoder.sizes.mid_attention:
+        raise plain.refuse(TARGET, "mid_attention=False")
+    if encoder.branches != branches or encoder.dim != branches * decoder.dim:
+        what = f"an encoder of {encoder.branches} branches and dim={encoder.dim} before a decoder of dim={decoder.dim}"
+        raise plain.refuse(TARGET, what)
+    wide, ch = decoder.sizes.widths, encoder.sizes.channels
+    if any(width % ch for width in wide):
+        raise plain.refuse(TARGET, f"a decoder of {wide} channels, only for multiples of the encoder's channels={ch}")
+    (size, dim), metric = kinds.pop()
+    return {
+        "ch": ch,
+        "num_res_blocks": encoder.sizes.num_blocks,
+        "encoder_ch_mult": list(encoder.sizes.multipliers),
+        "decoder_ch_mult": [width // ch for width in wide],
+        "z_channels": decoder.dim,
+        "codebook_size": size,
+        "codebook_embed_dim": dim,
+        "codebook_l2_norm": metric == "cosine",
+        "adapter": {
+            "width": encoder.sizes.widths[-1],
+            "layers": encoder.depth,
+            "heads": encoder.heads,
+            "mlp_ratio": 4,
+            "image_size": encoder.side * encoder.factor,
+        },
+    }
+
+
+DUAL_WRITTEN, TRIPLE_WRITTEN = partial(write, branches=2), partial(write, branches=3)
+CONTAINER = Container("vq_model.pt", "model", from_llamagen.settings, USAGE)

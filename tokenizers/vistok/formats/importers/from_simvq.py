@@ -2,12 +2,18 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
+
+import torch
+from torch import nn
 
 from vistok.backbones import MagvitDecoder, MagvitEncoder
+from vistok.backbones.magvit import MagvitSizes
+from vistok.formats import plain
 from vistok.formats.importers import vqgan_rules
 from vistok.formats.importers.hyperparameters import only
-from vistok.formats.importers.key_map import Rule, under
+from vistok.formats.importers.key_map import Rule, to_theirs, under
+from vistok.formats.importers.published import RESOLUTION, Container, Published, averages
 from vistok.quantizers import SimVQ
 from vistok.tokenizer import Tokenizer
 
@@ -52,3 +58,70 @@ def networks(shapes: vqgan_rules.Shapes) -> tuple[MagvitEncoder, MagvitDecoder]:
         generative=generative,
     )
     return MagvitEncoder(**vqgan_rules.path_down(shapes), dim=dim), decoder
+
+
+TARGET = "SimVQ's layout"
+BASIS = "quantize.embedding.weight"
+USAGE = """
+import torch
+from omegaconf import OmegaConf
+from taming.models.vq import VQModel  # SimVQ's repository
+
+model = VQModel(**OmegaConf.load("FOLDER/config.yaml").model.init_args)
+model.load_state_dict(torch.load("FOLDER/model.ckpt")["state_dict"])
+"""
+
+
+def write(tokenizer: Tokenizer) -> Published:
+    """SimVQ's networks with its head, or with any other that folds into one table, which the map leaves unchanged."""
+    plain.check_kinds(tokenizer, TARGET, MagvitEncoder, MagvitDecoder)
+    own = plain.inference_copy(tokenizer, folded=type(tokenizer.quantizer) is not SimVQ)
+    if type(tokenizer.quantizer) is not SimVQ:
+        table = plain.as_learned(own.quantizer, TARGET, l2=True).codewords
+        own.quantizer = SimVQ(*table.shape)
+        own.quantizer.load_state_dict(
+            {"basis": table, "projection.weight": torch.eye(table.shape[1]), "projection.bias": 0 * table[0]}
+        )
+    for name in ("to_latent", "from_latent"):
+        if not isinstance(getattr(own, name), nn.Identity):
+            raise plain.refuse(TARGET, f"a {name}: the head's channels must be those of both networks")
+    extra = averages(to_theirs(RULES, own.state_dict()), frozen=[BASIS])
+    return Published(own.eval(), config_of(own), extra)
+
+
+def config_of(tokenizer: Tokenizer) -> dict[str, Any]:
+    """Settings of the networks and of the head."""
+    encoder, decoder, head = tokenizer.encoder, tokenizer.decoder, tokenizer.quantizer
+    down, up = cast(MagvitSizes, encoder.sizes), cast(MagvitSizes, decoder.sizes)
+    plain.norms_of_32(tokenizer, TARGET)
+    plain.same_blocks(tokenizer, TARGET)
+    if decoder.adaptive:
+        raise plain.refuse(TARGET, "adaptive norms in the decoder")
+    if up.widths != down.widths:
+        raise plain.refuse(TARGET, f"levels of {down.widths} channels in the encoder, {up.widths} in the decoder")
+    ddconfig = {
+        "double_z": False,
+        "z_channels": encoder.dim,
+        "resolution": RESOLUTION,
+        "in_channels": encoder.in_channels,
+        "out_ch": decoder.out_channels,
+        "ch": down.channels,
+        "ch_mult": list(down.multipliers),
+        "num_res_blocks": down.num_blocks,
+    }
+    return {"ddconfig": ddconfig, "n_e": head.codebook_sizes[0], "e_dim": head.dim, "beta": 0.25, "legacy": False}
+
+
+def settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The model in the configuration of Lightning's command line."""
+    head = {name: config[name] for name in ("n_e", "e_dim", "beta", "legacy")}
+    arguments = {
+        "ddconfig": config["ddconfig"],
+        "quantconfig": {"target": "taming.modules.vqvae.quantize.SimVQ", "params": head},
+        "lossconfig": {"target": "taming.modules.losses.vqperceptual.DummyLoss"},
+        "use_ema": True,
+    }
+    return {"config.yaml": {"model": {"class_path": "taming.models.vq.VQModel", "init_args": arguments}}}
+
+
+CONTAINER = Container("model.ckpt", "state_dict", settings, USAGE)

@@ -81,14 +81,20 @@ def to_ours(rules: Sequence[Rule], tensors: Mapping[str, Tensor], levels: int = 
     return complete
 
 
-def to_theirs(rules: Sequence[Rule], tensors: Mapping[str, Tensor], levels: int = 0) -> dict[str, Tensor]:
+def to_theirs(rules: Sequence[Rule], tensors: Mapping[str, Tensor], levels: int | None = None) -> dict[str, Tensor]:
     """Our tensors under published names, by the first rule that matches each; the inverse of ``to_ours``.
+
+    Args:
+        rules: The table of names.
+        tensors: Our tensors by name.
+        levels: Number of levels, for ``{~i}``; None for the number of the decoder's.
 
     Raises:
         ValueError: No rule matches a name.
     """
     theirs: dict[str, Tensor] = {}
     fused: dict[str, dict[int, Tensor]] = {}
+    levels = levels_of(tensors) if levels is None else levels
     complete = [(_pattern(rule.ours), rule) for rule in rules if "#" not in rule.ours]
     split = [rule for rule in rules if "#" in rule.ours]
     for name, tensor in tensors.items():

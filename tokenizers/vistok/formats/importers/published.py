@@ -1,8 +1,9 @@
 """A tokenizer in a published layout, and the files in which the layout's authors read it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from vistok.formats import plain
@@ -26,6 +27,18 @@ class Container(NamedTuple):
     within: str | None  # key of the tensors in a torch file; None if they are its whole content
     settings: Callable[[Mapping[str, Any]], Mapping[str, Any]]  # configuration files by name: .yaml or .json
     usage: str  # Python code that loads the files with the authors' code; FOLDER stands for the folder
+    prefix: str = ""  # of all names
+
+
+def averages(theirs: Mapping[str, Tensor], frozen: Collection[str] = ()) -> dict[str, Tensor]:
+    """Averaged weights as ``LitEma`` stores them: ``model_ema`` and the names without dots; here equal to the weights.
+
+    Args:
+        theirs: The weights by their published names.
+        frozen: Names without an average.
+    """
+    own = {f"model_ema.{name.replace('.', '')}": tensor for name, tensor in theirs.items() if name not in frozen}
+    return {**own, "model_ema.decay": torch.tensor(0.999), "model_ema.num_updates": torch.tensor(-1, dtype=torch.int32)}
 
 
 def ddconfig(tokenizer: Tokenizer, target: str) -> dict[str, Any]:
