@@ -24,6 +24,7 @@ from vistok.formats.importers import (
     from_rqvae,
     from_simvq,
     from_taming,
+    from_taming_ema,
     from_var,
     from_wetok,
     write_dqvae,
@@ -60,17 +61,18 @@ FAMILIES = (
            from_infinity.build, from_infinity.IGNORED, ("infinity_bsq",)),
     Family("titok", ("encoder.latent_token_positional_embedding",)),
     Family("var", ("encoder.mid.attn_1.qkv.weight", TABLE), from_var.RULES, from_var.build, also=("var_vqvae",),
-           prepare=from_var.prepare),
-    Family("rqvae", ("quantizer.codebooks.0.weight",), from_rqvae.RULES, from_rqvae.build, prepare=from_rqvae.prepare),
+           write=from_var.write, container=from_var.CONTAINER, prepare=from_var.prepare),
+    Family("rqvae", ("quantizer.codebooks.0.weight",), from_rqvae.RULES, from_rqvae.build, write=from_rqvae.write,
+           container=from_rqvae.CONTAINER, prepare=from_rqvae.prepare),
     Family("openmagvit2", ("decoder.adaptive.0.gamma.weight",), from_openmagvit2.RULES, from_openmagvit2.build,
-           from_openmagvit2.IGNORED, ("openmagvit2_lfq",)),
+           from_openmagvit2.IGNORED, ("openmagvit2_lfq",), from_openmagvit2.write, from_openmagvit2.CONTAINER),
     Family("wetok", ("decoder.adaptive.0.gamma.weight",), from_wetok.RULES, from_wetok.build, from_wetok.IGNORED,
            ("wetok_gan",)),  # Open-MAGVIT2's names
     Family("bitdance", ("decoder.adaptive.0.gamma.weight",), from_wetok.RULES, from_wetok.build, from_wetok.IGNORED,
            ("bitdance_ae", "bitdance_ae_gan")),  # the same
     Family("maskgit", ("decoder.up.1.upsample_conv.weight",), also=("maskgit_vqgan",)),
     Family("gumbel", ("quantize.proj.weight", "quantize.embed.weight"), from_gumbel.RULES, from_gumbel.build,
-           also=("taming_gumbel",)),
+           also=("taming_gumbel",), write=from_gumbel.write, container=from_gumbel.CONTAINER),
     Family("fqgan_triple", ("quantize_sem_mid.embedding.weight",), from_fqgan.TRIPLE, from_fqgan.build,
            from_fqgan.IGNORED, write=from_fqgan.TRIPLE_WRITTEN, container=from_fqgan.CONTAINER),
     Family("fqgan_dual", ("quantize_sem.embedding.weight",), from_fqgan.DUAL, from_fqgan.build, from_fqgan.IGNORED,
@@ -95,10 +97,12 @@ FAMILIES = (
            from_llamagen.IGNORED, ("llamagen_vq",)),
     Family("janus", (FIRST_BLOCK, TABLE, "decoder.up.0.upsample.conv.weight"), from_janus.RULES, from_janus.build,
            also=("janus_vqvae",)),
+    Family("taming_ema", ("quantize.embedding.cluster_size", FIRST_BLOCK), from_taming_ema.RULES, from_taming_ema.build,
+           also=("taming_emavq",), write=from_taming_ema.write, container=from_taming_ema.CONTAINER),
     Family("taming", (FIRST_BLOCK, TABLE, "decoder.conv_in.weight"), from_taming.RULES, from_taming.build,
-           also=("taming_vqgan", "taming_emavq", "ldm_vq"), write=from_taming.write, container=from_taming.CONTAINER),
+           also=("taming_vqgan", "ldm_vq"), write=from_taming.write, container=from_taming.CONTAINER),
     Family("ibq", (FIRST_BLOCK, TABLE, "decoder.conv_in.weight"), from_ibq.RULES, from_ibq.build,
-           also=("emu3_5", "emu3.5")),  # taming's names
+           also=("emu3_5", "emu3.5"), write=from_ibq.write, container=from_ibq.CONTAINER),  # taming's names
 )  # fmt: skip
 
 

@@ -41,12 +41,19 @@ def vqgan(tokenizer: Tokenizer, target: str) -> Tokenizer:
 
 def check_vqgan(tokenizer: Tokenizer, target: str) -> None:
     """Refuses other networks than VQGAN's, and other maps around the head than 1x1 convolutions."""
-    check_kinds(tokenizer, target, CNNEncoder, CNNDecoder)
+    check_networks(tokenizer, target)
     check_maps(tokenizer, target)
+
+
+def check_networks(tokenizer: Tokenizer, target: str) -> None:
+    """Refuses other networks than VQGAN's."""
+    check_kinds(tokenizer, target, CNNEncoder, CNNDecoder)
     encoder, decoder = networks(tokenizer)
     for part in (encoder, decoder):
         if part.patch != 1:
             raise refuse(target, f"patch={part.patch}, only for 1")
+        if part.sizes.num_halvings != len(part.sizes.multipliers) - 1:
+            raise refuse(target, f"halvings={part.sizes.halvings}, only for all levels but the last")
     if encoder.dim != decoder.dim:
         raise refuse(target, f"an encoder of dim={encoder.dim} before a decoder of dim={decoder.dim}")
     same_blocks(tokenizer, target)

@@ -62,7 +62,7 @@ def write_weights(layout: Family, published: Published, folder: Path) -> Path:
     """Writes the tensors under their published names; returns the file's path."""
     assert layout.container
     files = layout.container
-    theirs = {**to_theirs(layout.rules, published.tokenizer.state_dict()), **published.extra}
+    theirs = {**to_theirs(published.rules or layout.rules, published.tokenizer.state_dict()), **published.extra}
     theirs = {files.prefix + name: own.contiguous().clone() for name, own in theirs.items()}  # no storage is shared
     path = folder / files.file
     if path.suffix == ".safetensors":

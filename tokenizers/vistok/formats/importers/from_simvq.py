@@ -82,24 +82,35 @@ def write(tokenizer: Tokenizer) -> Published:
         own.quantizer.load_state_dict(
             {"basis": table, "projection.weight": torch.eye(table.shape[1]), "projection.bias": 0 * table[0]}
         )
-    for name in ("to_latent", "from_latent"):
-        if not isinstance(getattr(own, name), nn.Identity):
-            raise plain.refuse(TARGET, f"a {name}: the head's channels must be those of both networks")
-    extra = averages(to_theirs(RULES, own.state_dict()), frozen=[BASIS])
-    return Published(own.eval(), config_of(own), extra)
+    config = config_of(own)
+    return Published(own.eval(), config, averages(to_theirs(RULES, own.state_dict()), frozen=[BASIS]))
 
 
 def config_of(tokenizer: Tokenizer) -> dict[str, Any]:
     """Settings of the networks and of the head."""
-    encoder, decoder, head = tokenizer.encoder, tokenizer.decoder, tokenizer.quantizer
+    if tokenizer.decoder.adaptive or tokenizer.decoder.generative:
+        raise plain.refuse(TARGET, "adaptive norms or noise in the decoder")
+    head, ddconfig = tokenizer.quantizer, magvit_config(tokenizer, TARGET)
+    return {"ddconfig": ddconfig, "n_e": head.codebook_sizes[0], "e_dim": head.dim, "beta": 0.25, "legacy": False}
+
+
+def magvit_config(tokenizer: Tokenizer, target: str) -> dict[str, Any]:
+    """Arguments of ``Encoder`` and ``Decoder`` in the code of SimVQ and Open-MAGVIT2.
+
+    Raises:
+        ValueError: The layout has the same arguments for both networks, and these differ; or there are maps between
+            these and the head.
+    """
+    encoder, decoder = tokenizer.encoder, tokenizer.decoder
     down, up = cast(MagvitSizes, encoder.sizes), cast(MagvitSizes, decoder.sizes)
-    plain.norms_of_32(tokenizer, TARGET)
-    plain.same_blocks(tokenizer, TARGET)
-    if decoder.adaptive:
-        raise plain.refuse(TARGET, "adaptive norms in the decoder")
+    for name in ("to_latent", "from_latent"):
+        if not isinstance(getattr(tokenizer, name), nn.Identity):
+            raise plain.refuse(target, f"a {name}: the head's channels must be those of both networks")
+    plain.norms_of_32(tokenizer, target)
+    plain.same_blocks(tokenizer, target)
     if up.widths != down.widths:
-        raise plain.refuse(TARGET, f"levels of {down.widths} channels in the encoder, {up.widths} in the decoder")
-    ddconfig = {
+        raise plain.refuse(target, f"levels of {down.widths} channels in the encoder, {up.widths} in the decoder")
+    return {
         "double_z": False,
         "z_channels": encoder.dim,
         "resolution": RESOLUTION,
@@ -109,7 +120,6 @@ def config_of(tokenizer: Tokenizer) -> dict[str, Any]:
         "ch_mult": list(down.multipliers),
         "num_res_blocks": down.num_blocks,
     }
-    return {"ddconfig": ddconfig, "n_e": head.codebook_sizes[0], "e_dim": head.dim, "beta": 0.25, "legacy": False}
 
 
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,4 @@
-"""Importer of taming-transformers' VQGAN and latent diffusion's VQ models (arXiv:2012.09841, arXiv:2112.10752).
-
-A file with moving averages is of taming-transformers' model whose codebook is learned as these.
-"""
+"""Importer of taming-transformers' VQGAN and latent diffusion's VQ models (arXiv:2012.09841, arXiv:2112.10752)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,17 +6,11 @@ from typing import Any
 from vistok.formats import plain
 from vistok.formats.importers import vqgan_rules
 from vistok.formats.importers.hyperparameters import Unknown, only
-from vistok.formats.importers.key_map import Rule
 from vistok.formats.importers.published import Container, Published, ddconfig
 from vistok.quantizers import VectorQuantizer
 from vistok.tokenizer import Tokenizer
 
-RULES = (
-    *vqgan_rules.networks(),
-    vqgan_rules.TABLE,
-    Rule("quantize.embedding.cluster_size", "quantizer.ema_counts"),
-    Rule("quantize.embedding.embed_avg", "quantizer.ema_sums"),
-)
+RULES = (*vqgan_rules.networks(), vqgan_rules.TABLE)
 # Codewords and dimension of the published models with 128 channels and 2 blocks in each level. IBQ's have 4 blocks.
 PUBLISHED = ((1024, 256), (16384, 256), (8192, 256), (8192, 3), (16384, 4), (256, 4), (16384, 8))
 
@@ -37,12 +28,11 @@ def build(shapes: vqgan_rules.Shapes, config: Mapping[str, Any], sure: bool) -> 
     """
     only(config, "l2_norm", False)
     only(config, "ddconfig.double_z", False)
-    averages = "quantizer.ema_counts" in shapes
     codebook_size, dim = vqgan_rules.shape(shapes, "quantizer.table", 2)
-    tokenizer = vqgan_rules.tokenizer(shapes, VectorQuantizer(codebook_size, dim, ema_decay=0.99 if averages else None))
+    tokenizer = vqgan_rules.tokenizer(shapes, VectorQuantizer(codebook_size, dim))
     sizes = tokenizer.encoder.sizes
     published = (sizes.channels, sizes.num_blocks) == (128, 2) and (codebook_size, dim) in PUBLISHED
-    if not sure and sizes.mid_attention and not averages and not published:
+    if not sure and sizes.mid_attention and not published:
         raise Unknown(
             "VQGAN and IBQ have the same names, but IBQ chooses codes by inner product, and neither was published with "
             f"{codebook_size} codewords of {dim} channels behind {sizes.num_blocks} blocks a level of "

@@ -3,13 +3,16 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
+from vistok.formats import plain
 from vistok.formats.importers import vqgan_rules
 from vistok.formats.importers.hyperparameters import Unknown, get, only
 from vistok.formats.importers.key_map import Rule
+from vistok.formats.importers.published import Container, Published, attending
 from vistok.quantizers import MultiScaleQuantizer, VectorQuantizer
-from vistok.quantizers.scale_schedules import PUBLISHED, Schedule
+from vistok.quantizers.scale_schedules import PUBLISHED, Schedule, fixed
 from vistok.tokenizer import Tokenizer
 from vistok.untrusted.bounded_json import short
 
@@ -21,13 +24,13 @@ RULES = (
     Rule("quantize.quant_resi.qresi.{p}", f"{PHI}0.{{p}}"),  # 1
     Rule("quantize.quant_resi.{i}.{p}", f"{PHI}{{i}}.{{p}}"),  # 0, one for each scale
 )
-USAGE = "quantize.ema_vocab_hit_SV"  # moving counts of the codewords at each scale
+COUNTS = "quantize.ema_vocab_hit_SV"  # moving counts of the codewords at each scale
 
 
 def prepare(tensors: dict[str, Tensor]) -> dict[str, Any]:
     """Takes the counts of codewords out of a file; returns the number of scales, None without counts."""
-    usage = tensors.pop(USAGE, None)
-    return {"scales": None if usage is None else usage.shape[0] if usage.ndim else 0}
+    counts = tensors.pop(COUNTS, None)
+    return {"scales": None if counts is None else counts.shape[0] if counts.ndim else 0}
 
 
 def build(shapes: vqgan_rules.Shapes, config: Mapping[str, Any], sure: bool, scales: int | None) -> Tokenizer:
@@ -76,3 +79,91 @@ def schedule_of(sides: Any, scales: int | None, published: bool) -> Schedule:
     if scales not in (None, len(sides)):
         raise ValueError(f"config's v_patch_nums has {len(sides)} sides, but the file has counts of {scales} scales")
     return "var" if tuple(sides) in PUBLISHED["var"] else list(sides)
+
+
+TARGET = "VAR's layout"
+SINGLE = sorted(RULES, key=lambda rule: not rule.theirs.startswith("quantize.quant_resi.qresi."))  # first for one φ
+USAGE = """
+import json
+import torch
+from models.vqvae import VQVAE  # VAR's repository; ch_mult and num_res_blocks are constants in it
+
+config = json.load(open("FOLDER/config.json"))
+model = VQVAE(**{name: value for name, value in config.items() if name not in ("ch_mult", "num_res_blocks")})
+model.load_state_dict(torch.load("FOLDER/vae.pth"))
+"""
+
+
+def write(tokenizer: Tokenizer) -> Published:
+    """VQGAN's networks, with attention where VAR's have it, and maps of several scales in one table."""
+    plain.check_networks(tokenizer, TARGET)
+    head = tokenizer.quantizer
+    if type(head) is not MultiScaleQuantizer:
+        raise plain.refuse(TARGET, f"a {type(head).__name__}, only for a MultiScaleQuantizer")
+    if head.upsampling != "bicubic" or (head.phi and not head.phi_ratio):
+        raise plain.refuse(TARGET, f"upsampling={head.upsampling} with phi_ratio={head.phi_ratio}")
+    own = plain.inference_copy(tokenizer)
+    sides = sides_of(head)
+    if any(head.factor(i) != 1 for i in range(len(sides))):
+        raise plain.refuse(TARGET, f"factors={head.factors} of the scales")
+    own.quantizer.head = plain.as_learned(head.head, TARGET, l2=True)
+    kernel = add_maps(own)
+    ddconfig = attending(own, TARGET)
+    if ddconfig["in_channels"] != 3 or ddconfig["out_ch"] != 3:
+        raise plain.refuse(TARGET, f"images of {ddconfig['in_channels']} channels, only for 3")
+    last = (len(ddconfig["ch_mult"]) - 1,)
+    if own.encoder.attention != last:
+        raise plain.refuse(TARGET, f"attention={own.encoder.attention}, only for the last level, {last}")
+    size, dim = own.quantizer.head.codewords.shape
+    config = {
+        "vocab_size": size,
+        "z_channels": dim,
+        "ch": ddconfig["ch"],
+        "ch_mult": ddconfig["ch_mult"],
+        "num_res_blocks": ddconfig["num_res_blocks"],
+        "beta": 0.25,
+        "using_znorm": False,
+        "quant_conv_ks": kernel,
+        "quant_resi": head.phi_ratio if head.phi else 0.0,
+        "share_quant_resi": max(head.phi, 1),
+        "v_patch_nums": sides,
+    }
+    counts = {COUNTS: torch.zeros(len(sides), size)}
+    return Published(own, config, counts, SINGLE if head.phi == 1 else ())
+
+
+def sides_of(head: MultiScaleQuantizer) -> list[int]:
+    """Sides of all scales: those of a fixed schedule, or those published for 256 pixels."""
+    if isinstance(head.schedule, str):
+        return list(PUBLISHED[head.schedule][0])
+    grids = fixed(head.schedule)
+    if any(h != w for h, w in grids):
+        raise plain.refuse(TARGET, f"schedule={head.schedule}, only for squares")
+    return [h for h, _ in grids]
+
+
+def add_maps(tokenizer: Tokenizer) -> int:
+    """Gives a tokenizer both maps around the head, with one kernel, whose side is returned."""
+    maps = {name: getattr(tokenizer, name) for name in ("to_latent", "from_latent")}
+    kernels = {conv.kernel_size for conv in maps.values() if isinstance(conv, nn.Conv2d)} or {(1, 1)}
+    channels = {tokenizer.encoder.dim, tokenizer.quantizer.dim}
+    if len(kernels) > 1 or len(channels) > 1 or any(getattr(conv, "groups", 1) > 1 for conv in maps.values()):
+        raise plain.refuse(
+            TARGET, f"maps around the head of kernels {sorted(kernels)} and channels {sorted(channels)}, only for one"
+        )
+    side = kernels.pop()[0]
+    for name, conv in maps.items():
+        if not isinstance(conv, nn.Conv2d):
+            own = nn.Conv2d(*channels, *channels, side, padding=side // 2).requires_grad_(False)
+            nn.init.dirac_(own.weight)
+            nn.init.zeros_(own.bias)
+            setattr(tokenizer, name, own)
+    return side
+
+
+def settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of the model, and the constants of its code."""
+    return {"config.json": dict(config)}
+
+
+CONTAINER = Container("vae.pth", None, settings, USAGE)

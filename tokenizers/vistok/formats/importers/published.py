@@ -1,12 +1,13 @@
 """A tokenizer in a published layout, and the files in which the layout's authors read it."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from vistok.formats import plain
+from vistok.formats.importers.key_map import Rule
 from vistok.tokenizer import Tokenizer
 
 RESOLUTION = 256  # of configurations that name levels by their resolution; the networks accept images of any size
@@ -18,6 +19,7 @@ class Published(NamedTuple):
     tokenizer: Tokenizer  # copy for inference: folded, with convolutions where the layout has them
     config: Mapping[str, Any]  # the authors' settings, with which ``vistok.load`` reads the file too
     extra: Mapping[str, Tensor] = {}  # tensors of the layout that ours does not hold, by their published names
+    rules: Sequence[Rule] = ()  # table of names, where it is not the family's
 
 
 class Container(NamedTuple):
@@ -73,4 +75,12 @@ def ddconfig(tokenizer: Tokenizer, target: str) -> dict[str, Any]:
         if sizes.attention:
             raise plain.refuse(target, "attention in levels but not between the middle blocks")
         config["attn_type"] = "none"
+    return config
+
+
+def attending(tokenizer: Tokenizer, target: str) -> dict[str, Any]:
+    """The same for layouts whose networks always have attention between the middle blocks."""
+    config = ddconfig(tokenizer, target)
+    if "attn_type" in config:
+        raise plain.refuse(target, "mid_attention=False")
     return config
