@@ -37,10 +37,17 @@ def test_annealing_of_fvq():
     assert schedule(1000) == schedule(5000) == pytest.approx(0.01)
 
 
+def test_drops():
+    """A tenth, and a tenth of that, also of a rate that falls (IBQ and Open-MAGVIT2, configs)."""
+    assert factors(5, drops=[2, 4]) == [1, 1, 0.1, 0.1, 0.01]
+    assert factors(4, decay="linear", drops=[3]) == [1, 0.75, 0.5, 0.025]
+
+
 @pytest.mark.parametrize("arguments, message", [
     ({"decay": "step"}, "decay must be one of constant, linear, cosine, not 'step'"),
     ({"warmup": 11}, "warmup must be between 0 and the 10 updates, not 11"),
     ({"hold": 1.5}, "hold is a share"),
+    ({"drops": [5, -1]}, r"drops must be updates, 0 or later, not \[5, -1\]"),
 ])  # fmt: skip
 def test_wrong_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):

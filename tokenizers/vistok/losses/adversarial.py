@@ -36,13 +36,23 @@ def non_saturating(fake: Tensor) -> Tensor:
     return F.softplus(-fake).mean()
 
 
+def non_saturating_mean(fake: Tensor) -> Tensor:
+    """``mean softplus(-d)`` with d the mean logit of each image's patches (code of Open-MAGVIT2, IBQ and SimVQ)."""
+    return non_saturating(fake.flatten(1).mean(1))
+
+
 def fooling_squares(fake: Tensor) -> Tensor:
     """``½ mean (fake - 1)²``: the generator's side of ``least_squares`` (c = b)."""
     return 0.5 * (fake - 1).square().mean()
 
 
 DISCRIMINATOR_LOSSES = {"hinge": hinge, "vanilla": vanilla, "least_squares": least_squares}
-GENERATOR_LOSSES = {"linear": linear, "non_saturating": non_saturating, "least_squares": fooling_squares}
+GENERATOR_LOSSES = {
+    "linear": linear,
+    "non_saturating": non_saturating,
+    "non_saturating_mean": non_saturating_mean,
+    "least_squares": fooling_squares,
+}
 
 
 class Regularizer(nn.Module, ABC):
@@ -104,7 +114,7 @@ class Adversary(nn.Module):
         discriminator: Network from images to logits of any shape, high for real ones. Its frozen parameters stay
             frozen.
         loss: Loss of the discriminator: ``hinge``, ``vanilla`` or ``least_squares``.
-        generator_loss: Loss of the decoder: ``linear``, ``non_saturating`` or ``least_squares``.
+        generator_loss: Loss of the decoder: ``linear``, ``non_saturating``, ``non_saturating_mean`` or ``least_squares``.
         start: Update from which both losses apply.
         warmup: Updates after the start over which the weight of the decoder's loss rises linearly to its full value;
             the discriminator's weight is full from the start.
@@ -118,7 +128,7 @@ class Adversary(nn.Module):
         self,
         discriminator: nn.Module,
         loss: Literal["hinge", "vanilla", "least_squares"] = "hinge",
-        generator_loss: Literal["linear", "non_saturating", "least_squares"] = "linear",
+        generator_loss: Literal["linear", "non_saturating", "non_saturating_mean", "least_squares"] = "linear",
         start: int = 0,
         warmup: int = 0,
         adaptive: bool = False,

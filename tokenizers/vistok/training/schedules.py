@@ -1,6 +1,7 @@
 """Learning rate schedules as a factor for each update."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,7 +10,7 @@ DECAYS = ("constant", "linear", "cosine")
 
 @dataclass(frozen=True)
 class Schedule:
-    """Linear warm-up, a plateau, then decay: a factor of the learning rate as a function of the update.
+    """Linear warm-up, a plateau, decay and drops: a factor of the learning rate as a function of the update.
 
     Attributes:
         updates: Length of the schedule; later updates keep the last factor.
@@ -18,6 +19,7 @@ class Schedule:
         start: Factor at the start of the warm-up, which reaches 1 at its last update.
         hold: Share of the updates after the warm-up that stay at 1 before the decay (0.3 in FVQ, arXiv:2509.10140).
         final: Factor at the end of the decay.
+        drops: Updates from which the factor is a tenth of what it would be, for each of them that has passed.
     """
 
     updates: int
@@ -26,6 +28,7 @@ class Schedule:
     start: float = 0.0
     hold: float = 0.0
     final: float = 0.0
+    drops: Sequence[int] = ()
 
     def __post_init__(self):
         if self.decay not in DECAYS:
@@ -34,9 +37,15 @@ class Schedule:
             raise ValueError(f"warmup must be between 0 and the {self.updates} updates, not {self.warmup}")
         if not 0 <= self.hold <= 1:
             raise ValueError(f"hold is a share of the updates, in [0, 1], not {self.hold}")
+        if any(drop < 0 for drop in self.drops):
+            raise ValueError(f"drops must be updates, 0 or later, not {list(self.drops)}")
 
     def __call__(self, update: int) -> float:
         """Factor for ``update``, counted from 0."""
+        return self._smooth(update) * 0.1 ** sum(update >= drop for drop in self.drops)
+
+    def _smooth(self, update: int) -> float:
+        """Factor without the drops."""
         warmup = round(self.warmup * self.updates) if self.warmup < 1 else self.warmup
         if update < warmup:
             return self.start + (1 - self.start) * (update + 1) / warmup
