@@ -28,6 +28,8 @@ F16 = 29_298_176, 42_449_795
 F8 = 28_559_232, 41_415_171
 SIMVQ = 24_282_496, 39_851_907, (128, 16, 16)
 DQVAE_DUAL = 33_042_176, 14_397_571, (256, 32, 32), 1024
+IBQ = 46_752_256, 59_903_875, (256, 16, 16)
+VAR = 44_107_872, 64_653_923
 
 RECIPES = {
     "vqgan_f16_1k_imagenet256": Recipe(*F16, (256, 16, 16), 1024),
@@ -58,6 +60,14 @@ RECIPES = {
     "bsqvit_36bit_imagenet256": Recipe(85_991_424, 88_796_352, (36, 32, 32), 2**36),
     "llamagen_vq16_imagenet256": Recipe(*F16, (8, 16, 16), total=71_883_403),
     "llamagen_vq8_imagenet256": Recipe(*F8, (8, 32, 32), total=70_109_835),
+    "ibq_1k_imagenet256": Recipe(*IBQ, 1024),
+    "ibq_16k_imagenet256": Recipe(*IBQ),
+    "ibq_262k_imagenet256": Recipe(*IBQ, 262_144),
+    "rqvae_8x8x4_imagenet256": Recipe(41_101_312, 58_974_595, (256, 8, 8)),
+    "var_openimages256": Recipe(*VAR, (32, 16, 16), 4096, total=108_948_355),
+    "var_openimages512": Recipe(*VAR, (32, 32, 32), 4096, total=108_948_355),
+    "vqgan_gumbel_f8_openimages256": Recipe(26_345_728, 38_316_163, (256, 32, 32), 8192),
+    "fsq_1k_imagenet256": Recipe(24_957_316, 40_461_699, (4, 16, 16), 1000),  # measured: not the paper's network
 }
 SMALL = {"channels": 8, "num_blocks": 1, "dim": 96, "depth": 1, "num_heads": 2, "heads": 2, "head_dim": 8}
 CODEBOOK = 64
@@ -97,18 +107,36 @@ def shrink(backbone: DictConfig) -> None:
             backbone[key] = min(SMALL[key], backbone[key])
 
 
+@pytest.fixture(scope="module")
+def folders() -> dict[str, Path]:
+    """Folders of finished runs by their configs: recipes that differ in the codebook alone are one run here."""
+    return {}
+
+
 @pytest.mark.parametrize("name", RECIPES)
-def test_two_updates(compose, shrink_losses, tmp_path, name):
+def test_two_updates(compose, shrink_losses, tmp_path, folders, name):
     config = compose("train", f"experiment={name}", "trainer=debug", "data.image_size=32", "optim.accumulate=1")
     shrink(config.backbone)
     shrink_losses(config.loss, config.data.image_size)
     config.model.latent_dim = min(config.model.latent_dim, 32)
-    config.model.codebook_size, config.run.dir = CODEBOOK, str(tmp_path / "run")
-    assert run.train(config, [])["images"] > 0
-    rows = list(csv.DictReader((tmp_path / "run" / "metrics.csv").open()))
+    config.model.codebook_size, config.run.name = CODEBOOK, "recipe"
+    same = OmegaConf.to_yaml(config, resolve=True)
+    if same not in folders:
+        folders[same] = config.run.dir = str(tmp_path / "run")
+        assert run.train(config, [])["images"] > 0
+    folder = Path(folders[same])
+    rows = list(csv.DictReader((folder / "metrics.csv").open()))
     losses = [{key: float(value) for key, value in row.items() if key.startswith("train/") and value} for row in rows]
-    assert [len(terms) > 4 and all(map(math.isfinite, terms.values())) for terms in losses if terms] == [True, True]
-    tokenizer = vistok.load(tmp_path / "run")
+    first, second = [terms for terms in losses if terms]
+    assert all(map(math.isfinite, [*first.values(), *second.values()]))
+    with torch.device("meta"):
+        of_head = configuration.instantiate(config.tokenizer).quantizer.loss_names
+    names = {f"train/{name}" for name in (*config.loss.loss_weights, *of_head) if name != "r1"}  # in every 16th update
+    adversarial = {"train/adversarial", "train/discriminator", "train/lecam"}  # from the second on, by trainer=debug
+    assert names - adversarial <= set(first) and names <= set(second)
+    tokenizer = vistok.load(folder)
     codes = tokenizer.tokenize(torch.rand(2, 3, 32, 32) * 2 - 1)
-    assert codes.shape[-1] == 32 // tokenizer.factor
-    assert codes.max() < (2**config.model.latent_dim if "bsq" in name else CODEBOOK)
+    *_, finest = tokenizer.quantizer.layout(*tokenizer.grid(32, 32)).split(codes)
+    assert finest.shape[-1] == 32 // tokenizer.factor
+    sizes = set(tokenizer.quantizer.codebook_sizes)
+    assert codes.max() < max(sizes) and (sizes == {CODEBOOK} or tokenizer.quantizer.table(0) is None)

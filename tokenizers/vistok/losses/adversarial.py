@@ -114,7 +114,8 @@ class Adversary(nn.Module):
         discriminator: Network from images to logits of any shape, high for real ones. Its frozen parameters stay
             frozen.
         loss: Loss of the discriminator: ``hinge``, ``vanilla`` or ``least_squares``.
-        generator_loss: Loss of the decoder: ``linear``, ``non_saturating``, ``non_saturating_mean`` or ``least_squares``.
+        generator_loss: Loss of the decoder: ``linear``, ``non_saturating``, ``non_saturating_mean`` or
+            ``least_squares``.
         start: Update from which both losses apply.
         warmup: Updates after the start over which the weight of the decoder's loss rises linearly to its full value;
             the discriminator's weight is full from the start.
