@@ -67,6 +67,13 @@ RECIPES = {
     "var_openimages256": Recipe(*VAR, (32, 16, 16), 4096, total=108_948_355),
     "var_openimages512": Recipe(*VAR, (32, 32, 32), 4096, total=108_948_355),
     "vqgan_gumbel_f8_openimages256": Recipe(26_345_728, 38_316_163, (256, 32, 32), 8192),
+    "openmagvit2_imagenet256": Recipe(49_751_442, 65_376_387, (18, 16, 16), 2**18),
+    "openmagvit2_imagenet128": Recipe(48_422_162, 63_599_491, (18, 16, 16), 2**18),
+    "wetok_f16_imagenet256": Recipe(198_935_328, 261_358_851, (32, 16, 16), 2**8),
+    "cosmos_di8_imagenet256": Recipe(32_259_712, 46_741_296, (6, 32, 32), 64_000),
+    "cosmos_di16_imagenet256": Recipe(34_619_520, 49_101_104, (6, 16, 16), 64_000),
+    "infinity_16bit_imagenet256": Recipe(44_951_952, 65_018_627, (16, 16, 16), 2**16),  # measured: none published
+    "infinity_32bit_imagenet256": Recipe(45_025_696, 65_092_355, (32, 16, 16), 2**32),
     "fsq_1k_imagenet256": Recipe(24_957_316, 40_461_699, (4, 16, 16), 1000),  # measured: not the paper's network
 }
 SMALL = {"channels": 8, "num_blocks": 1, "dim": 96, "depth": 1, "num_heads": 2, "heads": 2, "head_dim": 8}

@@ -2,6 +2,7 @@
 
 from vistok.backbones.adapters import BranchedEncoder
 from vistok.backbones.cnn import CNNDecoder, CNNEncoder
+from vistok.backbones.cosmos import CosmosDecoder, CosmosEncoder
 from vistok.backbones.hierarchical import HierarchicalEncoder
 from vistok.backbones.interface import Decoder, Encoder
 from vistok.backbones.magvit import MagvitDecoder, MagvitEncoder
@@ -12,6 +13,8 @@ __all__ = [
     "BranchedEncoder",
     "CNNDecoder",
     "CNNEncoder",
+    "CosmosDecoder",
+    "CosmosEncoder",
     "Decoder",
     "Encoder",
     "HierarchicalEncoder",
