@@ -2,6 +2,7 @@
 
 import csv
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -114,6 +115,21 @@ def shrink(backbone: DictConfig) -> None:
             backbone[key] = min(SMALL[key], backbone[key])
 
 
+@pytest.fixture
+def small(compose, shrink_losses) -> Callable[[str], DictConfig]:
+    """``small(name)``: the config of a recipe for two updates with small networks and images."""
+
+    def make(name: str) -> DictConfig:
+        config = compose("train", f"experiment={name}", "trainer=debug", "data.image_size=32", "optim.accumulate=1")
+        shrink(config.backbone)
+        shrink_losses(config.loss, config.data.image_size)
+        config.model.latent_dim = min(config.model.latent_dim, 32)
+        config.model.codebook_size, config.run.name = CODEBOOK, "recipe"
+        return config
+
+    return make
+
+
 @pytest.fixture(scope="module")
 def folders() -> dict[str, Path]:
     """Folders of finished runs by their configs: recipes that differ in the codebook alone are one run here."""
@@ -121,12 +137,8 @@ def folders() -> dict[str, Path]:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_two_updates(compose, shrink_losses, tmp_path, folders, name):
-    config = compose("train", f"experiment={name}", "trainer=debug", "data.image_size=32", "optim.accumulate=1")
-    shrink(config.backbone)
-    shrink_losses(config.loss, config.data.image_size)
-    config.model.latent_dim = min(config.model.latent_dim, 32)
-    config.model.codebook_size, config.run.name = CODEBOOK, "recipe"
+def test_two_updates(small, tmp_path, folders, name):
+    config = small(name)
     same = OmegaConf.to_yaml(config, resolve=True)
     if same not in folders:
         folders[same] = config.run.dir = str(tmp_path / "run")
@@ -147,3 +159,11 @@ def test_two_updates(compose, shrink_losses, tmp_path, folders, name):
     assert finest.shape[-1] == 32 // tokenizer.factor
     sizes = set(tokenizer.quantizer.codebook_sizes)
     assert codes.max() < max(sizes) and (sizes == {CODEBOOK} or tokenizer.quantizer.table(0) is None)
+
+
+@pytest.mark.parametrize("name", ["cosmos_di8_imagenet256", "infinity_16bit_imagenet256"])
+def test_estimates(small, capsys, name):
+    """Of a head without a table, and of one of several scales."""
+    run.estimate(small(name))
+    printed = capsys.readouterr().out
+    assert "a training update" in printed and "peak" in printed
