@@ -5,7 +5,15 @@ from functools import partial
 import pytest
 import torch
 
-from vistok.quantizers import FactorizedQuantizer, SimVQ, VectorQuantizer, factorized
+from vistok.quantizers import (
+    DynamicQuantizer,
+    FactorizedQuantizer,
+    FeatureRouter,
+    MultiScaleQuantizer,
+    SimVQ,
+    VectorQuantizer,
+    factorized,
+)
 from vistok.quantizers.fq import disentanglement
 
 NAMES = ("vis", "sem")
@@ -112,6 +120,10 @@ def test_codebooks_restart_each_on_its_own():
     (lambda: factorized(partial(VectorQuantizer, 8), 0, 16), "num_codebooks=0 does not divide"),
     (lambda: factorized(partial(VectorQuantizer, 1), 2, 16), "codebook_size must be at least 2, not 1"),
     (lambda: FactorizedQuantizer([]), "heads is empty"),
+    (lambda: factorized(partial(MultiScaleQuantizer, VectorQuantizer(8, 4)), 2, 8),
+     "a MultiScaleQuantizer takes no dim: .* pass a list to FactorizedQuantizer"),
+    (lambda: FactorizedQuantizer([DynamicQuantizer(VectorQuantizer(8, 4), FeatureRouter(4, 2, groups=2))] * 2),
+     "a DynamicQuantizer cannot be one of several heads: they would choose different granularities"),
     (lambda: FactorizedQuantizer([VectorQuantizer(8, 2), VectorQuantizer(8, 4)]), r"the heads' dims are \[2, 4\]"),
 ])  # fmt: skip
 def test_wrong_arguments(make, message):

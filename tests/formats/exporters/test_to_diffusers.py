@@ -11,7 +11,15 @@ import vistok
 from vistok.backbones import ViTEncoder
 from vistok.formats.exporters import to_diffusers
 from vistok.formats.exporters.parity import ParityError
-from vistok.quantizers import DynamicQuantizer, FactorizedQuantizer, FeatureRouter, JanusQuantizer, SimVQ, VQBridge
+from vistok.quantizers import (
+    DynamicQuantizer,
+    FactorizedQuantizer,
+    FeatureRouter,
+    JanusQuantizer,
+    ResidualQuantizer,
+    SimVQ,
+    VQBridge,
+)
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -116,6 +124,10 @@ def factorized(tokenizer):
     tokenizer.quantizer = FactorizedQuantizer([SimVQ(8, 2), SimVQ(8, 2)])
 
 
+def in_depths(tokenizer):
+    tokenizer.quantizer = ResidualQuantizer(SimVQ(8, 4), depth=4)
+
+
 def dynamic(tokenizer):
     tokenizer.quantizer = DynamicQuantizer(SimVQ(8, 4), FeatureRouter(4, groups=2))
 
@@ -130,6 +142,7 @@ def janus(tokenizer):
     (pixels, "PixelMap.scale=0.5, shift=0.5., only for networks on pixels"),
     (wide_map, "a to_latent of kernel_size=.3, 3."),
     (factorized, "a FactorizedQuantizer: a product of 2 codebooks is not a single table"),
+    (in_depths, "a ResidualQuantizer: a sum of 4 codebooks is not a single table"),
     (dynamic, "a DynamicQuantizer: a dynamic head is no plain table"),
     (janus, "a JanusQuantizer, which chooses codes in one table and decodes another"),
 ])  # fmt: skip

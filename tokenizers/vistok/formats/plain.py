@@ -90,7 +90,8 @@ def check_table(head: Quantizer, target: str) -> None:
     if len(layout.grids) > 1:
         raise refuse(target, f"a {name}: its codes are maps of several scales")
     if len(head.codebook_sizes) > 1:
-        raise refuse(target, f"a {name}: a product of {len(head.codebook_sizes)} codebooks is not a single table")
+        joined = "a sum" if head.summed else "a product"
+        raise refuse(target, f"a {name}: {joined} of {len(head.codebook_sizes)} codebooks is not a single table")
     table = head.table(0)
     if table is None:
         raise refuse(target, f"a {name}: its codewords are computed, not read from a table")

@@ -136,6 +136,7 @@ class Quantizer(nn.Module, ABC):
         grid_multiple: Number that divides both sides h and w of the latent.
         fixed_grid: The only grid (h, w) of latents that the head accepts; None for any.
         estimator: Gradient estimator of the codeword choice, in heads that let the user choose it.
+        summed: True if the codewords of several codebooks are added; False if they stand side by side on the channels.
         stored_names: Names in files of the parameters and buffers whose attributes have other names.
     """
 
@@ -147,6 +148,7 @@ class Quantizer(nn.Module, ABC):
     grid_multiple: int = 1
     fixed_grid: tuple[int, int] | None = None
     estimator: Estimator = StraightThrough()
+    summed: bool = False
     stored_names: Mapping[str, str] = {}
     forwards: int | None = None  # training forwards since the last update, for heads that warn about it
 

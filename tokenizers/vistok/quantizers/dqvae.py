@@ -79,7 +79,7 @@ class DynamicQuantizer(Quantizer):
         self.register_buffer("targets", None if rates is None else torch.tensor(list(rates)), persistent=False)
         self.dim = head.dim
         self.input_dim = head.dim if projection is None else projection.in_channels
-        self.codebook_sizes = head.codebook_sizes
+        self.codebook_sizes, self.summed = head.codebook_sizes, head.summed
         self.loss_names = (*head.loss_names, *(["budget"] if rates is not None else []))
         reads = getattr(router, "context_fields", frozenset())
         self.context_fields = head.context_fields | reads | {"maps"}

@@ -1,5 +1,6 @@
 """Factorized quantization: k sub-codebooks side by side (FQGAN, arXiv:2411.16681)."""
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from itertools import combinations
@@ -28,6 +29,12 @@ class FactorizedQuantizer(Quantizer):
         super().__init__()
         if not heads:
             raise ValueError("heads is empty: a factorized quantizer needs at least one")
+        for head in heads:
+            if head.layout(*head.example_grid).granularities > 1:
+                raise ValueError(
+                    f"a {type(head).__name__} cannot be one of several heads: they would choose different "
+                    "granularities for a region; put the factorized head into it instead"
+                )
         dims = [head.dim for head in heads]
         disentangle = disentangle and len(dims) > 1
         if disentangle and len(set(dims)) > 1:
@@ -39,6 +46,7 @@ class FactorizedQuantizer(Quantizer):
         self.loss_names = (*dict.fromkeys(names), *(["disentanglement"] if disentangle else []))
         self.context_fields = frozenset().union(*(head.context_fields for head in heads))
         self.grid_multiple = math.lcm(*(head.grid_multiple for head in heads))
+        self.summed = any(head.summed for head in heads)
         self.fixed_grid = next((head.fixed_grid for head in heads if head.fixed_grid), None)
 
     def split(self, latent: Tensor) -> tuple[Tensor, ...]:
@@ -149,6 +157,13 @@ def factorized(
     """
     if num_codebooks < 1 or dim % num_codebooks:
         raise ValueError(f"num_codebooks={num_codebooks} does not divide the latent's {dim} channels")
+    try:
+        inspect.signature(head).bind_partial(dim=dim)
+    except TypeError as error:
+        name = getattr(getattr(head, "func", head), "__name__", "head")
+        raise ValueError(
+            f"a {name} takes no dim: to have several side by side, make them and pass a list to FactorizedQuantizer"
+        ) from error
     return FactorizedQuantizer([head(dim=dim // num_codebooks) for _ in range(num_codebooks)], disentangle)
 
 

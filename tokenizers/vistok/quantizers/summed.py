@@ -58,6 +58,8 @@ class SummedQuantizer(Quantizer):
             ``batch`` or one for each ``sample``. Codes, losses and statistics are those of all steps. None has none.
     """
 
+    summed = True
+
     def __init__(
         self,
         heads: dict[str, Quantizer],
