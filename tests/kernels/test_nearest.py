@@ -20,6 +20,13 @@ def copies(n, d):
     return z, z.repeat(20, 1) + torch.rand(20 * n, d) * (0.01 * d**-0.5)
 
 
+def some_moved(n, k, d):
+    """Initial codewords near 0, of which every twentieth has moved onto a vector: the others are nearest to small z."""
+    z, codebook = torch.randn(n, d), torch.empty(k, d).uniform_(-1 / k, 1 / k)
+    codebook[::20] = z.repeat(k, 1)[: len(codebook[::20])]
+    return torch.cat([z, z * 1e-3]), codebook
+
+
 CASES = {
     "one dimension": lambda: (torch.randn(300, 1), torch.randn(2, 1)),
     "small": lambda: (torch.randn(257, 8), torch.randn(1000, 8)),
@@ -28,6 +35,9 @@ CASES = {
     "one codeword": lambda: (torch.randn(5, 8), torch.randn(1, 8)),
     "one vector": lambda: (torch.randn(1, 8), torch.randn(3000, 8)),
     "VQGAN's first codebook": lambda: (torch.randn(200, 64), torch.empty(4096, 64).uniform_(-1 / 4096, 1 / 4096)),
+    "some codewords moved": lambda: some_moved(100, 4096, 256),
+    "some codewords moved, small": lambda: some_moved(60, 1024, 256),
+    "some codewords zero": lambda: (torch.randn(99, 8), torch.randn(4096, 8) * (torch.arange(4096) % 9 > 3)[:, None]),
     "far from the origin": lambda: (torch.randn(300, 8) + 1000, torch.randn(2560, 8) + 1000),
     "clusters": lambda: clusters(100, 3000, 32),
     "an outlier": lambda: (torch.randn(200, 8), torch.cat([torch.randn(3000, 8), torch.full((1, 8), 1e6)])),
@@ -61,6 +71,16 @@ def test_exact(case):
     if distance is not None:
         chosen = distance.gather(1, codes[:, None])[:, 0]
         assert (chosen <= distance.amin(1) * (1 + 1e-12)).all()
+
+
+@pytest.mark.parametrize("k", [1024, 4096])
+def test_short_codewords_beside_long_ones_are_told_apart_by_scores(k, monkeypatch):
+    """The bound of the long ones is larger than the differences between scores of the short ones."""
+    torch.manual_seed(0)
+    (z, codebook), compared = some_moved(100, k, 256), []
+    monkeypatch.setattr(nearest_cpu.Choice, "compare", lambda self, rows, near, start: compared.append(near.sum()))
+    nearest_code(z, codebook)
+    assert sum(map(int, compared)) < 4 * len(z)  # about k / 2 times len(z) without bounds for each codeword
 
 
 @pytest.mark.parametrize("block, small, rows, at_once, panel", [

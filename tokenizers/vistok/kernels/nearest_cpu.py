@@ -11,12 +11,13 @@ import math
 import torch
 from torch import Tensor
 
+from vistok.kernels.score_bounds import Bounds, UnevenBlock, candidates, uneven
+
 BLOCK = 512  # codewords in a block
 SMALL = 2048  # codewords that are one block
 ROWS = 512  # vectors in a product: its scores take 1 MiB
 ROWS_AT_ONCE = 2048  # vectors whose block maxima are kept at once
 PANEL = 2**19  # floats of the codebook that are centred at once
-UNIT = 2.0**-24  # largest relative error of one operation in float32
 EQUAL = 1e-13  # relative difference between distances in float64 that rounding may make
 
 
@@ -80,17 +81,20 @@ def _search(z: Tensor, codebook: Tensor, frame: Frame, scratch: Tensor) -> Tenso
     """Vectors few enough to keep the maxima of all blocks."""
     centred = frame(z)
     norms = torch.linalg.vector_norm(centred, dim=1)
-    maxima, halves = block_maxima(centred, codebook, frame, scratch)
+    maxima, halves, own_bounds = block_maxima(centred, norms, codebook, frame, scratch)
     reach = torch.stack([part.amin() for part in halves.split(BLOCK)]).mul_(-2).sqrt_()
+    reach[list(own_bounds)] = 0
     bounds = Bounds(norms, reach, z.shape[1])
-    maybe, least = candidates(maxima, bounds)
+    maybe, least = candidates(maxima, bounds, {b: upper for b, (_, upper) in own_bounds.items()}, ROWS)
     choice = Choice(z, codebook, several=maybe.sum(0) > 1)
     for b in maybe.any(1).nonzero()[:, 0].tolist():
         start = b * BLOCK
         block, own_halves = frame(codebook[start : start + BLOCK]), halves[start : start + BLOCK]
-        enough = bounds.below(least, b)
+        own, enough = own_bounds.get(b), bounds.below(least, b)
         for rows in maybe[b].nonzero()[:, 0].split(ROWS):
             scores = product(own_halves, centred[rows], block, scratch)
+            if own is not None:
+                scores, enough = own[0].upper(scores, norms[rows]), least
             choice.among(rows, torch.ge(scores, enough[rows, None], out=scores), start)
     return choice.codes()
 
@@ -99,14 +103,19 @@ def _search_small(z: Tensor, codebook: Tensor, frame: Frame) -> Tensor:
     """Searches a codebook of one block, whose scores need to be computed only once."""
     block, choice = frame(codebook), Choice(z, codebook)
     halves = block.square().sum(1).mul_(-0.5)
-    reach = (-2 * halves.amin(0, keepdim=True)).sqrt_()
+    reach, own = (-2 * halves.amin(0, keepdim=True)).sqrt_(), uneven(halves, z.shape[1])
     together = max(1, min(len(z), ROWS_AT_ONCE, 2 * ROWS * BLOCK // len(block)))
     scratch = torch.empty(together * len(block))
     for rows in torch.arange(len(z)).split(together):
         centred = frame(z[rows])
-        bounds = Bounds(torch.linalg.vector_norm(centred, dim=1), reach, z.shape[1])
+        norms = torch.linalg.vector_norm(centred, dim=1)
         scores = product(halves, centred, block, scratch)
-        enough = bounds.below(bounds.below(scores.amax(1), 0), 0)
+        if own is None:
+            bounds = Bounds(norms, reach, z.shape[1])
+            enough = bounds.below(bounds.below(scores.amax(1), 0), 0)
+        else:
+            enough = own.lower(scores, norms).amax(1)
+            own.upper_of_lower(scores, norms)
         choice.among(rows, torch.ge(scores, enough[:, None], out=scores), 0)
     return choice.codes()
 
@@ -116,62 +125,35 @@ def product(halves: Tensor, z: Tensor, block: Tensor, scratch: Tensor) -> Tensor
     return torch.addmm(halves, z, block.T, out=scratch[: len(z) * len(block)].view(len(z), len(block)))
 
 
-def block_maxima(z: Tensor, codebook: Tensor, frame: Frame, scratch: Tensor) -> tuple[Tensor, Tensor]:
-    """Largest score in each block (blocks, n) for centred vectors (n, d), and -|c|²/2 of every codeword (k,)."""
+def block_maxima(
+    z: Tensor, norms: Tensor, codebook: Tensor, frame: Frame, scratch: Tensor
+) -> tuple[Tensor, Tensor, dict[int, tuple[UnevenBlock, Tensor]]]:
+    """Largest score in each block (blocks, n) for centred vectors (n, d) with norms (n,).
+
+    Returns:
+        The largest scores, of uneven blocks minus their bounds; -|c|²/2 of every codeword (k,); and of uneven blocks
+        by number their bounds, and the largest scores plus bounds (n,).
+    """
     k, d = codebook.shape
-    maxima, halves = torch.empty(-(-k // BLOCK), len(z)), torch.empty(k)
+    maxima, halves, own_bounds = torch.empty(-(-k // BLOCK), len(z)), torch.empty(k), {}
     width = max(1, PANEL // (d * BLOCK)) * BLOCK
     for start in range(0, k, width):
         panel = frame(codebook[start : start + width])
         torch.sum(panel.square(), 1, out=halves[start : start + width]).mul_(-0.5)
         for at in range(0, len(panel), BLOCK):
             block, own = panel[at : at + BLOCK], halves[start + at : start + at + BLOCK][: len(panel) - at]
+            number, bounds = (start + at) // BLOCK, uneven(own, d)
+            if bounds is not None:
+                own_bounds[number] = bounds, torch.empty(len(z))
             for row in range(0, len(z), ROWS):
-                scores = product(own, z[row : row + ROWS], block, scratch)
-                torch.amax(scores, 1, out=maxima[(start + at) // BLOCK, row : row + ROWS])
-    return maxima, halves
-
-
-class Bounds:
-    """Error bounds of float32 scores z·c - |c|²/2, for vectors (n,) and blocks of codewords.
-
-    A score is d products and their sum: at most d + 4 roundings of |z||c| + |c|²/2, in any order of summation.
-
-    Args:
-        norms: |z| of each vector (n,).
-        reach: Largest |c| of each block (blocks,).
-        d: Dimension of vectors and codewords.
-    """
-
-    def __init__(self, norms: Tensor, reach: Tensor, d: int):
-        self.norms = norms
-        self.slopes = reach * ((d + 4) * UNIT)
-        self.offsets = reach.square() * ((d + 4) * UNIT / 2) + 1e-36
-        self.lines = list(zip(self.slopes.tolist(), self.offsets.tolist(), strict=True))
-
-    def of(self, rows: slice) -> Tensor:
-        """Bounds for some vectors and all blocks: (blocks, m)."""
-        return torch.addcmul(self.offsets[:, None], self.slopes[:, None], self.norms[rows])
-
-    def below(self, scores: Tensor, block: int) -> Tensor:
-        """Scores (n,) minus the bound of a block."""
-        slope, offset = self.lines[block]
-        return torch.sub(scores, self.norms, alpha=slope).sub_(offset)
-
-
-def candidates(maxima: Tensor, bounds: Bounds) -> tuple[Tensor, Tensor]:
-    """Blocks that may contain the nearest codeword of each vector, and its lowest possible score.
-
-    Returns:
-        (blocks, n) bool and (n,).
-    """
-    maybe, least = torch.empty(maxima.shape, dtype=torch.bool), torch.empty(maxima.shape[1])
-    for start in range(0, len(least), ROWS):
-        own = slice(start, start + ROWS)
-        bound = bounds.of(own)
-        torch.amax(maxima[:, own] - bound, 0, out=least[own])
-        torch.ge(bound.add_(maxima[:, own]), least[own], out=maybe[:, own])
-    return maybe, least
+                rows = slice(row, row + ROWS)
+                scores = product(own, z[rows], block, scratch)
+                if bounds is not None:
+                    bounds.lower(scores, norms[rows])
+                torch.amax(scores, 1, out=maxima[number, rows])
+                if bounds is not None:
+                    torch.amax(bounds.upper_of_lower(scores, norms[rows]), 1, out=own_bounds[number][1][rows])
+    return maxima, halves, own_bounds
 
 
 class Choice:
