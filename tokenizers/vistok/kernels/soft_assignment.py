@@ -145,11 +145,11 @@ assign.register_autograd(_backward, setup_context=_setup)
 
 
 def scores(
-    z: Tensor, codebook: Tensor, scale: float = 1.0, products: bool = False, buffers: int = 1
+    z: Tensor, codebook: Tensor, scale: float = 1.0, products: bool = False, buffers: int = 1, wide: int = WIDE
 ) -> Iterator[tuple[Any, ...]]:
     """Slices of vectors with their scores and buffers of the same size, all reused in each step."""
     n, k = len(z), len(codebook)
-    least = LEAST * max(1, z.shape[1] // WIDE)
+    least = LEAST * max(1, z.shape[1] // wide)
     rows = max(1, 2 * max(least // k, min(MOST // k, n // PARTS)) // (1 + buffers))
     matrices = z.new_empty(1 + buffers, min(rows, n), k)
     bias = z.new_zeros(k) if products else codebook.square().sum(1).mul_(-0.5)

@@ -9,10 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from vistok.kernels.propagation import largest
 from vistok.quantizers import base
 from vistok.quantizers.base import Codes, Context, Layout, Quantized, Quantizer, Table
 
-SCORES_AT_ONCE = 2**22  # logits whose samples are computed together, and again in the backward pass
+WIDE = 128  # channels of codewords whose gradients take longest: four times as many logits are computed together
+SCORES_AT_ONCE = 2**20  # logits whose samples are computed together, and again in the backward pass
 
 
 class GumbelQuantizer(Quantizer):
@@ -87,7 +89,7 @@ class GumbelQuantizer(Quantizer):
         vectors = rearrange(z.float(), "b d h w -> (b h w) d")
         weight = vectors.new_ones(len(vectors)) if context.weight is None else context.weight.flatten().to(vectors)
         temperature = self.temperature_at(context.progress or 0) if self.training else None
-        rows = max(1, SCORES_AT_ONCE // self.codebook_size)
+        rows = max(1, SCORES_AT_ONCE * (4 if self.dim >= WIDE else 1) // self.codebook_size)
         parts = [
             checkpoint(self._sample, own, w, temperature, use_reentrant=False)
             for own, w in zip(vectors.split(rows), weight.split(rows), strict=True)
@@ -113,11 +115,10 @@ class GumbelQuantizer(Quantizer):
         if temperature is None:
             return vectors.new_empty(0, self.dim), divergence.new_empty(0, dtype=torch.int64), divergence
         soft = ((logits + gumbel_noise(logits)) / temperature).softmax(1)
-        codes, codewords = soft.argmax(1), self.codewords.float()
+        codes, codewords = largest(soft)[1], self.codewords.float()
         if not self.straight_through:
             return soft @ codewords, codes, divergence
-        mixture = soft @ codewords.detach()  # its gradient alone; that of the codewords is the chosen row's
-        return F.embedding(codes, codewords) + (mixture - mixture.detach()), codes, divergence
+        return F.embedding(codes, codewords) + GradientOfMixture.apply(soft, codewords.detach()), codes, divergence
 
     @base.in_float32
     def encode(self, z: Tensor, context: Context = Context()) -> Codes:
@@ -147,6 +148,24 @@ class GumbelQuantizer(Quantizer):
         return ["a larger quantizer.loss_weights.kl", "a higher quantizer.temperature", *super().advice()]
 
 
+class GradientOfMixture(torch.autograd.Function):
+    """Zeros (m, d) with the gradient of ``soft @ codewords`` to ``soft`` (m, n), without that product."""
+
+    @staticmethod
+    def forward(ctx, soft: Tensor, codewords: Tensor) -> Tensor:
+        ctx.save_for_backward(codewords)
+        return soft.new_zeros(len(soft), codewords.shape[1])
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient @ ctx.saved_tensors[0].T, None
+
+
 def gumbel_noise(logits: Tensor) -> Tensor:
-    """Noise of the shape of the logits, from the standard Gumbel distribution."""
-    return -torch.empty_like(logits).exponential_().log()
+    """Noise of the shape of the logits, from the standard Gumbel distribution.
+
+    ``-log(e)`` of an exponential e, which is ``-log(1 - u)`` of a uniform u of 31 bits: the largest noise decides, and
+    its u is near 0, where float32 is precise. This is four times as fast as ``exponential_``.
+    """
+    bits = torch.empty(logits.shape, dtype=torch.int32, device=logits.device).random_()
+    return bits.to(logits.dtype).add_(0.5).mul_(-(2.0**-31)).log1p_().neg_().log_().neg_()
