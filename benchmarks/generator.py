@@ -21,20 +21,36 @@ def main() -> None:
         for key in ("settings", "image_size", "images"):
             if report[key] != first[key]:
                 raise SystemExit(f"{name} has {key}={report[key]}, not {first[key]}")
-    rows = list(first["bits"])
+    rows = list(dict.fromkeys(row for report in reports.values() for row in report["bits"]))
     of_samples = [
-        (protocol, score) for protocol, own in first.get("generation", {}).items() for score in own if score != "images"
+        (kind, protocol, score)
+        for kind in ("", "next scale")
+        for protocol, score in dict.fromkeys(
+            (protocol, score)
+            for report in reports.values()
+            for protocol, own in of_kind(report, kind).items()
+            for score in own
+            if score != "images"
+        )
     ]
-    titles = ["", "tokens", *(f"bits of an image: {row}" for row in rows), *(f"{s}, {p}" for p, s in of_samples)]
-    print("| " + " | ".join(titles) + " |\n" + "| --- " * len(titles) + "|")
+    named = [", ".join(filter(None, (score, protocol, kind))) for kind, protocol, score in of_samples]
+    print("| " + " | ".join(["", "tokens", *(f"bits of an image: {row}" for row in rows), *named]) + " |")
+    print("| --- " * (2 + len(rows) + len(named)) + "|")
     for name, report in reports.items():
         cells = [f"`{name}`", f"{report['tokens_per_image']:.1f}"]
         for row in rows:
-            own = report["bits"][row]["per_image_of_seeds"]
+            own = report["bits"].get(row, {}).get("per_image_of_seeds", [])
             spread = f" ({min(own):.0f} to {max(own):.0f})" if len(own) > 1 else ""
-            cells.append(f"{report['bits'][row]['per_image']:.0f}{spread}")
-        cells += [f"{report['generation'][protocol][score]:.1f}" for protocol, score in of_samples]
+            cells.append(f"{sum(own) / len(own):.0f}{spread}" if own else "–")
+        for kind, protocol, score in of_samples:
+            value = of_kind(report, kind).get(protocol, {}).get(score)
+            cells.append("–" if value is None else f"{value:.1f}")
         print("| " + " | ".join(cells) + " |")
+
+
+def of_kind(report: dict, kind: str) -> dict:
+    """Scores of samples by protocol: of the probe, or of the next-scale model."""
+    return (report.get("next_scale", {}) if kind else report).get("generation", {})
 
 
 if __name__ == "__main__":

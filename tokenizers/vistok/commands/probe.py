@@ -20,7 +20,9 @@ from vistok.commands.arguments import TOKENIZER, Parser, at_least, number
 from vistok.commands.failures import guard
 from vistok.data.shards import Data
 from vistok.distributed.process_group import processes
+from vistok.evaluation.learnability.autoregressive import NextIdModel
 from vistok.evaluation.learnability.generation import generation_scores, refuse_native, samples_of
+from vistok.evaluation.learnability.next_scale import NextScaleModel
 from vistok.evaluation.learnability.probe_report import Probed, bits_table, probe, split_tokens
 from vistok.evaluation.learnability.probe_training import SIZES, ProbeSettings
 from vistok.evaluation.networks import ScoringNetworks, networks_of
@@ -111,15 +113,17 @@ def run(asked: argparse.Namespace) -> None:
         reference = reference_of(asked, store.header.image_size) if asked.images else None
         settings = ProbeSettings(asked.size, asked.updates, asked.batch_size)
         seeds = range(asked.seed, asked.seed + asked.seeds)
-        probed = probe(split, settings, seeds, device, console)
+        probed = probe(split, settings, seeds, device, console, tokenizer.quantizer if tokenizer else None)
         report = {"tokens": asked.tokens, **probed.report, "settings": asdict(settings), "versions": versions()}
         console.print(bits_table(report))
         out.parent.mkdir(parents=True, exist_ok=True)
         if tokenizer:
             report |= generated(asked, probed, tokenizer, store, reference, device, out.with_suffix(".png"))
-            for name, scores in report.get("generation", {}).items():
-                values = ", ".join(f"{score} {value:,.2f}" for score, value in scores.items() if score != "images")
-                say(f"{scores['images']:,} samples, {name}: {values or 'no feature network'}", console=console)
+            for kind, own in {"": report, "of the next-scale model ": report.get("next_scale", {})}.items():
+                for name, scores in own.get("generation", {}).items():
+                    values = ", ".join(f"{score} {value:,.2f}" for score, value in scores.items() if score != "images")
+                    values = values or "no feature network"
+                    say(f"{scores['images']:,} samples {kind}".rstrip() + f", {name}: {values}", console=console)
             for name, reason in report.get("unavailable", {}).items():
                 say(f"{name} is unavailable: {reason}", "yellow", console=console)
         write_json(report, out)
@@ -164,9 +168,31 @@ def generated(
     device: torch.device,
     picture: Path,
 ) -> dict[str, Any]:
-    """Draws samples, writes a picture of some, and scores them against images where there are any."""
+    """Draws samples, writes a picture of some, and scores them against images where there are any.
+
+    Those of the next-scale model, where there is one, are in ``next_scale`` and in a picture of their own.
+    """
     sampling = {"temperature": asked.temperature, "top_k": asked.top_k, "guidance": asked.guidance}
-    model = list(probed.models.values())[-1]  # with classes, where there are any
+    report: dict[str, Any] = {"sampling": sampling} | ({"eval": asked.eval} if reference else {})
+    kinds = {name.partition(",")[0]: model for name, model in probed.models.items()}  # with classes, if there are any
+    for kind, model in kinds.items():
+        own = picture if kind == "probe" else picture.with_stem(f"{picture.stem}-{kind.replace(' ', '-')}")
+        found = scored_samples(asked, model, sampling, tokenizer, store, reference, device, own)
+        report |= found if kind == "probe" else {kind.replace(" ", "_"): found}
+    return report
+
+
+def scored_samples(
+    asked: argparse.Namespace,
+    model: NextIdModel | NextScaleModel,
+    sampling: dict[str, Any],
+    tokenizer: Tokenizer,
+    store: TokenStore,
+    reference: SampleReference | None,
+    device: torch.device,
+    picture: Path,
+) -> dict[str, Any]:
+    """Samples of one model: their picture and, where there are images, their scores."""
     count = min(asked.num_images, reference.data.num_test or asked.num_images) if reference else PICTURES
     drawn = list(samples_of(model, store, count, asked.seed, **sampling))
     codes, labels = [codes for codes, _ in drawn], torch.cat([labels for _, labels in drawn])
@@ -176,8 +202,8 @@ def generated(
     captions = [names[label] if label < len(names) else "" for label in labels[chosen].tolist()]
     labelled_tiles(images.cpu(), captions, 8).save(picture)
     if reference is None:
-        return {"sampling": sampling}
+        return {}
     data, protocols, networks, metrics, unavailable = reference
     networks = networks.to(device)
     scores = generation_scores(codes, tokenizer, store, data, protocols, networks, device, asked.seed, metrics)
-    return {"sampling": sampling, "generation": scores, "unavailable": unavailable, "eval": asked.eval}
+    return {"generation": scores, "unavailable": unavailable}

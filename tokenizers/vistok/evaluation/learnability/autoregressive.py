@@ -17,7 +17,7 @@ Cache = dict[int, tuple[Tensor, Tensor]]  # keys and values (b, heads, l, d) by 
 
 
 class CausalBlock(nn.Module):
-    """Attention to the ids before, and two layers of four times the width.
+    """Attention to the ids before or to the visible ones, and two layers of four times the width.
 
     Args:
         width: Channels of an id.
@@ -31,12 +31,17 @@ class CausalBlock(nn.Module):
         self.attention, self.project = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.widen, self.narrow = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
 
-    def forward(self, x: Tensor, before: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Maps (b, l, d), with the keys and values of earlier ids, to the same shape and all keys and values."""
+    def forward(
+        self, x: Tensor, before: tuple[Tensor, Tensor] | None = None, visible: Tensor | None = None
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Maps (b, l, d), with the keys and values of earlier ids, to the same shape and all keys and values.
+
+        ``visible`` (l, l) bool says which ids each one attends to; None for itself and those before it.
+        """
         q, k, v = rearrange(self.attention(self.norm1(x)), "b l (n h d) -> n b h l d", n=3, h=self.heads)
         if before is not None:
             k, v = torch.cat([before[0], k], dim=2), torch.cat([before[1], v], dim=2)
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=q.shape[2] > 1)
+        mixed = F.scaled_dot_product_attention(q, k, v, visible, is_causal=visible is None and q.shape[2] > 1)
         x = x + self.project(rearrange(mixed, "b h l d -> b l (h d)"))
         return x + self.narrow(F.gelu(self.widen(self.norm2(x)))), (k, v)
 

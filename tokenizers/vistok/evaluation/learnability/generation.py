@@ -12,6 +12,7 @@ from torch import Tensor
 from vistok.data.shards import Data
 from vistok.evaluation.accumulator import Scores
 from vistok.evaluation.learnability.autoregressive import NextIdModel
+from vistok.evaluation.learnability.next_scale import NextScaleModel
 from vistok.evaluation.networks import ScoringNetworks
 from vistok.evaluation.preparation import Preparation
 from vistok.evaluation.protocols import Protocol
@@ -21,7 +22,7 @@ from vistok.tokens.store import TokenStore
 
 
 def samples_of(
-    model: NextIdModel, store: TokenStore, count: int, seed: int, batch_size: int = 100, **settings
+    model: NextIdModel | NextScaleModel, store: TokenStore, count: int, seed: int, batch_size: int = 100, **settings
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Draws codes (b, k, h, w) and their labels (b,), labels as often as they occur in the store.
 
@@ -31,9 +32,9 @@ def samples_of(
         count: Number of samples.
         seed: Seed of labels and codes.
         batch_size: Largest number that is drawn at a time.
-        settings: Temperature, top_k and guidance of ``NextIdModel.sample``.
+        settings: Temperature, top_k and guidance of the model's ``sample``.
     """
-    device = model.ids.weight.device
+    device = next(model.parameters()).device
     known = torch.from_numpy(store.labels[(store.labels >= 0) & (store.labels < model.classes)].copy())
     rng = torch.Generator().manual_seed(seed)
     labels = known[torch.randint(len(known), (count,), generator=rng)] if len(known) else None

@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from typing import Any, NamedTuple
 
 import torch
@@ -13,8 +14,10 @@ from torch.utils.data import DataLoader, Subset
 from vistok.evaluation.learnability.autoregressive import NextIdModel
 from vistok.evaluation.learnability.baselines import Frequencies
 from vistok.evaluation.learnability.id_sequences import IdBatch, IdSpace
+from vistok.evaluation.learnability.next_scale import NextScaleModel, ScaleSpace
 from vistok.evaluation.learnability.probe_training import ProbeSettings, held_out_bits, train_probe
 from vistok.processes.progress_bar import progress
+from vistok.quantizers import Quantizer
 from vistok.tokens.dataset import TokenDataset
 
 
@@ -62,7 +65,7 @@ class Probed(NamedTuple):
     """Result of ``probe``."""
 
     report: dict[str, Any]
-    models: Mapping[str, NextIdModel]  # of the first seed, by the name of the row
+    models: Mapping[str, NextIdModel | NextScaleModel]  # of the first seed, by the name of the row
 
 
 def probe(
@@ -71,6 +74,7 @@ def probe(
     seeds: Sequence[int] = (0,),
     device: torch.device | str = "cpu",
     console: Console | None = None,
+    quantizer: Quantizer | None = None,
 ) -> Probed:
     """Trains the models, and measures the bits of the held-out images.
 
@@ -80,10 +84,12 @@ def probe(
         seeds: Seeds; a model is trained with each.
         device: Device of the models.
         console: Console for progress; None prints nothing.
+        quantizer: Head of the tokens' tokenizer; with several scales it makes the inputs of a next-scale model.
 
     Returns:
         The report and the models of the first seed. The report's ``bits`` has a row for each way to predict a token:
-        ``fixed length``, ``order 0``, ``bigram``, ``probe`` and, where images have labels, ``probe, class given``.
+        ``fixed length``, ``order 0``, ``bigram``, ``probe`` and, where images have labels, ``probe, class given``; with
+        a ``quantizer`` of several scales also ``next scale`` and ``next scale, class given``.
     """
     header = split.train.dataset.header
     space, console = IdSpace(header), console or Console(quiet=True)
@@ -98,10 +104,12 @@ def probe(
         "order 0": [order0],
         "bigram": [bigram],
     }
-    models: dict[str, NextIdModel] = {}
-    for name, own in {"probe": 0, "probe, class given": classes}.items():
-        if name != "probe" and not classes:
-            continue
+    models: dict[str, NextIdModel | NextScaleModel] = {}
+    spaces: dict[str, IdSpace | ScaleSpace] = {"probe": space}
+    if quantizer is not None and len(header.layout.grids) > 1:
+        spaces["next scale"] = ScaleSpace(header, quantizer)
+    for (kind, space), own in product(spaces.items(), dict.fromkeys((0, classes))):
+        name = f"{kind}, class given" if own else kind
         totals[name] = []
         for seed in seeds:
             total = settings.updates * settings.batch_size
@@ -147,7 +155,7 @@ def bits_table(report: Mapping[str, Any]) -> Table:
         table.add_column(heading, justify="right" if heading else "left")
     for name, row in report["bits"].items():
         of_seeds = row["per_image_of_seeds"]
-        spread = f"{min(of_seeds):.1f} to {max(of_seeds):.1f}" if name.startswith("probe") else ""
+        spread = f"{min(of_seeds):.1f} to {max(of_seeds):.1f}" if len(of_seeds) > 1 else ""
         values = f"{row['per_token']:.3f}", f"{row['per_image']:.1f}", f"{row['per_pixel']:.4f}"
         table.add_row(name, *values, spread)
     return table

@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from vistok.evaluation.learnability.autoregressive import NextIdModel
 from vistok.evaluation.learnability.id_sequences import PADDING, IdBatch, IdSpace
+from vistok.evaluation.learnability.next_scale import NextScaleModel, ScaleBatch, ScaleSpace
 
 SIZES = {"tiny": (2, 128, 4), "small": (6, 384, 6), "base": (12, 768, 12)}  # layers, width, heads
 RATES = {"tiny": 2e-3, "small": 1e-3, "base": 5e-4}
@@ -35,18 +36,19 @@ class ProbeSettings:
 
 
 def train_probe(
-    space: IdSpace,
+    space: IdSpace | ScaleSpace,
     tokens: Dataset,
     settings: ProbeSettings,
     classes: int = 0,
     seed: int = 0,
     device: torch.device | str = "cpu",
     advance: Callable[[int], None] = lambda images: None,
-) -> NextIdModel:
+) -> NextIdModel | NextScaleModel:
     """Trains a model on tokens.
 
     Args:
-        space: Ids and slots of the tokens.
+        space: Ids and slots of the tokens, for a model that predicts id by id; or their scales, for one that predicts
+            scale by scale.
         tokens: Items with ``codes``, ``label`` and ``keep``, as ``TokenDataset`` has them; ``set_epoch``, if there is
             one, is called with the number of each pass.
         settings: Size, updates and batch.
@@ -59,7 +61,9 @@ def train_probe(
     rng = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model = NextIdModel(space, classes, layers, width, heads).to(device)
+        sizes = (classes, layers, width, heads)
+        model = NextIdModel(space, *sizes) if isinstance(space, IdSpace) else NextScaleModel(space, *sizes)
+        model.to(device)
     rate, warmup = RATES[settings.size], max(1, settings.updates // 20)
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, betas=(0.9, 0.95), weight_decay=0.01)
     batches = endless(tokens, settings.batch_size, rng)
@@ -99,12 +103,12 @@ def labels_of(labels: Tensor, classes: int) -> Tensor:
 
 
 def parts(
-    batch: IdBatch, labels: Tensor, vocabulary: int, device: torch.device | str
-) -> Iterator[tuple[IdBatch, Tensor]]:
+    batch: IdBatch | ScaleBatch, labels: Tensor, vocabulary: int, device: torch.device | str
+) -> Iterator[tuple[IdBatch | ScaleBatch, Tensor]]:
     """Parts of a batch whose logits fit in memory, with their labels."""
     size = max(1, LARGEST_LOGITS[torch.device(device).type] // (batch.ids.shape[1] * vocabulary))
-    for ids, slots, own in zip(*(tensor.split(size) for tensor in (*batch, labels)), strict=True):
-        yield IdBatch(ids, slots), own
+    for *part, own in zip(*(tensor.split(size) for tensor in (*batch, labels)), strict=True):
+        yield type(batch)(*part), own
 
 
 def autocast(device: torch.device | str) -> AbstractContextManager:
@@ -113,8 +117,8 @@ def autocast(device: torch.device | str) -> AbstractContextManager:
 
 
 @torch.no_grad()
-def held_out_bits(model: NextIdModel, tokens: Dataset, device: torch.device | str = "cpu") -> float:
-    """Sum of -log₂ p over all ids of the images."""
+def held_out_bits(model: NextIdModel | NextScaleModel, tokens: Dataset, device: torch.device | str = "cpu") -> float:
+    """Sum of -log₂ p over all codes of the images."""
     total = 0.0
     for item in DataLoader(tokens, 100):
         batch, labels = model.space.sequences(item.codes, item.keep), labels_of(item.label, model.classes)
