@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import save_file
 from torch import nn
 
@@ -11,6 +12,7 @@ import vistok
 from vistok import Tokenizer, configuration
 from vistok.backbones import ViTDecoder, ViTEncoder
 from vistok.formats import native
+from vistok.formats.exporters import to_published
 from vistok.formats.importers import from_bsqvit
 from vistok.formats.importers.key_map import to_theirs
 from vistok.images.ranges import LogitLaplaceMap, PixelMap
@@ -71,6 +73,20 @@ def test_other_sizes(file, tmp_path, bits, patch):
     assert torch.equal(loaded.detokenize(codes), tokenizer.detokenize(codes))
     again = vistok.load(native.save(loaded, tmp_path / "ours"))
     assert again.pixels == LogitLaplaceMap() and torch.equal(again.detokenize(codes), tokenizer.detokenize(codes))
+
+
+def test_written(tmp_path):
+    tokenizer = make()
+    to_published.save(tokenizer, tmp_path / "out", family="bsqvit")
+    settings = yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())["model"]["params"]
+    assert settings["logit_laplace"] and settings["clamp_range"] == [0, 1]
+    loaded = vistok.load(tmp_path / "out" / "model.pt", config=settings)
+    assert native.describe(loaded) == native.describe(tokenizer)
+    for pixels, outputs in ((PixelMap(), 6), (LogitLaplaceMap(), 3), (LogitLaplaceMap(0.2), 6)):
+        tokenizer = make(outputs=outputs)
+        tokenizer.pixels = pixels
+        with pytest.raises(ValueError, match=r"BSQ-ViT's layout cannot represent \w+\(.*\), only for networks on"):
+            to_published.save(tokenizer, tmp_path / "other", family="bsqvit")
 
 
 @pytest.mark.parametrize("outputs, config, message", [

@@ -12,10 +12,11 @@ import vistok
 from vistok import Tokenizer, configuration
 from vistok.backbones import CNNDecoder, CNNEncoder
 from vistok.formats import families, native
+from vistok.formats.exporters import to_published
 from vistok.formats.importers import from_infinity
 from vistok.formats.importers.hyperparameters import Unknown
 from vistok.formats.importers.key_map import to_theirs
-from vistok.quantizers import BinaryQuantizer, MultiScaleQuantizer
+from vistok.quantizers import BinaryQuantizer, MultiScaleQuantizer, VectorQuantizer
 from vistok.training import run
 
 from ...conftest import SHARED
@@ -55,7 +56,9 @@ def test_the_authors_bits_and_images(family, tmp_path):
     assert torch.equal(tokenizer.fold().tokenize(io["images"]), quantized.codes)
 
 
-def make(bits=16, down=(1, 2, 4), up=(1, 1, 2), channels=32, schedule="infinity_dynamic", maps=False, **arguments):
+def make(
+    bits=16, down=(1, 2, 4), up=(1, 1, 2), channels=32, schedule="infinity_dynamic", maps=False, blocks=2, **arguments
+):
     """An autoencoder whose encoder and decoder have different levels and depths, with Infinity's head."""
     torch.manual_seed(0)
     dim = 12 if maps else bits
@@ -63,7 +66,9 @@ def make(bits=16, down=(1, 2, 4), up=(1, 1, 2), channels=32, schedule="infinity_
     head = BinaryQuantizer(bits, temperature=0.01, num_codebooks=-(-bits // 62))
     head = MultiScaleQuantizer(head, schedule, phi=0, upsampling="bilinear", losses="steps", estimate="steps")
     around = (nn.Conv2d(dim, bits, 1), nn.Conv2d(bits, dim, 1)) if maps else ()
-    return Tokenizer(CNNEncoder(channels, down, 1, **size), head, CNNDecoder(channels, up, 2, **size), *around).eval()
+    return Tokenizer(
+        CNNEncoder(channels, down, 1, **size), head, CNNDecoder(channels, up, blocks, **size), *around
+    ).eval()
 
 
 def published(tokenizer):
@@ -98,6 +103,59 @@ def test_other_sizes(tmp_path, arguments, config):
     latent = tokenizer.encode(images).mean((2, 3))  # what the coarsest map quantizes
     if tokenizer.quantizer.layout(8, 8).grids[0] == (1, 1):
         assert torch.equal(bits_of(codes, bits)[:, 0], (latent > 0).long())
+
+
+def test_the_golden_file_comes_back(family, tmp_path):
+    weights, io = family("infinity_bsq")
+    save_file(weights, tmp_path / "vae.safetensors")
+    tokenizer = vistok.load(tmp_path / "vae.safetensors", config={"schedule": [1, 2, 3, 5, 8]})
+    to_published.save(tokenizer, tmp_path / "out", family="infinity")
+    again = torch.load(tmp_path / "out" / "vae.pth")["vae"]
+    assert again.keys() == weights.keys()
+    assert all(again[name].dtype == own.dtype and torch.equal(again[name], own) for name, own in weights.items())
+
+
+@pytest.mark.parametrize("arguments, expected", [
+    ({"bits": 64}, {"codebook_size": 2**64, "codebook_dim": 64, "patch_size": 4, "schedule_mode": "dynamic"}),
+    ({"halvings": 1, "schedule": "infinity"}, {"patch_size": 2, "schedule_mode": "original", "cnn_attention": "no"}),
+    ({"mid_attention": True, "schedule": [(1, 1), (4, 4), (8, 8)]}, {"cnn_attention": "yes",
+                                                      "schedule": [[1, 1, 1], [1, 4, 4], [1, 8, 8]]}),
+    ({"maps": True, "down": (3, 1), "up": (2, 1)}, {"codebook_size": 2**16, "codebook_dim": 12,
+                                                    "encoder_ch_mult": [3, 1], "decoder_ch_mult": [2, 1]}),
+    ({"channels": 24, "down": (1, 2), "up": (3, 1), "norm_groups": 24, "schedule": "infinity_patches"},
+     {"base_ch": 24, "num_res_blocks": 1, "schedule_mode": "dynamic", "apply_spatial_patchify": 1}),
+])  # fmt: skip
+def test_written(tmp_path, arguments, expected):
+    """The authors' class loads these files without a missing or further name (tried with their code)."""
+    tokenizer = make(blocks=1, **arguments)
+    to_published.save(tokenizer, tmp_path / "out", family="infinity")
+    settings = json.loads((tmp_path / "out" / "vae.json").read_text())
+    assert settings | expected == settings and settings["new_quant"] and not settings["use_vae"]
+    theirs = torch.load(tmp_path / "out" / "vae.pth")["vae"]
+    assert theirs["quantize.lfq.mask"][-3:].tolist() == [4, 2, 1] and len(theirs["quantize.lfq.mask"]) in (16, 64)
+    assert ("quantize.project_in.weight" in theirs) == ("maps" in arguments)
+    loaded = vistok.load(tmp_path / "out" / "vae.pth", config=settings)
+    assert native.describe(loaded) == native.describe(tokenizer)
+
+
+@pytest.mark.parametrize("arguments, change, message", [
+    ({"blocks": 2}, {}, "num_blocks=1 in the encoder, 2 in the decoder"),
+    ({"attention": (1,)}, {}, r"patch=1, attention=\(1,\), only 1 and no levels"),
+    ({"norm_groups": 8}, {}, "8 groups of 32 channels, only 32 groups, or 24 of channels that 32 does not divide"),
+    ({"schedule": "var"}, {}, "schedule='var', only for a list or infinity_dynamic, infinity, infinity_patches"),
+    ({}, {"head": BinaryQuantizer(16, num_codebooks=2)}, "num_codebooks=2, only for 1, with which 16 bits are read"),
+    ({}, {"head": BinaryQuantizer(16, spherical=False)}, "only for a MultiScaleQuantizer of a spherical Binary"),
+    ({}, {"head": VectorQuantizer(8, 16)}, "a MultiScaleQuantizer of VectorQuantizer, only for"),
+    ({}, {"upsampling": "bicubic"}, "upsampling='bicubic', only for 'bilinear'"),
+    ({}, {"factors": 0.5}, "factors=0.5, only for 1"),
+])  # fmt: skip
+def test_what_is_not_written(tmp_path, arguments, change, message):
+    tokenizer = make(**{"blocks": 1} | arguments)
+    for name, value in change.items():
+        setattr(tokenizer.quantizer, name, value)
+    with pytest.raises(ValueError, match=f"Infinity's layout cannot represent .*{message}"):
+        to_published.save(tokenizer, tmp_path / "out", family="infinity")
+    assert not (tmp_path / "out").exists()
 
 
 def test_averaged_weights(tmp_path):

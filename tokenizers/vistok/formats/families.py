@@ -28,6 +28,7 @@ from vistok.formats.importers import (
     from_var,
     from_wetok,
     write_dqvae,
+    write_infinity,
 )
 from vistok.formats.importers.key_map import Rule
 from vistok.formats.importers.published import Container, Published
@@ -58,7 +59,8 @@ FAMILIES = (
     Family("bsqvit", ("quant_embed.weight", "encoder.positional_embedding"), from_bsqvit.RULES, from_bsqvit.build,
            from_bsqvit.IGNORED, write=from_bsqvit.write, container=from_bsqvit.CONTAINER),
     Family("infinity", ("encoder.conv_in.conv.weight", "decoder.norm_out.norm.weight"), from_infinity.RULES,
-           from_infinity.build, from_infinity.IGNORED, ("infinity_bsq",)),
+           from_infinity.build, from_infinity.IGNORED, ("infinity_bsq",), write=write_infinity.write,
+           container=write_infinity.CONTAINER),
     Family("titok", ("encoder.latent_token_positional_embedding",)),
     Family("var", ("encoder.mid.attn_1.qkv.weight", TABLE), from_var.RULES, from_var.build, also=("var_vqvae",),
            write=from_var.write, container=from_var.CONTAINER, prepare=from_var.prepare),

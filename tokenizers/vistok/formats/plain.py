@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from vistok.backbones import CNNDecoder, CNNEncoder
 from vistok.backbones.cnn import CNNSizes
 from vistok.backbones.magvit import MagvitSizes
-from vistok.images.ranges import PixelMap
+from vistok.images.ranges import LogitLaplaceMap, PixelMap
 from vistok.quantizers import Quantizer, Table, VectorQuantizer
 from vistok.quantizers.vq import plain
 from vistok.tokenizer import Tokenizer
@@ -61,7 +61,9 @@ def check_networks(tokenizer: Tokenizer, target: str) -> None:
         raise refuse(target, "attention between the middle blocks of one network only")
 
 
-def check_kinds(tokenizer: Tokenizer, target: str, encoder: type, decoder: type, pixels: PixelMap = PixelMap()) -> None:
+def check_kinds(
+    tokenizer: Tokenizer, target: str, encoder: type, decoder: type, pixels: PixelMap | LogitLaplaceMap = PixelMap()
+) -> None:
     """Refuses networks of other classes, or on pixels of another range."""
     for part, wanted in ((tokenizer.encoder, encoder), (tokenizer.decoder, decoder)):
         if type(part) is not wanted:

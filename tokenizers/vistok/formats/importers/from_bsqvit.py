@@ -125,8 +125,9 @@ model = VITBSQModel(**config, ckpt_path="FOLDER/model.pt")
 
 
 def write(tokenizer: Tokenizer) -> Published:
-    """BSQ-ViT's networks with binary codes on the sphere."""
-    plain.check_kinds(tokenizer, TARGET, ViTEncoder, ViTDecoder)
+    """BSQ-ViT's networks with binary codes on the sphere; a decoder of six channels is one of logit-Laplace."""
+    laplace = getattr(tokenizer.decoder, "out_channels", 3) == 6
+    plain.check_kinds(tokenizer, TARGET, ViTEncoder, ViTDecoder, LogitLaplaceMap() if laplace else PixelMap())
     plain.check_maps(tokenizer, TARGET)
     head = tokenizer.quantizer
     if type(head) is not BinaryQuantizer or not head.spherical or len(head.codebook_sizes) > 1:
@@ -134,11 +135,11 @@ def write(tokenizer: Tokenizer) -> Published:
         raise plain.refuse(TARGET, f"{what}, only for the one code of a spherical BinaryQuantizer")
     own = plain.with_maps(plain.inference_copy(tokenizer))
     sizes, up = cast(ViTSizes, own.encoder.sizes), cast(ViTSizes, own.decoder.sizes)
-    for side, part, channels in (
-        ("encoder", sizes, own.encoder.in_channels),
-        ("decoder", up, own.decoder.out_channels),
+    for side, part, channels, allowed in (
+        ("encoder", sizes, own.encoder.in_channels, (3,)),
+        ("decoder", up, own.decoder.out_channels, (3, 6)),
     ):
-        if channels != 3:
+        if channels not in allowed:
             raise plain.refuse(TARGET, f"images of {channels} channels in the {side}, only for 3")
         form = {"positions": "learned", "activation": "gelu", "qkv_bias": True, "pre_norm": True}
         form |= {"head_dim": part.dim / part.num_heads}
@@ -154,13 +155,13 @@ def write(tokenizer: Tokenizer) -> Published:
         "embed_group_size": head.group,
         "l2_norm": True,
         "post_q_l2_norm": True,
-        "logit_laplace": False,
+        "logit_laplace": laplace,
         "persample_entropy_compute": "analytical",
         "cb_entropy_compute": "group",
         "inv_temperature": 1 / head.temperature,
         "gamma0": head.sample_weight,
         "gamma": head.batch_weight,
-        "clamp_range": [-1, 1],
+        "clamp_range": [0, 1] if laplace else [-1, 1],
     }
     powers = {"quantize.basis": head.dim, "quantize.group_basis": head.group}
     return Published(own, config, {name: 2 ** torch.arange(bits - 1, -1, -1) for name, bits in powers.items()})
