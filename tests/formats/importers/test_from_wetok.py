@@ -4,16 +4,18 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import save_file
+import yaml
+from safetensors.torch import load_file, save_file
 
 import vistok
 from vistok import Tokenizer, configuration
 from vistok.backbones import MagvitDecoder, MagvitEncoder
 from vistok.formats import families, native
+from vistok.formats.exporters import to_published
 from vistok.formats.importers import from_wetok
 from vistok.formats.importers.hyperparameters import Unknown
 from vistok.formats.importers.key_map import to_ours, to_theirs
-from vistok.quantizers import BinaryQuantizer
+from vistok.quantizers import BinaryQuantizer, SimVQ
 from vistok.quantizers.base import Context
 from vistok.training import run
 
@@ -59,10 +61,10 @@ def test_raw_weights(family, tmp_path):
     torch.testing.assert_close(decoded, io["raw.decoded_from_codes"], rtol=0, atol=2e-5)
 
 
-def make(bits=24, codes=3, generative=False, channels=32, multipliers=(1, 2, 1), num_blocks=1, up=(2, 1, 3)):
+def make(bits=24, codes=3, generative=False, channels=32, multipliers=(1, 2, 1), num_blocks=1, up=(2, 1, 3), more=1):
     torch.manual_seed(0)
     encoder = MagvitEncoder(channels, multipliers, num_blocks, bits)
-    decoder = MagvitDecoder(channels, up, num_blocks + 1, bits, adaptive=True, generative=generative)
+    decoder = MagvitDecoder(channels, up, num_blocks + more, bits, adaptive=True, generative=generative)
     return Tokenizer(encoder, from_wetok.head(bits, codes), decoder).eval()
 
 
@@ -88,6 +90,78 @@ def test_other_sizes(tmp_path, arguments, generative):
     codes = tokenizer.tokenize(images)
     assert torch.equal(loaded.tokenize(images), codes) and len(codes.unique()) > 1
     assert torch.equal(loaded.detokenize(codes), tokenizer.detokenize(codes))
+
+
+@pytest.mark.parametrize(
+    "name, layout",
+    [
+        ("wetok", "wetok"),
+        ("wetok_gan", "wetok"),
+        ("bitdance_ae", "bitdance"),
+        ("bitdance_ae_gan", "bitdance"),
+    ],
+)
+def test_golden_files_come_back(family, tmp_path, name, layout):
+    weights, io = family(name)
+    save_file(weights, tmp_path / "ae.safetensors")
+    tokenizer = vistok.load(tmp_path / "ae.safetensors", **GOLDEN[name])
+    to_published.save(tokenizer, tmp_path / "out", family=layout)
+    if layout == "wetok":
+        again = torch.load(tmp_path / "out" / "model.ckpt")["state_dict"]
+    else:
+        again = load_file(tmp_path / "out" / "ae.safetensors")
+    names = {own for own in weights if not own.startswith("model_ema.")}
+    if layout == "wetok":  # in a file of the generative decoder too, although this golden one has no averages
+        names |= {f"model_ema.{own.replace('.', '')}" for own in names} | {"model_ema.decay", "model_ema.num_updates"}
+    assert again.keys() == names
+    for own, tensor in weights.items():
+        expected = weights.get(f"model_ema.{own.replace('.', '')}", tensor)
+        assert again[own].dtype == tensor.dtype and torch.equal(again[own], expected), own
+
+
+@pytest.mark.parametrize("generative", [False, True])
+@pytest.mark.parametrize("layout", ["wetok", "bitdance"])
+def test_written(tmp_path, layout, generative):
+    tokenizer = make(64, 2, generative, multipliers=(3, 1), up=(3, 1), more=0)
+    to_published.save(tokenizer, tmp_path / "out", family=layout)
+    if layout == "wetok":
+        file, settings = "model.ckpt", yaml.safe_load((tmp_path / "out" / "config.yaml").read_text())
+        settings = settings["model"]["init_args"]
+        assert (settings["n_embed"], settings["num_codebooks"], settings["use_ema"]) == (2**32, 2, True)
+        theirs = torch.load(tmp_path / "out" / file)["state_dict"]  # the authors evaluate the averages
+        assert torch.equal(theirs["model_ema.decoderconv_inweight"], tokenizer.decoder.conv_in.weight)
+    else:
+        file, settings = "ae.safetensors", json.loads((tmp_path / "out" / "ae_config.json").read_text())
+        assert settings.keys() == {"ddconfig", "gan_decoder"}
+    assert settings["gan_decoder"] == generative
+    sizes = {"z_channels": 64, "ch": 32, "ch_mult": [3, 1], "num_res_blocks": 1, "in_channels": 3, "out_ch": 3}
+    assert settings["ddconfig"] | sizes == settings["ddconfig"]
+    loaded = vistok.load(tmp_path / "out" / file, layout, {**settings, "num_codebooks": 2})
+    assert native.describe(loaded) == native.describe(tokenizer)
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"quantizer": BinaryQuantizer(24)}, "a BinaryQuantizer, only for a BinaryQuantizer with spherical=False"),
+    ({"decoder": MagvitDecoder(32, (1, 2, 1), 1, 24)}, "a decoder without adaptive norms"),
+    ({"decoder": MagvitDecoder(32, (1, 2, 1), 2, 24, adaptive=True)}, "num_blocks=1 in the encoder, 2 in the decoder"),
+    ({"decoder": MagvitDecoder(32, (2, 2, 1), 1, 24, adaptive=True)}, "levels of .* channels in the encoder"),
+])  # fmt: skip
+def test_what_is_not_written(tmp_path, change, message):
+    tokenizer = make(up=(1, 2, 1), more=0)
+    for name, value in change.items():
+        setattr(tokenizer, name, value)
+    with pytest.raises(ValueError, match=f"BitDance's layout cannot represent .*{message}"):
+        to_published.save(tokenizer, tmp_path / "out", family="bitdance")
+
+
+@pytest.mark.parametrize("layout, head, adaptive", [
+    ("openmagvit2", BinaryQuantizer(18, spherical=False), True),
+    ("simvq", SimVQ(40, 18), False),
+])  # fmt: skip
+def test_noise_has_no_place_in_other_layouts(tmp_path, layout, head, adaptive):
+    decoder = MagvitDecoder(32, (1, 2), 1, 18, adaptive=adaptive, generative=True)
+    with pytest.raises(ValueError, match="represent (a generative decoder|adaptive norms or noise)"):
+        to_published.save(Tokenizer(MagvitEncoder(32, (1, 2), 1, 18), head, decoder), tmp_path / "out", family=layout)
 
 
 @pytest.mark.parametrize("multipliers, bits, generative, counts", [

@@ -69,9 +69,10 @@ FAMILIES = (
     Family("openmagvit2", ("decoder.adaptive.0.gamma.weight",), from_openmagvit2.RULES, from_openmagvit2.build,
            from_openmagvit2.IGNORED, ("openmagvit2_lfq",), from_openmagvit2.write, from_openmagvit2.CONTAINER),
     Family("wetok", ("decoder.adaptive.0.gamma.weight",), from_wetok.RULES, from_wetok.build, from_wetok.IGNORED,
-           ("wetok_gan",)),  # Open-MAGVIT2's names
+           ("wetok_gan",), write=from_wetok.write, container=from_wetok.CONTAINER),  # Open-MAGVIT2's names
     Family("bitdance", ("decoder.adaptive.0.gamma.weight",), from_wetok.RULES, from_wetok.build, from_wetok.IGNORED,
-           ("bitdance_ae", "bitdance_ae_gan")),  # the same
+           ("bitdance_ae", "bitdance_ae_gan"), write=from_wetok.write_bitdance,
+           container=from_wetok.BITDANCE_CONTAINER),  # the same
     Family("maskgit", ("decoder.up.1.upsample_conv.weight",), also=("maskgit_vqgan",)),
     Family("gumbel", ("quantize.proj.weight", "quantize.embed.weight"), from_gumbel.RULES, from_gumbel.build,
            also=("taming_gumbel",), write=from_gumbel.write, container=from_gumbel.CONTAINER),
