@@ -117,3 +117,18 @@ def check_whole_model(tokenizer, weights, io, close):
         torch.testing.assert_close(from_codes, reconstruction, rtol=0, atol=0)
         folded = tokenizer.fold()
         assert torch.equal(folded.tokenize(io["images"])[:, 0], io["codes"])
+
+
+def test_levels_that_keep_the_grid():
+    """With two of four levels that halve, the third and the fourth of the encoder have the same grid."""
+    size = {"channels": 8, "multipliers": (1, 2, 1, 2), "num_blocks": 1, "attention": (), "dim": 6, "halvings": 2}
+    encoder, decoder = CNNEncoder(**size), CNNDecoder(**size)
+    sides = []
+    for level in (*encoder.levels, *decoder.levels):
+        level.register_forward_hook(lambda *inputs: sides.append(inputs[2].shape[-1]))
+    images = decoder(encoder(torch.zeros(1, 3, 16, 16)))
+    assert encoder.factor == decoder.factor == 4 and images.shape == (1, 3, 16, 16)
+    assert sides == [8, 4, 4, 4, 4, 8, 16, 16]
+    for wrong in (-1, 4):
+        with pytest.raises(ValueError, match=f"halvings={wrong} must be 0 to 3"):
+            CNNEncoder(**size | {"halvings": wrong})

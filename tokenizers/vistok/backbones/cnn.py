@@ -33,7 +33,7 @@ class CNNSizes(Sizes):
 
     def __post_init__(self) -> None:
         if self.halvings is not None and not 0 <= self.halvings < len(self.multipliers):
-            raise ValueError(f"halvings={self.halvings} must be fewer than the {len(self.multipliers)} levels")
+            raise ValueError(f"halvings={self.halvings} must be 0 to {len(self.multipliers) - 1}")
         outside = [level for level in self.attention if not 0 <= level < len(self.multipliers)]
         if outside:
             raise ValueError(
