@@ -7,6 +7,7 @@ A list stands between two comments in its page, or is the whole page.
 
 import inspect
 import re
+import runpy
 from collections.abc import Iterator
 from dataclasses import fields
 from importlib import import_module
@@ -164,8 +165,10 @@ def pages() -> dict[Path, str]:
     found = {DOCS / "api" / f"{name}.md": text for name, text in api_pages().items()}
     site = ROOT / "mkdocs.yml"
     found[site] = filled(site, navigation(), f"      # {HINT}\n", "      # end\n")
-    for name, content in (("training.md", groups()), ("quickstart.md", commands()), ("evaluation.md", protocols())):
-        found[DOCS / name] = filled(DOCS / name, content)
+    families = runpy.run_path(str(DOCS / "assets" / "families.py"))["table"]()
+    contents = {"training": groups(), "quickstart": commands(), "evaluation": protocols(), "import": families}
+    for name, content in contents.items():
+        found[DOCS / f"{name}.md"] = filled(DOCS / f"{name}.md", content)
     return found
 
 

@@ -2,7 +2,10 @@
 
 import json
 import re
+import runpy
 from functools import partial
+from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 import torch
@@ -58,6 +61,8 @@ GOLDEN = {  # golden file: the family as which it is written, and names of it th
     "enhancing_vitvqgan": ("enhancing", ""),
     "bsqvit": ("bsqvit", ""),
 }
+ROOT = Path(__file__).parent.parent.parent.parent
+NOTES = runpy.run_path(str(ROOT / "docs" / "assets" / "families.py"))["NOTES"]
 LOSSES = r"(feat_pred_head|(mid|high)_sem_feat_pred)\..*"  # FQGAN's predictors of features, which only training has
 PADDED = "quantize.codebook.weight"  # the last codeword of DQ-VAE is never chosen, and not read
 
@@ -74,6 +79,16 @@ def written(folder, family):
     return {name.removeprefix(container.prefix): tensor for name, tensor in content.items()}
 
 
+def instantiated(choice):
+    """Class of the head that ``quantizer=choice`` trains."""
+    content = yaml.safe_load((ROOT / "configs" / "quantizer" / f"{choice}.yaml").read_text())
+    target = content.get("_target_")
+    if target is None:
+        return instantiated(content["defaults"][0])
+    found = getattr(vistok.quantizers, target.rpartition(".")[2])
+    return found if isinstance(found, type) else get_type_hints(found)["return"]
+
+
 def again(folder, family, config):
     return vistok.load(folder / to_published.WRITTEN[family].container.file, family, config)
 
@@ -86,6 +101,8 @@ def test_golden_files_come_back(family, tmp_path, name):
     config = json.loads((SHARED / "golden" / f"{name}.json").read_text())["config"]
     save_file(theirs, tmp_path / "golden.safetensors")
     tokenizer = vistok.load(tmp_path / "golden.safetensors", layout, config)
+    trained = instantiated(NOTES[layout][1])
+    assert type(tokenizer.quantizer) is trained or name.endswith("_converted")  # a plain table
     parity = to_published.save(tokenizer, tmp_path / "out", family=layout)
     assert parity.codes and not parity.near_ties and parity.pixels < 1e-5 and parity.by_metric is None
     ours = written(tmp_path / "out", layout)
@@ -154,6 +171,7 @@ OURS = [  # family, and a tokenizer of other sizes than the published ones, some
     ("dqvae_dual", lambda make: dqvae(2, FeatureRouter(12, 2, 3), VectorQuantizer(20, 6, **AVERAGED))),
     ("dqvae_dual", lambda make: dqvae(2, EntropyRouter([1.5], 4), SimVQ(20, 12), mapped=False)),
     ("dqvae_triple", lambda make: dqvae(3, FeatureRouter(12, 3, 4, "relu"), VectorQuantizer(20, 6))),
+    ("dqvae_dual", lambda make: dqvae(2, FeatureRouter(12, 2, None), VectorQuantizer(20, 6, cosine=True))),
     ("enhancing", lambda make: enhancing()),
     ("enhancing", lambda make: enhancing(cosine=False)),
     ("bsqvit", lambda make: bsqvit(BinaryQuantizer(12, group=3))),
@@ -233,9 +251,9 @@ def test_maps_that_a_layout_has_and_a_tokenizer_has_not(make_vqgan, uneven, tmp_
      "model.params.encoderconfig.params.router_config.target": "modules.dynamic_modules.RouterTriple."
      "TripleGrainFeatureRouter", "model.params.encoderconfig.params.router_config.params.gate_type": "2layer-fc-ReLu",
      "model.params.encoderconfig.params.router_config.params.normalization_type": "group-4"}),
-    ("enhancing", OURS[15][1], "config.yaml", {"model.params.encoder": {"dim": 20, "depth": 1, "heads": 3,
+    ("enhancing", OURS[16][1], "config.yaml", {"model.params.encoder": {"dim": 20, "depth": 1, "heads": 3,
      "mlp_dim": 30, "dim_head": 8}, "model.params.quantizer.use_norm": False, "model.params.image_size": 24}),
-    ("bsqvit", OURS[16][1], "config.yaml", {"model.params.dvitconfig.dim_ffn_output": 96,
+    ("bsqvit", OURS[17][1], "config.yaml", {"model.params.dvitconfig.dim_ffn_output": 96,
      "model.params.vitconfig.mlp_ratio": 1.5, "model.params.embed_group_size": 3, "model.params.embed_dim": 12}),
 ])  # fmt: skip
 def test_settings(make_vqgan, family, make, file, expected):

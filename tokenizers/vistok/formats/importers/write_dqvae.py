@@ -118,7 +118,8 @@ def router_of(router: FeatureRouter | EntropyRouter, region: int) -> dict[str, A
     if type(router) is FeatureRouter:
         if router.activation != "silu" and router.grains == 2:
             raise plain.refuse(TARGET, f"a gate of activation={router.activation} for two granularities, only silu")
-        settings = {"type": "feature", "num_channels": router.dim, "normalization_type": f"group-{router.groups}"}
+        norms = "none" if router.groups is None else f"group-{router.groups}"
+        settings = {"type": "feature", "num_channels": router.dim, "normalization_type": norms}
         return {"router": settings | {"gate_type": GATES[router.activation == "relu"]}}
     if type(router) is not EntropyRouter:
         raise plain.refuse(TARGET, f"a {type(router).__name__}, only for a FeatureRouter or an EntropyRouter")

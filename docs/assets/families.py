@@ -1,0 +1,52 @@
+"""Table of the published families for docs/import.md: what is read, written and trained, and the line that loads each.
+
+``docs/assets/lists.py`` puts it into the page.
+"""
+
+from vistok.commands.export import FAMILIES as WRITTEN
+from vistok.commands.export import TARGETS
+from vistok.formats.families import FAMILIES
+
+# Of each family: its models, ``quantizer=`` of the head with which it trains, a file and further arguments of
+# ``vistok.load`` for the published models. What other sizes need is in the text below the table.
+NOTES = {
+    "taming": ("VQGAN, latent diffusion's VQ", "vq", '"vqgan_imagenet_f16_16384.ckpt"'),
+    "taming_ema": ("VQGAN with a codebook of moving averages", "vq_ema", '"vqgan_ema.ckpt"'),
+    "gumbel": ("VQGAN with Gumbel codes", "gumbel", '"vqgan_gumbel_f8.ckpt"'),
+    "ibq": ("IBQ, Emu3.5's tokenizer", "ibq", '"ibq_16384.ckpt"'),
+    "openmagvit2": ("Open-MAGVIT2, images", "lfq", '"imagenet_256_L.ckpt"'),
+    "wetok": ("WeTok, either decoder", "lfq", '"wetok.ckpt"'),
+    "bitdance": ("BitDance's autoencoder, either decoder", "lfq", '"ae_d16c32.safetensors"'),
+    "rqvae": ("RQ-VAE", "residual", '"rqvae_imagenet.pt"'),
+    "var": ("VAR", "multiscale", '"vae_ch160v4096z32.pth"'),
+    "infinity": ("Infinity's autoencoder", "multiscale_bsq", '"infinity_vae_d32.pth"'),
+    "llamagen": ("LlamaGen", "vq_cosine", '"vq_ds16_c2i.pt"'),
+    "fvq": ("FVQ, before and after its conversion", "vqbridge", '"fvq.pt"'),
+    "fqgan_dual": ("FQGAN, two codebooks", "fq", '"fqgan_dual_ds16.pt"'),
+    "fqgan_triple": ("FQGAN, three codebooks", "fq", '"fqgan_triple_ds16.pt"'),
+    "simvq": ("SimVQ, images", "simvq", '"simvq_65k.ckpt"'),
+    "dqvae_dual": ("DQ-VAE", "dqvae", '"dqvae.ckpt"'),
+    "dqvae_triple": ("DQ-VAE, three granularities", "dqvae_triple", '"dqvae_triple.ckpt"'),
+    "enhancing": ("enhancing-transformers' ViT-VQGAN", "vq_cosine", '"imagenet_vitvq_base.ckpt"'),
+    "bsqvit": ("BSQ-ViT, images", "bsq", '"bsqvit.pt"'),
+    "diffusers": ("diffusers' VQModel", "vq", '"FOLDER"'),
+    "janus": ("transformers' Janus", "vq_cosine", '"FOLDER"'),
+    "titok": ("TiTok", None, None),
+    "maskgit": ("MaskGIT-VQGAN", None, None),
+}
+
+
+def table() -> str:
+    """Table of the families, in the order of ``NOTES``."""
+    known = {family.name: family for family in FAMILIES}
+    if known.keys() != NOTES.keys():
+        raise ValueError(f"NOTES and FAMILIES differ in {', '.join(sorted(known.keys() ^ NOTES.keys()))}")
+    lines = ["| family | models | import | write back | train | export | load |", f"|{' --- |' * 7}"]
+    for name, (models, head, file) in NOTES.items():
+        if known[name].build is None:
+            cells = ["recognised and refused", "no", "no", "no", "–"]
+        else:
+            back = f"`--to {name}`" if name in TARGETS | WRITTEN else "no"
+            cells = ["yes", back, f"`quantizer={head}`", "yes", f"`vistok.load({file})`"]
+        lines.append(f"| `{name}` | {' | '.join([models, *cells])} |")
+    return "\n".join(lines)
