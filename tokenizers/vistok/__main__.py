@@ -14,7 +14,7 @@ COMMANDS = {  # the verb: its module, and what it does
     "eval": ("vistok.commands.eval", "score tokenizers on images"),
     "compare": ("vistok.commands.compare", "compare the scores of tokenizers, with intervals and a picture"),
     "estimate": ("vistok.commands.estimate", "print the parameters, FLOPs and memory of a training run"),
-    "export": ("vistok.commands.export", "write a tokenizer for diffusers, transformers, published families, ONNX or torch"),
+    "export": ("vistok.commands.export", "write a tokenizer for diffusers, Janus, published families, ONNX or torch"),
     "inspect": ("vistok.commands.inspect", "print the contents of a checkpoint without running any of it"),
     "tokenize": ("vistok.commands.tokenize", "write the tokens of images to disk, for a generator"),
     "data shards": ("vistok.commands.data_shards", "write images as tar shards, for data=shards"),
