@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from vistok.formats.other_models import without_tensors
 from vistok.untrusted.bounded_json import one_line, short
 
 MAX_DEPTH, MAX_PATH = 6, 400  # of dicts around a tensor; characters of the path to one
@@ -54,7 +55,7 @@ def flat(tree: Any) -> dict[str, Tensor]:
         ValueError: There are too many, or two have the same path.
     """
     if not isinstance(tree, Mapping):
-        raise NoTensors(f"it holds a {type(tree).__name__}, not tensors by name")
+        raise NoTensors(without_tensors(tree) or f"it holds a {type(tree).__name__}, not tensors by name")
     found: dict[str, Tensor] = {}
     nodes = 0
     pending: list[tuple[str, Mapping[Any, Any], int]] = [("", tree, 0)]
@@ -75,7 +76,9 @@ def flat(tree: Any) -> dict[str, Tensor]:
         if len(found) > MAX_TENSORS or nodes > MAX_NODES:
             raise ValueError(f"it has more than {MAX_TENSORS:,} tensors or {MAX_NODES:,} values")
     if not found:
-        raise NoTensors(f"it has no tensors under {', '.join(map(short, [*tree][:5])) or 'any name'}")
+        raise NoTensors(
+            without_tensors(tree) or f"it has no tensors under {', '.join(map(short, [*tree][:5])) or 'any name'}"
+        )
     return found
 
 

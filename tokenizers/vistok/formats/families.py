@@ -32,6 +32,7 @@ from vistok.formats.importers import (
 )
 from vistok.formats.importers.key_map import Rule
 from vistok.formats.importers.published import Container, Published
+from vistok.formats.other_models import other_model
 from vistok.tokenizer import Tokenizer
 from vistok.untrusted.bounded_json import one_line
 
@@ -162,13 +163,13 @@ def choose(tensors: Mapping[str, Any], family: str | None) -> Family:
         same_names = {"fvq": ("llamagen",), "llamagen": ("fvq",), "taming": ("ibq",), "ibq": ("taming",)}
         same_names |= dict.fromkeys(BITWISE, BITWISE)
         if guess != named.name and guess not in same_names.get(named.name, ()):
-            raise ValueError(f"family={family!r}, but its names are those of {guess or 'no known family'}")
+            instead = f": {known}" if guess is None and (known := other_model(tensors)) is not None else ""
+            raise ValueError(f"family={family!r}, but its names are those of {guess or 'no known family'}{instead}")
         return named
     if guess is None:
-        if FIRST_BLOCK in tensors and TABLE in tensors:
-            raise ValueError("it has no decoder (as Chameleon's for transformers); take the original file")
-        if "encoder.levels.0.blocks.0.norm1.weight" in tensors:
-            raise ValueError("it is vistok's own: load the exported folder; train.py init= reads slim.safetensors")
+        known = other_model(tensors)
+        if known is not None:
+            raise ValueError(known)
         names = one_line(", ".join(sorted(name[:100] for name in tensors)[:4]))
         raise ValueError(f"its names ({names}, ...) are of no known family")
     return next(known for known in FAMILIES if known.name == guess)

@@ -95,7 +95,8 @@ def tokenizer_of(tree: Any, family: str | None, config: Mapping[str, Any], weigh
         raise ValueError(f"{one_line(wrong[0], 80)} is not a tensor of floats")
     empty = [name for name, tensor in read.items() if not tensor.numel()]
     if empty:
-        raise ValueError(f"{one_line(empty[0], 80)} has no values")
+        hint = ": ZeRO-3 of DeepSpeed leaves them out, its zero_to_fp32.py gathers them" if len(empty) > 1 else ""
+        raise ValueError(f"{one_line(empty[0], 80)} has no values{hint}")
     bounded = Bounded(read.values())
     extra = found.prepare(read) if found.prepare else {}
     refuse_shared(read)
