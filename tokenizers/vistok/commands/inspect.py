@@ -11,12 +11,14 @@ from torch import Tensor
 
 from vistok.commands.arguments import Parser, at_least
 from vistok.commands.failures import guard
-from vistok.formats.families import family_of
-from vistok.formats.load import tokenizer_of
+from vistok.formats import native
+from vistok.formats.inspection import conclusions, licence, summary
+from vistok.formats.tokenizer_paths import find
+from vistok.formats.weight_files import read_weights
 from vistok.terminal import say, visible
 from vistok.untrusted.bounded_json import short
 from vistok.untrusted.safe_pickle import MAX_NAME, Stub
-from vistok.untrusted.torch_files import Contents, read_tensors
+from vistok.untrusted.torch_files import Contents
 
 MAX_LENGTH = 80  # characters of a value or of a list of names
 
@@ -27,25 +29,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run(asked: argparse.Namespace) -> None:
-    """Reads the file and prints its contents."""
-    show(asked.file, read_tensors(asked.file), asked.depth)
+    """Reads the file or folder and prints its contents."""
+    found = find(asked.file)
+    if found.config is None:
+        say(summary(native.load(found.path)), console=Console())
+        return
+    contents = read_weights(found.path)
+    lines = [line for line in conclusions(contents.tree, found.config) if line]
+    terms = licence(found.path)
+    show(str(found.path), contents, asked.depth, [*lines, f"licence: {terms or 'its file and its folder state none'}"])
 
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of the command."""
     parser = Parser("inspect", __doc__)
-    parser.add_argument("file", metavar="FILE", help="checkpoint: .ckpt, .pt, .pth, .bin or .safetensors")
+    parser.add_argument("file", metavar="FILE", help="checkpoint or its folder: .ckpt, .pt, .pth, .bin or .safetensors")
     parser.flag("--depth", type=at_least(1), metavar="N", default=2, help="parts of a key by which tensors are grouped")
     return parser
 
 
-def show(file: str, contents: Contents, depth: int) -> None:
-    """Prints the top of the tree, the tensors by the first ``depth`` parts of their keys, and the stubs."""
+def show(file: str, contents: Contents, depth: int, lines: Sequence[str]) -> None:
+    """Prints the lines, the top of the tree, the tensors by the first ``depth`` parts of their keys, and the stubs."""
     console = Console()
     tree = contents.tree if type(contents.tree) is dict else {"": contents.tree}
     tensors = list(tensors_in(tree))
     say(f"{file}: {len(tensors):,} tensors, {values(tensor for _, tensor in tensors):,} values", console=console)
-    for line in verdict(contents.tree):
+    for line in lines:
         say(printable(line), console=console)
     if not all(isinstance(value, Tensor) for value in tree.values()):
         table = Table("key", "holds")
@@ -65,24 +74,6 @@ def show(file: str, contents: Contents, depth: int) -> None:
     if contents.stubs:
         names = ", ".join(printable(name) for name in contents.stubs)
         say(f"not read, objects of: {names}", console=console)
-
-
-def verdict(tree: Any) -> list[str]:
-    """The tokenizer that ``vistok.load`` makes of a checkpoint, or the reason why it makes none."""
-    family = family_of(tree)
-    if family is None:
-        return ["family: none that is known here"]
-    try:
-        tokenizer = tokenizer_of(tree, None, {}, "ema")
-    except ValueError as error:
-        return [f"family: {family}", f"vistok.load: {error}"]
-    sizes = " + ".join(f"{size:,}" for size in tokenizer.quantizer.codebook_sizes)
-    parameters = sum(parameter.numel() for parameter in tokenizer.parameters())
-    return [
-        f"family: {family}",
-        f"tokenizer: {parameters:,} parameters, {type(tokenizer.quantizer).__name__} of {sizes} codewords of "
-        f"{tokenizer.quantizer.dim} channels, one code for each {tokenizer.factor} x {tokenizer.factor} pixels",
-    ]
 
 
 def tensors_in(tree: Any, prefix: str = "") -> Iterator[tuple[str, Tensor]]:

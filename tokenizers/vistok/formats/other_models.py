@@ -63,12 +63,12 @@ def without_tensors(tree: Any) -> str | None:
             "it, load it with that code and save its state_dict()"
         )
     if isinstance(tree, Mapping):
-        whole = [key for key, value in tree.items() if isinstance(value, Stub)]
-        if whole:
-            stub = tree[whole[0]]
+        complete = [key for key, value in tree.items() if isinstance(value, Stub)]
+        if complete:
+            stub = tree[complete[0]]
             return (
-                f"its {one_line(whole[0], 80)} is a whole object of {one_line(stub.name, 80)}: if you trust it, load "
-                "it with its own code and save its state_dict()"
+                f"its {one_line(complete[0], 80)} is a whole object of {one_line(stub.name, 80)}: load it, "
+                "if you trust it, with its own code and save its state_dict()"
             )
     return None
 

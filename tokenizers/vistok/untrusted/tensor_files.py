@@ -53,6 +53,17 @@ def read_safetensors(path: Path) -> TensorFile:
         raise ValueError(one_line(error) + broken) from error  # from safetensors, or torch for an unsupported dtype
 
 
+def metadata_of(path: Path) -> dict[str, str]:
+    """Texts in the header of a safetensors file; empty for other files.
+
+    Raises:
+        ValueError: The header is damaged.
+    """
+    with path.open("rb") as file:
+        head = file.read(9)
+    return read_safetensors(path).metadata if begins_as_safetensors(head, path.stat().st_size) else {}
+
+
 def begins_as_safetensors(head: bytes, size: int) -> bool:
     """True if the first 9 bytes of a file of ``size`` bytes can be those of a safetensors file."""
     return len(head) >= 9 and head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= min(MAX_HEADER, size - 8)

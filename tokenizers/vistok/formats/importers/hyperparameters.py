@@ -10,6 +10,14 @@ class Unknown(ValueError):
     """A model cannot be built from its file alone; the message lists the missing entries of ``config=``."""
 
 
+class Watched(dict[str, Any]):
+    """The caller's settings, with a note of those that were taken from a published model instead."""
+
+    def __init__(self, config: Mapping[str, Any]):
+        super().__init__(config)
+        self.published: dict[str, Any] = {}
+
+
 def get(config: Mapping[str, Any], path: str, default: Any = None) -> Any:
     """Value at a dotted path of nested mappings, or ``default``."""
     node: Any = config
@@ -34,7 +42,7 @@ def need(config: Mapping[str, Any], path: str, kind: type, published: Any = None
         Unknown: The value is missing.
         ValueError: The caller's value is of another type.
     """
-    value = get(config, path, published)
+    value = _known(config, path, published)
     if value is None:
         example: Any = "..."
         for name in reversed(path.split(".")):
@@ -54,13 +62,20 @@ def one_of(config: Mapping[str, Any], path: str, choices: Sequence[Any], publish
         Unknown: The value is missing; the message lists the choices.
         ValueError: The caller's value is none of them.
     """
-    value = get(config, path, published)
+    value = _known(config, path, published)
     listed = " or ".join(map(repr, choices[:12])) + " or ..." * (len(choices) > 12)
     if value is None:
         return need(config, path, int, why=f", where ... is {listed}")
     if not any(type(value) is type(choice) and value == choice for choice in choices):
         raise ValueError(f"config's {path} must be {listed}, not {short(value)}")
     return value
+
+
+def _known(config: Mapping[str, Any], path: str, published: Any) -> Any:
+    value = get(config, path)
+    if value is None and published is not None and isinstance(config, Watched):
+        config.published[path] = published
+    return published if value is None else value
 
 
 def only(config: Mapping[str, Any], path: str, *allowed: Any) -> None:
