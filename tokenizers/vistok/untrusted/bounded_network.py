@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -52,7 +53,8 @@ class Bounded(TorchFunctionMode):
         torch.set_grad_enabled(self.gradients)  # a stop within ``torch.no_grad()``, as in nn.init, may leave them off
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
+        shape_alone = function is F.normalize and args[0].is_meta  # torch would import sympy for it
+        result = args[0] if shape_alone else function(*args, **(kwargs or {}))
         self.calls -= 1
         if self.calls < 0:
             raise Beyond(f"it describes a network of far more than the {self.number:,} tensors that there are")
