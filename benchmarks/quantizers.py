@@ -1,7 +1,7 @@
 """Heads in training (forward, backward, update) on one CPU thread, beside other implementations of each.
 
     python benchmarks/quantizers.py [--gate] [--heads NAME ...] [--codewords K] [--dims D ...] [--samples S]
-        [--keep-pages]
+        [--keep-pages] [--initial]
 
 2,048 vectors a step, 16,384 codewords where a head can have as many. Others are vector-quantize-pytorch's classes, or
 the dense form of published code where it has none (``peers.py``). "Of search" divides by our search alone, for SimVQ by
@@ -146,7 +146,8 @@ def main(arguments: argparse.Namespace) -> None:
             torch.manual_seed(0)
             z, head = torch.randn(8, d, 16, 16), case.ours(k, d)
             other = peers.Dense(torch.randn(k, d), case.form) if case.form else case.peer(k, d)
-            spread(head, other)
+            if not arguments.initial:
+                spread(head, other)
             runs = {"ours": step(head, z), "other": peers.step(other, z)}
             if case.searches:
                 runs["search"] = search(head, z)
@@ -169,6 +170,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--heads", nargs="+", choices=CASES, default=list(CASES), metavar="NAME")
     parser.add_argument("--codewords", type=int, default=16384)
     parser.add_argument("--keep-pages", action="store_true", help="keep freed memory, as speed=fast does in training")
+    parser.add_argument("--initial", action="store_true", help="begin with initial codewords, not with spread ones")
     parser.add_argument("--dims", type=int, nargs="+", help="channels (default: 8, 32 and 256; of bits 14 and 28)")
     parser.add_argument("--samples", type=int, default=3, help="of which the median is taken (default: %(default)s)")
     return parser

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from vistok.quantizers import Context, GumbelQuantizer, Table
+from vistok.quantizers.gumbel import gumbel_noise
 
 
 def filled(values, **arguments):
@@ -55,6 +56,17 @@ def test_evaluation_takes_the_largest_logit(golden):
     assert len({tuple(head.train()(z).codes.flatten().tolist()) for _ in range(3)}) == 3  # training samples
     other = head.with_table(0, Table(*(head.table(0)[i] if i == 1 else head.table(0)[i][:9] for i in range(4))))
     assert torch.equal(other(z).codes, logits[:, :9].argmax(1, keepdim=True))
+
+
+def test_the_noise_has_a_gumbel_distribution():
+    torch.manual_seed(0)
+    noise = gumbel_noise(torch.empty(1000, 2000)).double().flatten()
+    assert noise.mean().item() == pytest.approx(0.57722, abs=4e-3)
+    assert noise.var().item() == pytest.approx(math.pi**2 / 6, abs=0.01)
+    for share in (1e-3, 0.5, 0.999, 1 - 1e-5):  # the largest of many decide which code is drawn
+        at = -math.log(-math.log(share))
+        spread = math.sqrt(share * (1 - share) / len(noise))
+        assert (noise < at).double().mean().item() == pytest.approx(share, abs=5 * spread)
 
 
 def test_the_temperature():
