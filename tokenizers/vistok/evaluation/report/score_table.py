@@ -17,8 +17,8 @@ def caption_of(report: Mapping[str, Any]) -> str:
     """The images and versions of an evaluation, and the meaning of its intervals."""
     data, versions = report["data"], report["versions"]
     caption = (
-        f"{data['images']:,} images{not_scored(data)} of {sizes_of(data)}, SHA-256 {data['sha256_of_images'][:8]}, from "
-        f"{data['source']}; {report['dtype']}, vistok {versions['vistok']}, torch {versions['torch']}"
+        f"{data['images']:,} images{not_scored(data)} of {sizes_of(data)}, SHA-256 {data['sha256_of_images'][:8]}, "
+        f"from {data['source']}; {report['dtype']}, vistok {versions['vistok']}, torch {versions['torch']}"
     )
     caption += f". {INTERVAL}" if any(score.get("intervals") for score in report["scores"]) else ""
     caption += "".join(f"\n{name}: {text}" for name, text in report.get("partial", {}).items())
