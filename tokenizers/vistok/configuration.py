@@ -259,6 +259,16 @@ def check_image_size(image_size: int, tokenizer: "Tokenizer") -> None:
     tokenizer.grid(image_size, image_size, f"data.image_size={image_size}")
 
 
+def check_channels(channels: int, tokenizer: "Tokenizer") -> None:
+    """Refuse images of another number of channels than the tokenizer's."""
+    takes = getattr(tokenizer.encoder, "in_channels", channels)  # a stranger's encoder may not say it
+    gives = tokenizer.pixels.channels(getattr(tokenizer.decoder, "out_channels", channels))
+    if (takes, gives) != (channels, channels):
+        raise ValueError(
+            f"data.channels={channels}, but the encoder takes images of {takes} channels and the decoder gives {gives}"
+        )
+
+
 def instantiate(node: DictConfig) -> Any:
     """Hydra's ``instantiate``, with plain dicts and lists for arguments. For our own YAML only, never for a file.
 

@@ -3,7 +3,7 @@
 import hashlib
 import re
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -70,8 +70,19 @@ def torchvision_official(model: str, weights: str | Path) -> bool:
     return digits is not None and file.is_file() and sha256_of(file).startswith(digits[1])
 
 
+def unchanged(images: Tensor) -> Tensor:
+    return images
+
+
 class FrozenNetwork(nn.Module):
-    """Network that is never trained and stays in evaluation mode whatever the mode of its parent."""
+    """Network that is never trained and stays in evaluation mode whatever the mode of its parent.
+
+    Attributes:
+        view: Function from images (b, c, H, W) to the three channels (b, 3, H, W) that the network looks at; training
+            sets it for images of other than three channels.
+    """
+
+    view: Callable[[Tensor], Tensor] = staticmethod(unchanged)
 
     def train(self, mode: bool = True) -> Self:
         return super().train(False)

@@ -1,7 +1,7 @@
 """Tokenizer: encoder, quantization head and decoder, with the maps between them."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import product
 from math import prod
@@ -40,6 +40,8 @@ class Tokenizer(nn.Module):
         from_latent: Convolution from ``quantizer.dim`` to ``decoder.dim`` channels (post_quant_conv); None where they
             are equal.
         pixels: Pixel range of encoder and decoder; images are in [-1, 1] everywhere else.
+        value_range: Values in the files of the training images that are -1 and 1; None for 0 and the largest value of
+            the files' type. Readers of images use it, the networks do not.
 
     ``to(torch.bfloat16)`` converts the networks to bfloat16, and their images are then bfloat16 too. The head always
     computes in float32.
@@ -53,9 +55,12 @@ class Tokenizer(nn.Module):
         to_latent: nn.Conv2d | None = None,
         from_latent: nn.Conv2d | None = None,
         pixels: PixelMap | LogitLaplaceMap = PixelMap(),
+        value_range: Sequence[float] | None = None,
     ):
         super().__init__()
         into = quantizer.input_dim or quantizer.dim
+        if value_range is not None and (len(value_range) != 2 or not value_range[0] < value_range[1]):
+            raise ValueError(f"value_range must be two rising numbers, not {value_range}")
         _check_widths("to_latent", to_latent, "encoder.dim", encoder.dim, "quantizer.dim", into)
         _check_widths("from_latent", from_latent, "quantizer.dim", quantizer.dim, "decoder.dim", decoder.dim)
         if encoder.factor != decoder.factor:
@@ -66,6 +71,7 @@ class Tokenizer(nn.Module):
         self.from_latent = nn.Identity() if from_latent is None else from_latent
         self.decoder = decoder
         self.pixels = pixels
+        self.value_range = None if value_range is None else (float(value_range[0]), float(value_range[1]))
 
     @property
     def factor(self) -> int:
@@ -260,6 +266,7 @@ class Tokenizer(nn.Module):
             None if isinstance(self.to_latent, nn.Identity) else self.to_latent,
             None if isinstance(self.from_latent, nn.Identity) else self.from_latent,
             self.pixels,
+            self.value_range,
         ).train(self.training)
 
 

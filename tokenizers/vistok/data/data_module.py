@@ -13,6 +13,8 @@ from vistok.data.sampler import EndlessSampler, StrideSampler
 from vistok.data.skipped import Skipped, by_split
 from vistok.images.crops import Transform
 from vistok.images.ranges import to_float
+from vistok.images.reader import PixelForm
+from vistok.images.rgb_view import RGBView
 from vistok.processes.patience import PATIENCE
 
 
@@ -34,6 +36,8 @@ class ImageDataModule(pl.LightningDataModule):
         max_unreadable: Largest share of unreadable images in a set, in [0, 1], before an error.
         timeout: Seconds to wait for a batch before an error.
         in_memory: True if no storage is read, so that without workers there is nothing to wait for.
+        form: Form in which images are read.
+        view: Channels that networks trained on RGB look at; None for 1 or 3 channels.
         notes: Sentences about what is not read, printed before work starts.
     """
 
@@ -50,13 +54,16 @@ class ImageDataModule(pl.LightningDataModule):
         max_unreadable: float = 0.01,
         timeout: float = PATIENCE,
         in_memory: bool = False,
+        form: PixelForm = PixelForm(),
+        view: RGBView | None = None,
         notes: Sequence[str] = (),
     ):
         super().__init__()
         self.train, self.val, self.test = train, val, test
         self.timeout, self.in_memory = timeout, in_memory
         self.image_size, self.batch_size, self.num_workers, self.seed = image_size, batch_size, num_workers, seed
-        self.about, self.notes = about, notes
+        self.about, self.notes, self.form = about, notes, form
+        self.view = view or RGBView(form.channels)
         self.batches, self.images_read = 0, 0  # before a resume: batches, and images of all processes
         self.names: list[str] = []  # names of the images in the last batch
         self.skipped = Skipped(max_unreadable)  # for the test set

@@ -6,7 +6,7 @@ folders (names that begin with a dot) and macOS's ``__MACOSX`` are passed over.
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -17,16 +17,21 @@ BLOCK = 100  # folders that are listed before the storage counts as responding
 PASSED_OVER = "__MACOSX"  # folder of macOS's resource forks in a zip archive
 
 
-def list_images(root: Path, subfolder: str = "") -> list[str]:
+def list_images(root: Path, subfolder: str = "", also: Sequence[str] = ()) -> list[str]:
     """Image files below ``root / subfolder`` by their extension, relative to ``root``, sorted.
 
     A link to a file that does not exist counts as an image, so that it is reported as unreadable.
+
+    Args:
+        root: The folder.
+        subfolder: The subfolder to list.
+        also: Further extensions in lower case, with their dots.
 
     Raises:
         ValueError: A folder cannot be listed.
         RuntimeError: The storage does not respond.
     """
-    known = tuple(image_extensions())
+    known = (*image_extensions(), *also)
     found: list[str] = []
     for names in files_in(root, subfolder):
         found += [name for name in names if name.lower().endswith(known)]

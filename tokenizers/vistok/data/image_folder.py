@@ -1,5 +1,6 @@
 """Images of a folder."""
 
+import functools
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,12 +14,18 @@ from vistok.data.folder_listing import list_images, nothing_found
 from vistok.data.folder_splits import Split, split_of
 from vistok.data.image_paths import find_images
 from vistok.data.transforms import croppings
+from vistok.data.value_ranges import ValueRange, asked_range, unused_note, value_range
 from vistok.files import encodable
 from vistok.images.crops import Cropped, Transform, read_sized_crop
 from vistok.images.decoding import MOST_PIXELS, AsStored, open_image, read_rgb, size_of
-from vistok.images.reader import reader
+from vistok.images.reader import PixelForm, reader
 from vistok.images.rgb import UnreadableImage
+from vistok.images.rgb_view import rgb_view
+from vistok.images.values import read_values
 from vistok.processes.patience import PATIENCE
+
+VALUES = (".dcm", ".dicom", ".npy")  # extensions of files that are not 8-bit RGB; the last one only without others
+DEEP = (".png", ".tif", ".tiff")  # of files that may have 16 bits
 
 
 class ImageFiles:
@@ -96,8 +103,13 @@ def folder(
     decoder: Literal["pillow", "fast"] = "pillow",
     timeout: float = PATIENCE,
     max_pixels: int = MOST_PIXELS,
+    channels: int = 3,
+    range: Any = None,
+    rgb_bands: Sequence[int] | None = None,
 ) -> ImageDataModule:
     """Data module of all images below a folder: JPEG, PNG, WebP, AVIF, GIF, BMP, TIFF, PPM and JPEG 2000 files.
+
+    DICOM files are read too, and ``.npy`` files where there are no others.
 
     Subfolders such as ``train``, ``validation`` and ``test`` are the splits (see ``folder_splits``). Evaluation scores
     the validation images, or else the test images, which are never trained on. Where there are no images for
@@ -124,13 +136,17 @@ def folder(
             Validation and evaluation always use Pillow.
         timeout: Seconds to wait for a batch before an error.
         max_pixels: Number of pixels above which an image counts as unreadable.
+        channels: Number of channels of the images, see ``images.bands``.
+        range: Values in the files that become -1 and 1: ``[LOW, HIGH]``, ``auto`` measures them on the training
+            images, ``dtype`` or None takes 0 and the largest value of the files' type.
+        rgb_bands: Channels, counted from 0, that networks trained on RGB look at; None for 1 or 3 channels.
 
     Raises:
         ValueError: The folder does not exist, has no images, or an image is smaller than the crop.
     """
     _, path, _ = find_images(root, "data.root", ("folder", "split"))
     training, center = croppings(crop, image_size, resize, min_crop, flip)
-    read = reader(max_pixels=max_pixels)
+    asked = asked_range(range)
     split = split_of(path)
     train = _images_of(path, split.train if split else "", root)
     if split and split.val:
@@ -138,10 +154,22 @@ def folder(
     else:
         test = _images_of(path, split.test, root) if split and split.test else train
         train, val = held_out(train, val_count, seed)
+    as_values = any(name.lower().endswith(VALUES) for name in (*train, *val, *test))
+    measure = asked == "auto" or (asked is None and train[0].lower().endswith(DEEP))
+    read_file = functools.partial(read_values, max_pixels=max_pixels, argument="data.max_pixels")
+    paths = [path / name for name in train] if measure else []
+    notes, found = _notes(path, split), ValueRange(None)
+    if asked is not None:
+        found = value_range(asked, paths, read_file)
+    elif measure:
+        notes.append(unused_note(paths, read_file))
+    notes += [found.note]
+    form = PixelForm(channels, found.low_high, as_values)
+    read = reader(max_pixels=max_pixels, pixels=form)
     if resize == 0:
         _refuse_small(path, {*train, *val, *test}, image_size, max_unreadable)
     return ImageDataModule(
-        train=ImageFiles(path, train, training, seed, replace=True, read=reader(decoder, max_pixels)),
+        train=ImageFiles(path, train, training, seed, replace=True, read=reader(decoder, max_pixels, form)),
         val=ImageFiles(path, val, center, read=read),
         test=ImageFiles(path, test, center, read=read),
         image_size=image_size,
@@ -151,7 +179,9 @@ def folder(
         about=encodable(str(path)),
         max_unreadable=max_unreadable,
         timeout=timeout,
-        notes=_notes(path, split),
+        notes=[note for note in notes if note],
+        form=form,
+        view=rgb_view(channels, rgb_bands),
     )
 
 
@@ -174,7 +204,7 @@ def held_out(files: Sequence[str], count: int, seed: int) -> tuple[list[str], li
 
 
 def _images_of(path: Path, subfolder: str, root: str) -> list[str]:
-    files = list_images(path, subfolder)
+    files = list_images(path, subfolder, VALUES[:-1]) or list_images(path, subfolder, VALUES[-1:])
     if not files:
         raise ValueError(f"data.root={root}: {nothing_found(path, subfolder)}")
     return files

@@ -12,6 +12,7 @@ from torch import Tensor
 from vistok.data.batches import Sample
 from vistok.data.data_module import ImageDataModule
 from vistok.images.crops import ResizeShortSide, Transform, to_tensor
+from vistok.images.reader import PixelForm
 
 TRAIN = ("chelsea", "rocket", "hubble_deep_field", "motorcycle_left", "motorcycle_right", "retina", "ihc")
 HELD_OUT = ("coffee", "astronaut")
@@ -28,6 +29,7 @@ def sample(
     resize: int | None = None,
     min_crop: float = 0.8,
     flip: bool = False,
+    channels: int = 3,
 ) -> ImageDataModule:
     """Data module of crops of seven colour photos for training, and of two others for validation: coffee, astronaut.
 
@@ -45,15 +47,18 @@ def sample(
         resize: Not used.
         min_crop: Not used.
         flip: Not used.
+        channels: 3, or 1 for the luma of the photos.
     """
+    if channels not in (1, 3):
+        raise ValueError(f"data=sample has photos of 3 channels, or 1 for grey: data.channels={channels} does not fit")
     smallest = min(min(photo(name).size) for name in TRAIN)
     if image_size > smallest:
         raise ValueError(
             f"data=sample has photos of {smallest} pixels and up: data.image_size={image_size} does not fit"
         )
-    held_out = FixedCrops(HELD_OUT, image_size)
+    held_out = FixedCrops(HELD_OUT, image_size, grey=channels == 1)
     return ImageDataModule(
-        train=RandomCrops(TRAIN, image_size, epoch_length, seed),
+        train=RandomCrops(TRAIN, image_size, epoch_length, seed, grey=channels == 1),
         val=held_out,
         test=held_out,
         image_size=image_size,
@@ -61,6 +66,7 @@ def sample(
         num_workers=num_workers,
         seed=seed,
         in_memory=True,
+        form=PixelForm(channels),
         about=f"photos that come with scikit-image, {' and '.join(HELD_OUT)} held out",
     )
 
@@ -87,14 +93,15 @@ class RandomCrops:
         size: Height and width in pixels.
         length: Number of crops in an epoch.
         seed: A crop depends only on (seed, epoch, index).
+        grey: True gives the luma alone.
     """
 
-    def __init__(self, photos: tuple[str, ...], size: int, length: int, seed: int = 0):
+    def __init__(self, photos: tuple[str, ...], size: int, length: int, seed: int = 0, grey: bool = False):
         full = [photo(name) for name in photos]
         resize = ResizeShortSide(min(4 * size, *(min(image.size) for image in full)))
         self.photos = [resize(image, np.random.default_rng(0)) for image in full]  # resizing draws no random numbers
         self.names_of_photos = photos
-        self.size, self.length, self.seed = size, length, seed
+        self.size, self.length, self.seed, self.grey = size, length, seed, grey
 
     def __len__(self) -> int:
         return self.length
@@ -109,6 +116,7 @@ class RandomCrops:
         box = (left, top, left + side, top + side)
         crop = image.resize((self.size, self.size), Image.Resampling.BICUBIC, box=box)
         pixels = recolored(reoriented(to_tensor(crop), rng), rng)
+        pixels = luma(pixels) if self.grey else pixels
         return Sample(pixels, f"{self.names_of_photos[chosen]} {left:.0f},{top:.0f} {side:.0f}")
 
 
@@ -132,19 +140,26 @@ def recolored(pixels: Tensor, rng: np.random.Generator) -> Tensor:
     return torch.stack([levels[channel.long()] for levels, channel in zip(table, pixels, strict=True)])
 
 
+def luma(pixels: Tensor) -> Tensor:
+    """Luma (1, H, W) uint8 of an RGB image (3, H, W) uint8, by Pillow's conversion."""
+    return torch.from_numpy(np.array(Image.fromarray(pixels.permute(1, 2, 0).contiguous().numpy()).convert("L")))[None]
+
+
 class FixedCrops:
     """All squares of photos on a grid with steps of a quarter of their size.
 
     Args:
         photos: Names of the photos.
         size: Height and width in pixels.
+        grey: True gives the luma alone.
     """
 
-    def __init__(self, photos: tuple[str, ...], size: int):
+    def __init__(self, photos: tuple[str, ...], size: int, grey: bool = False):
         self.crops, self._names = [], []
         rng = np.random.default_rng(0)  # resizing draws no random numbers
         for name in photos:
             pixels = to_tensor(ResizeShortSide(max(SHORT_SIDE, size))(photo(name), rng))
+            pixels = luma(pixels) if grey else pixels
             for top in range(0, pixels.shape[1] - size + 1, max(1, size // 4)):
                 for left in range(0, pixels.shape[2] - size + 1, max(1, size // 4)):
                     self.crops.append(pixels[:, top : top + size, left : left + size].clone())

@@ -1,5 +1,6 @@
 """Images of webdataset tar shards."""
 
+import io
 import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
@@ -12,14 +13,18 @@ from vistok.data.data_module import ImageDataModule
 from vistok.data.loaders import loader, rank_of
 from vistok.data.skipped import Skipped, by_split
 from vistok.data.streams import Place, ShardImages, ShardStream
+from vistok.data.tar_samples import images_in
 from vistok.data.tars import expand
 from vistok.data.transforms import AtLeast, croppings
+from vistok.data.value_ranges import MEASURED, ValueRange, asked_range, value_range
 from vistok.distributed.collectives import gather_objects
 from vistok.files import encodable
 from vistok.images.crops import Transform
 from vistok.images.decoding import MOST_PIXELS
 from vistok.images.ranges import to_float
-from vistok.images.reader import reader
+from vistok.images.reader import PixelForm, reader
+from vistok.images.rgb_view import RGBView, rgb_view
+from vistok.images.values import read_values
 from vistok.processes.patience import PATIENCE
 
 
@@ -37,10 +42,12 @@ class ShardDataModule(pl.LightningDataModule):
         about: Location of the images, for reports.
         max_unreadable: Largest share of unreadable images, in [0, 1], before an error.
         timeout: Seconds to wait for a batch before an error.
+        form: Form in which images are read.
+        view: Channels that networks trained on RGB look at; None for 1 or 3 channels.
+        notes: Sentences about the images, printed before work starts.
     """
 
     num_test = None  # number of images that eval.py scores: unknown before they are read
-    notes: Sequence[str] = ()
     scored_sizes: Sequence[tuple[str, tuple[int, int]]] = ()  # and so are their sizes
 
     def __init__(
@@ -53,12 +60,16 @@ class ShardDataModule(pl.LightningDataModule):
         about: str = "",
         max_unreadable: float = 0.01,
         timeout: float = PATIENCE,
+        form: PixelForm = PixelForm(),
+        view: RGBView | None = None,
+        notes: Sequence[str] = (),
     ):
         super().__init__()
         self.timeout = timeout
         self.train, self.val = train, val
         self.image_size, self.batch_size, self.num_workers = image_size, batch_size, num_workers
-        self.about = about
+        self.about, self.notes, self.form = about, notes, form
+        self.view = view or RGBView(form.channels)
         self.batches = 0  # batches before a resume
         self.places = [Place(0, 0)] * max(1, num_workers)  # places of this process's workers
         self.names: list[str] = []  # names of the images in the last batch
@@ -180,6 +191,9 @@ def shards(
     decoder: Literal["pillow", "fast"] = "pillow",
     timeout: float = PATIENCE,
     max_pixels: int = MOST_PIXELS,
+    channels: int = 3,
+    range: Any = None,
+    rgb_bands: Sequence[int] | None = None,
 ) -> ShardDataModule:
     """Data module of images in webdataset tar shards, on disk or behind any URL that webdataset opens.
 
@@ -201,6 +215,9 @@ def shards(
         decoder: Decoder of training images, as in ``folder``.
         timeout: Seconds to wait for a batch before an error.
         max_pixels: Number of pixels above which an image counts as unreadable.
+        channels: Number of channels of the images, as in ``folder``.
+        range: Values in the files that become -1 and 1, as in ``folder``; ``auto`` reads the first training shard.
+        rgb_bands: Channels that networks trained on RGB look at, as in ``folder``.
 
     Raises:
         ValueError: A shard does not exist, or an argument is invalid.
@@ -209,19 +226,28 @@ def shards(
     large_enough = [AtLeast(image_size)] * (resize == 0)
     held_out = val_urls if isinstance(val_urls, str) else ", ".join(val_urls)
     train, about = None, held_out
+    asked, found = asked_range(range), ValueRange(None)
+    if asked is not None:
+        first = expand(val_urls if urls is None else urls, "data.urls")[0]
+        members = (io.BytesIO(image.data) for image in images_in(first) if image.name)
+        found = value_range(asked, list(itertools.islice(members, MEASURED)) if asked == "auto" else [], read_values)
+    form = PixelForm(channels, found.low_high)
     if urls is not None:
-        read = reader(decoder, max_pixels)
+        read = reader(decoder, max_pixels, form)
         train = ShardStream(expand(urls, "data.urls"), large_enough + training, seed, block, read)
         about = f"{urls if isinstance(urls, str) else ', '.join(urls)}, {held_out} held out"
     return ShardDataModule(
         train=train,
-        val=ShardImages(expand(val_urls, "data.val_urls"), large_enough + center, reader(max_pixels=max_pixels)),
+        val=ShardImages(expand(val_urls, "data.val_urls"), large_enough + center, reader("pillow", max_pixels, form)),
         image_size=image_size,
         batch_size=batch_size,
         num_workers=num_workers,
         about=encodable(about),
         max_unreadable=max_unreadable,
         timeout=timeout,
+        form=form,
+        view=rgb_view(channels, rgb_bands),
+        notes=[found.note] if found.note else [],
     )
 
 

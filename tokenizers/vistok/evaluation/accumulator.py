@@ -18,10 +18,11 @@ from vistok.evaluation.pairs import Pairs
 from vistok.evaluation.preparation import Preparation
 from vistok.evaluation.protocols import Protocol
 from vistok.evaluation.set_metrics import IMAGES, RECONSTRUCTIONS, FeatureStore, Found
-from vistok.evaluation.size_limits import defined_at, not_of_all
+from vistok.evaluation.size_limits import OF_COLOURS, defined_at, not_of_all
 from vistok.evaluation.strata import Strata
 from vistok.images.padding import padded
 from vistok.images.pixel_hash import pixel_hash
+from vistok.images.rgb_view import RGBView
 from vistok.metrics.distances import DISTANCES, SHARE_GAUSS11_MEANS, gauss11_means
 from vistok.metrics.feature_networks import Inception
 from vistok.metrics.frechet import FeatureStatistics
@@ -54,6 +55,7 @@ class Scores(Accumulator):
         store: Features of single images on disk; None where no metric needs them.
         all_names: Names of all images, scored or not, for the divisions of the Inception score; None if unknown.
         strata: Parts by which errors are reported too, see ``Strata``.
+        view: Channels that networks look at.
 
     Attributes:
         layout: Maps the height and width of an image in pixels to the layout of its codes; None without a tokenizer.
@@ -105,10 +107,11 @@ class Scores(Accumulator):
         store: FeatureStore | None = None,
         all_names: Sequence[str] | None = None,
         strata: Collection[str] = (),
+        view: RGBView = RGBView(),
     ):
         super().__init__()
         self.protocols, self.networks, self.unavailable = dict(protocols), networks, unavailable
-        self.device = device
+        self.device, self.view = device, view
         self.factor, self.granularities = tokenizer.factor if tokenizer else None, granularities
         self.layout = partial(layout_of, tokenizer) if tokenizer else None
         self.references = dict(references or {})
@@ -169,7 +172,7 @@ class Scores(Accumulator):
 
         Args:
             names: Names of the images.
-            images: (b, 3, H, W) uint8: the tokenizer's input.
+            images: (b, c, H, W) uint8: the tokenizer's input.
             reconstruction: The same shape, float in [-1, 1], unclamped.
             emitted: The codes that were decoded to the reconstruction; None without a tokenizer.
             compared: (b, 3, size, size) uint8, the images at the size at which protocols compare them; None if that is
@@ -188,12 +191,13 @@ class Scores(Accumulator):
         compared = images if compared is None else compared
         resized = self.preparation.resized(reconstruction)
         levels = levels if resized is reconstruction else None
-        pairs = Pairs(compared, resized, self.preparation.targets(images), levels)
+        pairs = Pairs(compared, resized, self.preparation.targets(images), levels, self.view)
         with torch.autocast(images.device.type, enabled=False):  # bfloat16 would change the numbers
             distances = self._compare(pairs)
             self._extract_features(names, pairs)
             if self.examples:
-                self.examples.update(names, distances, *pairs.levels(PLAIN)[::-1], emitted)
+                pictures = map(self.view.picture, pairs.levels(PLAIN)[::-1])
+                self.examples.update(names, distances, *pictures, emitted)
             if self.strata:
                 self.strata.update(names, *pairs.levels(PLAIN), labels)
         if emitted is not None:
@@ -250,6 +254,8 @@ class Scores(Accumulator):
             return psnr(block_mean(even, self.factor)[..., :height, :width], images)
         key = (distance, protocol.pixels, protocol.rounding)
         sides = pairs.compared(protocol)
+        if distance in OF_COLOURS:
+            sides = tuple(map(self.view, sides))
         if distance in SHARE_GAUSS11_MEANS:
             sides = (*sides, pairs.once(("gauss11_means", *key[1:]), lambda: gauss11_means(*sides)))
         return pairs.once(key, lambda: DISTANCES[distance](*sides))

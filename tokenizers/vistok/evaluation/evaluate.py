@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from rich import get_console
 from rich.console import Console
 from torch import Tensor
@@ -17,7 +17,7 @@ from vistok.distributed.collectives import rank_and_size
 from vistok.distributed.process_group import processes
 from vistok.evaluation.completion import complete
 from vistok.evaluation.config_check import check_config
-from vistok.evaluation.networks import networks_of
+from vistok.evaluation.networks import ScoringNetworks, networks_of
 from vistok.evaluation.reconstructions import (
     Reading,
     Reconstructions,
@@ -30,13 +30,14 @@ from vistok.evaluation.report import score_table, strata_tables
 from vistok.evaluation.report.outputs import report_of, write
 from vistok.evaluation.scoring import TOO_FEW, score
 from vistok.evaluation.set_metrics import SetMetrics, disk_space
-from vistok.evaluation.size_limits import too_small
+from vistok.evaluation.size_limits import too_small, without_colours
 from vistok.evaluation.stored import StoredReconstructions
 from vistok.formats.load import load
 from vistok.processes import locks
 from vistok.quantizers import Codes
 from vistok.speed import keep_freed_pages
 from vistok.terminal import say
+from vistok.tokenizer import Tokenizer
 
 WIDTH = 160  # characters of a line in a file or a pipe
 
@@ -71,6 +72,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
             for path in paths_of(config.tokenizer)
         ]
         protocols = configuration.instantiate(config.protocol)
+        config.data = following(config, [source.tokenizer for source in sources if source.tokenizer is not None])
         data = configuration.instantiate(config.data)
         for note in data.notes:
             say(note, "yellow", console=console)
@@ -80,6 +82,9 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
             for warning in source.warnings:
                 say(f"warning: {warning}", "yellow", console=console)
         networks, unavailable = networks_of(config, protocols.values())
+        unavailable |= without_colours(data.view)
+        if not data.view.exists:
+            networks, unavailable = ScoringNetworks(), unavailable | {"rfid": unavailable["lpips_alex"]}
         if networks.feature_networks and data.num_test is not None and data.num_test < 2:
             raise ValueError(TOO_FEW)
         for protocol in protocols.values():
@@ -128,6 +133,26 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         beside = f"{output.with_suffix('.html').name} and {output.with_suffix('.npz').name}"
         say(f"written to {output}, {beside}", console=console)
         return report
+
+
+def following(config: DictConfig, tokenizers: Sequence[Tokenizer]) -> DictConfig:
+    """Config of the data with the channels and the range of values that the tokenizers were trained on.
+
+    Raises:
+        ValueError: The tokenizers differ.
+    """
+    data = OmegaConf.merge(config.data)
+    channels = {getattr(tokenizer.encoder, "in_channels", 3) for tokenizer in tokenizers}
+    ranges = {tokenizer.value_range for tokenizer in tokenizers}
+    for name, found, unset in (("channels", channels, 3), ("range", ranges, None)):
+        if name in data and data[name] == unset and found:
+            if len(found) > 1:
+                raise ValueError(
+                    f"the tokenizers were trained on images of other data.{name}: {sorted(found, key=str)}"
+                )
+            (value,) = found
+            data[name] = list(value) if isinstance(value, tuple) else value
+    return data
 
 
 def again(

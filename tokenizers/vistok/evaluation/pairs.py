@@ -12,6 +12,7 @@ from vistok.evaluation.protocols import Protocol
 from vistok.images.crops import to_tensor
 from vistok.images.decoding import read_rgb
 from vistok.images.ranges import to_nearest_float, to_uint8
+from vistok.images.rgb_view import RGBView
 from vistok.metrics.feature_networks import FeatureNetwork
 
 
@@ -19,16 +20,23 @@ class Pairs:
     """Images and reconstructions of a batch in the forms that protocols compare; each form is computed once.
 
     Args:
-        images: (b, 3, H, W) uint8.
+        images: (b, c, H, W) uint8.
         reconstruction: The same shape, float in [-1, 1], unclamped.
         targets: The same shape, float in [-1, 1], unclamped: what distances compare with in place of the images.
         stored: The reconstruction as uint8 if it is of 8 bits already: no protocol rounds it again.
+        view: Channels that networks look at.
     """
 
     def __init__(
-        self, images: Tensor, reconstruction: Tensor, targets: Tensor | None = None, stored: Tensor | None = None
+        self,
+        images: Tensor,
+        reconstruction: Tensor,
+        targets: Tensor | None = None,
+        stored: Tensor | None = None,
+        view: RGBView = RGBView(),
     ):
         self.images, self.reconstruction, self.targets, self.stored = images, reconstruction, targets, stored
+        self.view = view
         self.cache: dict = {}
 
     def once(self, key: tuple, make: Callable):
@@ -58,14 +66,14 @@ class Pairs:
             reconstruction, images = map(to_nearest_float, self.levels(protocol))
         images = images if self.targets is None else self.targets
         if protocol.lpips == "doubled":
-            return 2 * self.reconstruction.float() - 1, 2 * images - 1
-        return reconstruction, images
+            reconstruction, images = 2 * self.reconstruction.float() - 1, 2 * images - 1
+        return self.view(reconstruction), self.view(images)
 
     def network_inputs(self, protocol: Protocol, network: FeatureNetwork) -> tuple[Tensor, Tensor]:
         """Inputs of a feature network: 8-bit images after the protocol's file format, or floats from 0 to 255."""
         if protocol.frechet == "float" and not network.only_uint8:
-            return self._scaled()
-        sides = self.levels(protocol)
+            return tuple(map(self.view, self._scaled()))
+        sides = tuple(map(self.view, self.levels(protocol)))
         if protocol.file == "png":
             return sides
         return self.once(("jpeg", protocol.rounding), lambda: tuple(through_jpeg(side) for side in sides))

@@ -22,8 +22,9 @@ from vistok.evaluation.protocols import Protocol, digest
 from vistok.evaluation.reconstructions import Reading, Reconstructions, granularities_of, reading_of
 from vistok.evaluation.references import check_reference, known_statistics
 from vistok.evaluation.set_metrics import FeatureStore, SetMetrics
-from vistok.evaluation.size_limits import too_small
+from vistok.evaluation.size_limits import too_small, without_colours
 from vistok.images.evaluation_crops import crop_text
+from vistok.images.ranges import levels_of
 from vistok.processes import locks, signals
 from vistok.processes.progress_bar import progress
 from vistok.terminal import say
@@ -135,6 +136,7 @@ def score(
         for preparation, own in preparations.items():
             reading = reading_of(preparation, data)
             unavailable = {name for protocol in own.values() for name in too_small(protocol, data.image_size)}
+            unavailable |= without_colours(data.view).keys()
             references = {name: value.to(device) for name, value in known[preparation].items()}
             in_report = page_images if preparation == next(iter(preparations)) else 0
             examples = Examples(in_report) if in_report else None
@@ -153,7 +155,7 @@ def score(
                     "references": sorted(references),
                     "features": columns,
                     "reference": reference,
-                    "data": [data.about, data.image_size, reading.batch_size, data.num_workers],
+                    "data": [data.about, data.image_size, reading.batch_size, data.num_workers, data.form, data.view],
                     "names": None if all_names is None else names_hash(all_names),
                     "files": state_of_data,
                 }
@@ -180,6 +182,7 @@ def score(
                 store,
                 all_names,
                 strata,
+                data.view,
             )
             title = crop_text(preparation.name) + (f", {number + 1} of {len(sources)}" if len(sources) > 1 else "")
             with ExitStack() as lock:
@@ -246,7 +249,7 @@ def run(
                 with signals.deferred():  # a saved state has all of a batch or none of it
                     data.note(batch, total)
                     if batch.names:
-                        images, compared = own.split(batch.images.to(device), size)
+                        images, compared = own.split(levels_of(batch.images.to(device)), size)
                         found, labels = source.of(batch, images, reading), batch.labels
                         scores.update(
                             batch.names,

@@ -1,9 +1,10 @@
-"""Sizes of images below which a distance is not defined."""
+"""Images that do not have a distance: too small ones, and those without three channels for a network or the luma."""
 
 from collections.abc import Sequence
 
 from vistok.evaluation.protocols import Protocol
 from vistok.images.evaluation_crops import NATIVE
+from vistok.images.rgb_view import RGBView
 from vistok.metrics.distances import MS_SSIM_SMALLEST, SSIM_WINDOW
 
 WINDOW = "its window has {} pixels a side"
@@ -15,6 +16,7 @@ SMALLEST = {  # short side in pixels, and the reason
     "lpips_alex": (31, LAYERS),
     "lpips_vgg": (16, LAYERS),
 }
+OF_COLOURS = ("psnr_y", "ssim_y", "lpips_alex", "lpips_vgg")
 
 
 def defined_at(distance: str, height: int, width: int) -> bool:
@@ -35,6 +37,14 @@ def too_small(protocol: Protocol, image_size: int) -> dict[str, str]:
     side = protocol.size or image_size
     names = [name for name in protocol.distances if not defined_at(name, side, side)]
     return {name: f"{reason_of(name)}, not {side}" for name in names}
+
+
+def without_colours(view: RGBView) -> dict[str, str]:
+    """Distances that look at colours, which these channels do not determine, with the reason."""
+    if view.exists:
+        return {}
+    reason = f"it looks at red, green and blue: data.rgb_bands=[R, G, B] chooses them from {view.channels} channels"
+    return dict.fromkeys(OF_COLOURS, reason)
 
 
 def not_of_all(values: Sequence[tuple[str, str, int, int]]) -> dict[str, str]:

@@ -107,6 +107,7 @@ def _architecture(tokenizer: Tokenizer) -> dict[str, Any]:
         "head": f"{type(head).__name__}, {sizes} codewords, {head.dim} channels",
         "codes": f"{each} for each {f} x {f} pixels{kept}{scales}",
         **({} if pixels == PixelMap() else {"pixels of the networks": pixels}),
+        **({} if tokenizer.value_range is None else {"values of black and white": list(tokenizer.value_range)}),
     }
 
 

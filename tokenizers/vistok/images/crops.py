@@ -122,5 +122,5 @@ def read_sized_crop(
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    """Converts a Pillow image to (3, H, W) uint8."""
+    """Converts an image to (c, H, W): uint8, or float32 in [-1, 1] for ``Bands``."""
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 from PIL import Image
 
-from vistok.images import large
+from vistok.images import large, tiff
 from vistok.images.rgb import SIXTEEN_BITS, UnreadableImage, as_stored, to_rgb
 
 # Pillow's names of formats that hold photos. Its other decoders stay unused: EPS starts a program, few are maintained.
@@ -70,10 +70,13 @@ def read_rgb(
     """
     try:
         with open_image(file, max_pixels, argument) as opened:
-            opened.load()
             if stored:
+                opened.load()
                 return upright(opened, convert=as_stored)
-            return upright(opened, opened.getexif().get(ORIENTATION, 1))
+            orientation = opened.getexif().get(ORIENTATION, 1)
+            image = tiff.as_meant(opened) if opened.format == "TIFF" else opened
+            image.load()
+            return upright(image, orientation)
     except UnreadableImage:
         raise
     except Exception as error:  # decoders of broken files raise anything
@@ -96,6 +99,8 @@ class AsStored:
 
     def upright(self, file: str | Path | BinaryIO, image: Any) -> Any:
         """The same image upright and as it is seen, which nearly always is ``image``, the result of a call."""
+        if not isinstance(image, Image.Image | large.View):
+            return image  # of values, which are always as stored
         with open_image(file) as opened:
             plain = opened.mode not in (*SIXTEEN_BITS, "F") and not opened.has_transparency_data
             same = plain and opened.getexif().get(ORIENTATION, 1) == 1

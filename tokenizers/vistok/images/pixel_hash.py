@@ -8,21 +8,28 @@ import numpy as np
 from torch import Tensor
 
 from vistok.files import sha256_of_lines
+from vistok.images.bands import Bands
 from vistok.images.large import PLAIN, strips
 
 
 def pixel_hash(image: Any) -> str:
     """SHA-256 of an image's size and pixels, as hexadecimal digits.
 
-    The hashed bytes are ``WIDTHxHEIGHT RGB`` and a line feed in ASCII, then three bytes for each pixel, row by row.
+    The hashed bytes are ``WIDTHxHEIGHT RGB`` and a line feed in ASCII, then three bytes for each pixel, row by row. Of
+    other images they are ``WIDTHxHEIGHTxCHANNELS`` and a line feed, then the float32 values of each pixel in [-1, 1].
 
     Args:
-        image: Upright 8-bit RGB image of ``read_rgb`` or ``read_fast``, or a uint8 tensor (3, H, W). A large image is
-            read in strips.
+        image: Upright image of ``read_rgb``, ``read_fast`` or ``read_bands``, or a uint8 tensor (3, H, W). A large RGB
+            image is read in strips.
     """
     if isinstance(image, Tensor):
         _, height, width = image.shape
         pixels = [image.permute(1, 2, 0).cpu().numpy()]
+    elif isinstance(image, Bands):
+        width, height = image.size
+        sha = hashlib.sha256(f"{width}x{height}x{len(image.channels)}\n".encode())
+        sha.update(np.ascontiguousarray(image))
+        return sha.hexdigest()
     else:
         width, height = image.size
         full = (0, 0, width, height)

@@ -22,6 +22,10 @@ class PixelMap:
     def out(self, pixels: Tensor) -> Tensor:
         return pixels if self == PixelMap() else (pixels - self.shift) / self.scale
 
+    def channels(self, outputs: int) -> int:
+        """Number of channels of the images that a decoder's outputs are."""
+        return outputs
+
 
 EPSILON = 0.1  # DALL-E's and BSQ-ViT's
 
@@ -54,10 +58,19 @@ class LogitLaplaceMap:
         mean = output.chunk(2, dim=1)[0]
         return (mean.sigmoid() - 0.5) / (0.5 - self.epsilon)
 
+    def channels(self, outputs: int) -> int:
+        """Number of channels of the images that a decoder's outputs are: half of them."""
+        return outputs // 2
+
 
 def to_float(images: Tensor) -> Tensor:
-    """Images (b, 3, H, W) uint8 to [-1, 1]: 0 is -1 and 255 is 1."""
-    return images.float() / 127.5 - 1
+    """Images (b, c, H, W) uint8 to [-1, 1]: 0 is -1 and 255 is 1; floats are in [-1, 1] already."""
+    return images if images.is_floating_point() else images.float() / 127.5 - 1
+
+
+def levels_of(images: Tensor) -> Tensor:
+    """Images as 8 bits: uint8 unchanged, floats in [-1, 1] rounded to the nearest level."""
+    return to_uint8(images) if images.is_floating_point() else images
 
 
 def to_nearest_float(images: Tensor) -> Tensor:

@@ -71,7 +71,7 @@ class ViTFeatures(FrozenNetwork):
         self.freeze()
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        resized = F.interpolate(images, (self.size, self.size), mode="bilinear", antialias=True)
+        resized = F.interpolate(self.view(images), (self.size, self.size), mode="bilinear", antialias=True)
         prepared = ((resized + 1) / 2 - self.mean) / self.std
         maps = self.network.forward_intermediates(
             prepared, indices=self.blocks, output_fmt="NLC", intermediates_only=True

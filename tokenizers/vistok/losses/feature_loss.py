@@ -84,8 +84,8 @@ class FeatureLoss(FrozenNetwork):
 
     def forward(self, reconstruction: Tensor, images: Tensor) -> Tensor:
         with torch.no_grad():
-            wanted = self.features(images)
-        pairs = zip(self.features(reconstruction), wanted, strict=True)
+            wanted = self.features(self.view(images))
+        pairs = zip(self.features(self.view(reconstruction)), wanted, strict=True)
         if self.stages is None:
             return torch.stack([F.mse_loss(ours.float(), theirs.float()) for ours, theirs in pairs]).mean()
         return torch.stack([distance(ours, theirs).mean() for ours, theirs in pairs]).mean()

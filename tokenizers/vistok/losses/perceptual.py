@@ -8,9 +8,8 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import Self
 
-from vistok.pretrained import WeightHash, downloading, tensor_hash, torchvision_official
+from vistok.pretrained import FrozenNetwork, WeightHash, downloading, tensor_hash, torchvision_official
 
 TRUNKS = {"vgg": "vgg16", "alex": "alexnet", "squeeze": "squeezenet1_1"}  # torchvision's names
 LINEAR_SHA256 = {  # of the linear layers in lpips 0.1, by tensor_hash
@@ -20,7 +19,7 @@ LINEAR_SHA256 = {  # of the linear layers in lpips 0.1, by tensor_hash
 }
 
 
-class LPIPS(nn.Module):
+class LPIPS(FrozenNetwork):
     """Mean LPIPS v0.1 of images (b, 3, H, W) in [-1, 1]; frozen, and always in evaluation mode.
 
     The linear heads contain dropout, which a parent's ``train()`` would switch on; ``train`` is therefore ignored.
@@ -43,13 +42,10 @@ class LPIPS(nn.Module):
         self.distance: Any = _pretrained(net) if weights == "pretrained" else _untrained(net)
         if weights not in ("pretrained", "random"):
             _load_trunk(self.distance.net, net, weights)
-        self.requires_grad_(False).train(False)
-
-    def train(self, mode: bool = True) -> Self:
-        return super().train(False)
+        self.freeze()
 
     def forward(self, reconstruction: Tensor, images: Tensor) -> Tensor:
-        return self.distance(reconstruction, images).mean()
+        return self.distance(self.view(reconstruction), self.view(images)).mean()
 
     @functools.cached_property
     def weight_hash(self) -> WeightHash:

@@ -43,7 +43,7 @@ class STLPIPS(FrozenNetwork):
         self.freeze()
 
     def forward(self, reconstruction: Tensor, images: Tensor) -> Tensor:
-        return self.distance(reconstruction, images).mean()
+        return self.distance(self.view(reconstruction), self.view(images)).mean()
 
     def distance(self, a: Tensor, b: Tensor) -> Tensor:
         """ST-LPIPS of each pair, (b,) in float32."""

@@ -82,7 +82,7 @@ class Teacher(FrozenNetwork):
 
     @torch.no_grad()
     def forward(self, images: Tensor) -> Tensor:
-        prepared = self.prepare(images)
+        prepared = self.prepare(self.view(images))
         if not self.patches:
             return self.network(prepared)
         features = self.network.forward_features(prepared)

@@ -66,6 +66,7 @@ def estimate(
     gpu: bool = True,
     precision: str = "bf16-mixed",
     ddp: bool = False,
+    channels: int = 3,
 ) -> Estimate:
     """Runs a few updates of a module without computing values: it takes seconds for any size.
 
@@ -75,6 +76,7 @@ def estimate(
         batch: Number of images in a batch.
         gpu: True for CUDA's dtypes under autocast, and its optimizer steps, which process all parameters at once.
         precision: ``bf16-mixed`` or ``32-true``.
+        channels: Number of channels of the images.
         ddp: True for one of several processes, which store each gradient twice.
 
     Raises:
@@ -89,13 +91,13 @@ def estimate(
         make_fake(lit)
         weights = live.now
         step = Step(lit, gpu, precision == "bf16-mixed")
-        step(images_of(1, image_size))  # makes the optimizers' states
+        step(images_of(1, image_size, channels))  # makes the optimizers' states
         peaks = {}
         for size in (1, batch, *LARGE):
             live.peak = live.now
-            step(images_of(size, image_size))
+            step(images_of(size, image_size, channels))
             peaks[size] = live.peak
-        flops = _flops_of(step, images_of(batch, image_size))
+        flops = _flops_of(step, images_of(batch, image_size, channels))
         states = size_of(t for o in step.optimizers for state in o.state.values() for t in state.values())
         gradients = size_of(p for o in step.optimizers for p in parameters_of(o))
     buckets = gradients if ddp else 0
@@ -226,8 +228,8 @@ def make_fake(module: nn.Module) -> None:
             owner.trained = [fakes[parameter] for parameter in owner.trained]
 
 
-def images_of(batch: int, size: int) -> Tensor:
-    return torch.empty(batch, 3, size, size)
+def images_of(batch: int, size: int, channels: int) -> Tensor:
+    return torch.empty(batch, channels, size, size)
 
 
 def size_of(tensors: Iterable[Any]) -> int:

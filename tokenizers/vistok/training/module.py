@@ -12,8 +12,10 @@ from torch.optim import Optimizer
 from vistok.data.batches import Batch
 from vistok.distributed.collectives import averaged_when, sum_over_ranks
 from vistok.images.ranges import to_uint8
+from vistok.images.rgb_view import RGBView
 from vistok.losses.adversarial import Adversary, DiscriminatorResult, GeneratorResult
 from vistok.metrics import ReconstructionMetrics, psnr
+from vistok.pretrained import FrozenNetwork
 from vistok.quantizers import Context
 from vistok.tokenizer import Tokenizer
 from vistok.training import fsdp
@@ -51,6 +53,7 @@ class LitTokenizer(pl.LightningModule):
             themselves.
         clip: Largest gradient norm of each of the two optimizers; None does not clip.
         accumulate: Batches in one update.
+        view: Channels that frozen networks look at.
 
     Raises:
         ValueError: A term has no weight, or a weight no term.
@@ -69,6 +72,7 @@ class LitTokenizer(pl.LightningModule):
         ema_decay: float | None = None,
         clip: float | None = None,
         accumulate: int = 1,
+        view: RGBView = RGBView(),
     ):
         super().__init__()
         self.automatic_optimization = False  # two optimizers
@@ -78,7 +82,15 @@ class LitTokenizer(pl.LightningModule):
         self.image_losses = nn.ModuleDict(image_losses)
         self.latent_losses = nn.ModuleDict(latent_losses or {})
         self.output_losses = nn.ModuleDict(output_losses or {})
-        self.adversary = adversary
+        self.adversary, self.view = adversary, view
+        for name, network in self.named_modules():
+            if isinstance(network, FrozenNetwork):
+                if not view.exists:
+                    raise ValueError(
+                        f"{name} ({type(network).__name__}) looks at red, green and blue: data.rgb_bands=[R, G, B] "
+                        f"chooses them from data.channels={view.channels}; loss=l2 has no such network"
+                    )
+                network.view = view
         self.loss_weights = dict(loss_weights)
         self.masked = [
             name for losses in (self.image_losses, self.output_losses) for name in losses_with_argument(losses, "mask")

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from vistok.configuration import (
     check,
+    check_channels,
     check_image_size,
     check_keys,
     instantiate,
@@ -141,15 +142,19 @@ def build(config: DictConfig) -> tuple["ImageDataModule", "LitTokenizer"]:
     """Data and module to train, from a config; invalid arguments raise ``ValueError``."""
     data, lit = instantiate(config.data), build_module(config)
     check_image_size(data.image_size, lit.tokenizer)
+    lit.tokenizer.value_range = data.form.low_high
     return data, lit
 
 
 def build_module(config: DictConfig) -> "LitTokenizer":
     """Module to train, without data."""
+    from vistok.images.rgb_view import rgb_view
     from vistok.training.freezing import leave_codebooks
     from vistok.training.module import LitTokenizer
 
     tokenizer, loss = instantiate(config.tokenizer), instantiate(config.loss)
+    channels = OmegaConf.select(config, "data.channels", default=3)
+    check_channels(channels, tokenizer)
     if config.model.trainable == "codebook":
         leave_codebooks(tokenizer, loss.get("adversary"))
     of_head = loss_weights(config.quantizer)
@@ -167,6 +172,7 @@ def build_module(config: DictConfig) -> "LitTokenizer":
         ema_decay=config.optim.ema_decay,
         clip=config.optim.clip,
         accumulate=config.optim.accumulate,
+        view=rgb_view(channels, OmegaConf.select(config, "data.rgb_bands")),
     )
 
 
@@ -192,7 +198,8 @@ def estimate(config: DictConfig) -> None:
     if memory is not None and (isinstance(memory, bool | str) or not memory > 0):
         raise ValueError(f"run.gpu_memory is the memory of a GPU in GiB, above 0, not {memory!r}")
     config = OmegaConf.merge(config)
-    config.data = {name: config.data[name] for name in ("image_size", "batch_size")}
+    kept = ("image_size", "batch_size", "channels", "rgb_bands")
+    config.data = {name: config.data[name] for name in kept if name in config.data}
     _check_config(config)
     from vistok.training import cost
 
@@ -205,7 +212,8 @@ def estimate(config: DictConfig) -> None:
         check_image_size(config.data.image_size, lit.tokenizer)
         return lit
 
-    estimated = cost.estimate(build, config.data.image_size, config.data.batch_size, gpu, precision, ddp)
+    channels = config.data.get("channels", 3)
+    estimated = cost.estimate(build, config.data.image_size, config.data.batch_size, gpu, precision, ddp, channels)
     about = f"{config.run.name}: {config.data.image_size} pixels, {precision} on {'a GPU' if gpu else 'the CPU'}"
     cost.show(estimated, None if memory is None else memory * cost.GIB, about)
 

@@ -49,7 +49,8 @@ class Pictures(pl.Callback):
             indices = {i * total // self.columns for i in range(min(self.columns, total))}
             first = index * loader.batch_size
             chosen = [i - first for i in sorted(indices) if first <= i < first + len(images)]
-        self.pairs += zip(to_uint8(images[chosen]), to_uint8(outputs["reconstruction"][chosen]), strict=True)
+        pictures = (pl_module.view.picture(to_uint8(side[chosen])) for side in (images, outputs["reconstruction"]))
+        self.pairs += zip(*pictures, strict=True)
         self.keep += [] if outputs["keep"] is None else outputs["keep"][chosen]
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
