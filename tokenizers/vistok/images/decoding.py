@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from vistok.images import large, tiff
 from vistok.images.rgb import SIXTEEN_BITS, UnreadableImage, as_stored, to_rgb
@@ -80,6 +80,8 @@ def read_rgb(
     except UnreadableImage:
         raise
     except Exception as error:  # decoders of broken files raise anything
+        if isinstance(error, UnidentifiedImageError) and (bands := tiff.bands_of(file)):
+            raise UnreadableImage(f"it has {bands} bands; data.channels={bands} reads all of them") from error
         reason = re.sub(r" <_io\.\w+ object at \w+>", "", str(error))  # a memory address, which varies
         raise UnreadableImage(f"{type(error).__name__}: {reason}") from error
 

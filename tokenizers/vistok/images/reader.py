@@ -25,7 +25,10 @@ class PixelForm(NamedTuple):
 
 
 def reader(
-    decoder: str = "pillow", max_pixels: int = MOST_PIXELS, pixels: PixelForm = PixelForm()
+    decoder: str = "pillow",
+    max_pixels: int = MOST_PIXELS,
+    pixels: PixelForm = PixelForm(),
+    argument: str = "data.max_pixels",
 ) -> Callable[[str | Path | BinaryIO], Any]:
     """Function that reads an image for transforms.
 
@@ -37,7 +40,7 @@ def reader(
     if pixels.channels < 1:
         raise ValueError(f"data.channels must be at least 1, not {pixels.channels}")
     if max_pixels < 1:
-        raise ValueError(f"data.max_pixels must be at least 1, not {max_pixels}")
+        raise ValueError(f"{argument} must be at least 1, not {max_pixels}")
     if decoder not in ("pillow", "fast"):
         raise ValueError(f"data.decoder must be pillow or fast, not {decoder!r}")
     if not pixels.rgb:
@@ -48,10 +51,10 @@ def reader(
             channels=pixels.channels,
             low_high=pixels.low_high,
             max_pixels=max_pixels,
-            argument="data.max_pixels",
+            argument=argument,
         )
     if decoder == "pillow":
-        return functools.partial(read_rgb, max_pixels=max_pixels, argument="data.max_pixels")
+        return functools.partial(read_rgb, max_pixels=max_pixels, argument=argument)
     if find_spec("simplejpeg") is None:
         raise ValueError("data.decoder=fast needs simplejpeg: pip install 'vistok[fast]'")
-    return functools.partial(read_fast, max_pixels=max_pixels, argument="data.max_pixels")
+    return functools.partial(read_fast, max_pixels=max_pixels, argument=argument)

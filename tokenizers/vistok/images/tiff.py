@@ -1,6 +1,8 @@
 """TIFF files of scanners, microscopes and satellites: Pillow's errors are mended, or tifffile reads the file."""
 
 import io
+from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image
@@ -44,6 +46,19 @@ def pages_of(image: Image.Image) -> int:
         count += image.size == size and not image.tag_v2.get(REDUCED, 0) & THUMBNAIL
     image.seek(0)
     return count
+
+
+def bands_of(file: str | Path | BinaryIO) -> int | None:
+    """Number of bands of a TIFF file that Pillow does not know; None if it is no TIFF file."""
+    import tifffile
+
+    try:
+        if not isinstance(file, str | Path):
+            file.seek(0)
+        with tifffile.TiffFile(file) as opened:
+            return opened.pages[0].samplesperpixel
+    except Exception:  # of a damaged file, anything
+        return None
 
 
 def values_of(data: bytes, max_pixels: int, argument: str) -> tuple[np.ndarray, bool] | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from vistok.images import dicom, tiff
 from vistok.images.decoding import MOST_PIXELS, ORIENTATION, open_image
@@ -73,15 +74,20 @@ def _of_pillow(data: bytes, max_pixels: int, argument: str) -> Values:
         opened.load()
         method, *_ = UPRIGHT.get(opened.getexif().get(ORIENTATION, 1), (None,))
         image = opened if method is None else opened.transpose(method)
-        if image.mode in SIXTEEN_BITS:
-            return Values(np.asarray(image).astype(np.uint16)[:, :, None])
-        if image.mode == "F":
-            return Values(np.asarray(image)[:, :, None])
-        grey = image.mode in ("1", "L", "LA", "La")
-        if image.has_transparency_data:
-            return Values(np.asarray(image.convert("LA" if grey else "RGBA")), True)
-        levels = np.asarray(image.convert("L" if grey else "RGB"))
-        return Values(levels[:, :, None] if grey else levels)
+        return values_of(image)
+
+
+def values_of(image: Image.Image) -> Values:
+    """Values of a Pillow image; palettes, CMYK and YCbCr become RGB."""
+    if image.mode in SIXTEEN_BITS:
+        return Values(np.asarray(image).astype(np.uint16)[:, :, None])
+    if image.mode == "F":
+        return Values(np.asarray(image)[:, :, None])
+    grey = image.mode in ("1", "L", "LA", "La")
+    if image.has_transparency_data:
+        return Values(np.asarray(image.convert("LA" if grey else "RGBA")), True)
+    levels = np.asarray(image.convert("L" if grey else "RGB"))
+    return Values(levels[:, :, None] if grey else levels)
 
 
 def _of_deep_png(data: bytes) -> Values:

@@ -16,6 +16,7 @@ from vistok.data.skipped import Skipped
 from vistok.distributed.collectives import gather_objects, rank_and_size
 from vistok.images.decoding import MOST_PIXELS
 from vistok.images.ranges import to_float
+from vistok.images.reader import PixelForm
 from vistok.processes import locks
 from vistok.processes.patience import PATIENCE
 from vistok.processes.progress_bar import progress
@@ -85,7 +86,14 @@ def tokenize(
         if finished:
             say(f"resumes after {before:,} images", console=console)
         batches = PartBatches(
-            source, waiting, protocol.batch_size, protocol.transforms, protocol.views, protocol.image_size, max_pixels
+            source,
+            waiting,
+            protocol.batch_size,
+            protocol.transforms,
+            protocol.views,
+            protocol.image_size,
+            max_pixels,
+            PixelForm(getattr(tokenizer.encoder, "in_channels", 3), tokenizer.value_range),
         )
         tokens, labels, names, unreadable = [], [], [], []
         began, done = time.monotonic(), 0

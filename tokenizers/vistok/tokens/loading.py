@@ -1,7 +1,6 @@
 """Batches of views of a rank's images, decoded by several workers in a fixed order."""
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
@@ -14,7 +13,8 @@ from vistok.data.loaders import leave_signals_to_the_parent
 from vistok.data.streams import worker_and_count
 from vistok.files import encodable
 from vistok.images.crops import Transform, read_crop
-from vistok.images.decoding import MOST_PIXELS, read_rgb
+from vistok.images.decoding import MOST_PIXELS
+from vistok.images.reader import PixelForm, reader
 from vistok.images.rgb import UnreadableImage
 from vistok.processes.patience import PATIENCE, PatientLoader
 from vistok.tokens.sources import Member, Source
@@ -25,7 +25,7 @@ class ViewBatch(NamedTuple):
     """Views of images of one part."""
 
     part: int
-    images: Tensor  # (b, v, 3, S, S) uint8
+    images: Tensor  # (b, v, c, S, S) uint8, or float in [-1, 1]
     names: list[str]
     labels: list[int]
     skipped: list[str]  # unreadable images, with the reason
@@ -46,6 +46,7 @@ class PartBatches(IterableDataset):
         views: ``none``, ``flip`` or ``ten``.
         image_size: Side of a view in pixels.
         max_pixels: Number of pixels above which an image counts as unreadable.
+        form: Form in which images are read.
     """
 
     def __init__(
@@ -57,10 +58,11 @@ class PartBatches(IterableDataset):
         views: str,
         image_size: int,
         max_pixels: int = MOST_PIXELS,
+        form: PixelForm = PixelForm(),
     ):
         self.source, self.parts, self.batch_size = source, list(parts), batch_size
         self.transforms, self.views, self.image_size = list(transforms), views, image_size
-        self.read = partial(read_rgb, max_pixels=max_pixels, argument="--max-pixels")
+        self.read = reader("pillow", max_pixels, form, "--max-pixels")
 
     def __iter__(self) -> Iterator[ViewBatch]:
         worker, workers = worker_and_count()

@@ -11,6 +11,7 @@ from vistok.formats import native
 from vistok.formats.load import load
 from vistok.formats.tokenizer_paths import weights_to_train
 from vistok.training import checkpoint_io
+from vistok.training.channel_adaptation import adapted
 from vistok.training.run_folder import METRICS
 from vistok.untrusted.bounded_json import one_line, read_object
 from vistok.untrusted.tensor_files import read_safetensors, write_safetensors
@@ -40,7 +41,8 @@ def load_slim(
 ) -> None:
     """Initialises a run from the weights of a run, an exported folder, ``slim.safetensors`` or a published file.
 
-    Optimizers, schedule and discriminator start anew; the discriminator starts at ``optim.adversarial_start`` again.
+    Weights of a tokenizer of RGB images are adapted to other channels, see ``channel_adaptation``. Optimizers, schedule
+    and discriminator start anew; the discriminator starts at ``optim.adversarial_start`` again.
 
     Args:
         lit: The module to train.
@@ -63,6 +65,7 @@ def load_slim(
             raise ValueError(f"model.init={file} cannot be read: {error}") from error
     if weights is None or not any(name.startswith(OUR_NAMES) for name in weights):
         weights = _published(lit, path, family, family_config)
+    weights = adapted(weights, lit.tokenizer.state_dict(), lit.view)
     _refuse_differences(f"model.init={file}", weights, lit.tokenizer.state_dict())
     lit.tokenizer.load_state_dict(weights)
     if lit.average is not None:
@@ -74,7 +77,8 @@ def _published(
 ) -> Mapping[str, Tensor]:
     """Weights of a published file, whose settings must equal the config's where shapes do not determine them."""
     theirs = load(path, family, family_config)
-    _refuse_differences(f"model.init={path}", theirs.state_dict(), lit.tokenizer.state_dict())
+    ours = lit.tokenizer.state_dict()
+    _refuse_differences(f"model.init={path}", adapted(theirs.state_dict(), ours, lit.view), ours)
     there, here = (settings(native.describe(tokenizer)) for tokenizer in (theirs, lit.tokenizer))
     differences = [f"{name} is {value!r} in the file, {here[name]!r} here"
                    for name, value in there.items() if name in here and here[name] != value]  # fmt: skip
