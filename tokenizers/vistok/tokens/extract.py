@@ -93,7 +93,7 @@ def tokenize(
             protocol.views,
             protocol.image_size,
             max_pixels,
-            PixelForm(getattr(tokenizer.encoder, "in_channels", 3), tokenizer.value_range),
+            form_of(tokenizer),
         )
         tokens, labels, names, unreadable = [], [], [], []
         began, done = time.monotonic(), 0
@@ -128,6 +128,11 @@ def tokenize(
         return read_object(out / INDEX, MAX_LISTING) if rank == 0 else {}
 
 
+def form_of(tokenizer: Tokenizer) -> PixelForm:
+    """Form of the images that a tokenizer was trained on."""
+    return PixelForm(getattr(tokenizer.encoder, "in_channels", 3), tokenizer.value_range)
+
+
 def header_of(
     tokenizer: Tokenizer, sha256: str, protocol: TokenProtocol, source: Source, name: str, device: torch.device
 ) -> Header:
@@ -138,7 +143,7 @@ def header_of(
     if protocol.rate is not None and (grains != 2 or not 0 <= protocol.rate <= 1):
         raise ValueError(f"--rate={protocol.rate:g} must be a share in [0, 1], for a dynamic head of two granularities")
     with torch.inference_mode():  # also reveals sizes that the tokenizer does not support
-        codes = tokenizer.tokenize(torch.zeros(1, 3, size, size, device=device))
+        codes = tokenizer.tokenize(torch.zeros(1, form_of(tokenizer).channels, size, size, device=device))
     header = Header(
         tokenizer=name,
         tokenizer_sha256=sha256,

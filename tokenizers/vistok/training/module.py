@@ -88,7 +88,7 @@ class LitTokenizer(pl.LightningModule):
                 if not view.exists:
                     raise ValueError(
                         f"{name} ({type(network).__name__}) looks at red, green and blue: data.rgb_bands=[R, G, B] "
-                        f"chooses them from data.channels={view.channels}; loss=l2 has no such network"
+                        f"chooses them from data.channels={view.channels}; loss=l1 has no such network"
                     )
                 network.view = view
         self.loss_weights = dict(loss_weights)
