@@ -15,7 +15,7 @@ from vistok.images.crops import ADMCrop, CenterCrop, to_tensor
 from vistok.images.decoding import read_rgb
 from vistok.images.rgb import UnreadableImage
 from vistok.images.rgb_view import RGBView, rgb_view
-from vistok.images.values import Values, read_values
+from vistok.images.values import FileValues, read_values
 
 RAMP = np.arange(6 * 8).reshape(6, 8)
 
@@ -124,12 +124,12 @@ def test_twelve_bits_keep_their_levels():
 
 
 def test_values_beyond_the_range_are_clipped_and_others_refused():
-    pixels = to_tensor(bands_of(Values(np.float32([[[-5], [0], [5], [20]]])), 1, (0, 10)))
+    pixels = to_tensor(bands_of(FileValues(np.float32([[[-5], [0], [5], [20]]])), 1, (0, 10)))
     assert pixels.flatten().tolist() == [-1, -1, 0, 1]
     with pytest.raises(UnreadableImage, match="not finite"):
-        bands_of(Values(np.float32([[[np.nan]]])), 1, (0, 1))
+        bands_of(FileValues(np.float32([[[np.nan]]])), 1, (0, 1))
     with pytest.raises(UnreadableImage, match="float32 of unknown range"):
-        bands_of(Values(np.float32([[[1]]])), 1)
+        bands_of(FileValues(np.float32([[[1]]])), 1)
 
 
 @pytest.mark.parametrize("k, opacity, channels, expected", [

@@ -7,7 +7,7 @@ import numpy as np
 
 from vistok.images.bands import full_range
 from vistok.images.rgb import UnreadableImage
-from vistok.images.values import Values
+from vistok.images.values import FileValues
 
 MEASURED = 200  # images, spread evenly over the training set
 PERCENTILES = (0.1, 99.9)
@@ -40,7 +40,9 @@ def asked_range(value: Any) -> tuple[float, float] | str | None:
     return float(numbers[0]), float(numbers[1])
 
 
-def value_range(asked: tuple[float, float] | str, files: Sequence[Any], read: Callable[[Any], Values]) -> ValueRange:
+def value_range(
+    asked: tuple[float, float] | str, files: Sequence[Any], read: Callable[[Any], FileValues]
+) -> ValueRange:
     """Range of the values in files.
 
     Args:
@@ -74,7 +76,7 @@ def value_range(asked: tuple[float, float] | str, files: Sequence[Any], read: Ca
     return ValueRange((low, high), f"{text}, as many above")
 
 
-def unused_note(files: Sequence[Any], read: Callable[[Any], Values]) -> str:
+def unused_note(files: Sequence[Any], read: Callable[[Any], FileValues]) -> str:
     """Sentence about 16-bit images that use a small part of their range, by the first files; empty if they do not."""
     largest = 0.0
     for file in files[:8]:

@@ -15,7 +15,7 @@ from PIL import Image
 from vistok.images.decoding import MOST_PIXELS
 from vistok.images.rgb import UnreadableImage
 from vistok.images.tiff import ASK
-from vistok.images.values import Values, read_values
+from vistok.images.values import FileValues, read_values
 
 LUMA = np.float32([0.299, 0.587, 0.114])  # BT.601, as Pillow's conversion to grey
 
@@ -82,7 +82,7 @@ def read_bands(
     return bands_of(read_values(file, max_pixels, argument), channels, low_high)
 
 
-def bands_of(values: Values, channels: int, low_high: tuple[float, float] | None = None) -> Bands:
+def bands_of(values: FileValues, channels: int, low_high: tuple[float, float] | None = None) -> Bands:
     """Image of values as stored. Arguments and errors: see ``read_bands``."""
     low, high = low_high or values.window or full_range(values.levels.dtype)
     levels = (values.levels.astype(np.float32) - np.float32(low)) / np.float32(high - low)

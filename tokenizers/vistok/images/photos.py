@@ -15,7 +15,7 @@ from vistok.images.decoding import MOST_PIXELS, upright
 from vistok.images.ranges import to_float, to_uint8
 from vistok.images.reader import PixelForm, reader
 from vistok.images.rgb import UnreadableImage
-from vistok.images.values import Values, values_of
+from vistok.images.values import FileValues, values_of
 
 
 def read_image(
@@ -47,10 +47,10 @@ def read_image(
     if isinstance(source, np.ndarray):
         if form.rgb and source.dtype != np.uint8:
             raise ValueError(f"an array of pixels must be uint8, not {source.dtype}")
-        source = Image.fromarray(source) if form.rgb else Values(source[:, :, None] if source.ndim == 2 else source)
+        source = Image.fromarray(source) if form.rgb else FileValues(source[:, :, None] if source.ndim == 2 else source)
     if isinstance(source, Image.Image):
         source = source if form.rgb else values_of(source)
-    if isinstance(source, Image.Image | Values):
+    if isinstance(source, Image.Image | FileValues):
         convert = upright if isinstance(source, Image.Image) else partial(bands_of, channels=channels, low_high=form[1])
         return to_float(read_crop(source, convert, [ADMCrop(size)], rng)[None])
     read = reader(max_pixels=MOST_PIXELS if max_pixels is None else max_pixels, pixels=form, argument="max_pixels")

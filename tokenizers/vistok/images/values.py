@@ -22,7 +22,7 @@ NUMPY = b"\x93NUMPY"
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
-class Values(NamedTuple):
+class FileValues(NamedTuple):
     """Values of an image."""
 
     levels: np.ndarray  # (H, W, k), of the type in the file
@@ -30,7 +30,7 @@ class Values(NamedTuple):
     window: tuple[float, float] | None = None  # values that a DICOM file displays as black and as white
 
 
-def read_values(file: str | Path | BinaryIO, max_pixels: int = MOST_PIXELS, argument: str = "max_pixels") -> Values:
+def read_values(file: str | Path | BinaryIO, max_pixels: int = MOST_PIXELS, argument: str = "max_pixels") -> FileValues:
     """Values of an image, upright.
 
     Args:
@@ -44,12 +44,12 @@ def read_values(file: str | Path | BinaryIO, max_pixels: int = MOST_PIXELS, argu
     try:
         data = file.read() if hasattr(file, "read") else Path(file).read_bytes()
         if data.startswith(NUMPY):
-            return Values(_of_array(read_array(data, "it"), max_pixels, argument))
+            return FileValues(_of_array(read_array(data, "it"), max_pixels, argument))
         if dicom.is_dicom(data):
             levels, window = dicom.values_of(data, max_pixels, argument)
-            return Values(levels, window=window)
+            return FileValues(levels, window=window)
         if data.startswith(TIFF) and (found := tiff.values_of(data, max_pixels, argument)):
-            return Values(*found)
+            return FileValues(*found)
         return _of_pillow(data, max_pixels, argument)
     except (UnreadableImage, ImportError):
         raise
@@ -67,7 +67,7 @@ def _of_array(array: np.ndarray, max_pixels: int, argument: str) -> np.ndarray:
     return array[:, :, None] if array.ndim == 2 else array
 
 
-def _of_pillow(data: bytes, max_pixels: int, argument: str) -> Values:
+def _of_pillow(data: bytes, max_pixels: int, argument: str) -> FileValues:
     with open_image(io.BytesIO(data), max_pixels, argument) as opened:
         if opened.format == "PNG" and opened.mode in ("RGB", "RGBA", "LA") and "16" in str(opened.tile):
             return _of_deep_png(data)
@@ -77,22 +77,22 @@ def _of_pillow(data: bytes, max_pixels: int, argument: str) -> Values:
         return values_of(image)
 
 
-def values_of(image: Image.Image) -> Values:
+def values_of(image: Image.Image) -> FileValues:
     """Values of a Pillow image; palettes, CMYK and YCbCr become RGB."""
     if image.mode in SIXTEEN_BITS:
-        return Values(np.asarray(image).astype(np.uint16)[:, :, None])
+        return FileValues(np.asarray(image).astype(np.uint16)[:, :, None])
     if image.mode == "F":
-        return Values(np.asarray(image)[:, :, None])
+        return FileValues(np.asarray(image)[:, :, None])
     grey = image.mode in ("1", "L", "LA", "La")
     if image.has_transparency_data:
-        return Values(np.asarray(image.convert("LA" if grey else "RGBA")), True)
+        return FileValues(np.asarray(image.convert("LA" if grey else "RGBA")), True)
     levels = np.asarray(image.convert("L" if grey else "RGB"))
-    return Values(levels[:, :, None] if grey else levels)
+    return FileValues(levels[:, :, None] if grey else levels)
 
 
-def _of_deep_png(data: bytes) -> Values:
+def _of_deep_png(data: bytes) -> FileValues:
     import torch
     from torchvision.io import ImageReadMode, decode_png
 
     levels = decode_png(torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.UNCHANGED)
-    return Values(levels.permute(1, 2, 0).numpy(), len(levels) in (2, 4))
+    return FileValues(levels.permute(1, 2, 0).numpy(), len(levels) in (2, 4))
