@@ -71,7 +71,7 @@ def test_a_class_without_permission_is_an_error(tmp_path):
 
 def test_no_images_says_what_is_there(tmp_path):
     assert "it has no files; read are " in nothing_found(tmp_path)
-    for name in ("a.h5", "b.h5", "c/d.dcm", "README"):
+    for name in ("a.h5", "b.h5", "c/d.nii", "README"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
     message = nothing_found(tmp_path)
