@@ -159,8 +159,9 @@ class Blur(nn.Module):
         self.padding, self.mode = padding, mode
 
     def forward(self, x: Tensor) -> Tensor:
-        kernel = repeat(self.kernel.to(x.dtype), "h w -> c 1 h w", c=x.shape[1])
-        return F.conv2d(F.pad(x, [self.padding] * 4, mode=self.mode), kernel, groups=x.shape[1])
+        padded = rearrange(F.pad(x, [self.padding] * 4, mode=self.mode), "b c h w -> (b c) 1 h w")
+        # Channels as images, not as groups: R1's second derivative of a convolution in groups loops over them.
+        return rearrange(F.conv2d(padded, self.kernel.to(x.dtype)[None, None]), "(b c) 1 h w -> b c h w", b=len(x))
 
 
 class MinibatchSpread(nn.Module):
