@@ -250,7 +250,11 @@ def _flops_of(step: Step, images: Tensor) -> dict[str, float]:
 
 
 def _counted(function: Callable[[Tensor], Any], tensor: Tensor) -> tuple[int, Any]:
-    with FlopCounterMode(display=False) as counter:
+    counter = FlopCounterMode(display=False)
+    tracker: Any = nullcontext()  # by module: its hooks refuse the gradient of R1
+    tracker.parents = {"Global"}
+    counter.mod_tracker = tracker
+    with counter:
         result = function(tensor)
     return counter.get_total_flops(), result
 
