@@ -170,7 +170,7 @@ def folder(
         _refuse_small(path, {*train, *val, *test}, image_size, max_unreadable)
     return ImageDataModule(
         train=ImageFiles(path, train, training, seed, replace=True, read=reader(decoder, max_pixels, form)),
-        val=ImageFiles(path, val, center, read=read),
+        val=ImageFiles(path, val, center, read=read, hashed=True),
         test=ImageFiles(path, test, center, read=read),
         image_size=image_size,
         batch_size=batch_size,

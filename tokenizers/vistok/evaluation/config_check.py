@@ -5,6 +5,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from vistok import configuration
+from vistok.evaluation import run_data
 
 MOST_PAGE_IMAGES = 1000
 STRATA = ("class", "frequency", "contrast")  # what metrics.strata may have
@@ -13,7 +14,7 @@ SOURCES = ("tokenizer", "reconstructions")  # at least one of them is not null
 KEYS = {
     **dict.fromkeys(SOURCES, str | list[str]),
     "run.out": str,
-    "run.take_over": bool,
+    **dict.fromkeys(("run.take_over", "run.held_out"), bool),
     "run.device": str | None,
     "run.partial_every": float,
     **dict.fromkeys(("run.seed", "run.page_images", "data.image_size", "data.batch_size"), int),
@@ -36,6 +37,7 @@ def check_config(config: DictConfig) -> None:
         ValueError: The message names the key.
     """
     absent = {key for key in SOURCES if config[key] is None}
+    run_data.complete(config)
     configuration.refuse_missing(config, ["tokenizer"] if len(absent) == len(SOURCES) else [])
     configuration.check_keys(config, KEYS, "eval")
     configuration.check(config, {key: hint for key, hint in KEYS.items() if key not in absent}, {})

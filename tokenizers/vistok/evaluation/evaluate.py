@@ -12,7 +12,11 @@ from rich.console import Console
 from torch import Tensor
 
 from vistok import configuration
+from vistok.data import ImageDataModule, split_record
 from vistok.data.batches import Batch
+from vistok.data.image_folder import ImageFiles
+from vistok.data.shards import Data
+from vistok.data.split_record import SplitRecord
 from vistok.distributed.collectives import rank_and_size
 from vistok.distributed.process_group import processes
 from vistok.evaluation.completion import complete
@@ -28,10 +32,12 @@ from vistok.evaluation.references import save_reference
 from vistok.evaluation.report import differences as report_differences
 from vistok.evaluation.report import score_table, strata_tables
 from vistok.evaluation.report.outputs import report_of, write
+from vistok.evaluation.run_data import held_out, run_of
 from vistok.evaluation.scoring import TOO_FEW, score
 from vistok.evaluation.set_metrics import SetMetrics, disk_space
 from vistok.evaluation.size_limits import too_small, without_colours
 from vistok.evaluation.stored import StoredReconstructions
+from vistok.files import encodable
 from vistok.formats.load import load
 from vistok.processes import locks
 from vistok.quantizers import Codes
@@ -74,7 +80,9 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         protocols = configuration.instantiate(config.protocol)
         config.data = following(config, [source.tokenizer for source in sources if source.tokenizer is not None])
         data = configuration.instantiate(config.data)
-        for note in data.notes:
+        records = [split_record.read(run_of(path)) for path in paths_of(config.tokenizer)]
+        notes = [*data.notes, *choose_images(data, list(filter(None, records)), config.run.held_out)]
+        for note in notes:
             say(note, "yellow", console=console)
         sources += [StoredReconstructions(path, data) for path in paths_of(config.reconstructions)]
         for source in sources:
@@ -153,6 +161,24 @@ def following(config: DictConfig, tokenizers: Sequence[Tokenizer]) -> DictConfig
             (value,) = found
             data[name] = list(value) if isinstance(value, tuple) else value
     return data
+
+
+def choose_images(data: Data, records: Sequence[SplitRecord], run_held_out: bool) -> list[str]:
+    """Leaves the images that the tokenizers' runs held out, of their own folder; returns sentences about the choice."""
+    if not (isinstance(data, ImageDataModule) and isinstance(data.test, ImageFiles)):
+        return []
+    root, names = data.test.root, data.test.names()
+    own = [record.hashes for record in records if record.root == encodable(str(root.resolve()))]
+    chosen, note = held_out(names, own, run_held_out) if own else (names, "")
+    if note and not chosen:
+        raise ValueError(f"{root} has none of the images that the run held out; run.held_out=false scores all")
+    kept = set(chosen)
+    data.test.files = [file for file in data.test.files if encodable(file) in kept]
+    counts = [record.trained_on(root, data.test.files) for record in records]
+    trained = [count for count in counts if count]
+    if trained:
+        note = f"warning: {max(trained):,} of {len(data.test):,} images were trained on by the tokenizer's run"
+    return [note] if note else []
 
 
 def again(

@@ -307,6 +307,7 @@ def _trainer(
     import pytorch_lightning as pl
 
     from vistok.training.callbacks.finite import FiniteMonitor
+    from vistok.training.callbacks.held_out import HeldOutHashes
     from vistok.training.callbacks.last_checkpoint import LastCheckpoint
     from vistok.training.callbacks.metrics_file import MetricsFile, MissedValidation
     from vistok.training.callbacks.pictures import Pictures
@@ -325,6 +326,7 @@ def _trainer(
             FiniteMonitor(run),
             StabilityMonitor(config.log.loss_band),
             Pictures(run),
+            HeldOutHashes(run),
             metrics,
             LastCheckpoint(
                 run / LAST, config.log.save_every

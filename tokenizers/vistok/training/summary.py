@@ -8,6 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 from rich import get_console
 from rich.table import Table
 
+from vistok.data import split_record
 from vistok.data.shards import Data
 from vistok.files import atomic_write, finite, write_json
 from vistok.formats.native import save
@@ -25,6 +26,7 @@ def open_run(config: DictConfig, run: Path, lit: LitTokenizer, data: Data) -> No
     (run / "checkpoints").mkdir(parents=True, exist_ok=True)
     with atomic_write(run / "config.yaml") as file:
         file.write(OmegaConf.to_yaml(config, resolve=True).encode())
+    split_record.write(run, data)
     head = lit.tokenizer.quantizer
     parts = {"encoder": lit.tokenizer.encoder, "quantizer": head, "decoder": lit.tokenizer.decoder}
     if lit.adversary:
@@ -68,7 +70,8 @@ def close_run(run: Path, lit: LitTokenizer, data: Data, metrics: dict[str, float
     get_console().print(metrics_table(metrics))
     exported = run / EXPORT
     say(f"{run / 'reconstructions.png'}\n          {run / 'codebook.png'}\n", label="\npictures  ")
-    say(f"{program('eval')} tokenizer={exported} data=folder data.root=DIR", label="evaluate  ")
+    ours = "" if (run / split_record.FILE).is_file() else " data=folder data.root=DIR"
+    say(f"{program('eval')} tokenizer={exported}{ours}", label="evaluate  ")
     say(f"python -c \"import vistok; print(vistok.load('{exported}').factor)\"", label="load      ")
 
 

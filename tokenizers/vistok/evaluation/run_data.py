@@ -1,0 +1,57 @@
+"""Data of an evaluation that follows from the tokenizer's run: its folder, size, crops and held-out images."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+IMAGE_SIZE = 256  # pixels, where no run tells it
+RUN_CONFIG, RECORD = "config.yaml", "held_out.json"  # in the folder of a run
+FOLDER = "vistok.data.folder"
+FOLLOWED = ("root", "channels", "range", "rgb_bands", "max_pixels")  # keys that a run on a folder determines
+
+
+def run_of(path: str | Path) -> Path:
+    """Folder of the run that a tokenizer's path names: itself, or the one that its export lies in."""
+    path = Path(path)
+    return path.parent if path.name == "tokenizer" and (path.parent / RUN_CONFIG).is_file() else path
+
+
+def complete(config: DictConfig) -> None:
+    """Sets what the command line leaves open to the values of the first tokenizer's run.
+
+    Without ``data.root`` it is the run's folder of images, with its channels and range; without ``data.image_size`` it
+    is the run's. Of the run's config only plain values are read.
+    """
+    paths = [config.tokenizer] if isinstance(config.tokenizer, str) else list(config.tokenizer or ())
+    run = run_of(paths[0]) if paths else Path()
+    data = OmegaConf.create({})
+    if paths and (run / RUN_CONFIG).is_file():
+        loaded = OmegaConf.load(run / RUN_CONFIG)
+        data = loaded.get("data") if isinstance(loaded, DictConfig) else None
+        data = data if isinstance(data, DictConfig) else OmegaConf.create({})
+    if config.data.image_size is None:
+        size = data.get("image_size")
+        config.data.image_size = size if type(size) is int else IMAGE_SIZE
+    on_folder = data.get("_target_") == FOLDER and (run / RECORD).is_file()
+    if config.data.get("_target_") == FOLDER and OmegaConf.is_missing(config.data, "root") and on_folder:
+        for key in FOLLOWED:
+            if key in data and key in config.data.keys():  # noqa: SIM118 - missing values are not in the data itself
+                config.data[key] = data[key]
+
+
+def held_out(names: Sequence[str], records: Sequence[Mapping[str, str]], run_held_out: bool) -> tuple[list[str], str]:
+    """Images of a run's own folder to score, and a sentence about them.
+
+    Args:
+        names: Names of all images.
+        records: Hashes of the held-out images by name, of each run on this folder.
+        run_held_out: The user's ``run.held_out``.
+    """
+    chosen = [name for name in names if all(name in record for record in records)]
+    if not run_held_out or len(chosen) == len(names):
+        return list(names), ""
+    which = "the run" if len(records) == 1 else "all runs"
+    return chosen, (
+        f"scores the {len(chosen):,} of {len(names):,} images that {which} held out; run.held_out=false scores all"
+    )
