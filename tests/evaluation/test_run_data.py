@@ -81,6 +81,14 @@ def test_a_config_of_a_stranger_chooses_no_class(tmp_path, run, compose):
     stranger = tmp_path / "stranger"
     native.save(vistok.load(run), stranger / "tokenizer")
     (stranger / "held_out.json").write_text(json.dumps({"root": "/", "held_out": {}}))
-    (stranger / "config.yaml").write_text("data: {_target_: os.system, root: touch PWN, image_size: 64}")
-    with pytest.raises(ValueError, match=r"missing on the command line: data.root="):
-        scored(compose, tmp_path, f"tokenizer={stranger}")
+    bomb = "a: &a [x, x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1 or ''}, *a{i - 1 or ''}]\n" for i in range(1, 60))
+    for text in (
+        "data: {_target_: os.system, root: touch PWN, image_size: 64}",
+        "data: {_target_: vistok.data.folder, root: '${oc.env:HOME}'}",
+        "data: !!python/object/apply:os.system [touch PWN]",
+        bomb + "data: *a59",
+        "data: [",
+    ):
+        (stranger / "config.yaml").write_text(text)
+        with pytest.raises(ValueError, match=r"missing on the command line: data.root="):
+            scored(compose, tmp_path, f"tokenizer={stranger}")

@@ -155,7 +155,7 @@ def folder(
         test = _images_of(path, split.test, root) if split and split.test else train
         train, val = held_out(train, val_count, seed)
     as_values = any(name.lower().endswith(VALUES) for name in (*train, *val, *test))
-    measure = asked == "auto" or (asked is None and train[0].lower().endswith(DEEP))
+    measure = asked == "auto" or (asked is None and bool(train) and train[0].lower().endswith(DEEP))
     read_file = functools.partial(read_values, max_pixels=max_pixels, argument="data.max_pixels")
     paths = [path / name for name in train] if measure else []
     notes, found = _notes(path, split), ValueRange(None)

@@ -2,9 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
+MOST_BYTES = 2**20  # largest config that is read
+LONGEST = 16  # list
 IMAGE_SIZE = 256  # pixels, where no run tells it
 RUN_CONFIG, RECORD = "config.yaml", "held_out.json"  # in the folder of a run
 FOLDER = "vistok.data.folder"
@@ -24,12 +28,8 @@ def complete(config: DictConfig) -> None:
     is the run's. Of the run's config only plain values are read.
     """
     paths = [config.tokenizer] if isinstance(config.tokenizer, str) else list(config.tokenizer or ())
-    run = run_of(paths[0]) if paths else Path()
-    data = OmegaConf.create({})
-    if paths and (run / RUN_CONFIG).is_file():
-        loaded = OmegaConf.load(run / RUN_CONFIG)
-        data = loaded.get("data") if isinstance(loaded, DictConfig) else None
-        data = data if isinstance(data, DictConfig) else OmegaConf.create({})
+    run = run_of(paths[0]) if paths and isinstance(paths[0], str) else Path()
+    data = _data_of(run / RUN_CONFIG) if paths else {}
     if config.data.image_size is None:
         size = data.get("image_size")
         config.data.image_size = size if type(size) is int else IMAGE_SIZE
@@ -38,6 +38,25 @@ def complete(config: DictConfig) -> None:
         for key in FOLLOWED:
             if key in data and key in config.data.keys():  # noqa: SIM118 - missing values are not in the data itself
                 config.data[key] = data[key]
+
+
+def _data_of(file: Path) -> dict[str, Any]:
+    """Plain values of the data in a run's config; nothing in a file of strangers is resolved or built."""
+    if not file.is_file() or file.stat().st_size > MOST_BYTES:
+        return {}
+    try:
+        loaded = yaml.safe_load(file.read_bytes())
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError):
+        return {}
+    data = loaded.get("data") if isinstance(loaded, dict) else None
+    if not isinstance(data, dict):
+        return {}
+    plain = {name: own for name, own in data.items() if own is None or type(own) in (str, int, float)}
+    plain |= {
+        name: own for name, own in data.items()
+        if type(own) is list and len(own) <= LONGEST and all(type(number) in (int, float) for number in own)
+    }  # fmt: skip
+    return {name: own for name, own in plain.items() if not (type(own) is str and "${" in own)}
 
 
 def held_out(names: Sequence[str], records: Sequence[Mapping[str, str]], run_held_out: bool) -> tuple[list[str], str]:
