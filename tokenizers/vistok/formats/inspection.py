@@ -90,15 +90,15 @@ def codes(tokenizer: Tokenizer) -> str:
     try:
         height, width = tokenizer.padded_size(SIZE, SIZE)
     except ValueError:  # an encoder of another size alone
-        side = tokenizer.factor * getattr(tokenizer.quantizer, "fixed_grid", (16, 16))[0]
+        side = tokenizer.factor * (tokenizer.quantizer.fixed_grid or (16, 16))[0]
         height, width = side, side
     try:
         layout = tokenizer.quantizer.layout(*tokenizer.grid(height, width))
     except ValueError as error:
         return f"which refuses images of {height} x {width}: {one_line(error)}"
     number, f = layout.codebooks, tokenizer.factor
-    if len(layout.grids) > 1 or layout.grids[0][0] == 1:
-        h, w = layout.positions
+    h, w = layout.positions
+    if len(layout.grids) > 1 or h == 1:
         scales = f" on {len(layout.grids)} grids" * (len(layout.grids) > 1)
         return f"{number * h * w:,} codes{scales} for an image of {height} x {width} pixels"
     region = f * 2 ** (layout.granularities - 1)

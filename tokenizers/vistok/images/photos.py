@@ -47,12 +47,15 @@ def read_image(
     if isinstance(source, np.ndarray):
         if form.rgb and source.dtype != np.uint8:
             raise ValueError(f"an array of pixels must be uint8, not {source.dtype}")
-        source = Image.fromarray(source) if form.rgb else FileValues(source[:, :, None] if source.ndim == 2 else source)
-    if isinstance(source, Image.Image):
-        source = source if form.rgb else values_of(source)
-    if isinstance(source, Image.Image | FileValues):
-        convert = upright if isinstance(source, Image.Image) else partial(bands_of, channels=channels, low_high=form[1])
-        return to_float(read_crop(source, convert, [ADMCrop(size)], rng)[None])
+        levels = source[:, :, None] if source.ndim == 2 and not form.rgb else source
+        given = Image.fromarray(levels) if form.rgb else FileValues(levels)
+    elif isinstance(source, Image.Image):
+        given = source if form.rgb else values_of(source)
+    else:
+        given = None
+    if given is not None:
+        convert = upright if form.rgb else partial(bands_of, channels=channels, low_high=form.low_high)
+        return to_float(read_crop(given, convert, [ADMCrop(size)], rng)[None])
     read = reader(max_pixels=MOST_PIXELS if max_pixels is None else max_pixels, pixels=form, argument="max_pixels")
     try:
         return to_float(read_crop(source, read, [ADMCrop(size)], rng)[None])

@@ -54,8 +54,8 @@ class IBQ(Quantizer):
             else:
                 weight = torch.ones_like(z[:, 0]) if context.weight is None else context.weight.to(z)
                 results = propagated_and_assigned(vectors, codebook, weight.flatten(), 1 / temperature)
-                values, codes, *assigned = results
-                entropy["entropy"] = code_statistics.entropy_of(*assigned, weight.flatten())
+                values, codes, entropies, assigned = results
+                entropy["entropy"] = code_statistics.entropy_of(entropies, assigned, weight.flatten())
             values = rearrange(values, "(b h w) d -> b d h w", b=len(z), h=z.shape[2])
             codes = rearrange(codes, "(b h w) -> b 1 h w", b=len(z), h=z.shape[2])
         else:

@@ -65,10 +65,11 @@ def build(shapes: vqgan_rules.Shapes, config: Mapping[str, Any], sure: bool) -> 
         heads = need(config, f"{key}.heads", int, HEADS.get(dim))
         if dim % heads:
             raise ValueError(f"config's {key}.heads={heads} does not divide its {dim} channels")
-        output, arguments = None, {}
+        arguments: dict[str, Any] = {}
+        output = None
         if side == "decoder":
             output = vqgan_rules.shape(shapes, "decoder.hidden.0.weight", 4)[0] / dim
-            arguments = {"out_channels": channels}
+            arguments["out_channels"] = channels
         parts.append(
             made(
                 dim=dim,

@@ -15,7 +15,7 @@ from vistok.formats.importers import from_llamagen, vqgan_rules
 from vistok.formats.importers.hyperparameters import need
 from vistok.formats.importers.key_map import Rule, under
 from vistok.formats.importers.published import Container, Published
-from vistok.quantizers import FactorizedQuantizer, VectorQuantizer
+from vistok.quantizers import FactorizedQuantizer, Quantizer, Table, VectorQuantizer
 from vistok.tokenizer import Tokenizer
 
 BRANCHES = {  # by number, in the order of channels: their names of the quantizer and of the adapter
@@ -121,7 +121,10 @@ def write(tokenizer: Tokenizer, branches: int) -> Published:
         what = f"a {type(tokenizer.quantizer).__name__} of {len(tokenizer.quantizer.codebook_sizes)} codebooks"
         raise plain.refuse(TARGET, f"{what}, only for a FactorizedQuantizer of {branches}")
     own = plain.inference_copy(tokenizer)
-    learned = [plain.as_learned(head.cpu().float(), TARGET) for head in cast(nn.ModuleList, copy.deepcopy(heads))]
+    learned = [
+        plain.as_learned(cast(Quantizer, head.cpu().float()), TARGET)
+        for head in cast(nn.ModuleList, copy.deepcopy(heads))
+    ]
     own.quantizer = FactorizedQuantizer(learned).eval()
     config = config_of(own, branches)
     if isinstance(own.to_latent, nn.Identity):
@@ -135,7 +138,8 @@ def config_of(tokenizer: Tokenizer, branches: int) -> dict[str, Any]:
     """Arguments of the networks by the authors' names, and the constants of their source as ``adapter``."""
     encoder, decoder = cast(BranchedEncoder, tokenizer.encoder), cast(CNNDecoder, tokenizer.decoder)
     head = cast(FactorizedQuantizer, tokenizer.quantizer)
-    kinds = {(own.table(0).values.shape, own.table(0).metric) for own in head.heads}
+    tables = [cast(Table, cast(Quantizer, own).table(0)) for own in head.heads]
+    kinds = {(table.values.shape, table.metric) for table in tables}
     if len(kinds) > 1:
         raise plain.refuse(TARGET, f"heads of {' and '.join(f'{[*size]} by {metric}' for size, metric in kinds)}")
     plain.norms_of_32(tokenizer, TARGET)

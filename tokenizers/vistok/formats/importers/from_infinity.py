@@ -1,7 +1,7 @@
 """Importer of Infinity's autoencoder (arXiv:2412.04431), whose codes are the bits of maps of several scales."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -59,8 +59,8 @@ def build(shapes: vqgan_rules.Shapes, config: Mapping[str, Any], sure: bool) -> 
         losses="steps",
         estimate="steps",
     )
-    maps = (vqgan_rules.conv(shapes, name) for name in ("to_latent", "from_latent")) if projected else ()
-    return Tokenizer(encoder, head, decoder, *maps)
+    into, out = (vqgan_rules.conv(shapes, name) if projected else None for name in ("to_latent", "from_latent"))
+    return Tokenizer(encoder, head, decoder, into, out)
 
 
 def num_codebooks(bits: int) -> int:
@@ -103,7 +103,7 @@ def schedule(config: Mapping[str, Any], widths: tuple[int, ...]) -> Schedule:
     only(config, "apply_spatial_patchify", None, False, True, 0, 1)
     mode = get(config, "schedule_mode", "dynamic" if patches else None)
     if mode is None and widths in PUBLISHED:
-        return PUBLISHED[widths]
+        return cast(Schedule, PUBLISHED[widths])
     if mode is None:
         raise Unknown(
             "its keys do not determine the scales: give config={'schedule_mode': 'dynamic'}, the lists that its "
@@ -113,7 +113,7 @@ def schedule(config: Mapping[str, Any], widths: tuple[int, ...]) -> Schedule:
         )
     if mode not in MODES or (patches and mode != "dynamic"):
         raise ValueError(f"schedule_mode={short(mode)} cannot be imported, only {' or '.join(MODES)}; or give schedule")
-    return "infinity_patches" if patches else MODES[mode]
+    return cast(Schedule, "infinity_patches" if patches else MODES[mode])
 
 
 def scale(own: Any) -> tuple[int, int]:

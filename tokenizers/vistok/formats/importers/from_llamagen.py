@@ -1,7 +1,7 @@
 """Importer of LlamaGen's VQ models (arXiv:2406.06525), and of FVQ's with bridge or folded (arXiv:2509.10140)."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -113,7 +113,7 @@ def write_fvq(tokenizer: Tokenizer) -> Published:
     own = plain.with_maps(plain.inference_copy(tokenizer, folded=not bridged))
     config = model_args(own, FVQ) | {"codebook_l2_norm": False}
     if bridged:
-        config |= bridge_args(own.quantizer)
+        config |= bridge_args(cast(VQBridge, own.quantizer))
     size = own.quantizer.codebook_sizes[0]
     extra = {"quantize.codebook_used": torch.zeros(WINDOW if size < WINDOW or not bridged else size + 1)}
     return Published(own if bridged else plain.by_l2(own), config, extra)

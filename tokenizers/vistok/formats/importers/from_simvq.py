@@ -38,7 +38,8 @@ def build(shapes: vqgan_rules.Shapes, config: Mapping[str, Any], sure: bool) -> 
     """Builds the tokenizer for tensors with our names; its head keeps basis and map separate, for training."""
     only(config, "l2_norm", False)
     encoder, decoder = networks(shapes)
-    return Tokenizer(encoder, SimVQ(*vqgan_rules.shape(shapes, "quantizer.basis", 2)), decoder)
+    codebook_size, dim = vqgan_rules.shape(shapes, "quantizer.basis", 2)
+    return Tokenizer(encoder, SimVQ(codebook_size, dim), decoder)
 
 
 def networks(shapes: vqgan_rules.Shapes) -> tuple[MagvitEncoder, MagvitDecoder]:
@@ -78,7 +79,7 @@ def write(tokenizer: Tokenizer) -> Published:
     own = plain.inference_copy(tokenizer, folded=type(tokenizer.quantizer) is not SimVQ)
     if type(tokenizer.quantizer) is not SimVQ:
         table = plain.as_learned(own.quantizer, TARGET, l2=True).codewords
-        own.quantizer = SimVQ(*table.shape)
+        own.quantizer = SimVQ(len(table), table.shape[1])
         own.quantizer.load_state_dict(
             {"basis": table, "projection.weight": torch.eye(table.shape[1]), "projection.bias": 0 * table[0]}
         )

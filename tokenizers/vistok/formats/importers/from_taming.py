@@ -1,8 +1,9 @@
 """Importer of taming-transformers' VQGAN and latent diffusion's VQ models (arXiv:2012.09841, arXiv:2112.10752)."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
+from vistok.backbones.cnn import CNNSizes
 from vistok.formats import plain
 from vistok.formats.importers import vqgan_rules
 from vistok.formats.importers.hyperparameters import Unknown, only
@@ -30,7 +31,7 @@ def build(shapes: vqgan_rules.Shapes, config: Mapping[str, Any], sure: bool) -> 
     only(config, "ddconfig.double_z", False)
     codebook_size, dim = vqgan_rules.shape(shapes, "quantizer.table", 2)
     tokenizer = vqgan_rules.tokenizer(shapes, VectorQuantizer(codebook_size, dim))
-    sizes = tokenizer.encoder.sizes
+    sizes = cast(CNNSizes, tokenizer.encoder.sizes)
     published = (sizes.channels, sizes.num_blocks) == (128, 2) and (codebook_size, dim) in PUBLISHED
     if not sure and sizes.mid_attention and not published:
         raise Unknown(

@@ -1,7 +1,7 @@
 """Importer of VAR's multi-scale tokenizer (arXiv:2404.02905)."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -154,9 +154,10 @@ def add_maps(tokenizer: Tokenizer) -> int:
     side = kernels.pop()[0]
     for name, conv in maps.items():
         if not isinstance(conv, nn.Conv2d):
-            own = nn.Conv2d(*channels, *channels, side, padding=side // 2).requires_grad_(False)
+            (dim,) = channels
+            own = nn.Conv2d(dim, dim, side, padding=side // 2).requires_grad_(False)
             nn.init.dirac_(own.weight)
-            nn.init.zeros_(own.bias)
+            nn.init.zeros_(cast(Tensor, own.bias))
             setattr(tokenizer, name, own)
     return side
 

@@ -4,7 +4,7 @@ Their names are Open-MAGVIT2's. The decoder for high compression has noise as a 
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -25,7 +25,8 @@ EACH = 8  # bits of a code of theirs
 def recognised(tensors: Mapping[str, Any]) -> bool:
     """True for the sizes of a published model, or a decoder with noise, under Open-MAGVIT2's names."""
     names = ("encoder.conv_in.weight", "encoder.conv_out.weight", "decoder.conv_in.weight")
-    first, last, decoder = (tuple(getattr(tensors.get(name), "shape", ())) for name in names)
+    shapes: list[tuple[int, ...]] = [tuple(getattr(tensors.get(name), "shape", ())) for name in names]
+    first, last, decoder = shapes
     if any(len(own) != 4 for own in (first, last, decoder)):
         return False
     return (first[0] == 256 and last[0] in BITS) or decoder[1] == 2 * last[0]
@@ -36,7 +37,9 @@ def build(shapes: vqgan_rules.Shapes, config: Mapping[str, Any], sure: bool) -> 
     only(config, "ddconfig.double_z", False)
     encoder, decoder = from_simvq.networks(shapes)
     only(config, "gan_decoder", decoder.generative)
-    return Tokenizer(encoder, head(encoder.dim, num_codebooks(encoder.dim, encoder.channels, config)), decoder)
+    return Tokenizer(
+        encoder, head(encoder.dim, num_codebooks(encoder.dim, cast(int, encoder.channels), config)), decoder
+    )
 
 
 def head(bits: int, codes: int) -> BinaryQuantizer:
