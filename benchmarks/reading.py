@@ -22,8 +22,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-import vistok
-from vistok import Tokenizer
+from vistok import Tokenizer, load
 from vistok.backbones import CNNDecoder, CNNEncoder
 from vistok.formats.importers import from_llamagen
 from vistok.formats.importers.key_map import to_theirs
@@ -53,7 +52,7 @@ def read(reader: str, file: Path) -> dict[str, float]:
     before = largest()
     began = time.process_time()
     if reader == "vistok.load":
-        content: object = vistok.load(file)
+        content: object = load(file)
     elif file.suffix == ".safetensors":
         content = safetensors.torch.load_file(file)
     else:

@@ -19,11 +19,13 @@ from vistok.formats.weight_files import part_of, read_weights
 from vistok.images.ranges import LogitLaplaceMap, PixelMap
 from vistok.tokenizer import Tokenizer
 from vistok.untrusted.bounded_json import one_line, short
-from vistok.untrusted.bounded_network import Bounded, refuse_shared
+from vistok.untrusted.bounded_network import Bounded, refuse_shared, unshared
+from vistok.untrusted.torch_files import bytes_in_memory
 
 KINDS = ("ema", "raw")
 # Parts beside a tokenizer that only training uses.
 LOSSES = r"(\w*loss|(\w+_)?disc(riminator)?|lpips|perceptual\w*|optimizers?(_\w+)?|(lr_)?schedulers?)\..*"
+FILLED = 0.75  # share of a file's memory that tensors fill to be taken as they are
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -75,15 +77,22 @@ def load_file(
     """Loads the tokenizer of a published checkpoint. Arguments as for ``load``."""
     tree = read_weights(Path(path), of_tokenizers).tree
     try:
-        return tokenizer_of(tree, family, config or {}, weights)
+        return tokenizer_of(tree, family, config or {}, weights, bytes_in_memory(Path(path)))
     except Unknown as error:
         raise Unknown(f"{path}: {error}") from error
     except ValueError as error:
         raise ValueError(f"{path} cannot be imported: {error}{part_of(Path(path))}") from error
 
 
-def tokenizer_of(tree: Any, family: str | None, config: Mapping[str, Any], weights: str) -> Tokenizer:
-    """Tokenizer from the content of a checkpoint: nested dicts of tensors."""
+def tokenizer_of(
+    tree: Any, family: str | None, config: Mapping[str, Any], weights: str, disposable: int = 0
+) -> Tokenizer:
+    """Tokenizer from the content of a checkpoint: nested dicts of tensors.
+
+    Args:
+        disposable: Bytes of memory that the content takes and that nobody else needs; 0 if all tensors are copied.
+            They are taken as they are where they fill most of it; a small part of it would keep all of it occupied.
+    """
     tensors = unwrapped(tree, weights, get(config, "part")).tensors
     found = choose(tensors, family)
     if found.build is None:
@@ -106,8 +115,9 @@ def tokenizer_of(tree: Any, family: str | None, config: Mapping[str, Any], weigh
         shapes = {name: tuple(tensor.shape) for name, tensor in ours.items()}
         with torch.device("meta"), bounded:  # memory is allocated only after the tensors are known to fit
             tokenizer = found.build(shapes, config, family is not None, **extra)
+        alone = unshared(ours) if sum(own.nbytes for own in ours.values()) > FILLED * disposable > 0 else set()
         state = {
-            name: tensor.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+            name: tensor.to(torch.float32, copy=name not in alone, memory_format=torch.contiguous_format)
             for name, tensor in ours.items()
         }
         tokenizer.load_state_dict(state, assign=True)

@@ -1,11 +1,11 @@
 """Networks built from descriptions of unknown sources, bounded by the size of their weights."""
 
+import collections
 import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -14,6 +14,9 @@ from vistok.untrusted.bounded_json import short
 MAX_OF_NETWORK = 4_000  # most tensors of a network
 MAX_CALLS, MAX_CALLS_FOR_EACH = 1_000, 12  # calls of torch to build a network: a base, and for each tensor
 SMALL = 4_096  # largest tensor, in values, that a constructor may create besides those of the file
+# Calls that return a tensor of the shape that they got: without values there is nothing to do, which saves time, and
+# for ``normalize`` an import of sympy by torch.
+KEPT = {"normalize", "uniform_", "normal_", "kaiming_uniform_", "xavier_uniform_", "trunc_normal_", "zeros_", "ones_"}
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 Network = TypeVar("Network", bound=nn.Module)
 
@@ -53,8 +56,9 @@ class Bounded(TorchFunctionMode):
         torch.set_grad_enabled(self.gradients)  # a stop within ``torch.no_grad()``, as in nn.init, may leave them off
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
-        shape_alone = function is F.normalize and args[0].is_meta  # torch would import sympy for it
-        result = args[0] if shape_alone else function(*args, **(kwargs or {}))
+        tensor = args[0] if args else (kwargs or {}).get("tensor")
+        kept = getattr(function, "__name__", "") in KEPT and isinstance(tensor, Tensor) and tensor.is_meta
+        result = tensor if kept else function(*args, **(kwargs or {}))
         self.calls -= 1
         if self.calls < 0:
             raise Beyond(f"it describes a network of far more than the {self.number:,} tensors that there are")
@@ -114,3 +118,13 @@ def refuse_shared(tensors: Mapping[str, Tensor]) -> None:
     copied = math.fsum(t.numel() * t.element_size() for t in tensors.values())
     if copied > 2 * sum(storages.values()) + 2**20:
         raise ValueError(f"its tensors share storages: {sum(storages.values()):,} bytes would become {copied:,.0f}")
+
+
+def unshared(tensors: Mapping[str, Tensor]) -> set[str]:
+    """Names of the tensors that fill a storage of their own, without another tensor in it."""
+    users = collections.Counter(tensor.untyped_storage().data_ptr() for tensor in tensors.values())
+    return {
+        name
+        for name, tensor in tensors.items()
+        if tensor.untyped_storage().nbytes() == tensor.nbytes and users[tensor.untyped_storage().data_ptr()] == 1
+    }

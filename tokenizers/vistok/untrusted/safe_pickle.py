@@ -91,19 +91,29 @@ class Machine:
 
     def step(self, name: str, argument: Any) -> None:
         stack = self.stack
-        match name:
+        match name:  # compared one by one: the most frequent come first
+            case "BINPUT" | "LONG_BINPUT" | "PUT":
+                if not 0 <= argument < MAX_SMALL:
+                    raise ValueError("an object is stored under a number that no pickle needs")
+                self.memo[argument] = self.top()
+            case "BININT1" | "BININT2" | "BININT" | "INT" | "LONG" | "LONG1" | "LONG4":
+                if argument.bit_length() > 1024:
+                    raise ValueError(f"an integer of {argument.bit_length():,} bits")
+                stack.append(argument)
+            case "BINGET" | "LONG_BINGET" | "GET":
+                stack.append(self.memo[argument])
+            case "MARK":
+                self.marks.append(len(stack))
+            case "TUPLE":
+                stack.append(tuple(self.pop_mark()))
+            case "BINUNICODE" | "FLOAT" | "BINFLOAT" | "STRING" | "BINSTRING" | "SHORT_BINSTRING" | "UNICODE":
+                stack.append(argument)
             case "PROTO" | "FRAME":
                 pass
             case "NONE":
                 stack.append(None)
             case "NEWTRUE" | "NEWFALSE":
                 stack.append(name == "NEWTRUE")
-            case "INT" | "BININT" | "BININT1" | "BININT2" | "LONG" | "LONG1" | "LONG4":
-                if argument.bit_length() > 1024:
-                    raise ValueError(f"an integer of {argument.bit_length():,} bits")
-                stack.append(argument)
-            case "FLOAT" | "BINFLOAT" | "STRING" | "BINSTRING" | "SHORT_BINSTRING" | "UNICODE" | "BINUNICODE":
-                stack.append(argument)
             case "SHORT_BINUNICODE" | "BINUNICODE8" | "BINBYTES" | "SHORT_BINBYTES" | "BINBYTES8":
                 stack.append(argument)
             case "BYTEARRAY8":
@@ -116,8 +126,6 @@ class Machine:
                 stack.append({})
             case "EMPTY_SET":
                 stack.append(self.stub("builtins.set"))
-            case "MARK":
-                self.marks.append(len(stack))
             case "POP":
                 if self.marks and self.marks[-1] == len(stack):
                     self.marks.pop()
@@ -127,8 +135,6 @@ class Machine:
                 self.pop_mark()
             case "DUP":
                 stack.append(self.top())
-            case "TUPLE":
-                stack.append(tuple(self.pop_mark()))
             case "TUPLE1" | "TUPLE2" | "TUPLE3":
                 items = [self.pop() for _ in range(int(name[-1]))]
                 stack.append(tuple(reversed(items)))
@@ -154,14 +160,8 @@ class Machine:
             case "ADDITEMS":
                 self.pop_mark()
                 self.top()
-            case "PUT" | "BINPUT" | "LONG_BINPUT":
-                if not 0 <= argument < MAX_SMALL:
-                    raise ValueError("an object is stored under a number that no pickle needs")
-                self.memo[argument] = self.top()
             case "MEMOIZE":
                 self.memo[len(self.memo)] = self.top()
-            case "GET" | "BINGET" | "LONG_BINGET":
-                stack.append(self.memo[argument])
             case "GLOBAL":
                 stack.append(self.named(argument.replace(" ", ".", 1)))
             case "STACK_GLOBAL":

@@ -4,7 +4,6 @@ import io
 import mmap
 import struct
 import zipfile
-import zlib
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vistok.untrusted.bounded_json import one_line
+from vistok.untrusted.file_bytes import MAX_READ, FileBytes
 from vistok.untrusted.file_kinds import AGAIN, HEAD, archive_kind, kind
 from vistok.untrusted.safe_pickle import MAX_NAME, MAX_PICKLE, Machine, checked_tree
 from vistok.untrusted.tensor_files import begins_as_safetensors, read_safetensors
@@ -33,9 +33,9 @@ class Contents(NamedTuple):
 def read_tensors(path: str | Path) -> Contents:
     """Reads a published checkpoint: safetensors, or a file of ``torch.save`` as a zip file or the older stream.
 
-    Tensors are mapped from the file, copy on write (tensors of the older stream are copied if not aligned), so the file
-    must not change while they are used. Tensors that share a storage in the file share it in memory. ``requires_grad``,
-    hooks, devices and attributes are dropped.
+    Tensors of safetensors, and of files of more than ``file_bytes.MAX_READ`` bytes, are mapped from the file, copy on
+    write, so that it must not change while they are used; others are in memory. Tensors that share a storage in the
+    file share it in memory. ``requires_grad``, hooks, devices and attributes are dropped.
 
     Args:
         path: The file. Its first bytes tell its format, not its name.
@@ -51,14 +51,14 @@ def read_tensors(path: str | Path) -> Contents:
     if size < 10:
         raise ValueError(f"{path} is not a checkpoint: it has {size} bytes; {AGAIN}")
     try:
-        with path.open("rb") as file:
+        with path.open("rb", buffering=0) as file:
             data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-        if begins_as_safetensors(data[:9], size):  # its size may begin like a pickle
-            return Contents(read_safetensors(path).tensors, ())
-        if data[:4] == b"PK\x03\x04":
-            return _read_zip(path, data)
-        if data[:1] == b"\x80" and data[1] <= MAX_PROTOCOL:
-            return _read_legacy(data)
+            if begins_as_safetensors(data[:9], size):  # its size may begin like a pickle
+                return Contents(read_safetensors(path).tensors, ())
+            if data[:4] == b"PK\x03\x04":
+                return _read_zip(path, FileBytes(file, data))
+            if data[:1] == b"\x80" and data[1] <= MAX_PROTOCOL:
+                return _read_legacy(FileBytes(file, data))
         found = kind(path.name, data[:HEAD], data[-HEAD:])
         if found is not None:
             raise ValueError(f"it is {found}")
@@ -71,17 +71,29 @@ def read_tensors(path: str | Path) -> Contents:
     )
 
 
-def _read_zip(path: Path, data: mmap.mmap) -> Contents:
-    members = _members(path, data)
+def bytes_in_memory(path: Path) -> int:
+    """Bytes of memory, not mapped from the file, that the tensors of ``read_tensors`` take together; 0 if mapped."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        head = file.read(9)
+    torch_file = head[:4] == b"PK\x03\x04" or head[:1] == b"\x80"
+    return size if torch_file and size <= MAX_READ and not begins_as_safetensors(head, size) else 0
+
+
+def _read_zip(path: Path, file: FileBytes) -> Contents:
+    data, members = file.data, _members(path, file.data)
     pickles = [name for name in members if PurePosixPath(name).name == "data.pkl" and name.count("/") == 1]
     if len(pickles) != 1:
         raise ValueError(f"a zip file with {len(pickles)} data.pkl is not one that torch.save wrote")
     root = pickles[0].partition("/")[0]
-    start, size = members[pickles[0]]
+    unread = {name for name in members if name.startswith(f"{root}/data/")}
+    for name in members.keys() - unread:
+        _check(name, file.checksum(*members[name][:2]), members[name].crc)
+    start, size, _ = members[pickles[0]]
     if size > MAX_PICKLE:
         raise ValueError(f"its pickle has {size:,} bytes, more than {MAX_PICKLE:,}")
     if f"{root}/byteorder" in members:
-        first, length = members[f"{root}/byteorder"]
+        first, length, _ = members[f"{root}/byteorder"]
         if data[first : first + min(length, 16)] != b"little":
             raise ValueError("it was not written by a little-endian machine")
 
@@ -89,18 +101,35 @@ def _read_zip(path: Path, data: mmap.mmap) -> Contents:
         name = f"{root}/data/{key}"
         if name not in members:
             raise ValueError(f"the storage {key!r} is not in the file")
-        first, length = members[name]
+        first, length, crc = members[name]
         if length != numel * dtype.itemsize:
             raise ValueError(f"the storage {key!r} claims {numel} x {dtype}, its member has {length:,} bytes")
-        return _mapped(data, first, dtype, numel)
+        _check(name, file.read(first, length), crc)
+        unread.discard(name)
+        return _tensor(file, first, dtype, numel)
 
     machine = Machine(storage)
     tree = machine.run(io.BytesIO(data[start : start + size]))
+    for name in unread:
+        _check(name, file.checksum(*members[name][:2]), members[name].crc)
     return Contents(checked_tree(tree), machine.names())
 
 
-def _members(path: Path, data: mmap.mmap) -> dict[str, tuple[int, int]]:
-    """First byte and length of each member; all members must be uncompressed and must not overlap."""
+class _Member(NamedTuple):
+    """Location of a member of a zip file."""
+
+    start: int  # first byte
+    size: int  # bytes
+    crc: int  # checksum that the file claims
+
+
+def _check(name: str, checksum: int, expected: int) -> None:
+    if checksum != expected:
+        raise ValueError(f"the member {name[:MAX_NAME]!r} is not what was written: its checksum differs")
+
+
+def _members(path: Path, data: mmap.mmap) -> dict[str, _Member]:
+    """All members, which must be uncompressed and must not overlap; their checksums are not compared here."""
     check_directory_size(data)
     try:
         with zipfile.ZipFile(path) as archive:
@@ -128,16 +157,12 @@ def _members(path: Path, data: mmap.mmap) -> dict[str, tuple[int, int]]:
         if start + info.file_size > len(data):
             raise ValueError(f"the member {name[:MAX_NAME]!r} claims {info.file_size:,} bytes, beyond the file's end")
         spans.append((at, start + info.file_size))
-        members[name] = (start, info.file_size)
+        members[name] = _Member(start, info.file_size, info.CRC)
     spans.sort()
     if any(end > begin for (_, end), (begin, _) in zip(spans, spans[1:], strict=False)):
         raise ValueError("its members overlap")
     if found is not None:
         raise ValueError(f"it is {found}")
-    for info in infos:  # after the check that members do not overlap
-        start, size = members[info.filename]
-        if zlib.crc32(memoryview(data)[start : start + size]) != info.CRC:
-            raise ValueError(f"the member {info.filename[:MAX_NAME]!r} is not what was written: its checksum differs")
     return members
 
 
@@ -158,17 +183,18 @@ def check_directory_size(data: mmap.mmap) -> None:
         raise ValueError(f"its list of members claims {max(sizes):,} bytes")
 
 
-def _mapped(data: mmap.mmap, first: int, dtype: torch.dtype, numel: int) -> Tensor:
-    """Maps ``numel`` values from byte ``first`` on; the caller has checked that they exist."""
+def _tensor(file: FileBytes, first: int, dtype: torch.dtype, numel: int) -> Tensor:
+    """``numel`` values from byte ``first`` on, which have been read; the caller has checked that they exist."""
     if not numel:
         return torch.empty(0, dtype=dtype)
-    flat = torch.frombuffer(data, dtype=torch.uint8, count=numel * dtype.itemsize, offset=first)
+    flat = torch.frombuffer(file.memory, dtype=torch.uint8, count=numel * dtype.itemsize, offset=first)
     if first % dtype.itemsize:
         flat = flat.clone()
     return flat.view(dtype)
 
 
-def _read_legacy(data: mmap.mmap) -> Contents:
+def _read_legacy(file: FileBytes) -> Contents:
+    data = file.data
     stream = io.BytesIO(data[: MAX_PICKLE + 1024])
     if Machine(_no_storage).run(stream) != LEGACY_MAGIC:
         raise ValueError("it is a pickle that torch.save did not write")
@@ -195,7 +221,12 @@ def _read_legacy(data: mmap.mmap) -> Contents:
         at += 8 + numel * dtype.itemsize
     if at != len(data):
         raise ValueError(f"{len(data) - at:,} bytes follow its last storage")
-    machine = Machine(lambda key, dtype, numel: _mapped(data, places[key], dtype, numel))
+
+    def storage(key: str, dtype: torch.dtype, numel: int) -> Tensor:
+        file.read(places[key], numel * dtype.itemsize)
+        return _tensor(file, places[key], dtype, numel)
+
+    machine = Machine(storage)
     stream.seek(begin)
     return Contents(checked_tree(machine.run(stream)), machine.names())
 
