@@ -5,13 +5,14 @@ import shlex
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
 
 from vistok.commands.overrides import in_quotes, readable
 
 
 def read(word):
     """The value that Hydra reads from a word."""
-    return OverridesParser.create().parse_override(word).value()
+    return OmegaConf.create({"x": OverridesParser.create().parse_override(word).value()}).x
 
 
 NAMES = [
@@ -26,12 +27,31 @@ NAMES = [
     'b\\"',
     "~x",
     "ä b",
+    "a b, c",
+    "{a}",
+    "$HOME",
+    "${x}",
+    "a${x}.ckpt",
+    "a\\${x}",
+    '"q"',
+    "模型.ckpt",
+    "C:\\runs\\a.ckpt",
+    "\\\\server\\a.ckpt",
+    "a\\,b",
+    "1e3",
+    " begin and end ",
+    "choice(a,b)",
 ]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_names_of_files_are_read_as_they_are(name, tmp_path):
+def test_names_of_files_are_read_as_they_are(name, tmp_path, monkeypatch):
     (tmp_path / name).write_text("")
+    monkeypatch.chdir(tmp_path)
+    for key in ("tokenizer", "model.init", "run.out"):
+        (word,) = readable([f"{key}={name}"])
+        assert read(word) == name, word
+        assert readable([word]) == [word]
     for key in ("tokenizer", "run.resume", "model.init", "data.root", "feature_network.weights", "+x"):
         (word,) = readable([f"{key}={tmp_path / name}"])
         assert read(word) == str(tmp_path / name), word
@@ -47,6 +67,9 @@ def test_a_path_need_not_exist(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert read(*readable(["run.dir=runs/lr=0.1"])) == "runs/lr=0.1"
     assert read(*readable(["tokenizer=epoch=49-step=250000.ckpt"])) == "epoch=49-step=250000.ckpt"
+    assert read(*readable(["model.init=a,b.ckpt"])) == "a,b.ckpt"
+    words = ["tokenizer=null", "tokenizer=${oc.env:HOME}/a"]
+    assert readable(words) == words
     assert read(*readable(["data.urls=DIR/shard-{000..011}.tar"])) == "DIR/shard-{000..011}.tar"
 
 

@@ -1,7 +1,7 @@
 """Quotes overrides of the command line that Hydra's grammar would not read.
 
-The characters ``= , ( ) [ ] { } #`` and quotes have a meaning in Hydra's grammar, and names of files contain them:
-Lightning calls a checkpoint ``epoch=49-step=250000.ckpt``.
+The characters ``= , ( ) [ ] { } #`` and quotes have a meaning in Hydra's grammar, and ``${`` in OmegaConf's; names of
+files contain them: Lightning calls a checkpoint ``epoch=49-step=250000.ckpt``. A path that exists is that path.
 """
 
 import re
@@ -27,6 +27,7 @@ PATHS = (
     "urls",
     "val_urls",
 )
+WORDS = ("null", "true", "false")  # values that are never paths
 
 
 def readable(arguments: Sequence[str]) -> list[str]:
@@ -45,11 +46,19 @@ def _readable(argument: str, single: bool) -> str:
     except HydraException:
         override = None
     parts = OVERRIDE.fullmatch(argument)
-    if parts is None or "${" in argument or (override is not None and not (single and override.is_sweep_override())):
+    if parts is None:
         return argument
     key, value = parts["key"], parts["value"]
-    exists = _exists(value)
-    if exists or (override is None and key.rpartition(".")[2] in PATHS and value[:1] not in ("[", "{", '"', "'")):
+    is_path, sweep = key.rpartition(".")[2] in PATHS, override is not None and override.is_sweep_override()
+    if sweep and not single:
+        return argument
+    plain = override is not None and not sweep
+    if _exists(value) and value not in WORDS and (is_path or not plain or "/" in value or "${" in value):
+        same = plain and override.value() == value and "${" not in value  # type: ignore[union-attr]
+        return argument if same else in_quotes(key, value)
+    if plain or "${" in argument:
+        return argument
+    if is_path and value[:1] not in ("[", "{", '"', "'"):
         return in_quotes(key, value)
     if override is None:
         raise ValueError(
@@ -60,7 +69,8 @@ def _readable(argument: str, single: bool) -> str:
 
 
 def in_quotes(key: str, value: str) -> str:
-    """An override whose value Hydra reads as exactly this text."""
+    """An override whose value Hydra reads as exactly this text, and OmegaConf not as a reference to another key."""
+    value = re.sub(r"(\\*)\$\{", lambda m: 2 * m[1] + r"\${", value)
     return f'{key}="' + re.sub(r'(\\*)("|$)', lambda m: 2 * m[1] + ('\\"' if m[2] else ""), value) + '"'
 
 

@@ -30,6 +30,8 @@ def parser() -> argparse.ArgumentParser:
     parser = Parser("tokens check", __doc__)
     parser.add_argument("tokens", metavar="TOKENS", help="folder that python -m vistok tokenize wrote")
     parser.flag("--tokenizer", metavar="PATH", help="tokenizer that made the tokens; its hash must agree")
+    parser.flag("--family")
+    parser.flag("--family-config")
     parser.flag("--out", required=False, help="picture of decoded images to write, .png or .jpg; needs --tokenizer")
     parser.flag("--num-images", default=32, help="number of images on the picture, spread evenly over all")
     return parser
@@ -41,7 +43,7 @@ def run(asked: argparse.Namespace) -> None:
         raise ValueError("--out, a picture, needs --tokenizer, which decodes it, and the other way round")
     console = Console()
     store = TokenStore(asked.tokens)
-    tokenizer = load(asked.tokenizer) if asked.tokenizer else None
+    tokenizer = load(asked.tokenizer, asked.family, asked.family_config) if asked.tokenizer else None
     if tokenizer:
         store.header.check_tokenizer(tokenizer)
     with progress(console, "verified", len(store), 0) as advance:

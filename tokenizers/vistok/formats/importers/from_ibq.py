@@ -60,7 +60,11 @@ def write(tokenizer: Tokenizer) -> Published:
 
 
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Configuration files of both repositories; Emu3.5's has no other name."""
+    """Configuration files of both repositories; Emu3.5's has no other name.
+
+    Emu3.5's loader refuses names beyond those of the weights, so that the file has no averages and SEED-Voken's class
+    must be made with this configuration: with ``use_ema: True`` it would evaluate the initial weights.
+    """
     arguments = {**config, "lossconfig": {"target": "torch.nn.Identity"}, "use_ema": False}
     return {
         "config.yaml": dict(config),

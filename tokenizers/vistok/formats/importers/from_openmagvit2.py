@@ -9,8 +9,8 @@ from vistok.backbones import MagvitDecoder, MagvitEncoder
 from vistok.formats import plain
 from vistok.formats.importers import from_simvq, vqgan_rules
 from vistok.formats.importers.hyperparameters import Unknown, only
-from vistok.formats.importers.key_map import Rule
-from vistok.formats.importers.published import Container, Published
+from vistok.formats.importers.key_map import Rule, to_theirs
+from vistok.formats.importers.published import Container, Published, averages
 from vistok.quantizers import BinaryQuantizer
 from vistok.tokenizer import Tokenizer
 
@@ -74,12 +74,12 @@ def write(tokenizer: Tokenizer) -> Published:
         "sample_minimization_weight": head.sample_weight,
         "batch_maximization_weight": head.batch_weight,
     }
-    return Published(own, config)
+    return Published(own, config, averages(to_theirs(RULES, own.state_dict())))
 
 
 def settings(config: Mapping[str, Any]) -> dict[str, Any]:
     """The model in the configuration of Lightning's command line."""
-    arguments = {**config, "lossconfig": {"target": "torch.nn.Identity"}, "use_ema": False}
+    arguments = {**config, "lossconfig": {"target": "torch.nn.Identity"}, "use_ema": True}
     return {"config.yaml": {"model": {"class_path": "src.Open_MAGVIT2.models.lfqgan.VQModel", "init_args": arguments}}}
 
 
