@@ -32,6 +32,7 @@ from vistok.formats.exporters.parity import ParityError
 from vistok.formats.importers import from_taming
 from vistok.formats.importers.hyperparameters import get
 from vistok.quantizers import (
+    IBQ,
     BinaryQuantizer,
     DynamicQuantizer,
     EntropyRouter,
@@ -193,10 +194,20 @@ def test_other_sizes(make_vqgan, tmp_path, family, make):
     assert all(torch.equal(tensor, original[name]) for name, tensor in tokenizer.state_dict().items())
     config = to_published.WRITTEN[family].write(tokenizer).config
     back = again(tmp_path / "out", family, json.loads(json.dumps(config)))
+    to_published.same_tensors(vistok.load(tmp_path / "out"), back)  # without arguments
     images = torch.rand(2, 3, 24, 48) * 2 - 1
     codes = tokenizer.tokenize(images)
     assert torch.equal(back.tokenize(images), codes) and len(codes.unique()) > 1
     torch.testing.assert_close(back.detokenize(codes), tokenizer.detokenize(codes), rtol=0, atol=1e-5)
+
+
+def test_settings_beside_weights_give_way_to_the_callers(make_vqgan, tmp_path):
+    to_published.save(make_vqgan(VectorQuantizer(50, 7)), tmp_path / "out")
+    assert type(vistok.load(tmp_path / "out" / "model.ckpt").quantizer) is VectorQuantizer
+    assert type(vistok.load(tmp_path / "out", "ibq").quantizer) is IBQ
+    (tmp_path / "out" / "model.ckpt").rename(tmp_path / "out" / "other.ckpt")
+    with pytest.raises(ValueError, match="family='taming' or family='ibq'"):  # the settings are another file's
+        vistok.load(tmp_path / "out")
 
 
 def test_settings_of_taming(make_vqgan, tmp_path):

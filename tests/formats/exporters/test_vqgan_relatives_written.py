@@ -124,6 +124,7 @@ def test_other_sizes(tmp_path, case):
     config = layout.write(tokenizer).config
     assert {key: config[key] for key in expected} == expected
     back = vistok.load(tmp_path / "out" / layout.container.file, name, config)
+    to_published.same_tensors(vistok.load(tmp_path / "out"), back)  # without arguments
     images = torch.rand(2, tokenizer.encoder.in_channels, 8, 8) * 2 - 1
     codes = tokenizer.tokenize(images)
     assert torch.equal(back.tokenize(images), codes) and len(codes.unique()) > 1

@@ -136,6 +136,7 @@ def test_written(tmp_path, arguments, expected):
     assert ("quantize.project_in.weight" in theirs) == ("maps" in arguments)
     loaded = vistok.load(tmp_path / "out" / "vae.pth", config=settings)
     assert native.describe(loaded) == native.describe(tokenizer)
+    assert native.describe(vistok.load(tmp_path / "out")) == native.describe(tokenizer)  # without arguments
 
 
 @pytest.mark.parametrize("arguments, change, message", [

@@ -138,6 +138,7 @@ def test_written(tmp_path, layout, generative):
     assert settings["ddconfig"] | sizes == settings["ddconfig"]
     loaded = vistok.load(tmp_path / "out" / file, layout, {**settings, "num_codebooks": 2})
     assert native.describe(loaded) == native.describe(tokenizer)
+    assert native.describe(vistok.load(tmp_path / "out")) == native.describe(tokenizer)  # without arguments
 
 
 @pytest.mark.parametrize("change, message", [

@@ -27,7 +27,7 @@ PATHS = (
     "urls",
     "val_urls",
 )
-WORDS = ("null", "true", "false")  # values that are never paths
+NO_PATHS = ("null", "true", "false")  # values that are never paths
 
 
 def readable(arguments: Sequence[str]) -> list[str]:
@@ -53,7 +53,7 @@ def _readable(argument: str, single: bool) -> str:
     if sweep and not single:
         return argument
     plain = override is not None and not sweep
-    if _exists(value) and value not in WORDS and (is_path or not plain or "/" in value or "${" in value):
+    if _exists(value) and value not in NO_PATHS and (is_path or not plain or "/" in value or "${" in value):
         same = plain and override.value() == value and "${" not in value  # type: ignore[union-attr]
         return argument if same else in_quotes(key, value)
     if plain or "${" in argument:

@@ -60,7 +60,8 @@ def load(
     if found.config is None:
         return native.load(found.path)
     try:
-        return load_file(found.path, family, {**found.config, **(config or {})}, weights)
+        told = found.config if family in (None, found.family) else {}
+        return load_file(found.path, family or found.family, {**told, **(config or {})}, weights)
     except Unknown:
         raise
     except ValueError as error:

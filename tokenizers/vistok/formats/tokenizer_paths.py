@@ -19,6 +19,7 @@ from vistok.pretrained import WeightsUnavailable
 from vistok.untrusted.bounded_json import read_json
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"  # of an exported folder
+SETTINGS = "vistok.json"  # beside weights in a published layout: their file, family and the settings of it
 EXPORT = "tokenizer"  # name of the exported folder in a run
 SLIM = Path("checkpoints") / "slim.safetensors"  # in a run: the weights with heads unfolded
 HUB_WEIGHTS = tuple(  # what is downloaded of a repository
@@ -35,6 +36,7 @@ class TokenizerPath(NamedTuple):
 
     path: Path  # an exported folder, a published file, or the index of several
     config: dict[str, Any] | None = None  # settings in the folder of a published file; None for an exported folder
+    family: str | None = None  # of a published file that vistok wrote
 
 
 def find(source: str | Path) -> TokenizerPath:
@@ -51,7 +53,7 @@ def find(source: str | Path) -> TokenizerPath:
     if not path.exists():
         raise FileNotFoundError(f"{source} is not an exported tokenizer: there is no such folder or file")
     if not path.is_dir():
-        return TokenizerPath(path, config_of(path))
+        return with_settings(path)
     return published_folder(path) or TokenizerPath(exported_folder(path))
 
 
@@ -83,6 +85,22 @@ def published_folder(folder: Path) -> TokenizerPath | None:
         if (folder / CONFIG).is_file() or not (instead := other_kinds(folder)):
             return None
         raise ValueError(f"{folder} has no weights that can be read{instead}")
+    return with_settings(weights)
+
+
+def with_settings(weights: Path) -> TokenizerPath:
+    """A published file with its settings: those that were exported with it, or of diffusers.
+
+    Raises:
+        ValueError: They are no JSON.
+    """
+    beside = weights.parent / SETTINGS
+    if beside.is_file():
+        content = read_json(beside)
+        content = content if type(content) is dict and content.get("weights") == weights.name else {}
+        family, config = content.get("family"), content.get("config")
+        if type(family) is str and type(config) is dict:
+            return TokenizerPath(weights, config, family)
     return TokenizerPath(weights, config_of(weights))
 
 

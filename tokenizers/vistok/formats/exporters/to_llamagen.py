@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vistok.files import atomic_folder
+from vistok.files import atomic_folder, write_json
 from vistok.formats import load, model_card, plain
 from vistok.formats.exporters.parity import Encoded, Parity, check, sizes_of
 from vistok.formats.importers import from_llamagen as layout
 from vistok.formats.importers.key_map import to_theirs
+from vistok.formats.tokenizer_paths import SETTINGS
 from vistok.tokenizer import Tokenizer
 
 TARGET = "LlamaGen's layout"
@@ -50,6 +51,7 @@ def save(
     state = to_theirs(layout.RULES, plain.state_of(folded)) | {"quantize.codebook_used": torch.zeros(layout.WINDOW)}
     with atomic_folder(folder) as partial:
         torch.save({"model": state, "config": config}, partial / FILE)
+        write_json({"weights": FILE, "family": "llamagen", "config": config}, partial / SETTINGS)
         read = load.load_file(partial / FILE, "llamagen", config)
 
         def encode(images: Tensor) -> Encoded:

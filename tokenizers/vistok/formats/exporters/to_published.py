@@ -16,6 +16,7 @@ from vistok.formats.families import FAMILIES, Family
 from vistok.formats.importers.key_map import to_theirs
 from vistok.formats.importers.published import Container, Published
 from vistok.formats.load import load_file
+from vistok.formats.tokenizer_paths import SETTINGS
 from vistok.quantizers import Quantizer
 from vistok.tokenizer import Tokenizer
 
@@ -32,7 +33,7 @@ def save(
     """Writes a tokenizer as a checkpoint of a published family, checks it by reading it, then renames its folder.
 
     The folder holds the weights in the container and under the names that the authors' code reads, their configuration,
-    and a model card with the lines that load both.
+    ``vistok.json`` with family and settings for ``vistok.load``, and a model card with the lines that load them.
 
     Args:
         tokenizer: A tokenizer with the family's structure.
@@ -51,6 +52,8 @@ def save(
     with atomic_folder(folder) as partial:
         path = write_weights(layout, published, partial)
         write_settings(layout.container, published, partial)
+        note = {"weights": path.name, "family": family, "config": published.config}
+        write_json(note, partial / SETTINGS)  # with which the folder is read without arguments
         read = load_file(path, family, published.config)
         same_tensors(read, published.tokenizer)
         parity = compare(read, published.tokenizer, plain.inference_copy(tokenizer))
