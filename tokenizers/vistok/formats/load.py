@@ -60,8 +60,8 @@ def load(
     if found.config is None:
         return native.load(found.path)
     try:
-        told = found.config if family in (None, found.family) else {}
-        return load_file(found.path, family or found.family, {**told, **(config or {})}, weights)
+        beside = found.config if family in (None, found.family) else {}
+        return load_file(found.path, family or found.family, {**beside, **(config or {})}, weights)
     except Unknown:
         raise
     except ValueError as error:
