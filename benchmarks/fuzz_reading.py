@@ -49,6 +49,8 @@ from vistok.backbones import (
     CNNDecoder,
     CNNEncoder,
     HierarchicalEncoder,
+    MagvitDecoder,
+    MagvitEncoder,
     PositionalDecoder,
     ViTDecoder,
     ViTEncoder,
@@ -63,9 +65,22 @@ from vistok.evaluation import compare
 from vistok.evaluation.report import comparison_page, differences, rate_plot, score_table
 from vistok.files import write_json
 from vistok.formats import load, native
+from vistok.formats.exporters import to_published
 from vistok.formats.importers import from_bsqvit, from_llamagen, from_taming
 from vistok.formats.importers.key_map import to_theirs
-from vistok.quantizers import BinaryQuantizer, DynamicQuantizer, FactorizedQuantizer, FeatureRouter, VectorQuantizer
+from vistok.formats.tokenizer_paths import SETTINGS
+from vistok.quantizers import (
+    IBQ,
+    BinaryQuantizer,
+    DynamicQuantizer,
+    FactorizedQuantizer,
+    FeatureRouter,
+    GumbelQuantizer,
+    MultiScaleQuantizer,
+    Quantizer,
+    ResidualQuantizer,
+    VectorQuantizer,
+)
 from vistok.quantizers.vq import plain
 from vistok.tokens import Header, TokenStore
 from vistok.tokens.exchange import READERS as FORMS
@@ -115,6 +130,8 @@ def damaged(name: str, content: bytes, draw: Draw) -> bytes:
         ".tar": of_tar,
         ".safetensors": of_safetensors,
         ".ckpt": of_zip,
+        ".pt": of_zip,
+        ".pth": of_zip,
         ".npz": of_arrays,
         ".vtk": of_stream,
     }.get(Path(name).suffix)
@@ -487,6 +504,48 @@ def published(folder: Path) -> None:
             safetensors.torch.save_file(theirs, folder / name / "model.safetensors")
 
 
+def written(folder: Path) -> None:
+    """Folders in the layouts that are written, with their settings, and one whose weights are in two files."""
+    torch.manual_seed(0)
+    size: dict[str, Any] = {"channels": 32, "multipliers": (1,), "num_blocks": 1, "dim": 4}
+
+    def cnn(head: Quantizer, k: int = 1) -> Tokenizer:
+        pair = [cls(**size, attention=(0,)) for cls in (CNNEncoder, CNNDecoder)]
+        return Tokenizer(pair[0], head, pair[1], *(nn.Conv2d(4, 4, k, padding=k // 2) for _ in range(2)))
+
+    def magvit(**bits: Any) -> Tokenizer:
+        head = BinaryQuantizer(4, spherical=False, temperature=0.01, group=None, **bits)
+        return Tokenizer(MagvitEncoder(**size), head, MagvitDecoder(**size, adaptive=True))
+
+    made = {
+        "ibq": cnn(IBQ(8, 4)),
+        "taming_ema": cnn(VectorQuantizer(8, 4, ema_decay=0.9)),
+        "gumbel": cnn(GumbelQuantizer(8, 4)),
+        "rqvae": cnn(ResidualQuantizer([VectorQuantizer(8, 4)], 2)),
+        "var": cnn(MultiScaleQuantizer(VectorQuantizer(8, 4), (1, 2)), k=3),
+        "openmagvit2": magvit(),
+        "wetok": magvit(num_codebooks=2, pooled=True),
+        "bitdance": magvit(num_codebooks=2, pooled=True),
+    }
+    for name, model in made.items():
+        layout = to_published.WRITTEN[name]
+        assert layout.write and layout.container
+        (folder / name).mkdir(parents=True)
+        published = layout.write(model.eval())
+        path = to_published.write_weights(layout, published, folder / name)
+        to_published.write_settings(layout.container, published, folder / name)
+        note = {"weights": path.name, "family": name, "config": published.config}
+        write_json(note, folder / name / SETTINGS)
+    theirs = {key: value.contiguous() for key, value in to_theirs(from_taming.RULES, made["ibq"].state_dict()).items()}
+    (folder / "index").mkdir()
+    parts, places = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"), {}
+    for i, part in enumerate(parts):
+        names = sorted(theirs)[i::2]
+        safetensors.torch.save_file({key: theirs[key] for key in names}, folder / "index" / part)
+        places |= dict.fromkeys(names, part)
+    write_json({"metadata": {}, "weight_map": places}, folder / "index" / "model.safetensors.index.json")
+
+
 def small_filler() -> Filler:
     torch.manual_seed(0)
     return Filler(4, width=4, depth=1, num_heads=2, window=2).eval()
@@ -648,6 +707,10 @@ def read_published(folder: Path) -> Any:
     return load.load(file, folder.name, {"vitconfig": {"heads": 2}})
 
 
+def read_written(folder: Path) -> Any:
+    return load.load(folder, "ibq" if folder.name == "index" else None)
+
+
 trained = cache(tokenizers)
 loaded = cache(codec_reading.load)
 small = cache(small_codec)
@@ -684,6 +747,7 @@ READERS = {
     "init": Reader(lambda folder: exported(folder, "cnn", "vit"), "model.safetensors", read_init),
     "checkpoint": Reader(checkpoint, "*", read_checkpoint, unforged),
     "published": Reader(published, "*", read_published),
+    "written": Reader(written, "*", read_written),
     "codec": Reader(codec_folder, "codec.*", codec_reading.load),
     "concealment": Reader(concealment, "*", lambda folder: codec_reading.load_filler(folder, small().tokenizer)),
     "stream": Reader(compressed, "*.vtk", read_compressed),
