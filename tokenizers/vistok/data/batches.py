@@ -21,6 +21,8 @@ class Sample(NamedTuple):
     sha256: str = ""  # hash of the decoded image, by pixel_hash, in an evaluation
     size: tuple[int, int] | None = None  # height and width of the file's image, before the transforms
     passed_over: tuple[str, ...] = ()  # members of a tar beside the image, which are not read
+    label: int | None = None  # class of the image, where it was asked for
+    mask: Tensor | None = None  # (1, H, W) bool, True where a pixel is known; where it was asked for
 
 
 class Batch(NamedTuple):
@@ -53,7 +55,19 @@ def collate(samples: Sequence[Sample]) -> Batch:
     sizes = [sample.size for sample in read]
     passed_over = [name for sample in samples for name in sample.passed_over]
     place = samples[-1].place
-    return Batch(images, names=names, skipped=skipped, place=place, hashes=hashes, sizes=sizes, passed_over=passed_over)
+    labels = [sample.label for sample in read if sample.label is not None]
+    masks = [sample.mask for sample in read if sample.mask is not None]
+    return Batch(
+        images,
+        labels=torch.tensor(labels) if labels else None,
+        mask=torch.stack(masks) if masks else None,
+        names=names,
+        skipped=skipped,
+        place=place,
+        hashes=hashes,
+        sizes=sizes,
+        passed_over=passed_over,
+    )
 
 
 class Images(Protocol):

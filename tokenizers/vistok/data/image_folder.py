@@ -9,10 +9,12 @@ from typing import Any, Literal
 import numpy as np
 
 from vistok.data.batches import MOST_REPLACED, Sample
+from vistok.data.class_folders import ClassFolders, class_folders
 from vistok.data.data_module import ImageDataModule
 from vistok.data.folder_listing import list_images, nothing_found
 from vistok.data.folder_splits import Split, split_of
 from vistok.data.image_paths import find_images
+from vistok.data.random_masks import kind_of_mask, mask_of
 from vistok.data.transforms import croppings
 from vistok.data.value_ranges import ValueRange, asked_range, unused_note, value_range
 from vistok.files import encodable
@@ -39,6 +41,8 @@ class ImageFiles:
         replace: True replaces an unreadable image by the next one.
         read: Function from a file to an image for the transforms.
         hashed: True adds the hash of each decoded image.
+        mask: Kind of the mask of each image, see ``random_masks``; None draws none.
+        classes: Classes of the images, for labels; None gives none.
     """
 
     def __init__(
@@ -50,9 +54,12 @@ class ImageFiles:
         replace: bool = False,
         read: Callable[[Path], Any] = read_rgb,
         hashed: bool = False,
+        mask: str | None = None,
+        classes: ClassFolders | None = None,
     ):
         self.root, self.files, self.transforms, self.seed = root, list(files), list(transforms), seed
         self.replace, self.read, self.hashed = replace, read, hashed
+        self.mask, self.classes = mask, classes
 
     def __len__(self) -> int:
         return len(self.files)
@@ -64,7 +71,9 @@ class ImageFiles:
             name = encodable(self.files[index])
             try:
                 image, size, sha256 = self._read(epoch, index)
-                return Sample(image, name, tuple(skipped), sha256=sha256, size=size)
+                label = self.classes.of(self.files[index]) if self.classes else None
+                mask = mask_of(self.mask, (self.seed, epoch, index), image)
+                return Sample(image, name, tuple(skipped), sha256=sha256, size=size, label=label, mask=mask)
             except UnreadableImage as error:
                 skipped.append(encodable(f"{self.root / self.files[index]}: {error}"))
             if not self.replace:
@@ -85,7 +94,7 @@ class ImageFiles:
 
     def with_transforms(self, transforms: Sequence[Transform], stored: bool = False) -> "ImageFiles":
         read = AsStored(self.read) if stored else self.read
-        return ImageFiles(self.root, self.files, transforms, self.seed, self.replace, read, hashed=True)
+        return ImageFiles(self.root, self.files, transforms, self.seed, self.replace, read, True, None, self.classes)
 
 
 def folder(
@@ -106,6 +115,8 @@ def folder(
     channels: int = 3,
     range: Any = None,
     rgb_bands: Sequence[int] | None = None,
+    mask: str | None = None,
+    labels: bool = False,
 ) -> ImageDataModule:
     """Data module of all images below a folder: JPEG, PNG, WebP, AVIF, GIF, BMP, TIFF, PPM and JPEG 2000 files.
 
@@ -140,13 +151,16 @@ def folder(
         range: Values in the files that become -1 and 1: ``[LOW, HIGH]``, ``auto`` measures them on the training
             images, ``dtype`` or None takes 0 and the largest value of the files' type.
         rgb_bands: Channels, counted from 0, that networks trained on RGB look at; None for 1 or 3 channels.
+        mask: Kind of the random masks of training and validation images: ``box``, ``irregular`` (strokes of a brush) or
+            None. A mask depends only on (seed, epoch, index); those of validation images are always the same.
+        labels: True gives each image the number of its class: the top-level folders of the images, in sorted order.
 
     Raises:
         ValueError: The folder does not exist, has no images, or an image is smaller than the crop.
     """
     _, path, _ = find_images(root, "data.root", ("folder", "split"))
     training, center = croppings(crop, image_size, resize, min_crop, flip)
-    asked = asked_range(range)
+    asked, mask = asked_range(range), kind_of_mask(mask)
     split = split_of(path)
     train = _images_of(path, split.train if split else "", root)
     if split and split.val:
@@ -165,13 +179,15 @@ def folder(
         notes.append(unused_note(paths, read_file))
     notes += [found.note]
     form = PixelForm(channels, found.low_high, as_values)
+    classes = class_folders([*train, *val, *test], bool(split), f"data.root={root}") if labels else None
     read = reader(max_pixels=max_pixels, pixels=form)
     if resize == 0:
-        _refuse_small(path, {*train, *val, *test}, image_size, max_unreadable)
+        files = {name for name in (*train, *val, *test) if not name.lower().endswith(VALUES)}
+        _refuse_small(path, files, image_size, max_unreadable)
     return ImageDataModule(
-        train=ImageFiles(path, train, training, seed, replace=True, read=reader(decoder, max_pixels, form)),
-        val=ImageFiles(path, val, center, read=read, hashed=True),
-        test=ImageFiles(path, test, center, read=read),
+        train=ImageFiles(path, train, training, seed, True, reader(decoder, max_pixels, form), False, mask, classes),
+        val=ImageFiles(path, val, center, seed, False, read, True, mask, classes),
+        test=ImageFiles(path, test, center, read=read, classes=classes),
         image_size=image_size,
         batch_size=batch_size,
         num_workers=num_workers,

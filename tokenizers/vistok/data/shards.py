@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from vistok.data.batches import Batch
 from vistok.data.data_module import ImageDataModule
 from vistok.data.loaders import loader, rank_of
+from vistok.data.random_masks import kind_of_mask
 from vistok.data.skipped import Skipped, by_split
 from vistok.data.streams import Place, ShardImages, ShardStream
 from vistok.data.tar_samples import images_in
@@ -194,6 +195,8 @@ def shards(
     channels: int = 3,
     range: Any = None,
     rgb_bands: Sequence[int] | None = None,
+    mask: str | None = None,
+    labels: bool = False,
 ) -> ShardDataModule:
     """Data module of images in webdataset tar shards, on disk or behind any URL that webdataset opens.
 
@@ -218,6 +221,8 @@ def shards(
         channels: Number of channels of the images, as in ``folder``.
         range: Values in the files that become -1 and 1, as in ``folder``; ``auto`` reads the first training shard.
         rgb_bands: Channels that networks trained on RGB look at, as in ``folder``.
+        mask: Kind of the random masks, as in ``folder``.
+        labels: True gives each image its label, ``KEY.cls`` beside it; an image without one counts as unreadable.
 
     Raises:
         ValueError: A shard does not exist, or an argument is invalid.
@@ -226,7 +231,7 @@ def shards(
     large_enough = [AtLeast(image_size)] * (resize == 0)
     held_out = val_urls if isinstance(val_urls, str) else ", ".join(val_urls)
     train, about = None, held_out
-    asked, found = asked_range(range), ValueRange(None)
+    asked, found, mask = asked_range(range), ValueRange(None), kind_of_mask(mask)
     if asked is not None:
         first = expand(val_urls if urls is None else urls, "data.urls")[0]
         members = (io.BytesIO(image.data) for image in images_in(first) if image.name)
@@ -234,11 +239,17 @@ def shards(
     form = PixelForm(channels, found.low_high)
     if urls is not None:
         read = reader(decoder, max_pixels, form)
-        train = ShardStream(expand(urls, "data.urls"), large_enough + training, seed, block, read)
+        train = ShardStream(expand(urls, "data.urls"), large_enough + training, seed, block, read, mask, labels)
         about = f"{urls if isinstance(urls, str) else ', '.join(urls)}, {held_out} held out"
     return ShardDataModule(
         train=train,
-        val=ShardImages(expand(val_urls, "data.val_urls"), large_enough + center, reader("pillow", max_pixels, form)),
+        val=ShardImages(
+            expand(val_urls, "data.val_urls"),
+            large_enough + center,
+            reader("pillow", max_pixels, form),
+            mask=mask,
+            labels=labels,
+        ),
         image_size=image_size,
         batch_size=batch_size,
         num_workers=num_workers,

@@ -15,6 +15,7 @@ import numpy as np
 from torch.utils.data import IterableDataset, get_worker_info
 
 from vistok.data.batches import MOST_REPLACED, Sample
+from vistok.data.random_masks import mask_of
 from vistok.data.tar_index import names_in_shard
 from vistok.data.tar_samples import TarImage, images_in
 from vistok.data.tars import Url, shard_name
@@ -44,6 +45,8 @@ class ShardStream(IterableDataset):
         seed: Orders depend on (seed, epoch); random choices for an image only on (seed, epoch, shard, index).
         block: Number of images that are held in memory and shuffled.
         read: Function from a file to an image for the transforms.
+        mask: Kind of the mask of each image, see ``random_masks``; None draws none.
+        labels: True reads the label of each image, ``KEY.cls``.
     """
 
     def __init__(
@@ -53,11 +56,13 @@ class ShardStream(IterableDataset):
         seed: int = 0,
         block: int = 1000,
         read: Callable[[BinaryIO], Any] = read_rgb,
+        mask: str | None = None,
+        labels: bool = False,
     ):
         if block < 1:
             raise ValueError(f"data.block must be at least 1, not {block}")
         self.urls, self.transforms, self.seed, self.block = list(urls), list(transforms), seed, block
-        self.read = read
+        self.read, self.mask, self.labels = read, mask, labels
         self.rank, self.world_size, self.batches = 0, 1, 0
         self.places: list[Place] = []  # places of the workers; empty at the start
 
@@ -119,8 +124,9 @@ class ShardStream(IterableDataset):
             order = np.random.default_rng((self.seed, epoch, number, block)).permutation(len(in_block))
             for at in order[max(0, done - block * self.block) :]:
                 index, member = in_block[at]
-                rng = np.random.default_rng((self.seed, epoch, number, index))
-                yield decode(url, member, self.transforms, rng, self.read)
+                key = (self.seed, epoch, number, index)
+                sample = decode(url, member, self.transforms, np.random.default_rng(key), self.read, labels=self.labels)
+                yield with_mask(sample, self.mask, key)
             if problem:
                 yield Sample(None, encodable(shard_name(url)), problem)
             if len(in_block) < self.block:
@@ -139,6 +145,8 @@ class ShardImages(IterableDataset):
         transforms: Transforms without randomness, applied in order.
         read: Function from a file to an image for the transforms.
         hashed: True adds the hash of each decoded image.
+        mask: As in ``ShardStream``; the mask of an image is always the same.
+        labels: As in ``ShardStream``.
     """
 
     def __init__(
@@ -147,8 +155,11 @@ class ShardImages(IterableDataset):
         transforms: Sequence[Transform],
         read: Callable[[BinaryIO], Any] = read_rgb,
         hashed: bool = False,
+        mask: str | None = None,
+        labels: bool = False,
     ):
         self.urls, self.transforms, self.read, self.hashed = list(urls), list(transforms), read, hashed
+        self.mask, self.labels = mask, labels
         self.rank, self.world_size = 0, 1
 
     def with_transforms(self, transforms: Sequence[Transform], stored: bool = False) -> "ShardImages":
@@ -156,7 +167,8 @@ class ShardImages(IterableDataset):
 
         ``stored`` decodes them as they are stored, see ``read_rgb``.
         """
-        return ShardImages(self.urls, transforms, AsStored(self.read) if stored else self.read, hashed=True)
+        read = AsStored(self.read) if stored else self.read
+        return ShardImages(self.urls, transforms, read, True, None, self.labels)
 
     def names(self) -> list[str] | None:
         """Names of all images; None if a shard is behind a URL or compressed, so that they are not known in advance."""
@@ -186,7 +198,8 @@ class ShardImages(IterableDataset):
             try:
                 for index, member in enumerate(images_in(url)):
                     if index % among == reader // len(self.urls):
-                        yield decode(url, member, self.transforms, rng, self.read, self.hashed)
+                        sample = decode(url, member, self.transforms, rng, self.read, self.hashed, self.labels)
+                        yield with_mask(sample, self.mask, (number, index))
             except UnreadableImage as error:
                 yield Sample(None, encodable(shard_name(url)), (encodable(str(error)),))
 
@@ -198,17 +211,37 @@ def decode(
     rng: np.random.Generator,
     read: Callable[[BinaryIO], Any] = read_rgb,
     hashed: bool = False,
+    labels: bool = False,
 ) -> Sample:
-    """Decodes the bytes of a shard's member to an image; without an image the sample has the reason."""
+    """Decodes the bytes of a shard's member to an image; without an image or its label the sample has the reason."""
     passed_over = tuple(encodable(f"{shard_name(url)}:{name}") for name in member.passed_over)
     if not member.name:
         return Sample(None, "", passed_over=passed_over)
     known = encodable(f"{shard_name(url)}:{member.name}")
     try:
+        label = label_of(member) if labels else None
         image, size, sha256 = read_sized_crop(io.BytesIO(member.data), read, transforms, rng, hashed)
-        return Sample(image, known, sha256=sha256, size=size, passed_over=passed_over)
+        return Sample(image, known, sha256=sha256, size=size, passed_over=passed_over, label=label)
     except UnreadableImage as error:
         return Sample(None, known, (encodable(f"{url}:{member.name}: {error}"),), passed_over=passed_over)
+
+
+def label_of(member: TarImage) -> int:
+    """Label of an image, digits in ``KEY.cls``.
+
+    Raises:
+        UnreadableImage: There is none, or it is no number.
+    """
+    try:
+        return int(member.label or b"")
+    except ValueError:
+        what = "it has no label KEY.cls beside it" if member.label is None else f"its label is {member.label[:40]!r}"
+        raise UnreadableImage(f"{what}; data.labels=true needs a number") from None
+
+
+def with_mask(sample: Sample, mask: str | None, key: tuple[int, ...]) -> Sample:
+    """Sample with a mask drawn for the key, if it has an image."""
+    return sample if sample.image is None else sample._replace(mask=mask_of(mask, key, sample.image))
 
 
 def worker_and_count() -> tuple[int, int]:
