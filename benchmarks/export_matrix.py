@@ -37,6 +37,7 @@ EXPECTED = {  # of targets with one table: what the reason for a refusal says, i
     "computed": "no table",
     "dot product": "no distances",
     "product of": "several tables",
+    "sum of": "several tables",
     "dynamic": "dynamic",
     "several scales": "several scales",
     "unit length": "unit codewords only",

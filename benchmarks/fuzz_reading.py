@@ -69,6 +69,7 @@ from vistok.formats.exporters import to_published
 from vistok.formats.importers import from_bsqvit, from_llamagen, from_taming
 from vistok.formats.importers.key_map import to_theirs
 from vistok.formats.tokenizer_paths import SETTINGS
+from vistok.images.rgb_view import RGBView
 from vistok.quantizers import (
     IBQ,
     BinaryQuantizer,
@@ -717,7 +718,7 @@ small = cache(small_codec)
 
 
 def read_init(folder: Path) -> None:
-    begun = SimpleNamespace(tokenizer=trained()[folder.name], average=None)
+    begun = SimpleNamespace(tokenizer=trained()[folder.name], average=None, view=RGBView())
     slim_checkpoint.load_slim(begun, folder / native.WEIGHTS)  # type: ignore[arg-type]
 
 

@@ -51,11 +51,8 @@ RUNS = {
     "residual, depth 4": ["quantizer=residual"],
     "residual of simvq": ["quantizer=residual", "quantizer@quantizer.head=simvq"],
     "residual of vq_cosine": [
-        "quantizer=residual",
-        "quantizer@quantizer.head=vq_cosine",
-        "quantizer.losses=steps",
-        "quantizer.residual_gradient=codewords",
-        "model.latent_dim=8",
+        *("quantizer=residual", "quantizer@quantizer.head=vq_cosine", "model.latent_dim=8"),
+        *("quantizer.factors=0.5", "quantizer.head.restart=0.1"),
     ],
     "residual of fsq": [
         "quantizer=residual",

@@ -77,5 +77,5 @@ def test_what_is_no_image_is_refused(source, size, message):
 
 
 def test_only_images_are_written(tmp_path):
-    with pytest.raises(ValueError, match=r"shape \(3, 8, 8\), not \(b, 3, H, W\)"):
+    with pytest.raises(ValueError, match=r"shape \(3, 8, 8\), not \(b, c, H, W\)"):
         vistok.write_image(torch.zeros(3, 8, 8), tmp_path / "x.png")

@@ -18,7 +18,14 @@ from vistok.training import run as training_run
 from vistok.training.channel_adaptation import adapted
 
 DATA = ("data=folder", "data.num_workers=0", "loss=l1", "data.batch_size=4", "data.val_count=2")
-EVAL = ("feature_network=none", "metrics.lpips=null", "data.num_workers=0", "data.image_size=32", "data=folder")
+EVAL = (
+    "feature_network=none",
+    "metrics.lpips=null",
+    "run.held_out=false",
+    "data.num_workers=0",
+    "data.image_size=32",
+    "data=folder",
+)
 
 
 def levels(rng: np.random.Generator, channels: int) -> np.ndarray:

@@ -155,7 +155,14 @@ def score(
                     "references": sorted(references),
                     "features": columns,
                     "reference": reference,
-                    "data": [data.about, data.image_size, reading.batch_size, data.num_workers, data.form, data.view],
+                    "data": [
+                        data.about,
+                        data.image_size,
+                        reading.batch_size,
+                        data.num_workers,
+                        data.form,
+                        repr(data.view),
+                    ],
                     "names": None if all_names is None else names_hash(all_names),
                     "files": state_of_data,
                 }

@@ -1,7 +1,7 @@
 """Tokenizers in the forms of other libraries' layouts, most of them VQGAN's networks with one codebook."""
 
 import copy
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from vistok.backbones import CNNDecoder, CNNEncoder
 from vistok.backbones.cnn import CNNSizes
 from vistok.backbones.magvit import MagvitSizes
 from vistok.images.ranges import LogitLaplaceMap, PixelMap
-from vistok.quantizers import Quantizer, Table, VectorQuantizer
+from vistok.quantizers import Quantizer, Table
 from vistok.quantizers.vq import plain
 from vistok.tokenizer import Tokenizer
 
@@ -101,26 +101,6 @@ def check_table(head: Quantizer, target: str) -> None:
         raise refuse(target, f"a {name}, which chooses codes by dot product, only for distances")
 
 
-def as_learned(head: Quantizer, target: str, l2: bool = False, **arguments: Any) -> VectorQuantizer:
-    """Head with the codewords of one that has a single table, before they are normalised for a cosine.
-
-    Args:
-        head: The head.
-        target: Name of the layout, for messages.
-        l2: True for a layout that compares by L2 alone: a cosine head's codewords then have unit length.
-        arguments: Further arguments of ``VectorQuantizer``, whose tensors the layout stores.
-    """
-    check_table(head, target)
-    table = cast(Table, head.table(0))
-    _refuse_two(head, table, target)
-    cosine = table.metric == "cosine"
-    own = VectorQuantizer(*table.values.shape, cosine=cosine and not l2, **arguments)
-    stored = head.codewords if type(head) is VectorQuantizer and cosine == own.cosine else table.values
-    with torch.no_grad():
-        own.codewords.copy_(stored)
-    return own.eval().requires_grad_(False)
-
-
 def with_maps(tokenizer: Tokenizer) -> Tokenizer:
     """The tokenizer itself, with 1x1 convolutions that change nothing where it has no maps around the head."""
     for name in ("to_latent", "from_latent"):
@@ -169,10 +149,10 @@ def table_of(tokenizer: Tokenizer) -> Table:
 
 def refuse_two_tables(tokenizer: Tokenizer, target: str) -> None:
     """Refuses a head that decodes other codewords than those it searches."""
-    _refuse_two(tokenizer.quantizer, table_of(tokenizer), target)
+    refuse_two(tokenizer.quantizer, table_of(tokenizer), target)
 
 
-def _refuse_two(head: Quantizer, table: Table, target: str) -> None:
+def refuse_two(head: Quantizer, table: Table, target: str) -> None:
     if not torch.equal(table.search, table.values):
         raise refuse(target, f"a {type(head).__name__}, which chooses codes in one table and decodes another")
 

@@ -1,7 +1,7 @@
 """The three channels of an image that networks trained on RGB look at, and those of a picture."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -9,7 +9,8 @@ from torch import Tensor
 RGBA = 4
 
 
-class RGBView(NamedTuple):
+@dataclass(frozen=True)
+class RGBView:
     """Choice of three channels: those of RGB, grey three times, or the given bands.
 
     Attributes:

@@ -13,6 +13,7 @@ from vistok.formats import plain
 from vistok.formats.importers import vqgan_rules
 from vistok.formats.importers.hyperparameters import get, need, only
 from vistok.formats.importers.key_map import Rule, linear, under
+from vistok.formats.importers.learned_heads import as_learned
 from vistok.formats.importers.published import Container, Published
 from vistok.images.ranges import PixelMap
 from vistok.quantizers import VectorQuantizer
@@ -145,7 +146,7 @@ def write(tokenizer: Tokenizer) -> Published:
     """ViT-VQGAN's networks with sin-cos positions, and any head that folds into one table, by cosine or by L2."""
     plain.check_kinds(tokenizer, TARGET, ViTEncoder, ViTDecoder, UNIT)
     plain.check_maps(tokenizer, TARGET)
-    own, head = plain.inference_copy(tokenizer), plain.as_learned(tokenizer.quantizer, TARGET)
+    own, head = plain.inference_copy(tokenizer), as_learned(tokenizer.quantizer, TARGET)
     own.quantizer = head
     plain.with_maps(own)
     config: dict[str, Any] = {}

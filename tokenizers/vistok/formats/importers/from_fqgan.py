@@ -14,6 +14,7 @@ from vistok.formats import plain
 from vistok.formats.importers import from_llamagen, vqgan_rules
 from vistok.formats.importers.hyperparameters import need
 from vistok.formats.importers.key_map import Rule, under
+from vistok.formats.importers.learned_heads import as_learned
 from vistok.formats.importers.published import Container, Published
 from vistok.quantizers import FactorizedQuantizer, Quantizer, Table, VectorQuantizer
 from vistok.tokenizer import Tokenizer
@@ -122,8 +123,7 @@ def write(tokenizer: Tokenizer, branches: int) -> Published:
         raise plain.refuse(TARGET, f"{what}, only for a FactorizedQuantizer of {branches}")
     own = plain.inference_copy(tokenizer)
     learned = [
-        plain.as_learned(cast(Quantizer, head.cpu().float()), TARGET)
-        for head in cast(nn.ModuleList, copy.deepcopy(heads))
+        as_learned(cast(Quantizer, head.cpu().float()), TARGET) for head in cast(nn.ModuleList, copy.deepcopy(heads))
     ]
     own.quantizer = FactorizedQuantizer(learned).eval()
     config = config_of(own, branches)

@@ -13,6 +13,7 @@ from vistok.formats import plain
 from vistok.formats.importers import vqgan_rules
 from vistok.formats.importers.hyperparameters import only
 from vistok.formats.importers.key_map import Rule, to_theirs, under
+from vistok.formats.importers.learned_heads import as_learned
 from vistok.formats.importers.published import RESOLUTION, Container, Published, averages
 from vistok.quantizers import SimVQ
 from vistok.tokenizer import Tokenizer
@@ -78,7 +79,7 @@ def write(tokenizer: Tokenizer) -> Published:
     plain.check_kinds(tokenizer, TARGET, MagvitEncoder, MagvitDecoder)
     own = plain.inference_copy(tokenizer, folded=type(tokenizer.quantizer) is not SimVQ)
     if type(tokenizer.quantizer) is not SimVQ:
-        table = plain.as_learned(own.quantizer, TARGET, l2=True).codewords
+        table = as_learned(own.quantizer, TARGET, l2=True).codewords
         own.quantizer = SimVQ(len(table), table.shape[1])
         own.quantizer.load_state_dict(
             {"basis": table, "projection.weight": torch.eye(table.shape[1]), "projection.bias": 0 * table[0]}

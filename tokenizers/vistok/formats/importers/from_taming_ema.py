@@ -9,6 +9,7 @@ from vistok.formats import plain
 from vistok.formats.importers import vqgan_rules
 from vistok.formats.importers.hyperparameters import only
 from vistok.formats.importers.key_map import Rule
+from vistok.formats.importers.learned_heads import as_learned
 from vistok.formats.importers.published import Container, Published, attending
 from vistok.quantizers import Quantizer, VectorQuantizer
 from vistok.tokenizer import Tokenizer
@@ -60,7 +61,7 @@ def averaging(head: Quantizer, target: str, **arguments: Any) -> VectorQuantizer
         target: Name of the layout, for messages.
         arguments: Further arguments of ``VectorQuantizer``.
     """
-    own = plain.as_learned(head, target, l2=True, ema_decay=DECAY, **arguments)
+    own = as_learned(head, target, l2=True, ema_decay=DECAY, **arguments)
     averages: dict[str, Tensor] = {"ema_counts": own.ema_counts.new_ones(own.codebook_size), "ema_sums": own.codewords}
     if type(head) is VectorQuantizer and head.ema_decay is not None and not head.cosine:
         averages = {name: getattr(head, name) for name in averages}

@@ -10,6 +10,7 @@ from vistok.formats import plain
 from vistok.formats.importers import vqgan_rules
 from vistok.formats.importers.hyperparameters import Unknown, get, only
 from vistok.formats.importers.key_map import Rule
+from vistok.formats.importers.learned_heads import as_learned
 from vistok.formats.importers.published import Container, Published, attending
 from vistok.quantizers import MultiScaleQuantizer, VectorQuantizer
 from vistok.quantizers.scale_schedules import PUBLISHED, Schedule, fixed
@@ -106,7 +107,7 @@ def write(tokenizer: Tokenizer) -> Published:
     sides = sides_of(head)
     if any(head.factor(i) != 1 for i in range(len(sides))):
         raise plain.refuse(TARGET, f"factors={head.factors} of the scales")
-    own.quantizer.head = plain.as_learned(head.head, TARGET, l2=True)
+    own.quantizer.head = as_learned(head.head, TARGET, l2=True)
     kernel = add_maps(own)
     ddconfig = attending(own, TARGET)
     if ddconfig["in_channels"] != 3 or ddconfig["out_ch"] != 3:

@@ -11,6 +11,7 @@ from vistok.backbones import CNNDecoder, HierarchicalEncoder, PositionalDecoder
 from vistok.backbones.cnn import CNNSizes
 from vistok.formats import plain
 from vistok.formats.importers.from_dqvae import GATES, LEARNING
+from vistok.formats.importers.learned_heads import as_learned
 from vistok.formats.importers.published import Container, Published
 from vistok.quantizers import DynamicQuantizer, EntropyRouter, FeatureRouter, Quantizer, VectorQuantizer
 from vistok.tokenizer import Tokenizer
@@ -56,7 +57,7 @@ def write(tokenizer: Tokenizer, grains: int) -> Published:
 
 def averaged_head(head: Quantizer) -> VectorQuantizer:
     """Head with the moving averages of another one; if it has none, they are those of one vector for each codeword."""
-    own, stored = plain.as_learned(head, TARGET, l2=True, **LEARNING), head.state_dict()
+    own, stored = as_learned(head, TARGET, l2=True, **LEARNING), head.state_dict()
     if torch.equal(own.codewords, stored.get("table", own.codewords)) and {"ema_counts", "ema_sums"} <= stored.keys():
         counts, sums = stored["ema_counts"], stored["ema_sums"]
     else:
