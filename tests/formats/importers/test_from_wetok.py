@@ -22,7 +22,7 @@ from vistok.training import run
 from ...conftest import SHARED
 
 GOLDEN = {  # file: what has to be given beside it
-    "wetok": {"family": "wetok", "config": {"num_codebooks": 3}},
+    "wetok": {"config": {"num_codebooks": 3}},
     "wetok_gan": {"config": {"num_codebooks": 2}},
     "bitdance_ae": {"family": "bitdance", "config": {"num_codebooks": 3}},
     "bitdance_ae_gan": {"config": {"num_codebooks": 4}},

@@ -149,8 +149,13 @@ def guessed(tensors: Mapping[str, Any]) -> str | None:
     return found.name
 
 
-def choose(tensors: Mapping[str, Any], family: str | None) -> Family:
+def choose(tensors: Mapping[str, Any], family: str | None, config: Mapping[str, Any] = {}) -> Family:
     """Family as which a file is read.
+
+    Args:
+        tensors: Tensors by name.
+        family: The caller's family; None for that of the names and sizes, and of ``config`` where they leave it open.
+        config: The caller's settings. Of the families of bits only WeTok and BitDance have ``num_codebooks``.
 
     Raises:
         ValueError: ``family`` is unknown or contradicts the names, or the names belong to no family.
@@ -172,4 +177,6 @@ def choose(tensors: Mapping[str, Any], family: str | None) -> Family:
             raise ValueError(known)
         names = one_line(", ".join(sorted(name[:100] for name in tensors)[:4]))
         raise ValueError(f"its names ({names}, ...) are of no known family")
+    if guess == "openmagvit2" and config.get("num_codebooks") is not None:
+        guess = "wetok"
     return next(known for known in FAMILIES if known.name == guess)

@@ -95,7 +95,7 @@ def tokenizer_of(
             They are taken as they are where they fill most of it; a small part of it would keep all of it occupied.
     """
     tensors = unwrapped(tree, weights, get(config, "part")).tensors
-    found = choose(tensors, family)
+    found = choose(tensors, family, config)
     if found.build is None:
         raise ValueError(f"recognised as {found.name}: its head is not in vistok yet")
     ignored = re.compile("|".join((LOSSES, *found.ignored)))
