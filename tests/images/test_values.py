@@ -11,8 +11,9 @@ from PIL import Image
 
 import vistok
 from vistok.images.bands import Bands, bands_of, read_bands, with_channels
-from vistok.images.crops import ADMCrop, CenterCrop, to_tensor
+from vistok.images.crops import ADMCrop, CenterCrop, ResizeShortSide, to_tensor
 from vistok.images.decoding import read_rgb
+from vistok.images.large import Decoded
 from vistok.images.rgb import UnreadableImage
 from vistok.images.rgb_view import RGBView, rgb_view
 from vistok.images.values import FileValues, read_values
@@ -267,3 +268,15 @@ def test_too_many_pixels():
     for file in (tiff(RAMP.astype(np.uint16)), saved(Image.fromarray(RAMP.astype(np.uint8)))):
         with pytest.raises(UnreadableImage, match="more than data.max_pixels=10"):
             read_values(file, 10, "data.max_pixels")
+
+
+@pytest.mark.parametrize("crop", [ADMCrop(4, nearest=True), ResizeShortSide(4, nearest=True)])
+@pytest.mark.parametrize("kind", ["pillow", "bands", "view"])
+def test_pixel_art_keeps_its_levels(crop, kind):
+    """Every pixel of a sprite that was enlarged eight times comes back; bicubic would mix them."""
+    sprite = np.random.default_rng(0).integers(0, 256, (4, 4), dtype=np.uint8)
+    large = Image.fromarray(sprite.repeat(8, 0).repeat(8, 1))
+    image = {"pillow": large.convert("RGB"), "bands": read_bands(saved(large), 1), "view": Decoded(large)}[kind]
+    made = to_tensor(crop(image, np.random.default_rng(0)))[0]
+    levels = made if made.dtype == torch.uint8 else ((made + 1) * 127.5).round()
+    assert np.array_equal(levels.numpy(), sprite)

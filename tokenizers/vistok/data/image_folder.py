@@ -117,6 +117,7 @@ def folder(
     rgb_bands: Sequence[int] | None = None,
     mask: str | None = None,
     labels: bool = False,
+    resize_filter: Literal["bicubic", "nearest"] = "bicubic",
 ) -> ImageDataModule:
     """Data module of all images below a folder: JPEG, PNG, WebP, AVIF, GIF, BMP, TIFF, PPM and JPEG 2000 files.
 
@@ -154,12 +155,14 @@ def folder(
         mask: Kind of the random masks of training and validation images: ``box``, ``irregular`` (strokes of a brush) or
             None. A mask depends only on (seed, epoch, index); those of validation images are always the same.
         labels: True gives each image the number of its class: the top-level folders of the images, in sorted order.
+        resize_filter: ``bicubic``, or ``nearest`` for pixel art, in training and validation; the protocols of an
+            evaluation have their own.
 
     Raises:
         ValueError: The folder does not exist, has no images, or an image is smaller than the crop.
     """
     _, path, _ = find_images(root, "data.root", ("folder", "split"))
-    training, center = croppings(crop, image_size, resize, min_crop, flip)
+    training, center = croppings(crop, image_size, resize, min_crop, flip, resize_filter)
     asked, mask = asked_range(range), kind_of_mask(mask)
     split = split_of(path)
     train = _images_of(path, split.train if split else "", root)

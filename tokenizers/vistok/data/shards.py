@@ -197,6 +197,7 @@ def shards(
     rgb_bands: Sequence[int] | None = None,
     mask: str | None = None,
     labels: bool = False,
+    resize_filter: Literal["bicubic", "nearest"] = "bicubic",
 ) -> ShardDataModule:
     """Data module of images in webdataset tar shards, on disk or behind any URL that webdataset opens.
 
@@ -223,11 +224,12 @@ def shards(
         rgb_bands: Channels that networks trained on RGB look at, as in ``folder``.
         mask: Kind of the random masks, as in ``folder``.
         labels: True gives each image its label, ``KEY.cls`` beside it; an image without one counts as unreadable.
+        resize_filter: Filter of training and validation crops, as in ``folder``.
 
     Raises:
         ValueError: A shard does not exist, or an argument is invalid.
     """
-    training, center = croppings(crop, image_size, resize, min_crop, flip)
+    training, center = croppings(crop, image_size, resize, min_crop, flip, resize_filter)
     large_enough = [AtLeast(image_size)] * (resize == 0)
     held_out = val_urls if isinstance(val_urls, str) else ", ".join(val_urls)
     train, about = None, held_out

@@ -30,7 +30,7 @@ class AtLeast:
 
 
 def croppings(
-    crop: str, size: int, resize: int | None, min_crop: float, flip: bool
+    crop: str, size: int, resize: int | None, min_crop: float, flip: bool, resize_filter: str = "bicubic"
 ) -> tuple[list[Transform], list[Transform]]:
     """Transforms for training, and those for validation and evaluation: ADM's, or the centre if ``resize`` is 0.
 
@@ -40,15 +40,19 @@ def croppings(
         resize: Short side in pixels before a ``random`` or ``center`` crop; None means ``size``, 0 does not resize.
         min_crop: Smallest share of the short side that an ``adm`` crop covers, in (0, 1].
         flip: True mirrors each training image with probability 1/2.
+        resize_filter: ``bicubic`` or ``nearest``.
     """
-    resized = [] if resize == 0 else [ResizeShortSide(resize or size)]
+    if resize_filter not in ("bicubic", "nearest"):
+        raise ValueError(f"data.resize_filter must be bicubic or nearest, not {resize_filter!r}")
+    nearest = resize_filter == "nearest"
+    resized = [] if resize == 0 else [ResizeShortSide(resize or size, nearest)]
     crops = {
         "random": [*resized, RandomCrop(size)],
-        "adm": [ADMCrop(size, min_crop, random=True)],
+        "adm": [ADMCrop(size, min_crop, True, nearest)],
         "center": [*resized, CenterCrop(size)],
     }
     if crop not in crops:
         raise ValueError(f"data.crop must be one of {', '.join(crops)}, not {crop!r}")
     if resize and resize < size:
         raise ValueError(f"data.resize={resize} is smaller than the crop of {size} pixels")
-    return crops[crop] + [Flip()] * flip, [CenterCrop(size) if resize == 0 else ADMCrop(size)]
+    return crops[crop] + [Flip()] * flip, [CenterCrop(size) if resize == 0 else ADMCrop(size, nearest=nearest)]

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from vistok.images.decoding import AsStored
-from vistok.images.large import BOX, resized
+from vistok.images.large import BOX, View, resized
 from vistok.images.pixel_hash import pixel_hash
 from vistok.images.rgb import UnreadableImage
 
@@ -21,15 +21,17 @@ Transform = Callable[[Image.Image, np.random.Generator], Image.Image]
 
 
 class ResizeShortSide:
-    """Resizes the short side to ``size`` pixels; bicubic, antialiased as in Pillow."""
+    """Resizes the short side to ``size`` pixels: bicubic, antialiased as in Pillow, or to the nearest pixel."""
 
-    def __init__(self, size: int):
-        self.size = size
+    def __init__(self, size: int, nearest: bool = False):
+        self.size, self.nearest = size, nearest
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         scale = self.size / min(image.size)
         size = tuple(max(self.size, round(side * scale)) for side in image.size)
-        return image if size == image.size else resized(image, size)
+        if size == image.size:
+            return image
+        return to_nearest(image, size) if self.nearest else resized(image, size)
 
 
 class ADMCrop:
@@ -42,21 +44,30 @@ class ADMCrop:
         size: Side of the square crop in pixels.
         min_fraction: Smallest share of the short side that a random crop covers, in (0, 1]; the largest is 1.
         random: True draws the scale and place of the crop; False takes the full short side, at the centre.
+        nearest: True resizes in one step to the nearest pixel, for pixel art, which ADM does not do.
     """
 
-    def __init__(self, size: int, min_fraction: float = 1.0, random: bool = False):
+    def __init__(self, size: int, min_fraction: float = 1.0, random: bool = False, nearest: bool = False):
         if not 0 < min_fraction <= 1:
             raise ValueError(f"the smallest share that a crop covers must be in (0, 1], not {min_fraction}")
-        self.size, self.random = size, random
+        self.size, self.random, self.nearest = size, random, nearest
         self.largest = int(np.ceil(size / min_fraction))  # short side of which the crop is that share
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         short = int(rng.integers(self.size, self.largest + 1)) if self.random else self.size
-        while min(image.size) >= 2 * short:
+        while min(image.size) >= 2 * short and not self.nearest:
             image = resized(image, (image.width // 2, image.height // 2), BOX)
         scale = short / min(image.size)
-        image = resized(image, (round(image.width * scale), round(image.height * scale)))
+        size = (round(image.width * scale), round(image.height * scale))
+        image = to_nearest(image, size) if self.nearest else resized(image, size)
         return (RandomCrop if self.random else CenterCrop)(self.size)(image, rng)
+
+
+def to_nearest(image: Any, size: tuple[int, int]) -> Any:
+    """Image resized to ``size``, width and height, by the nearest pixel; a large one is decoded in full."""
+    if isinstance(image, View):
+        image = image.crop((0, 0, *image.size))
+    return image.resize(size, Image.Resampling.NEAREST)
 
 
 class RandomCrop:
