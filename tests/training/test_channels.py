@@ -94,7 +94,7 @@ def test_sixteen_bits_that_are_mostly_unused_are_warned_of(tmp_path, train, caps
     images = write(tmp_path / "images", "grey 12-bit")
     train(tmp_path / "run", *DATA, f"data.root={images}")
     text = capsys.readouterr().out
-    assert "they use" in text.replace("and use", "they use") and "data.range=auto or data.range=[0, " in text
+    assert "warning: the first images are 16-bit and use" in text and "data.range=auto or data.range=[0, " in text
 
 
 @pytest.mark.parametrize("kind, overrides, message", [

@@ -92,6 +92,6 @@ def unused_note(files: Sequence[Any], read: ReadValues) -> str:
     if not 0 < share < MOSTLY_UNUSED:
         return ""
     return (
-        f"warning: the first images have 16 bits and use {share:.0%} of their range, values up to {largest:,.0f}: they "
+        f"warning: the first images are 16-bit and use {share:.0%} of their range, values up to {largest:,.0f}: they "
         f"will be nearly black. data.range=auto or data.range=[0, {largest:.0f}] makes {largest:,.0f} white"
     )
