@@ -6,12 +6,14 @@
 """
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 from measure import MIB, allocated, line, milliseconds, table
-from quantizers import step, usual_step
-from torch import nn
+from quantizers import step
+from torch import Tensor, nn
 
 from vistok.quantizers import SimVQ, VectorQuantizer
 
@@ -23,6 +25,23 @@ HEADS = {
     "VQ with entropy, d = 8": lambda k: (VectorQuantizer(k, 8, entropy_temperature=1.0), 8),
 }
 ENTROPY_MOST = 65536  # its time grows as the rest, and is long
+
+
+def usual_step(codebook: nn.Parameter, z: Tensor) -> Callable[[], Tensor]:
+    """A training step as it is usually written, with all squared distances at once."""
+    vectors = z.flatten(2).transpose(1, 2).flatten(0, 1)
+
+    def run() -> Tensor:
+        x = vectors.clone().requires_grad_()
+        distances = x.square().sum(1, keepdim=True) + codebook.square().sum(1) - 2 * x @ codebook.T
+        codes = distances.argmin(1)
+        chosen = F.embedding(codes, codebook)
+        loss = F.mse_loss(x, chosen.detach()) + F.mse_loss(chosen, x.detach())
+        ((x + (chosen - x).detach()).square().mean() + loss).backward()
+        codebook.grad = None
+        return codes
+
+    return run
 
 
 def measure(codewords: list[int], samples: int) -> dict[str, list[tuple[int, float, float]]]:
