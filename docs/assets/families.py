@@ -1,6 +1,6 @@
-"""Table of the published families for docs/import.md: what is read, written and trained, and the line that loads each.
+"""Tables of the published families for docs/import.md: what is read, written and trained, and lines that load them.
 
-``docs/assets/lists.py`` puts it into the page.
+``docs/assets/lists.py`` puts them into the page.
 """
 
 from vistok.commands.export import FAMILIES as WRITTEN
@@ -37,16 +37,18 @@ NOTES = {
 
 
 def table() -> str:
-    """Table of the families, in the order of ``NOTES``."""
+    """Tables of the families and of the lines that load them, in the order of ``NOTES``."""
     known = {family.name: family for family in FAMILIES}
     if known.keys() != NOTES.keys():
         raise ValueError(f"NOTES and FAMILIES differ in {', '.join(sorted(known.keys() ^ NOTES.keys()))}")
-    lines = ["| family | models | import | write back | train | export | load |", f"|{' --- |' * 7}"]
+    lines = ["| family | models | import | write back | train | export |", f"|{' --- |' * 6}"]
+    loads = ["| family | published models load by |", f"|{' --- |' * 2}"]
     for name, (models, head, file) in NOTES.items():
         if known[name].build is None:
-            cells = ["recognised and refused", "no", "no", "no", "–"]
+            cells = ["recognised and refused", "no", "no", "no"]
         else:
             back = f"`--to {name}`" if name in TARGETS | WRITTEN else "no"
-            cells = ["yes", back, f"`quantizer={head}`", "yes", f"`vistok.load({file})`"]
+            cells = ["yes", back, f"`quantizer={head}`", "yes"]
+            loads.append(f"| `{name}` | `vistok.load({file})` |")
         lines.append(f"| `{name}` | {' | '.join([models, *cells])} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *loads])
