@@ -13,7 +13,7 @@ from PIL import Image
 from vistok.data import folder, shards
 from vistok.data.batches import Sample, collate
 from vistok.data.random_masks import KINDS, box, mask_of
-from vistok.training import run as training_run
+from vistok.training.module import LitTokenizer
 
 
 @pytest.fixture
@@ -93,12 +93,16 @@ def test_a_batch_without_them():
     assert batch.labels is None and batch.mask is None
 
 
-def test_a_masked_loss_gets_the_mask_of_the_data(classes, compose, train, tmp_path):
-    """``train.py data.mask=box`` with a loss that takes a mask runs, and the loss sees known pixels only."""
+def test_losses_get_the_masks_of_the_data(classes, train, tmp_path, monkeypatch):
+    """``train.py data.mask=box`` hands a hole of each image to the comparison of training and of validation."""
+    seen, compare = [], LitTokenizer.compare
+
+    def spy(self, output, reconstruction, images, mask=None):
+        seen.append((self.training, mask))
+        return compare(self, output, reconstruction, images, mask)
+
+    monkeypatch.setattr(LitTokenizer, "compare", spy)
     words = ["data=folder", f"data.root={classes}", "data.num_workers=0", "data.mask=box", "data.batch_size=4"]
-    run = train(tmp_path / "run", *words, "loss=l1")
-    assert (run / "tokenizer" / "config.json").is_file()
-    config = compose("train", "trainer=debug", "loss=l1", *words, "data.image_size=32")
-    data = training_run.instantiate(config.data)
-    batch = next(iter(data.val_dataloader()))
-    assert batch.mask is not None and not batch.mask.all()
+    train(tmp_path / "run", *words, "loss=l1")
+    assert {training for training, _ in seen} == {True, False}
+    assert all(mask.shape[1:] == (1, 32, 32) and not mask.flatten(1).all(1).any() for _, mask in seen)
