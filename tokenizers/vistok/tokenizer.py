@@ -74,6 +74,11 @@ class Tokenizer(nn.Module):
         self.value_range = None if value_range is None else (float(value_range[0]), float(value_range[1]))
 
     @property
+    def channels(self) -> int:
+        """Channels of the images; 3 for a user's encoder that does not say it."""
+        return getattr(self.encoder, "in_channels", 3)
+
+    @property
     def factor(self) -> int:
         """Pixels along each side of a latent position."""
         return self.encoder.factor

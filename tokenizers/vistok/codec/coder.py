@@ -62,9 +62,8 @@ class Codec:
         if tokenizer.grid(2 * tokenizer.factor, 3 * tokenizer.factor) != (2, 3):
             f, name = tokenizer.factor, type(tokenizer.encoder).__name__
             raise ValueError(f"a codec stores a grid of one position for each {f}x{f} pixels, unlike a {name}")
-        channels = getattr(tokenizer.encoder, "in_channels", 3)
-        if channels != 3 or tokenizer.value_range is not None:
-            kind = f"images of {channels} channels" if channels != 3 else "values of another range"
+        if tokenizer.channels != 3 or tokenizer.value_range is not None:
+            kind = f"images of {tokenizer.channels} channels" if tokenizer.channels != 3 else "values of another range"
             raise ValueError(f"a codec compresses 8-bit RGB images, and this tokenizer is for {kind}")
         if not 1 <= len(rates) <= MAX_RATES:
             raise ValueError(f"a codec has from 1 to {MAX_RATES} rates, not {len(rates)}")

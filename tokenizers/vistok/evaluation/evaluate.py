@@ -150,7 +150,7 @@ def following(config: DictConfig, tokenizers: Sequence[Tokenizer]) -> DictConfig
         ValueError: The tokenizers differ.
     """
     data = OmegaConf.merge(config.data)
-    channels = {getattr(tokenizer.encoder, "in_channels", 3) for tokenizer in tokenizers}
+    channels = {tokenizer.channels for tokenizer in tokenizers}
     ranges = {tokenizer.value_range for tokenizer in tokenizers}
     for name, found, unset in (("channels", channels, 3), ("range", ranges, None)):
         if name in data and data[name] == unset and found:

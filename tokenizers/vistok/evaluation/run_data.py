@@ -12,7 +12,7 @@ LONGEST = 16  # list
 IMAGE_SIZE = 256  # pixels, where no run tells it
 RUN_CONFIG, RECORD = "config.yaml", "held_out.json"  # in the folder of a run
 FOLDER = "vistok.data.folder"
-FOLLOWED = ("root", "channels", "range", "rgb_bands", "max_pixels")  # keys that a run on a folder determines
+FOLLOWED = ("root", "rgb_bands", "max_pixels")  # keys that a run on a folder determines; others, its tokenizer
 
 
 def run_of(path: str | Path) -> Path:
@@ -24,7 +24,7 @@ def run_of(path: str | Path) -> Path:
 def complete(config: DictConfig) -> None:
     """Sets what the command line leaves open to the values of the first tokenizer's run.
 
-    Without ``data.root`` it is the run's folder of images, with its channels and range; without ``data.image_size`` it
+    Without ``data.root`` it is the run's folder of images; without ``data.image_size`` it
     is the run's. Of the run's config only plain values are read.
     """
     paths = [config.tokenizer] if isinstance(config.tokenizer, str) else list(config.tokenizer or ())

@@ -130,7 +130,7 @@ def tokenize(
 
 def form_of(tokenizer: Tokenizer) -> PixelForm:
     """Form of the images that a tokenizer was trained on."""
-    return PixelForm(getattr(tokenizer.encoder, "in_channels", 3), tokenizer.value_range)
+    return PixelForm(tokenizer.channels, tokenizer.value_range)
 
 
 def header_of(

@@ -133,12 +133,17 @@ class NextIdModel(nn.Module):
             if guided:
                 with_class, without = logits.log_softmax(-1).chunk(2)
                 logits = torch.where(with_class.isinf(), with_class, without + guidance * (with_class - without))
-            logits = logits / temperature
-            if top_k:
-                least = logits.topk(min(top_k, logits.shape[1])).values[:, -1:]
-                logits = logits.masked_fill(logits < least, -math.inf)
-            ids = torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]
+            ids = drawn(logits, generator, temperature, top_k)
             table.scatter_(1, slots[:, None], ids[:, None])
             slots = torch.where(slots < number, self.space.following(slots, ids), slots)
             before = (torch.cat([ids, ids]) if guided else ids)[:, None]
         return self.space.codes(table[:, :number])
+
+
+def drawn(logits: Tensor, generator: torch.Generator, temperature: float, top_k: int | None) -> Tensor:
+    """Random choices (b,) int64 among V by their logits (b, V). Arguments: see ``NextIdModel.sample``."""
+    logits = logits / temperature
+    if top_k:
+        least = logits.topk(min(top_k, logits.shape[1])).values[:, -1:]
+        logits = logits.masked_fill(logits < least, -math.inf)
+    return torch.multinomial(logits.softmax(-1), 1, generator=generator)[:, 0]

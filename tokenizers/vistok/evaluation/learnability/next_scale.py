@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vistok.evaluation.learnability.autoregressive import CausalBlock
+from vistok.evaluation.learnability.autoregressive import CausalBlock, drawn
 from vistok.evaluation.learnability.id_sequences import GROUP_BITS, LARGEST_CODEBOOK
 from vistok.metrics.usage import parts_of, split
 from vistok.quantizers import Quantizer
@@ -144,12 +144,8 @@ class NextScaleModel(nn.Module):
             for part, scores in zip(
                 self.space.parts, logits.split([part.size for part in self.space.parts], 2), strict=True
             ):
-                scores = scores / temperature
-                if top_k:
-                    least = scores.topk(min(top_k, part.size)).values[..., -1:]
-                    scores = scores.masked_fill(scores < least, -math.inf)
-                drawn = torch.multinomial(scores.softmax(-1).flatten(0, 1), 1, generator=generator)
-                own[:, part.codebook, 0] += drawn.view(-1, length) << part.shift
+                chosen = drawn(scores.flatten(0, 1), generator, temperature, top_k)
+                own[:, part.codebook, 0] += chosen.view(-1, length) << part.shift
             codes = torch.cat([codes, own.minimum(largest)], dim=3)
             if codes.shape[3] < self.space.number:
                 inputs = self.space.inputs(codes)
