@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
 from vistok.kernels import nearest_cpu
+from vistok.kernels.passes import register_bytes, size
 
 SCORES_AT_ONCE = 2**22  # floats of scratch memory of the plain search: 16 MiB
 is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # torch 2.6 has only the latter
@@ -93,6 +94,12 @@ def _(z: Tensor, codebook: Tensor) -> Tensor:
 @register_flop_formula(torch.ops.vistok.nearest_code)
 def _(z_shape: tuple[int, int], codebook_shape: tuple[int, int], *_, **__) -> int:
     return 2 * z_shape[0] * z_shape[1] * codebook_shape[0]
+
+
+@register_bytes(torch.ops.vistok.nearest_code)
+def _(z: Tensor, codebook: Tensor, out_val: Tensor) -> int:
+    """Of the kernels for GPUs: bounds, tiles and distances; the codebook also for its mean and its norms."""
+    return 3 * size(z) + 4 * size(codebook) + size(out_val)
 
 
 def triton_runs() -> bool:

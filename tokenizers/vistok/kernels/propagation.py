@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from vistok.kernels.passes import register_bytes, scores_size, sizes
 from vistok.kernels.soft_assignment import add_assigned, dot, scores, to_scores
 
 WIDE = 64  # as in soft_assignment: with larger slices five products are as fast as the dense form's six
@@ -151,3 +152,15 @@ def _(z_shape: tuple[int, int], codebook_shape: tuple[int, int], *_, **__) -> in
 @register_flop_formula(torch.ops.vistok.index_backpropagation_backward)
 def _(z_shape: tuple[int, int], codebook_shape: tuple[int, int], *_, **__) -> int:
     return 4 * 2 * z_shape[0] * z_shape[1] * codebook_shape[0]
+
+
+@register_bytes(torch.ops.vistok.index_backpropagation)
+def _(z: Tensor, codebook: Tensor, weight: Tensor | None, scale: float, out_val: tuple[Tensor, ...]) -> int:
+    passes = 7 if weight is None else 15
+    return passes * scores_size(z, codebook) + sizes([z, codebook, *out_val])
+
+
+@register_bytes(torch.ops.vistok.index_backpropagation_backward)
+def _(z: Tensor, codebook: Tensor, weight: Tensor | None, *others, out_val: tuple[Tensor, ...]) -> int:
+    passes = 15 if weight is None else 34
+    return passes * scores_size(z, codebook) + sizes([z, codebook, *others, *out_val])

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import register_flop_formula
 
+from vistok.kernels.passes import register_bytes, scores_size, sizes
+
 LEAST, MOST = 2**20, 2**24  # smallest and largest size of all buffers, in pairs of floats
 WIDE = 128  # dimensions whose products take longest: a slice of few vectors would wait for the codebook
 PARTS = 40  # number of slices of two buffers between these bounds, which are a twentieth of n × k
@@ -172,3 +174,14 @@ def _(z_shape: tuple[int, int], codebook_shape: tuple[int, int], *_, **__) -> in
 @register_flop_formula(torch.ops.vistok.soft_assignment_backward)
 def _(z_shape: tuple[int, int], codebook_shape: tuple[int, int], *_, **__) -> int:
     return 2 * z_shape[0] * codebook_shape[0] * 3 * z_shape[1]
+
+
+@register_bytes(torch.ops.vistok.soft_assignment)
+def _(z: Tensor, codebook: Tensor, *others, out_val: tuple[Tensor, ...]) -> int:
+    return 10 * scores_size(z, codebook) + sizes([z, codebook, *others, *out_val])
+
+
+@register_bytes(torch.ops.vistok.soft_assignment_backward)
+def _(z: Tensor, codebook: Tensor, *others, out_val: tuple[Tensor, ...]) -> int:
+    passes = 20 if others[-1] else 18  # with and without the gradient of the codebook
+    return passes * scores_size(z, codebook) + sizes([z, codebook, *others, *out_val])
