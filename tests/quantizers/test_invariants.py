@@ -35,6 +35,7 @@ from vistok.quantizers import (
     in_depths,
 )
 from vistok.quantizers.base import single_heads
+from vistok.tiles.stitching import refuse_global
 from vistok.training.ema import AveragedTokenizer
 
 from ..conftest import compose
@@ -196,6 +197,18 @@ def test_lookup_inverts_forward(head, b, h, w):
     same(looked_up(head, quantized.codes, z), quantized.latent)
     if len(layout.grids) == 1:
         same(head.lookup(quantized.codes), quantized.latent)
+
+
+def test_codes_of_a_tile_are_those_of_the_full_latent(head):
+    """Else tiles are refused."""
+    try:
+        refuse_global(head.eval(), "tile=64")
+    except ValueError as error:
+        assert str(error).startswith(f"tile=64: a {type(head).__name__} ")
+        return
+    z, context = inputs(head, h=6, w=8)
+    y, x = (slice(at * head.grid_multiple, (at + 3) * head.grid_multiple) for at in (2, 4))
+    assert torch.equal(head.encode(z[..., y, x].contiguous()).codes, head.encode(z, context).codes[..., y, x])
 
 
 def test_encode_gives_the_codes_of_forward_and_computes_no_loss(head, monkeypatch):

@@ -16,6 +16,7 @@ COMMANDS = {  # the verb: its module, and what it does
     "estimate": ("vistok.commands.estimate", "print the parameters, FLOPs and memory of a training run"),
     "export": ("vistok.commands.export", "write a tokenizer for diffusers, Janus, published families, ONNX or torch"),
     "inspect": ("vistok.commands.inspect", "print the contents of a checkpoint without running any of it"),
+    "reconstruct": ("vistok.commands.reconstruct", "write an image as a tokenizer reconstructs it"),
     "tokenize": ("vistok.commands.tokenize", "write the tokens of images to disk, for a generator"),
     "data shards": ("vistok.commands.data_shards", "write images as tar shards, for data=shards"),
     "data thresholds": ("vistok.commands.data_thresholds", "measure the entropies that an entropy router needs"),

@@ -15,6 +15,7 @@ from vistok.images.padding import padded
 from vistok.images.ranges import LogitLaplaceMap, PixelMap
 from vistok.pretrained import tensor_hash
 from vistok.quantizers.base import Codes, Context, Quantized, Quantizer
+from vistok.tiles import Tiles
 
 PADDINGS = 16  # sizes of each side that ``padded_size`` tries
 
@@ -212,15 +213,26 @@ class Tokenizer(nn.Module):
         return self.quantizer.encode(*self._head_inputs(images, context))
 
     @torch.no_grad()
-    def reconstruct(self, images: Tensor, context: Context = Context()) -> tuple[Tensor, Codes]:
+    def reconstruct(
+        self, images: Tensor, context: Context = Context(), tile: int | None = None, overlap: int | None = None
+    ) -> tuple[Tensor, Codes]:
         """Maps images (b, c, H, W) in [-1, 1] to unclamped reconstructions from their codes alone, and these codes.
 
         Images of a size that the tokenizer does not accept are padded to ``padded_size`` by repeating their last column
         and row; the codes are those of the padded images, and the reconstructions are cropped back.
 
+        Args:
+            images: The images.
+            context: Further inputs of head and decoder; images and the encoder's maps are filled in.
+            tile: Side in pixels of the windows that pass the networks, for large images; None for the full image.
+            overlap: Pixels that a window has beside its own part, at each side; None for that of ``tiles.Tiles``.
+
         Raises:
-            ValueError: No size that they can be padded to is accepted.
+            ValueError: No size that they can be padded to is accepted, or tiles do not fit the tokenizer.
         """
+        if tile is not None:
+            found = Tiles(self, tile, overlap).reconstruct(images, context)
+            return found.images, Codes(found.codes)
         height, width = images.shape[-2:]
         size = self.padded_size(height, width)
         if context.mask is not None:
@@ -230,12 +242,16 @@ class Tokenizer(nn.Module):
         return full[..., :height, :width], emitted
 
     @torch.no_grad()
-    def tokenize(self, images: Tensor, context: Context = Context()) -> Tensor:
+    def tokenize(
+        self, images: Tensor, context: Context = Context(), tile: int | None = None, overlap: int | None = None
+    ) -> Tensor:
         """Maps images (b, c, H, W) in [-1, 1] to codes (b, k, h, w) int64.
 
         Codes of a dynamic head do not determine the granularity of regions; ``to_codes`` also returns ``keep``, which
-        does.
+        does. Images in tiles may have any size. Arguments: see ``reconstruct``.
         """
+        if tile is not None:
+            return Tiles(self, tile, overlap).tokenize(images, context)
         return self.to_codes(images, context).codes
 
     @torch.no_grad()
@@ -245,6 +261,8 @@ class Tokenizer(nn.Module):
         size: tuple[int, int] | None = None,
         keep: Tensor | None = None,
         context: Context = Context(),
+        tile: int | None = None,
+        overlap: int | None = None,
     ) -> Tensor:
         """Maps codes (b, k, *positions) to images (b, c, H, W), clamped to [-1, 1].
 
@@ -253,7 +271,11 @@ class Tokenizer(nn.Module):
             size: Size (H, W) of the images in pixels; needed where positions do not determine the grid.
             keep: (b, *positions) bool, positions that were emitted.
             context: Further inputs of the decoder.
+            tile: Side in pixels of the windows that pass the decoder, as in ``reconstruct``; None for the full image.
+            overlap: Pixels that a window has beside its own part, at each side.
         """
+        if tile is not None:
+            return Tiles(self, tile, overlap).detokenize(torch.as_tensor(codes), context)[0].clamp(-1, 1)
         return self.decode(self.lookup(codes, size, keep), size, keep, context).clamp(-1, 1)
 
     def lookup(self, codes: Tensor, size: tuple[int, int] | None = None, keep: Tensor | None = None) -> Tensor:

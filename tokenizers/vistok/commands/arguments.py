@@ -143,6 +143,17 @@ VOCABULARY: dict[str, dict[str, Any]] = {  # the flags that several verbs have, 
     "--seed": {"type": at_least(0), "metavar": "N", "default": 0},
     "--device": {"metavar": "NAME", "help": "cpu, cuda or cuda:N (default: cuda where there is a GPU, else cpu)"},
     "--max-pixels": {"type": at_least(1), "metavar": "N"},
+    "--tile": {
+        "type": at_least(0),
+        "metavar": "N",
+        "help": "side in pixels of the tiles in which a large image passes the networks; 0 for the full image at once",
+    },
+    "--overlap": {
+        "type": at_least(0),
+        "metavar": "N",
+        "help": "pixels that each side of a tile has beside the part that is kept of it (default: the reach of the "
+        "networks, at most a quarter of the tile, or an eighth of the tile if their reach has no bound)",
+    },
     "--timeout": {
         "type": number(above=0),
         "metavar": "SECONDS",

@@ -20,18 +20,19 @@ from vistok.images.values import FileValues, values_of
 
 def read_image(
     source: str | Path | Image.Image | np.ndarray,
-    size: int,
+    size: int | None = None,
     max_pixels: int | None = None,
     channels: int = 3,
     value_range: Sequence[float] | None = None,
 ) -> Tensor:
-    """Reads an image as a tokenizer's input: ADM's centre crop, (1, channels, size, size) in [-1, 1].
+    """Reads an image as a tokenizer's input: ADM's centre crop, or all of it, (1, channels, H, W) in [-1, 1].
 
     Args:
         source: A file (JPEG, PNG, WebP, AVIF, GIF, BMP, TIFF, PPM or JPEG 2000; with other than the default channels
             and range also DICOM and ``.npy``), a Pillow image, or an array: uint8 (H, W) or (H, W, 3), with
             ``channels`` or ``value_range`` also of other types and numbers of channels.
-        size: Height and width in pixels; a multiple of the tokenizer's ``factor``.
+        size: Height and width of the crop in pixels, a multiple of the tokenizer's ``factor``; None for the full image
+            in its own size, which ``Tokenizer.reconstruct`` pads to such a multiple.
         max_pixels: Largest accepted number of pixels of a file; None is 178,956,970.
         channels: Number of channels, as the tokenizer's ``encoder.in_channels``.
         value_range: Values in the file that become -1 and 1, as the tokenizer's ``value_range``; None for 0 and the
@@ -40,9 +41,10 @@ def read_image(
     Raises:
         ValueError: The file is unreadable, an array is not uint8, or the size is not positive.
     """
-    if size < 1:
+    if size is not None and size < 1:
         raise ValueError(f"size must be at least 1, not {size}")
     form = PixelForm(channels, None if value_range is None else (float(value_range[0]), float(value_range[1])))
+    transforms = [] if size is None else [ADMCrop(size)]
     rng = np.random.default_rng(0)  # a centre crop draws no random numbers
     if isinstance(source, np.ndarray):
         if form.rgb and source.dtype != np.uint8:
@@ -55,10 +57,10 @@ def read_image(
         given = None
     if given is not None:
         convert = upright if form.rgb else partial(bands_of, channels=channels, low_high=form.low_high)
-        return to_float(read_crop(given, convert, [ADMCrop(size)], rng)[None])
+        return to_float(read_crop(given, convert, transforms, rng)[None])
     read = reader(max_pixels=MOST_PIXELS if max_pixels is None else max_pixels, pixels=form, argument="max_pixels")
     try:
-        return to_float(read_crop(source, read, [ADMCrop(size)], rng)[None])
+        return to_float(read_crop(source, read, transforms, rng)[None])
     except UnreadableImage as error:
         raise UnreadableImage(f"{source} cannot be read: {error}") from error
 

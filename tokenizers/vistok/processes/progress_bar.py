@@ -14,21 +14,24 @@ EVERY = 10.0  # seconds between two lines
 
 
 @contextmanager
-def progress(console: Console, title: str, total: int | None, done: int) -> Iterator[Callable[[int], None]]:
-    """Yields a function to call with the number of images that are done.
+def progress(
+    console: Console, title: str, total: int | None, done: int, unit: str = "images"
+) -> Iterator[Callable[[int], None]]:
+    """Yields a function to call with the number of images, or of other things, that are done.
 
     Args:
         console: Console to print to; nothing is printed to a quiet one.
         title: Name of the work.
         total: Number of images; None if unknown.
         done: Number of images done before.
+        unit: Name of the things that are counted, in the plural.
     """
     if console.is_terminal:
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
             MofNCompleteColumn(),
-            RateColumn(),
+            RateColumn(unit),
             TimeRemainingColumn(),
         )
         with Progress(
@@ -44,22 +47,26 @@ def progress(console: Console, title: str, total: int | None, done: int) -> Iter
         now = time.monotonic()
         if now - printed >= EVERY and count > done:
             printed = now
-            terminal.say(line(title, total, count, (count - done) / (now - began)), console=console)
+            terminal.say(line(title, total, count, (count - done) / (now - began), unit), console=console)
 
     yield say
 
 
-def line(title: str, total: int | None, count: int, rate: float) -> str:
+def line(title: str, total: int | None, count: int, rate: float, unit: str = "images") -> str:
     """Progress in one line: ``adm crops: 1,200 of 50,000 images, 98.5 images/s, 0:08:16 left``."""
     if total is None:
-        return f"{title}: {count:,} images, {rate:,.1f} images/s"
+        return f"{title}: {count:,} {unit}, {rate:,.1f} {unit}/s"
     minutes, seconds = divmod(round((total - count) / rate), 60)
     left = f"{minutes // 60}:{minutes % 60:02d}:{seconds:02d}"
-    return f"{title}: {count:,} of {total:,} images, {rate:,.1f} images/s, {left} left"
+    return f"{title}: {count:,} of {total:,} {unit}, {rate:,.1f} {unit}/s, {left} left"
 
 
 class RateColumn(ProgressColumn):
-    """Images per second."""
+    """Images, or other things, per second."""
+
+    def __init__(self, unit: str = "images"):
+        super().__init__()
+        self.unit = unit
 
     def render(self, task) -> Text:
-        return Text(f"{task.speed:,.1f} images/s" if task.speed else "")
+        return Text(f"{task.speed:,.1f} {self.unit}/s" if task.speed else "")
