@@ -275,6 +275,9 @@ def test_broken_reconstructions_are_named_and_nothing_is_written(compose, traine
     (["data=sample", "tokenizer=/nowhere"], "FileNotFoundError", "is not an exported tokenizer"),
     (["data=sample", "protocol.canonical.crop=square"], "ValueError", "crop=square must be one of adm, bicubic"),
     (["data=sample", "model.rate=0.5"], "ValueError", "model.rate=0.5 needs a dynamic head"),
+    (["data=sample", "model.tile=1"], "ValueError", "model.tile=1 must be at least"),
+    (["data=sample", "model.tile=64", "model.overlap=32"], "ValueError", "model.overlap=32 must be 0 or more, and"),
+    (["data=sample", "model.overlap=32"], "ValueError", "model.overlap=32 needs model.tile"),
     (["data=sample", "+data.resize=0"], "ValueError", "the protocol decides how images are cropped"),
     ([], "ValueError", "missing on the command line: data.root=..."),
 ])  # fmt: skip

@@ -104,6 +104,22 @@ def test_every_image_in_its_own_size(compose, trained, sizes, by_hand, tmp_path,
     assert not re.search(r"[ >,]nan\b", page) and "NaN" not in (tmp_path / "report.json").read_text()
 
 
+def test_large_images_in_tiles(compose, trained, sizes, by_hand, tmp_path):
+    """Those that a tile holds have the numbers of the full image, others those of Tokenizer.reconstruct."""
+    given = [f"data.root={sizes}", "model.tile=64", "model.overlap=8"]
+    report = evaluate(compose, trained, tmp_path / "report.json", *given)
+    (own,) = report["tokenizers"]
+    assert (own["tile"], own["overlap"]) == (64, 8)
+    values = np.load(tmp_path / "report.npz")
+    expected = {name: psnr(again[None], image[None]).item() for name, (image, again, _) in by_hand.items()}
+    image = by_hand["b.png"][0][None]
+    again, codes = vistok.load(trained).eval().reconstruct(to_float(image), tile=64, overlap=8)
+    tiled = psnr(to_uint8(again), image).item()
+    assert abs(tiled - expected["b.png"]) > 1e-3
+    assert values["0/native/psnr"].tolist() == pytest.approx([*(expected | {"b.png": tiled}).values()], abs=1e-3)
+    assert values["0/native/tokens"].tolist()[1] == codes.codes.numel() == by_hand["b.png"][2]
+
+
 def test_parts_of_images_of_any_size(compose, trained, sizes, by_hand, tmp_path, capsys):
     """An image below 8 pixels has no blocks, and every image has frequencies."""
     given = [f"data.root={sizes}", "metrics.strata=[class,frequency,contrast]"]

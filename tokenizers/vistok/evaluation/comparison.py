@@ -233,7 +233,8 @@ def labels_of(entries: Sequence[Entry]) -> list[str]:
 
 
 def _same(one: Entry, other: Entry) -> bool:
-    return (one.tokenizer["sha256"], one.rate, one.images) == (other.tokenizer["sha256"], other.rate, other.images)
+    own, others = ([e.tokenizer.get(name) for name in ("sha256", "tile", "overlap")] for e in (one, other))
+    return (own, one.rate, one.images) == (others, other.rate, other.images)
 
 
 def _texts(objects: Iterable[Any], *names: str) -> bool:

@@ -21,6 +21,7 @@ KEYS = {
     "model.family": str | None,
     "model.family_config": dict | None,
     "model.rate": float | None,
+    **dict.fromkeys(("model.tile", "model.overlap"), int | None),
     "metrics.intervals": bool | str,
     **dict.fromkeys(("metrics.kid", "metrics.precision_recall"), bool),
     "metrics.lpips": dict[str, str | None] | None,
@@ -52,6 +53,8 @@ def check_config(config: DictConfig) -> None:
     rate = config.model.rate
     if rate is not None and not 0 <= rate <= 1:
         raise ValueError(f"model.rate={rate} must be a share in [0, 1]")
+    if config.model.overlap is not None and config.model.tile is None:
+        raise ValueError(f"model.overlap={config.model.overlap} needs model.tile")
     for name in config.metrics.strata or ():
         if name not in STRATA:
             raise ValueError(f"metrics.strata has {name}, but may have only {', '.join(STRATA)}")

@@ -73,7 +73,11 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
             console.width = WIDTH
         sources: list[Reconstructions] = [
             TokenizerReconstructions(
-                load(path, config.model.family, config.model.family_config), path, config.model.rate
+                load(path, config.model.family, config.model.family_config),
+                path,
+                config.model.rate,
+                config.model.tile,
+                config.model.overlap,
             )
             for path in paths_of(config.tokenizer)
         ]

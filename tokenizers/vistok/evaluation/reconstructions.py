@@ -13,6 +13,7 @@ from vistok.data.shards import Data
 from vistok.evaluation.preparation import Preparation
 from vistok.images.ranges import to_nearest_float
 from vistok.quantizers import Codes, Context
+from vistok.tiles import Tiles
 from vistok.tokenizer import Tokenizer, fingerprint
 
 
@@ -86,12 +87,26 @@ class TokenizerReconstructions(Reconstructions):
         tokenizer: The tokenizer.
         path: Path of the tokenizer, for reports.
         rate: Share of regions that get fine codes, in [0, 1], for dynamic heads; None lets the head decide.
+        tile: Side in pixels of the tiles in which images pass the networks; None for full images.
+        overlap: Pixels of a tile beside its own part, at each side; None for the default of ``Tiles``.
+
+    Raises:
+        ValueError: The tokenizer cannot be used in tiles.
     """
 
     tokenizer: Tokenizer
 
-    def __init__(self, tokenizer: Tokenizer, path: str = "", rate: float | None = None):
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        path: str = "",
+        rate: float | None = None,
+        tile: int | None = None,
+        overlap: int | None = None,
+    ):
         self.tokenizer, self.path, self.rate = tokenizer.eval(), path, rate
+        self.tiles = None if tile is None else Tiles(tokenizer, tile, overlap, "model.tile")
+        self.tiling = {} if tile is None else {"tile": tile, "overlap": overlap}
         self.fingerprint = fingerprint(tokenizer)
 
     def check(self, data: Data, preparations: Sequence[Preparation]) -> None:
@@ -105,7 +120,7 @@ class TokenizerReconstructions(Reconstructions):
                 self._check_size(name, *size)
 
     def key(self) -> list[Any]:
-        return [self.fingerprint, repr(self.tokenizer), self.rate]
+        return [self.fingerprint, repr(self.tokenizer), self.rate, *self.tiling.values()]
 
     def _check_size(self, name: str, height: int, width: int) -> None:
         try:
@@ -116,7 +131,7 @@ class TokenizerReconstructions(Reconstructions):
     def of(self, batch: Batch, images: Tensor, reading: Reading) -> Reconstructed:
         if reading.preparation.native:  # sizes may be unknown before: a stream's, or those of files as they are stored
             self._check_size(batch.names[0], images.shape[-2], images.shape[-1])
-        return Reconstructed(*reconstruct(self.tokenizer, images, self.rate, reading.batch_size))
+        return Reconstructed(*reconstruct(self.tokenizer, images, self.rate, reading.batch_size, self.tiles))
 
     def about(self) -> dict[str, Any]:
         return {
@@ -125,6 +140,7 @@ class TokenizerReconstructions(Reconstructions):
             "parameters": sum(parameter.numel() for parameter in self.tokenizer.parameters()),
             "codebook_sizes": list(self.tokenizer.quantizer.codebook_sizes),
             "factor": self.tokenizer.factor,
+            **self.tiling,
         }
 
 
@@ -139,7 +155,9 @@ def granularities_of(tokenizer: Tokenizer) -> int:
     return tokenizer.quantizer.layout(*tokenizer.quantizer.example_grid).granularities
 
 
-def reconstruct(tokenizer: Tokenizer, images: Tensor, rate: float | None, batch_size: int) -> tuple[Tensor, Codes]:
+def reconstruct(
+    tokenizer: Tokenizer, images: Tensor, rate: float | None, batch_size: int, tiles: Tiles | None = None
+) -> tuple[Tensor, Codes]:
     """Reconstructs uint8 images (b, 3, H, W), always in batches of the same size.
 
     The last digits of a convolution depend on the batch size. A short batch is padded, so that an image's pixels are
@@ -147,5 +165,9 @@ def reconstruct(tokenizer: Tokenizer, images: Tensor, rate: float | None, batch_
     """
     b = len(images)
     filled = torch.cat([images, images[-1:].expand(batch_size - b, -1, -1, -1)])
-    reconstruction, emitted = tokenizer.reconstruct(to_nearest_float(filled), Context(rate=rate))
+    floats = to_nearest_float(filled)
+    if tiles is not None:
+        found = tiles.reconstruct(floats)
+        return found.images[:b], Codes(found.codes[:b])
+    reconstruction, emitted = tokenizer.reconstruct(floats, Context(rate=rate))
     return reconstruction[:b], Codes(*(None if part is None else part[:b] for part in emitted))
