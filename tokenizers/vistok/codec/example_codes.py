@@ -9,10 +9,9 @@ from rich.progress import track
 from torch import Tensor
 
 from vistok.data.batches import Sample
-from vistok.data.folder_listing import list_images
-from vistok.data.folder_splits import split_of
 from vistok.data.image_folder import ImageFiles
-from vistok.data.image_paths import find_images
+from vistok.data.image_paths import LISTED, find_images
+from vistok.data.listings.opening import open_splits
 from vistok.data.streams import ShardImages
 from vistok.images.crops import ADMCrop
 from vistok.images.ranges import to_float
@@ -31,7 +30,7 @@ def code_grids(
     Args:
         tokenizer: Tokenizer whose encoder computes the latents.
         heads: Heads that quantize the latents.
-        images: A folder (its subfolder ``train`` if it has splits), or tar shards.
+        images: Any source of ``image_paths``; of one with splits the images to train on.
         image_size: Side of the crops in pixels.
         most: Largest number of images; the first ones are used.
 
@@ -54,13 +53,12 @@ def code_grids(
 
 
 def samples(images: str, image_size: int) -> Iterator[Sample]:
-    """All images of a folder or of tar shards, cropped at the centre."""
+    """All images of a source, cropped at the centre; only those to train on of one with splits."""
     transforms = [ADMCrop(image_size)]
-    kind, path, shards = find_images(images, "--images", ("folder", "split", "shards"))
-    if kind == "shards":
-        return iter(ShardImages(shards, transforms))
-    split = split_of(path)
-    files = ImageFiles(path, list_images(path, split.train if split else ""), transforms)
+    found = find_images(images, "--images", (*LISTED, "shards"))
+    if found.kind == "shards":
+        return iter(ShardImages(found.shards, transforms))
+    files = ImageFiles(open_splits(images, "--images").train, transforms)
     return (files[0, i] for i in range(len(files)))
 
 

@@ -1,6 +1,6 @@
 """Writes images as webdataset tar shards, for ``data=shards``.
 
-The bytes of the images stay as they are. Where the command is interrupted or killed, running it again continues it; the
+The bytes of the images stay as they are, with their labels (``KEY.cls``) and captions (``KEY.txt``) if they have any. Where the command is interrupted or killed, running it again continues it; the
 shards are the same to the last byte. ``index.json``, written last, lists the shards.
 """
 
@@ -12,8 +12,9 @@ from rich.console import Console
 
 from vistok.commands.arguments import Parser, at_least
 from vistok.commands.failures import guard
-from vistok.data.image_paths import find_images
-from vistok.data.shard_writer import ArraySamples, FolderSamples, convert
+from vistok.data.listings.listing import Wanted
+from vistok.data.listings.opening import open_listing
+from vistok.data.shard_writer import Samples, convert
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -24,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def parser() -> argparse.ArgumentParser:
     """The arguments of the command."""
     parser = Parser("data shards", __doc__)
-    parser.flag("--images", help="folder of images, or an .npz file with data, offsets, labels and classes")
+    parser.flag("--images", help="folder of images, manifest, .npz file or Hugging Face data set")
     parser.flag("--out", help="folder of the shards: a new one, or that of an interrupted conversion")
     parser.flag("--per-shard", type=at_least(1), metavar="N", default=1000, help="number of images in a shard")
     parser.flag("--seed", help="seed of the random order of the images over all shards")
@@ -35,11 +36,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run(asked: argparse.Namespace) -> None:
-    """Writes the shards of a folder or an ``.npz`` file."""
-    path = Path(asked.images)
-    if not path.exists():
-        raise ValueError(f"there is no {path}")
-    kind, path, _ = find_images(asked.images, "--images", ("folder", "split", "arrays"))
-    source = ArraySamples(path) if kind == "arrays" else FolderSamples(path)
+    """Writes the shards of a source of images."""
+    images = open_listing(asked.images, "--images", Wanted("known", "known"))
     seed = None if asked.in_order else asked.seed
-    convert(source, Path(asked.out), asked.per_shard, seed, Console(), asked.timeout, asked.take_over)
+    convert(Samples(images), Path(asked.out), asked.per_shard, seed, Console(), asked.timeout, asked.take_over)

@@ -14,8 +14,8 @@ import numpy as np
 from vistok import files, versions
 from vistok.commands.arguments import Parser, at_least, number
 from vistok.commands.failures import guard
-from vistok.data import folder, sample
-from vistok.data.image_paths import find_images
+from vistok.data import folder, sample, shards
+from vistok.data.image_paths import LISTED, find_images
 from vistok.data.region_entropies import region_entropies
 from vistok.processes import locks
 from vistok.quantizers.routers import BANDWIDTH, BINS
@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def parser() -> argparse.ArgumentParser:
     """The arguments of the command."""
     parser = Parser("data thresholds", __doc__)
-    parser.flag("--images", help="folder of images (its subfolder train, if it has a split), or sample")
+    parser.flag("--images", help="any source of images (of one with splits, those to train on), or sample")
     parser.flag("--out", help="JSON file to write; it must be new")
     parser.flag("--image-size")
     parser.flag("--patch", type=at_least(1), metavar="N", default=16, help="height and width of a region, in pixels")
@@ -59,8 +59,11 @@ def run(asked: argparse.Namespace) -> None:
     if any(rate <= 0 for rate in asked.rates) or sum(asked.rates) >= 1:
         raise ValueError(f"--rates={asked.rates} must be shares above 0 whose sum is below 1")
     size = {"image_size": asked.image_size, "batch_size": 32}
-    kind = find_images(asked.images, "--images", ("folder", "split", "sample")).kind
-    data = sample(**size) if kind == "sample" else folder(asked.images, crop="center", **size)
+    found = find_images(asked.images, "--images", (*LISTED, "sample", "shards"))
+    if found.kind == "shards":
+        data = shards([asked.images], [asked.images], crop="center", **size)
+    else:
+        data = sample(**size) if found.kind == "sample" else folder(asked.images, crop="center", **size)
     entropies = region_entropies(data, asked.patch, asked.low, asked.high, asked.num_images, asked.num_workers)
     report: dict[str, Any] = {
         "patch": asked.patch,

@@ -23,6 +23,7 @@ class Sample(NamedTuple):
     passed_over: tuple[str, ...] = ()  # members of a tar beside the image, which are not read
     label: int | None = None  # class of the image, where it was asked for
     mask: Tensor | None = None  # (1, H, W) bool, True where a pixel is known; where it was asked for
+    caption: str | None = None  # where it was asked for
 
 
 class Batch(NamedTuple):
@@ -56,10 +57,12 @@ def collate(samples: Sequence[Sample]) -> Batch:
     passed_over = [name for sample in samples for name in sample.passed_over]
     place = samples[-1].place
     labels = [sample.label for sample in read if sample.label is not None]
+    captions = [sample.caption for sample in read if sample.caption is not None]
     masks = [sample.mask for sample in read if sample.mask is not None]
     return Batch(
         images,
         labels=torch.tensor(labels) if labels else None,
+        captions=captions or None,
         mask=torch.stack(masks) if masks else None,
         names=names,
         skipped=skipped,

@@ -2,10 +2,7 @@
 
 import io
 import re
-import struct
 import tarfile
-import zipfile
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from textwrap import shorten
@@ -15,86 +12,77 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from vistok.data.folder_listing import list_images, nothing_found
-from vistok.data.folder_splits import split_of
+from vistok.data.listings.listing import Listing, Opened
 from vistok.files import atomic_write, sha256_of, sha256_of_lines, write_json
+from vistok.images.decoding import open_image
+from vistok.images.rgb import UnreadableImage
+from vistok.images.values import NUMPY
 from vistok.processes import locks
 from vistok.processes.patience import PATIENCE, in_time
 from vistok.terminal import say
 from vistok.untrusted.bounded_json import MAX_LISTING, one_line, read_object
 
 INDEX = "index.json"
+EXTENSIONS = {"JPEG": "jpg", "TIFF": "tif", "JPEG2000": "jp2"}  # of Pillow's formats, where it is not the name
 PARTIAL_INDEX = "index.json.partial"  # exists until all shards do
 
 
-class Samples(ABC):
-    """Numbered samples to write."""
+class Samples:
+    """Listed images as numbered samples to write: ``KEY.EXT``, with ``KEY.cls``, the label in digits, and ``KEY.txt``.
 
-    keys: list[str]  # unique key of each sample
-    about: dict[str, Any]  # facts for the index
+    Image files stay as they are; arrays become PNG files. The index has the names of the labels.
 
-    @abstractmethod
-    def sizes(self) -> Sequence[int]:
-        """Size of each sample in bytes."""
-
-    @abstractmethod
-    def members(self, i: int) -> dict[str, bytes]:
-        """Contents of the i-th sample, by extension."""
-
-
-class FolderSamples(Samples):
-    """All images below a folder; keys are relative paths with unsupported characters replaced."""
-
-    def __init__(self, root: Path):
-        if split := split_of(root):
-            raise ValueError(f"{root} has the splits {split.names}: name one of them")
-        self.root, self.files = root, list_images(root)
-        if not self.files:
-            raise ValueError(nothing_found(root))
-        self.keys, self.about = safe_keys(self.files), {"source": root.resolve().name, "kind": "folder"}
-
-    def sizes(self) -> list[int]:
-        return [(self.root / name).stat().st_size for name in self.files]
-
-    def members(self, i: int) -> dict[str, bytes]:
-        path = self.root / self.files[i]
-        return {path.suffix[1:].lower(): path.read_bytes()}
-
-
-class ArraySamples(Samples):
-    """An ``.npz`` file: ``data`` (uint8, all JPEG files concatenated), ``offsets`` (n + 1), ``labels``, ``classes``.
-
-    A sample is ``KEY.jpg`` and ``KEY.cls``, the label in digits. The index has the names of the labels.
+    Args:
+        images: The images, with the labels and captions to write.
     """
 
-    def __init__(self, path: Path):
-        try:
-            self.data, self.offsets, self.labels, classes = (
-                array_in(path, name) for name in ("data", "offsets", "labels", "classes")
-            )
-        except Exception as error:  # no archive, a missing array, or one larger than memory
-            raise ValueError(f"{path} does not hold data, offsets, labels and classes: {error!r}") from error
-        for name, array in (("offsets", self.offsets), ("labels", self.labels)):
-            if array.ndim != 1 or array.dtype.kind not in "iu":
-                kind = f"{array.dtype} of shape {array.shape}"
-                raise ValueError(f"{path}: {name} must be a row of integers, not {kind}")
-        count = len(self.offsets) - 1
-        lengths = np.diff(self.offsets.astype(np.int64))
-        if self.data.dtype != np.uint8 or self.data.ndim != 1:
-            raise ValueError(f"{path}: data must be bytes in a row, not {self.data.dtype} of shape {self.data.shape}")
-        if count < 1 or self.offsets[0] != 0 or self.offsets[-1] != len(self.data) or (lengths < 0).any():
-            raise ValueError(f"{path}: offsets must rise from 0 to the {len(self.data):,} bytes of data")
-        if len(self.labels) != count:
-            raise ValueError(f"{path}: {len(self.labels):,} labels for {count:,} images")
-        self.keys = [f"{i:08d}" for i in range(count)]
-        self.about = {"source": path.name, "kind": "npz", "classes": list(map(str, classes.ravel()))}
+    def __init__(self, images: Listing):
+        self.images = images
+        self.keys = safe_keys(images.names)  # unique key of each sample
+        self.about: dict[str, Any] = {"source": images.root.resolve().name, "kind": images.kind}  # for the index
+        if images.classes is not None:
+            self.about["classes"] = list(images.classes)
 
-    def sizes(self) -> list[int]:
-        return np.diff(self.offsets.astype(np.int64)).tolist()
+    def sizes(self) -> Iterator[int]:
+        """Size of each sample's image in bytes."""
+        for file in Opened(self.images):
+            yield file.stat().st_size if isinstance(file, Path) else len(file.read())
 
     def members(self, i: int) -> dict[str, bytes]:
-        image = self.data[self.offsets[i] : self.offsets[i + 1]].tobytes()
-        return {"jpg": image, "cls": str(int(self.labels[i])).encode()}
+        """Contents of the i-th sample, by extension."""
+        try:
+            file, label, caption = self.images.open(i), self.images.label(i), self.images.caption(i)
+            found = image_member(file.read()) if not isinstance(file, Path) else {}
+        except UnreadableImage as error:
+            raise UnreadableImage(f"{self.images.where(i)}: {error}") from error
+        if isinstance(file, Path):
+            found[file.suffix[1:].lower()] = file.read_bytes()
+        if label is not None:
+            found["cls"] = str(label).encode()
+        if caption is not None:
+            found["txt"] = caption.encode()
+        return found
+
+
+def image_member(data: bytes) -> dict[str, bytes]:
+    """Bytes of an image file by its extension; those of an uncompressed array are compressed to PNG.
+
+    Raises:
+        UnreadableImage: They are no image that a shard can hold.
+    """
+    if data.startswith(NUMPY):
+        raise UnreadableImage("it is an array that is not uint8 (h, w, 3); shards hold image files")
+    try:
+        with open_image(io.BytesIO(data)) as opened:
+            if opened.format == "PPM":
+                png = io.BytesIO()
+                opened.save(png, "PNG")
+                return {"png": png.getvalue()}
+            return {EXTENSIONS.get(str(opened.format), str(opened.format).lower()): data}
+    except UnreadableImage:
+        raise
+    except Exception as error:  # decoders of broken files raise anything
+        raise UnreadableImage(f"{type(error).__name__}: {error}") from error
 
 
 def convert(
@@ -167,7 +155,7 @@ def safe_keys(files: Sequence[str]) -> list[str]:
     """Unique key for each relative path, in ASCII and without dots, which would end the key."""
     keys, taken = [], set()
     for file in files:
-        stem = re.sub(r"[^\w/-]|^__", "_", file[: -len(Path(file).suffix)], flags=re.ASCII)
+        stem = re.sub(r"[^\w/-]|^__", "_", file.lstrip("/").removesuffix(Path(file).suffix), flags=re.ASCII)
         key, n = stem, 1
         while key in taken:
             n += 1
@@ -175,25 +163,6 @@ def safe_keys(files: Sequence[str]) -> list[str]:
         taken.add(key)
         keys.append(key)
     return keys
-
-
-def array_in(path: Path, name: str) -> np.ndarray:
-    """Array of an ``.npz`` file, memory-mapped if it is not compressed."""
-    with zipfile.ZipFile(path) as archive:
-        info = archive.getinfo(f"{name}.npy")
-        with archive.open(info) as member:
-            major, _ = np.lib.format.read_magic(member)
-            read_header = np.lib.format.read_array_header_1_0 if major == 1 else np.lib.format.read_array_header_2_0
-            shape, fortran, dtype = read_header(member)
-            length = member.tell()
-    if info.compress_type != zipfile.ZIP_STORED or dtype.hasobject or not np.prod(shape):
-        with np.load(path, allow_pickle=False) as arrays:
-            return arrays[name]
-    with path.open("rb") as file:
-        file.seek(info.header_offset + 26)  # lengths of the name and of the extra field before the contents
-        before = sum(struct.unpack("<HH", file.read(4)))
-    start = info.header_offset + 30 + before + length
-    return np.memmap(path, dtype, "r", start, shape, "F" if fortran else "C")
 
 
 def _begin(destination: Path, plan: dict[str, Any]) -> dict[str, str]:

@@ -197,6 +197,7 @@ def shards(
     rgb_bands: Sequence[int] | None = None,
     mask: str | None = None,
     labels: bool = False,
+    captions: bool = False,
     resize_filter: Literal["bicubic", "nearest"] = "bicubic",
 ) -> ShardDataModule:
     """Data module of images in webdataset tar shards, on disk or behind any URL that webdataset opens.
@@ -224,6 +225,7 @@ def shards(
         rgb_bands: Channels that networks trained on RGB look at, as in ``folder``.
         mask: Kind of the random masks, as in ``folder``.
         labels: True gives each image its label, ``KEY.cls`` beside it; an image without one counts as unreadable.
+        captions: True gives each image its caption, ``KEY.txt`` beside it; as labels.
         resize_filter: Filter of training and validation crops, as in ``folder``.
 
     Raises:
@@ -241,7 +243,7 @@ def shards(
     form = PixelForm(channels, found.low_high)
     if urls is not None:
         read = reader(decoder, max_pixels, form)
-        train = ShardStream(expand(urls, "data.urls"), large_enough + training, seed, block, read, mask, labels)
+        train = ShardStream(expand(urls, "data.urls"), large_enough + training, seed, block, read, mask, labels, captions)
         about = f"{urls if isinstance(urls, str) else ', '.join(urls)}, {held_out} held out"
     return ShardDataModule(
         train=train,
@@ -251,6 +253,7 @@ def shards(
             reader("pillow", max_pixels, form),
             mask=mask,
             labels=labels,
+            captions=captions,
         ),
         image_size=image_size,
         batch_size=batch_size,

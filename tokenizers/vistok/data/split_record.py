@@ -35,7 +35,7 @@ def write(folder: Path, data: Any) -> None:
     """Writes the record of a run on a folder of images, keeping known hashes; data of other kinds has none."""
     if not (isinstance(data, ImageDataModule) and isinstance(data.train, ImageFiles)):
         return
-    root, names = data.train.root.resolve(), data.train.files
+    root, names = data.train.listing.root.resolve(), data.train.listing.names
     if len(names) <= MOST_TRAINED:
         with atomic_write(folder / TRAINED) as file:
             np.save(file, np.sort(keys(root, names)))

@@ -47,6 +47,7 @@ class ShardStream(IterableDataset):
         read: Function from a file to an image for the transforms.
         mask: Kind of the mask of each image, see ``random_masks``; None draws none.
         labels: True reads the label of each image, ``KEY.cls``.
+        captions: True reads the caption of each image, ``KEY.txt``.
     """
 
     def __init__(
@@ -58,11 +59,12 @@ class ShardStream(IterableDataset):
         read: Callable[[BinaryIO], Any] = read_rgb,
         mask: str | None = None,
         labels: bool = False,
+        captions: bool = False,
     ):
         if block < 1:
             raise ValueError(f"data.block must be at least 1, not {block}")
         self.urls, self.transforms, self.seed, self.block = list(urls), list(transforms), seed, block
-        self.read, self.mask, self.labels = read, mask, labels
+        self.read, self.mask, self.labels, self.captions = read, mask, labels, captions
         self.rank, self.world_size, self.batches = 0, 1, 0
         self.places: list[Place] = []  # places of the workers; empty at the start
 
@@ -125,7 +127,8 @@ class ShardStream(IterableDataset):
             for at in order[max(0, done - block * self.block) :]:
                 index, member = in_block[at]
                 key = (self.seed, epoch, number, index)
-                sample = decode(url, member, self.transforms, np.random.default_rng(key), self.read, labels=self.labels)
+                rng, beside = np.random.default_rng(key), (self.labels, self.captions)
+                sample = decode(url, member, self.transforms, rng, self.read, False, *beside)
                 yield with_mask(sample, self.mask, key)
             if problem:
                 yield Sample(None, encodable(shard_name(url)), problem)
@@ -147,6 +150,7 @@ class ShardImages(IterableDataset):
         hashed: True adds the hash of each decoded image.
         mask: As in ``ShardStream``; the mask of an image is always the same.
         labels: As in ``ShardStream``.
+        captions: As in ``ShardStream``.
     """
 
     def __init__(
@@ -157,9 +161,10 @@ class ShardImages(IterableDataset):
         hashed: bool = False,
         mask: str | None = None,
         labels: bool = False,
+        captions: bool = False,
     ):
         self.urls, self.transforms, self.read, self.hashed = list(urls), list(transforms), read, hashed
-        self.mask, self.labels = mask, labels
+        self.mask, self.labels, self.captions = mask, labels, captions
         self.rank, self.world_size = 0, 1
 
     def with_transforms(self, transforms: Sequence[Transform], stored: bool = False) -> "ShardImages":
@@ -168,7 +173,7 @@ class ShardImages(IterableDataset):
         ``stored`` decodes them as they are stored, see ``read_rgb``.
         """
         read = AsStored(self.read) if stored else self.read
-        return ShardImages(self.urls, transforms, read, True, None, self.labels)
+        return ShardImages(self.urls, transforms, read, True, None, self.labels, self.captions)
 
     def names(self) -> list[str] | None:
         """Names of all images; None if a shard is behind a URL or compressed, so that they are not known in advance."""
@@ -198,7 +203,8 @@ class ShardImages(IterableDataset):
             try:
                 for index, member in enumerate(images_in(url)):
                     if index % among == reader // len(self.urls):
-                        sample = decode(url, member, self.transforms, rng, self.read, self.hashed, self.labels)
+                        beside = (self.labels, self.captions)
+                        sample = decode(url, member, self.transforms, rng, self.read, self.hashed, *beside)
                         yield with_mask(sample, self.mask, (number, index))
             except UnreadableImage as error:
                 yield Sample(None, encodable(shard_name(url)), (encodable(str(error)),))
@@ -212,16 +218,18 @@ def decode(
     read: Callable[[BinaryIO], Any] = read_rgb,
     hashed: bool = False,
     labels: bool = False,
+    captions: bool = False,
 ) -> Sample:
-    """Decodes the bytes of a shard's member to an image; without an image or its label the sample has the reason."""
+    """Decodes the bytes of a shard's member to an image; without it, its label or caption the sample has the reason."""
     passed_over = tuple(encodable(f"{shard_name(url)}:{name}") for name in member.passed_over)
     if not member.name:
         return Sample(None, "", passed_over=passed_over)
     known = encodable(f"{shard_name(url)}:{member.name}")
     try:
         label = label_of(member) if labels else None
+        caption = caption_of(member) if captions else None
         image, size, sha256 = read_sized_crop(io.BytesIO(member.data), read, transforms, rng, hashed)
-        return Sample(image, known, sha256=sha256, size=size, passed_over=passed_over, label=label)
+        return Sample(image, known, (), None, sha256, size, passed_over, label, caption=caption)
     except UnreadableImage as error:
         return Sample(None, known, (encodable(f"{url}:{member.name}: {error}"),), passed_over=passed_over)
 
@@ -237,6 +245,20 @@ def label_of(member: TarImage) -> int:
     except ValueError:
         what = "it has no label KEY.cls beside it" if member.label is None else f"its label is {member.label[:40]!r}"
         raise UnreadableImage(f"{what}; data.labels=true needs a number") from None
+
+
+def caption_of(member: TarImage) -> str:
+    """Caption of an image, UTF-8 text in ``KEY.txt``.
+
+    Raises:
+        UnreadableImage: There is none, or it is no such text.
+    """
+    if member.caption is None:
+        raise UnreadableImage("it has no caption KEY.txt beside it; data.captions=true needs one")
+    try:
+        return member.caption.decode().strip()
+    except UnicodeDecodeError as error:
+        raise UnreadableImage(f"its caption is not UTF-8: {error}") from error
 
 
 def with_mask(sample: Sample, mask: str | None, key: tuple[int, ...]) -> Sample:

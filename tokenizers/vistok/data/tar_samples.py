@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, groupby, islice, starmap
 from typing import NamedTuple, Protocol
 
-from vistok.data.tars import LABEL, members_in
+from vistok.data.tars import CAPTION, LABEL, members_in
 from vistok.images.decoding import image_extensions
 from vistok.images.rgb import UnreadableImage
 
+BESIDE = (LABEL, CAPTION)  # extensions of members that belong to an image
 FIRST = 16  # members of a key among which the image of the sample must be, if there is one
 
 
@@ -29,6 +30,7 @@ class TarSample(NamedTuple):
     image: WithName | None  # None for labels that follow no image of their key
     label: WithName | None
     passed_over: tuple[str, ...]  # other images and labels of the sample, which are not read
+    caption: WithName | None = None
 
 
 class TarImage(NamedTuple):
@@ -38,15 +40,16 @@ class TarImage(NamedTuple):
     data: bytes = b""
     label: bytes | None = None  # content of ``KEY.cls``
     passed_over: tuple[str, ...] = ()  # names of other images and labels of the sample, which are not read
+    caption: bytes | None = None  # content of ``KEY.txt``
 
 
 def images_in(url: str) -> Iterator[TarImage]:
-    """Images of a shard in order, with their labels; a sample without an image has no name.
+    """Images of a shard in order, with their labels and captions; a sample without an image has no name.
 
     Raises:
         UnreadableImage: The shard cannot be opened, or not read to its end.
     """
-    known = image_extensions() | {LABEL}
+    known = image_extensions() | {LABEL, CAPTION}
     problems: list[UnreadableImage] = []  # raised only after the last sample, which may be complete
 
     def members() -> Iterator[TarImage]:
@@ -55,9 +58,10 @@ def images_in(url: str) -> Iterator[TarImage]:
         except UnreadableImage as error:
             problems.append(error)
 
-    for image, label, passed_over in samples(members()):
+    for image, label, passed_over, caption in samples(members()):
         data = (image.name, image.data) if isinstance(image, TarImage) else ("", b"")
-        yield TarImage(*data, label.data if isinstance(label, TarImage) else None, passed_over)
+        label, caption = (own.data if isinstance(own, TarImage) else None for own in (label, caption))
+        yield TarImage(*data, label, passed_over, caption)
     if problems:
         raise problems[0]
 
@@ -69,29 +73,31 @@ def samples(members: Iterable[WithName]) -> Iterator[TarSample]:
         first = list(islice(of_key, FIRST))
         of_key = chain(first, of_key)
         if any(_is_image(member, key) for member in first):
-            yield _sample(of_key, lambda member, key=key: _is_image(member, key), f"{key}{LABEL}")
+            yield _sample(of_key, lambda member, key=key: _is_image(member, key), key)
         else:
             for stem, own in groupby(of_key, lambda member: stem_of(member.name)):
-                yield _sample(own, lambda member: extension_of(member.name) != LABEL, f"{stem}{LABEL}")
+                yield _sample(own, lambda member: extension_of(member.name) not in BESIDE, stem)
 
 
-def _sample(members: Iterable[WithName], is_image: Callable[[WithName], bool], label_name: str) -> TarSample:
-    """The sample that consists of ``members``: the first image, its label, and the names of the others."""
-    image, label, others = None, None, []
+def _sample(members: Iterable[WithName], is_image: Callable[[WithName], bool], stem: str) -> TarSample:
+    """The sample that consists of ``members``: the first image, its label and caption, and the names of the others."""
+    image, others = None, []
+    beside: dict[str, WithName] = {}  # label and caption, by their extension
     for member in members:
+        extension = extension_of(member.name)
         if image is None and is_image(member):
             image = member
-        elif label is None and stem_of(member.name) + extension_of(member.name) == label_name:
-            label = member
-        else:
+        elif extension in BESIDE and extension not in beside and stem_of(member.name) == stem:
+            beside[extension] = member
+        elif extension != CAPTION:
             others.append(member.name)
-    if image is None and label is not None:
-        others.append(label.name)
-    return TarSample(image, label if image else None, tuple(others))
+    if image is None and LABEL in beside:
+        others.append(beside.pop(LABEL).name)
+    return TarSample(image, beside.get(LABEL), tuple(others), beside.get(CAPTION) if image else None)
 
 
 def _is_image(member: WithName, key: str) -> bool:
-    return extension_of(member.name) != LABEL and stem_of(member.name) == key
+    return extension_of(member.name) not in BESIDE and stem_of(member.name) == key
 
 
 def key_of(name: str) -> str:

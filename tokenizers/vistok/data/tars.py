@@ -20,7 +20,7 @@ from webdataset.shardlists import expand_urls
 from vistok.data.folder_listing import PASSED_OVER
 from vistok.images.rgb import UnreadableImage
 
-LABEL = ".cls"
+LABEL, CAPTION = ".cls", ".txt"
 MOST_BYTES = 2**28  # largest image file; a compressed or sparse member of a few kB may claim any size
 MOST_HEADER = 2**20  # largest header with a long name or pax fields, in bytes, which is read at once
 HEADER_TYPES = (tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE, tarfile.GNUTYPE_LONGNAME)

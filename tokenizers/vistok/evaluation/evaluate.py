@@ -171,14 +171,15 @@ def choose_images(data: Data, records: Sequence[SplitRecord], run_held_out: bool
     """Leaves the images that the tokenizers' runs held out, of their own folder; returns sentences about the choice."""
     if not (isinstance(data, ImageDataModule) and isinstance(data.test, ImageFiles)):
         return []
-    root, names = data.test.root, data.test.names()
+    listing, names = data.test.listing, data.test.names()
+    root = listing.root
     own = [record.hashes for record in records if record.root == encodable(str(root.resolve()))]
     chosen, note = held_out(names, own, run_held_out) if own else (names, "")
     if note and not chosen:
         raise ValueError(f"{root} has none of the images that the run held out; run.held_out=false scores all")
     kept = set(chosen)
-    data.test.files = [file for file in data.test.files if encodable(file) in kept]
-    counts = [record.trained_on(root, data.test.files) for record in records]
+    data.test.listing = listing = listing.part([i for i, name in enumerate(names) if name in kept])
+    counts = [record.trained_on(root, listing.names) for record in records]
     trained = [count for count in counts if count]
     if trained:
         note = f"warning: {max(trained):,} of {len(data.test):,} images were trained on by the tokenizer's run"

@@ -42,7 +42,7 @@ def state_of_files(data: Data) -> list[str | None]:
     if not isinstance(data, ImageDataModule):
         files = data.val.urls
     elif isinstance(data.test, ImageFiles):
-        files = (data.test.root / file for file in data.test.files)
+        files = data.test.listing.files()
     lines = list(in_time((f"{os.fspath(file)} {_size_and_time(file)}" for file in files), PATIENCE))
     return gather_objects(sha256_of_lines(lines) if lines else None)
 

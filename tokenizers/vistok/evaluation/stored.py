@@ -15,7 +15,9 @@ from vistok.distributed.collectives import gather_objects, rank_and_size
 from vistok.evaluation.matching import in_sorted_order, matched
 from vistok.evaluation.preparation import Preparation
 from vistok.evaluation.reconstructions import Reading, Reconstructed, Reconstructions
+from vistok.files import encodable
 from vistok.images.crops import to_tensor
+from vistok.images.decoding import read_rgb
 from vistok.images.evaluation_crops import crop_transforms
 from vistok.images.ranges import to_nearest_float
 from vistok.images.rgb import UnreadableImage
@@ -50,11 +52,12 @@ class StoredReconstructions(Reconstructions):
             raise ValueError(
                 f"{argument} needs images whose names are known in advance: a folder, or uncompressed tars on disk"
             )
-        if self.images.names is None:
-            self.index = in_sorted_order(names, len(self.images), argument)
+        stored = list(map(encodable, self.images.names))
+        if self.images.ordered:
+            self.index = in_sorted_order(names, len(stored), argument)
         else:
-            self.index = matched(names, self.images.names, argument)
-        self.warnings = lossy(self.images.names or (), argument)
+            self.index = matched(names, stored, argument)
+        self.warnings = lossy(stored, argument)
         own = self.images.sha256() if rank_and_size()[0] == 0 else ""  # files are read once, not by every rank
         self.fingerprint = gather_objects(own)[0]
 
@@ -91,7 +94,7 @@ class StoredReconstructions(Reconstructions):
         """
         where = f"reconstructions={self.path}: the reconstruction of {name}"
         try:
-            image = self.images.read(self.index[name], reading.preparation.stored)
+            image = read_rgb(self.images.open(self.index[name]), stored=reading.preparation.stored)
         except UnreadableImage as error:
             raise ValueError(f"{where} cannot be read: {error}") from error
         own = (image.height, image.width)

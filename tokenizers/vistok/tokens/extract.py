@@ -93,7 +93,7 @@ def tokenize(
             protocol.views,
             protocol.image_size,
             max_pixels,
-            form_of(tokenizer),
+            form_of(tokenizer)._replace(as_values=source.as_values),
         )
         tokens, labels, names, unreadable = [], [], [], []
         began, done = time.monotonic(), 0

@@ -89,7 +89,7 @@ class PartBatches(IterableDataset):
             if not member.name:
                 continue
             try:
-                image = read_crop(member.file, self.read, self.transforms, np.random.default_rng(0))
+                image = read_crop(member.open(), self.read, self.transforms, np.random.default_rng(0))
                 images.append(views_of(image, self.views, self.image_size))
                 read.append(member)
             except UnreadableImage as error:

@@ -2,17 +2,18 @@
 
 import io
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from vistok.data.folder_listing import list_images, nothing_found
-from vistok.data.folder_splits import split_of
-from vistok.data.image_paths import find_images, kind_of
+from vistok.data.image_paths import LISTED, find_images
+from vistok.data.listings.listing import Listing, Wanted
+from vistok.data.listings.opening import open_listing
 from vistok.data.shard_writer import INDEX as CONVERTED
 from vistok.data.tar_samples import images_in
 from vistok.data.tars import Url, expand, shard_name
-from vistok.files import encodable, sha256_of_lines
+from vistok.files import encodable
 from vistok.untrusted.bounded_json import MAX_LISTING, read_json, short
 
 UNLABELLED = -1
@@ -23,7 +24,7 @@ class Member(NamedTuple):
 
     name: str
     label: int  # UNLABELLED for an image without a label
-    file: Path | BinaryIO
+    open: Callable[[], Path | BinaryIO]  # raises UnreadableImage
     passed_over: tuple[str, ...] = ()  # members of a tar beside the image, which are not read
 
 
@@ -35,12 +36,14 @@ class Source(ABC):
         parts: Number of parts.
         count: Number of images; None if unknown before they are read.
         classes: Names of the labels, if known.
+        as_values: True if images are read as values, see ``Listing``.
     """
 
     about: str
     parts: int
     count: int | None
     classes: tuple[str, ...] | None
+    as_values = False
 
     @abstractmethod
     def members(self, part: int) -> Iterator[Member]:
@@ -55,45 +58,30 @@ class Source(ABC):
         """Description that identifies these images, for the header."""
 
 
-class FolderSource(Source):
-    """All images below a folder, sorted by path, with ``per_shard`` images in each part.
+class ListedSource(Source):
+    """Listed images, such as those of a folder, with ``per_shard`` images in each part.
 
-    If every image lies in a subfolder, the top-level folders are the classes, numbered in sorted order as in
-    torchvision's ``ImageFolder``.
+    If every image of a folder lies in a subfolder, the top-level folders are the classes, numbered in sorted order as
+    in torchvision's ``ImageFolder``.
 
     Args:
-        root: The folder.
+        images: The images.
         per_shard: Number of images in a part; the last part may have fewer.
-
-    Raises:
-        ValueError: The folder has no images, or has splits of which one must be named.
     """
 
-    def __init__(self, root: Path, per_shard: int):
-        if split := split_of(root):
-            raise ValueError(f"{root} has the splits {split.names}: name one of them")
-        self.root, self.files, self.per_shard = root, list_images(root), per_shard
-        if not self.files:
-            raise ValueError(nothing_found(root))
-        self.about, self.count, self.parts = encodable(str(root)), len(self.files), -(-len(self.files) // per_shard)
-        folders = [name.partition("/")[0] if "/" in name else None for name in self.files]
-        labelled = None not in folders
-        classes = sorted(set(folders)) if labelled else []
-        self.classes = tuple(map(encodable, classes)) if labelled else None
-        self.numbers = {name: i for i, name in enumerate(classes)}
+    def __init__(self, images: Listing, per_shard: int):
+        self.images, self.per_shard = images, per_shard
+        self.about, self.count, self.classes = images.about, len(images), images.classes
+        self.parts, self.as_values = -(-self.count // per_shard), images.as_values
 
     def members(self, part: int) -> Iterator[Member]:
-        first = part * self.per_shard
-        for name in self.files[first : first + self.per_shard]:
-            yield Member(encodable(name), self.numbers.get(name.partition("/")[0], UNLABELLED), self.root / name)
+        for i in range(part * self.per_shard, min(self.count, (part + 1) * self.per_shard)):
+            label = self.images.label(i)
+            number = UNLABELLED if label is None else label
+            yield Member(encodable(self.images.names[i]), number, partial(self.images.open, i))
 
     def identity(self) -> dict[str, Any]:
-        return {
-            "kind": "folder",
-            "images": self.count,
-            "sha256_of_names": sha256_of_lines(self.files),
-            "per_shard": self.per_shard,
-        }
+        return self.images.identity() | {"per_shard": self.per_shard}
 
 
 class TarSource(Source):
@@ -115,7 +103,7 @@ class TarSource(Source):
         for name, data, label, passed_over in images_in(url):
             others = tuple(encodable(f"{shard_name(url)}:{other}") for other in passed_over)
             known = encodable(f"{shard_name(url)}:{name}") if name else ""
-            yield Member(known, self._label(url, name, label), io.BytesIO(data), others)
+            yield Member(known, self._label(url, name, label), partial(io.BytesIO, data), others)
 
     def _label(self, url: str, name: str, digits: bytes | None) -> int:
         if digits is None:
@@ -143,15 +131,12 @@ def _classes(index: Path) -> tuple[str, ...] | None:
 
 
 def open_source(data: Sequence[str], per_shard: int) -> Source:
-    """Opens the user's data: one folder of images, or tars.
+    """Opens the user's images: shards, or one source of ``image_paths``.
 
     Raises:
-        ValueError: The data is neither.
+        ValueError: There is no such source, or it has splits of which one must be named.
     """
-    npz = [name for name in data if kind_of(name) == "arrays"]
-    if npz:
-        raise ValueError(
-            f"{npz[0]} is an .npz file: python -m vistok data shards --images {npz[0]} --out SHARDS makes tars of it"
-        )
-    kind, path, _ = find_images(data, "--images", ("folder", "split", "shards"))
-    return TarSource(data) if kind == "shards" else FolderSource(path, per_shard)
+    found = find_images(data, "--images", (*LISTED, "shards"))
+    if found.kind == "shards":
+        return TarSource(data)
+    return ListedSource(open_listing(data[0], "--images", Wanted(labels="known")), per_shard)

@@ -1,0 +1,73 @@
+"""Opening of any source of images that are listed."""
+
+from collections.abc import Mapping
+
+from vistok.data.columns import check_columns
+from vistok.data.folder_splits import NAMES
+from vistok.data.image_paths import LISTED, ImagePath, find_images, kind_of
+from vistok.data.listings.array_file import open_arrays
+from vistok.data.listings.folder_images import folder_splits
+from vistok.data.listings.listing import Listing, Wanted
+from vistok.data.listings.manifest import manifest_splits
+from vistok.data.listings.splits import Splits
+
+
+def open_splits(
+    source: str, argument: str, wanted: Wanted = Wanted(), columns: Mapping[str, str] | None = None
+) -> Splits:
+    """Images of a source, by its splits.
+
+    Args:
+        source: A name of ``image_paths``, but no shards.
+        argument: The user's name of the argument, for messages.
+        wanted: Labels and captions to read.
+        columns: The user's names of columns, see ``columns.find_columns``.
+
+    Raises:
+        ValueError: There is no such source, it has no images, or not what is wanted.
+    """
+    check_columns(columns)
+    if kind_of(source) == "shards" and argument == "data.root":
+        raise ValueError(
+            f"{argument}={source} is neither a folder nor another source whose images are listed; "
+            f"shards are read by data=shards 'data.urls={source}'"
+        )
+    found = find_images(source, argument, LISTED)
+    splits = _open(found, f"{argument}={source}", wanted, columns)
+    if found.split and found.kind not in ("saved", "hub"):
+        return _named(splits, found.split, f"{argument}={source}")
+    return splits
+
+
+def open_listing(
+    source: str, argument: str, wanted: Wanted = Wanted(), columns: Mapping[str, str] | None = None
+) -> Listing:
+    """Images of a source without splits, or of the one split that it names. Errors: as ``open_splits``."""
+    splits = open_splits(source, argument, wanted, columns)
+    if splits.divided:
+        names = [name for name, own in zip(NAMES, splits[:3], strict=True) if own]
+        example = f"{source}/{names[0]}" if kind_of(source) == "split" else f"{source}@{names[0]}"
+        raise ValueError(f"{argument}={source} has the splits {', '.join(names)}: name one of them, such as {example}")
+    return splits.train
+
+
+def _open(found: ImagePath, argument: str, wanted: Wanted, columns: Mapping[str, str] | None) -> Splits:
+    if found.kind in ("folder", "split"):
+        return folder_splits(found.path, argument, wanted)
+    if found.kind == "manifest":
+        return manifest_splits(found.path, argument, wanted, columns)
+    if found.kind == "arrays":
+        return Splits(open_arrays(found.path, argument, wanted))
+    from vistok.data.listings.hub import open_hub
+
+    return open_hub(found, argument, wanted, columns)
+
+
+def _named(splits: Splits, name: str, argument: str) -> Splits:
+    """One split of a source as its only images."""
+    role = next((role for role, names in NAMES.items() if name.lower() in names), None)
+    listing = dict(zip(NAMES, splits[:3], strict=True)).get(role or "")
+    if not splits.divided or not listing:
+        there = [own for own, images in zip(NAMES, splits[:3], strict=True) if images] if splits.divided else []
+        raise ValueError(f"{argument}: there is no split {name!r}, but {', '.join(there) or 'no splits'}")
+    return Splits(listing)
