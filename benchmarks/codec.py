@@ -38,6 +38,7 @@ from vistok.codec.reduction import tables_of
 from vistok.data.folder_listing import list_images
 from vistok.data.image_folder import ImageFiles
 from vistok.data.image_paths import find_images
+from vistok.data.listings.folder_images import FolderImages
 from vistok.data.streams import ShardImages
 from vistok.images.ranges import to_float
 from vistok.losses import STLPIPS
@@ -72,7 +73,7 @@ def photos(images: str) -> Iterator[tuple[str, Tensor]]:
     if kind == "shards":
         samples = iter(ShardImages(shards, []))
     else:
-        files = ImageFiles(path, list_images(path), [])
+        files = ImageFiles(FolderImages(path, list_images(path)), [])
         samples = (files[0, i] for i in range(len(files)))
     return ((sample.name.rpartition(":")[2], sample.image) for sample in samples if sample.image is not None)
 

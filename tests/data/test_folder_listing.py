@@ -9,8 +9,8 @@ from PIL import Image
 from vistok.data import folder
 from vistok.data.folder_listing import list_images, nothing_found
 from vistok.data.folder_splits import split_of
-from vistok.data.shard_writer import FolderSamples
-from vistok.tokens.sources import FolderSource
+from vistok.data.listings.opening import open_listing
+from vistok.tokens.sources import open_source
 
 
 def images(root: Path, *names: str) -> None:
@@ -76,9 +76,13 @@ def test_no_images_says_what_is_there(tmp_path):
         (tmp_path / name).touch()
     message = nothing_found(tmp_path)
     assert "it has only files of other kinds (2 of .h5, 1 of " in message and ".png" in message
-    for read in (lambda root: folder(str(root), 32, 2), lambda root: FolderSource(root, 5), FolderSamples):
+    for read in (
+        lambda: folder(str(tmp_path), 32, 2),
+        lambda: open_source([str(tmp_path)], 5),
+        lambda: open_listing(str(tmp_path), "--images"),
+    ):
         with pytest.raises(ValueError, match="2 of .h5"):
-            read(tmp_path)
+            read()
 
 
 @pytest.mark.parametrize("train, val, test", [
@@ -126,6 +130,6 @@ def test_splits_that_are_refused(tmp_path, names, message):
 
 def test_a_command_takes_one_split(tmp_path):
     images(tmp_path, "train/a.png", "test/b.png")
-    for read in (FolderSamples, lambda root: FolderSource(root, 5)):
+    for read in (lambda root: open_listing(str(root), "--images"), lambda root: open_source([str(root)], 5)):
         with pytest.raises(ValueError, match="has the splits train, test: name one of them"):
             read(tmp_path)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from vistok.data.image_paths import find_images
+from vistok.data.image_paths import ImagePath, find_images
 
 ANY = ("folder", "split", "sample", "arrays", "shards")
 
@@ -32,7 +32,7 @@ def here(tmp_path, monkeypatch):
     ("https://host/a.tar", "shards", ".", ("https://host/a.tar",)),
 ])  # fmt: skip
 def test_kinds(here, source, kind, path, shards):
-    assert find_images(source, "images", ANY) == (kind, Path(path), shards)
+    assert find_images(source, "images", ANY) == ImagePath(kind, Path(path), shards)
 
 
 def test_home_and_a_folder_of_the_name(here, tmp_path):
@@ -43,12 +43,12 @@ def test_home_and_a_folder_of_the_name(here, tmp_path):
 
 @pytest.mark.parametrize("source, kinds, message", [
     ("nowhere", ("folder", "split"), "data=nowhere is not a folder"),
-    ("set.npz", ("folder", "shards"), "data=set.npz is not a folder or tar shards"),
-    ("sample", ("folder", "split", "shards"), "data=sample is not a folder or tar shards"),
-    ("images", ("shards",), "data=images is not tar shards"),
+    ("set.npz", ("folder", "shards"), "data=set.npz is not a folder or shards"),
+    ("sample", ("folder", "split", "shards"), "data=sample is not a folder or shards"),
+    ("images", ("shards",), "data=images is not shards"),
     ("b.tar", ANY, "data: there is no shard b.tar"),
-    (["images", "both"], ANY, "data is one folder or several tars, not images both"),
-    (["a-0.tar", "images"], ANY, "data is one folder or several tars, not a-0.tar images"),
+    (["images", "both"], ANY, "data is one folder, one file or several shards, not images both"),
+    (["a-0.tar", "images"], ANY, "data is one folder, one file or several shards, not a-0.tar images"),
 ])  # fmt: skip
 def test_refusals(here, source, kinds, message):
     with pytest.raises(ValueError, match=message):

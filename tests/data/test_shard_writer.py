@@ -5,6 +5,7 @@ import json
 import signal
 import tarfile
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,9 @@ from PIL import Image
 
 from vistok.commands import data_shards
 from vistok.data import shard_writer
+from vistok.data.listings.array_file import array_in
+from vistok.data.listings.opening import open_listing
+from vistok.data.shard_writer import Samples
 from vistok.data.tar_samples import images_in
 
 CLASSES = ["n01 tench", "n02 shark, white"]
@@ -69,8 +73,8 @@ def test_a_folder(photos, tmp_path):
 
 
 def convert_order(photos):
-    source = shard_writer.FolderSamples(photos)
-    return [f"{key}{source.root.joinpath(file).suffix}" for key, file in zip(source.keys, source.files, strict=True)]
+    source = Samples(open_listing(str(photos), "--images"))
+    return [f"{key}{Path(name).suffix}" for key, name in zip(source.keys, source.images.names, strict=True)]
 
 
 def test_arrays(arrays, tmp_path):
@@ -177,7 +181,7 @@ def test_an_archive_that_claims_more_than_memory_holds(arrays, tmp_path):
                 file, np.lib.format.header_data_from_array_1_0(array) | ({"shape": (2**50,)} if name == "data" else {})
             )
             archive.writestr(f"{name}.npy", file.getvalue() + array.tobytes())
-    with pytest.raises(SystemExit, match="other.npz does not hold data, offsets, labels and classes"):
+    with pytest.raises(SystemExit, match="other.npz: data cannot be read: "):
         data_shards.main(["--images", str(tmp_path / "other.npz"), "--out", str(tmp_path / "out")])
 
 
@@ -185,8 +189,8 @@ def test_what_there_is_not(photos, tmp_path):
     np.savez(tmp_path / "other.npz", images=np.zeros(3))
     (tmp_path / "empty").mkdir()
     for source, message in (
-        ("other.npz", "does not hold data, offsets, labels and classes"),
-        ("nowhere", "there is no .*nowhere"),
+        ("other.npz", r"holds no images: images is float64 of shape \(3,\), .*data, offsets, labels, classes"),
+        ("nowhere", "nowhere is not a folder or .*: there is no such file"),
         ("empty", "no images found"),
     ):
         with pytest.raises(SystemExit, match=message):
@@ -200,7 +204,7 @@ def test_arrays_stay_on_disk_where_they_can(tmp_path, save):
     array = np.arange(12, dtype=np.int16).reshape(3, 4)
     save(tmp_path / "a.npz", first=np.zeros(3), second=array, third=np.asfortranarray(array))
     for name in ("second", "third"):
-        read = shard_writer.array_in(tmp_path / "a.npz", name)
+        read = array_in(tmp_path / "a.npz", name)
         assert np.array_equal(read, array) and isinstance(read, np.memmap) == (save is np.savez)
 
 

@@ -14,13 +14,14 @@ import vistok
 from vistok.data.batches import Sample, collate
 from vistok.data.folder_listing import list_images
 from vistok.data.image_folder import ImageFiles
+from vistok.data.listings.folder_images import FolderImages
 from vistok.data.streams import ShardImages
 from vistok.images.crops import CenterCrop
 from vistok.images.decoding import FORMATS, formats, image_extensions, open_image, read_rgb
 from vistok.images.fast_jpeg import read_fast
 from vistok.images.rgb import UnreadableImage
 from vistok.tokens.loading import PartBatches
-from vistok.tokens.sources import FolderSource, TarSource
+from vistok.tokens.sources import TarSource, open_source
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 
@@ -145,9 +146,9 @@ def test_no_decoder_starts_a_program(tmp_path, ghostscript):
         with pytest.raises((UnreadableImage, UnidentifiedImageError), match="cannot identify image file"):
             read(photo)
     assert list_images(folder) == ["photo.jpg"]
-    files = [ImageFiles(folder, ["photo.jpg", "photo.eps"], [])[0, i] for i in (0, 1)]
+    files = [ImageFiles(FolderImages(folder, ["photo.jpg", "photo.eps"]), [])[0, i] for i in (0, 1)]
     files += ShardImages([str(tmp_path / "s.tar")], [])
-    for source in (FolderSource(folder, 5), TarSource([str(tmp_path / "s.tar")])):
+    for source in (open_source([str(folder)], 5), TarSource([str(tmp_path / "s.tar")])):
         (batch,) = PartBatches(source, [0], 2, [], "none", 8)
         assert len(batch.skipped) == 1 and not batch.names
     assert [sample.image for sample in files] == [None] * 3 and not ghostscript.exists()
@@ -198,7 +199,7 @@ def test_the_limit_of_pixels_is_a_key(tmp_path):
     assert next(iter(data.val)).skipped == (f"{urls}:a.png: {message}",)
     with pytest.raises(UnreadableImage, match=message):
         next(iter(data.train))
-    (batch,) = PartBatches(FolderSource(tmp_path, 5), [0], 2, [], "none", 8, max_pixels=1000)
+    (batch,) = PartBatches(open_source([str(tmp_path)], 5), [0], 2, [], "none", 8, max_pixels=1000)
     assert batch.skipped == [f"a.png: {message.replace('data.max_pixels', '--max-pixels')}"]
     with pytest.raises(UnreadableImage, match=r"a.png cannot be read: it has 1,200 pixels, more than max_pixels=1000"):
         vistok.read_image(tmp_path / "a.png", 8, max_pixels=1000)
@@ -220,7 +221,7 @@ def test_where_memory_ends_the_file_is_named(tmp_path, monkeypatch, where):
     with tarfile.open(tmp_path / "s.tar", "w") as archive:
         archive.add(tmp_path / "a.png", "a.png")
     files, stream = (
-        ImageFiles(tmp_path, ["a.png"], [CenterCrop(8)]),
+        ImageFiles(FolderImages(tmp_path, ["a.png"]), [CenterCrop(8)]),
         ShardImages([str(tmp_path / "s.tar")], [CenterCrop(8)]),
     )
     for sample, name in ((files[0, 0], "/a.png"), (next(iter(stream)), "s.tar:a.png")):
@@ -239,13 +240,13 @@ def test_names_that_are_not_utf8(tmp_path):
     samples = {sample.name: sample for sample in (data.test[0, i] for i in (0, 1))}
     assert samples[r"caf\udce9.png"].image is not None
     assert samples[r"\udcff.png"].skipped[0].startswith(rf"{tmp_path}/\udcff.png: UnidentifiedImageError")
-    source = FolderSource(tmp_path, 5)
+    source = open_source([str(tmp_path)], 5)
     assert sorted(member.name for member in source.members(0)) == sorted(data.test.names())
     assert len(source.identity()["sha256_of_names"]) == 64
     (tmp_path / os.fsdecode(b"\xe9")).mkdir()
     os.rename(tmp_path / name, tmp_path / os.fsdecode(b"\xe9") / name)
     (tmp_path / os.fsdecode(b"\xff.png")).unlink()
-    assert FolderSource(tmp_path, 5).classes == (r"\udce9",)
+    assert open_source([str(tmp_path)], 5).classes == (r"\udce9",)
 
 
 def test_a_corrupt_file_where_sizes_are_left_alone(photos):

@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from vistok.data.image_folder import ImageFiles
+from vistok.data.listings.folder_images import FolderImages
 from vistok.images import large
 from vistok.images.crops import ADMCrop, CenterCrop
 from vistok.images.decoding import ORIENTATION, read_rgb
@@ -62,8 +63,8 @@ def test_the_fast_decoder_gives_the_same():
 
 
 def test_crops_change_nothing_and_training_pays_nothing(photos, monkeypatch):
-    images = ImageFiles(photos, ["01.png", "more/00.jpg"], [CenterCrop(16)])
+    images = ImageFiles(FolderImages(photos, ["01.png", "more/00.jpg"]), [CenterCrop(16)])
     cropped = [images.with_transforms([crop])[0, i].sha256 for crop in (CenterCrop(16), ADMCrop(32)) for i in (0, 1)]
-    assert cropped[:2] == cropped[2:] == [pixel_hash(read_rgb(photos / name)) for name in images.files]
+    assert cropped[:2] == cropped[2:] == [pixel_hash(read_rgb(photos / name)) for name in images.listing.names]
     monkeypatch.setattr("vistok.images.crops.pixel_hash", lambda image: pytest.fail("hashed without need"))
     assert images[0, 0].sha256 == ""

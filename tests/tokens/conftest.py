@@ -21,7 +21,7 @@ from vistok.quantizers import (
     VectorQuantizer,
 )
 from vistok.tokens import TokenProtocol, TokenStore, tokenize
-from vistok.tokens.sources import FolderSource
+from vistok.tokens.sources import open_source
 
 SIZE = 32
 
@@ -74,6 +74,6 @@ def stores(classes, tmp_path_factory) -> dict[str, TokenStore]:
     for kind in ("vq", "fq", "dq", "rq", "ms", "lfq"):
         out = tmp_path_factory.mktemp(kind) / "tokens"
         protocol = TokenProtocol(SIZE, views="flip", batch_size=3, rate=0.5 if kind == "dq" else None)
-        tokenize(build(kind), FolderSource(classes, 4), out, protocol, kind)
+        tokenize(build(kind), open_source([str(classes)], 4), out, protocol, kind)
         found[kind] = TokenStore(out)
     return found

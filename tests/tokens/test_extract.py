@@ -15,6 +15,7 @@ from torchvision.transforms.functional import ten_crop
 
 from vistok.commands.data_shards import main as shards
 from vistok.commands.tokenize import main
+from vistok.data.listings.opening import open_listing
 from vistok.formats.native import save
 from vistok.images.crops import ADMCrop, to_tensor
 from vistok.images.ranges import to_float
@@ -23,7 +24,7 @@ from vistok.quantizers import VectorQuantizer
 from vistok.tokens import TokenProtocol, TokenStore, index, tokenize
 from vistok.tokens import extract as module
 from vistok.tokens.loading import loaded
-from vistok.tokens.sources import FolderSource, TarSource, open_source
+from vistok.tokens.sources import ListedSource, TarSource, open_source
 
 SIZE = 32
 FEW = TokenProtocol(SIZE, batch_size=3)
@@ -59,7 +60,9 @@ def test_a_mirror_image_is_tokenized_not_its_tokens_mirrored(stores, classes, ma
 
 
 def test_ten_crops(classes, make, tmp_path):
-    tokenize(make("vq"), FolderSource(classes, 4), tmp_path / "ten", TokenProtocol(SIZE, views="ten", batch_size=3))
+    tokenize(
+        make("vq"), open_source([str(classes)], 4), tmp_path / "ten", TokenProtocol(SIZE, views="ten", batch_size=3)
+    )
     store = TokenStore(tmp_path / "ten")
     assert store.header.ten_crop_size == 35  # int(1.1 * 32)
     for i, image in enumerate(squares(classes, 35)):
@@ -87,12 +90,12 @@ def test_large_vocabularies_have_32_bits(classes, make_tokenizer, tmp_path):
     for size, dtype in ((2**16, np.uint16), (2**16 + 1, np.uint32)):
         tokenizer = make_tokenizer(codebook_size=size)
         assert isinstance(tokenizer.quantizer, VectorQuantizer)
-        tokenize(tokenizer, FolderSource(classes, 9), tmp_path / str(size), FEW)
+        tokenize(tokenizer, open_source([str(classes)], 9), tmp_path / str(size), FEW)
         assert TokenStore(tmp_path / str(size)).shards[0].tokens.dtype == dtype
 
 
 def test_interrupted_it_goes_on_to_the_same_bytes(classes, make, tmp_path, monkeypatch):
-    tokenize(make("dq"), FolderSource(classes, 2), tmp_path / "whole", FEW)
+    tokenize(make("dq"), open_source([str(classes)], 2), tmp_path / "whole", FEW)
     write, calls = module.write_shard, []
 
     def fail_at_the_third(*arguments):
@@ -103,11 +106,11 @@ def test_interrupted_it_goes_on_to_the_same_bytes(classes, make, tmp_path, monke
 
     monkeypatch.setattr(module, "write_shard", fail_at_the_third)
     with pytest.raises(OSError):
-        tokenize(make("dq"), FolderSource(classes, 2), tmp_path / "parts", FEW)
+        tokenize(make("dq"), open_source([str(classes)], 2), tmp_path / "parts", FEW)
     with pytest.raises(ValueError, match="is not complete"):
         TokenStore(tmp_path / "parts")
     calls.append(None)
-    tokenize(make("dq"), FolderSource(classes, 2), tmp_path / "parts", FEW)
+    tokenize(make("dq"), open_source([str(classes)], 2), tmp_path / "parts", FEW)
     assert calls == [0, 1, 2, None, 2, 3]  # what was there is not computed again
     assert contents(tmp_path / "parts") == contents(tmp_path / "whole")
 
@@ -153,16 +156,16 @@ def test_two_jobs_do_not_write_to_one_folder(classes, make, tmp_path):
     out = tmp_path / "tokens"
     with locks.held(out / locks.NAME, "another job"):
         with pytest.raises(ValueError, match=f"--out={out} is in use by pid {os.getpid()} on .* since 2"):
-            tokenize(make("vq"), FolderSource(classes, 2), out, FEW)
+            tokenize(make("vq"), open_source([str(classes)], 2), out, FEW)
         assert [path.name for path in out.iterdir()] == [locks.NAME]
-    tokenize(make("vq"), FolderSource(classes, 2), tmp_path / "whole", FEW)
+    tokenize(make("vq"), open_source([str(classes)], 2), tmp_path / "whole", FEW)
     out.mkdir()
     (out / locks.NAME).write_text("{}")  # of a job that was killed
-    tokenize(make("vq"), FolderSource(classes, 2), out, FEW)
+    tokenize(make("vq"), open_source([str(classes)], 2), out, FEW)
     assert contents(out) == contents(tmp_path / "whole")
 
 
-class Silent(FolderSource):
+class Silent(ListedSource):
     """On storage that stops to answer."""
 
     def members(self, part):
@@ -174,7 +177,7 @@ class Silent(FolderSource):
 def test_silent_storage_is_not_waited_for_without_end(classes, make, tmp_path):
     began = time.monotonic()
     with pytest.raises(RuntimeError, match="DataLoader timed out after 0.5 seconds"):
-        tokenize(make("vq"), Silent(classes, 2), tmp_path / "out", FEW, timeout=0.5)
+        tokenize(make("vq"), Silent(open_listing(str(classes), "--images"), 2), tmp_path / "out", FEW, timeout=0.5)
     assert time.monotonic() - began < 60
     assert {"shard-000000.json", "index.json.partial"} <= set(contents(tmp_path / "out"))
     assert loaded(None, 2, False, 7.0).timeout == 7.0  # and so of workers, as tests/commands/test_failures.py has it
@@ -182,26 +185,26 @@ def test_silent_storage_is_not_waited_for_without_end(classes, make, tmp_path):
 
 def test_a_damaged_shard_is_written_again(classes, make, tmp_path):
     out = tmp_path / "tokens"
-    tokenize(make("vq"), FolderSource(classes, 2), out, FEW)
+    tokenize(make("vq"), open_source([str(classes)], 2), out, FEW)
     before = contents(out)
     damaged = out / "shard-000001.tokens.npy"
     damaged.write_bytes(damaged.read_bytes()[:-1])
     with pytest.raises(ValueError, match="shard 1 .* is damaged"):
         list(TokenStore(out).verify())
-    tokenize(make("vq"), FolderSource(classes, 2), out, FEW)
+    tokenize(make("vq"), open_source([str(classes)], 2), out, FEW)
     assert contents(out) == before
 
 
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_ranks_write_what_one_process_writes(classes, make, tmp_path, monkeypatch, ranks):
-    tokenize(make("vq"), FolderSource(classes, 2), tmp_path / "one", FEW)
+    tokenize(make("vq"), open_source([str(classes)], 2), tmp_path / "one", FEW)
     finish = module.finish
     for rank in reversed(range(ranks)):  # one after the other, rank 0 last: it writes the index
         monkeypatch.setattr(module, "rank_and_size", lambda rank=rank: (rank, ranks))
         monkeypatch.setattr(module, "begin", index._begin)  # which rank 0 alone does, before the others
         monkeypatch.setattr(module, "finished_shards", lambda out, parts: {})  # all ask at once
         monkeypatch.setattr(module, "finish", finish if rank == 0 else None)
-        tokenize(make("vq"), FolderSource(classes, 2), tmp_path / "several", FEW)
+        tokenize(make("vq"), open_source([str(classes)], 2), tmp_path / "several", FEW)
         monkeypatch.undo()
     assert contents(tmp_path / "several") == contents(tmp_path / "one")
 
@@ -263,8 +266,10 @@ def test_tars_with_labels(classes, make, tmp_path):
     assert store.labels.tolist() == [0, 1, 2, 0, 1, 2, 0] and store.header.classes == ("a", "b", "c")
     expected = make("vq").tokenize(to_float(squares(classes)))
     assert all(np.array_equal(store.codes(i)[0], expected[i]) for i in range(7))
-    with pytest.raises(ValueError, match="python -m vistok data shards --images"):
-        open_source([str(tmp_path / "set.npz")], 5)
+    tokenize(make("vq"), open_source([str(tmp_path / "set.npz")], 3), tmp_path / "direct", FEW)
+    direct = TokenStore(tmp_path / "direct")
+    assert direct.labels.tolist() == store.labels.tolist() and direct.header.classes == ("a", "b", "c")
+    assert all(np.array_equal(direct.codes(i)[0], expected[i]) for i in range(7))
 
 
 def test_unreadable_images_are_left_out_and_named(classes, make, tmp_path):
@@ -274,8 +279,8 @@ def test_unreadable_images_are_left_out_and_named(classes, make, tmp_path):
         (root / "cat" / path.name).write_bytes(path.read_bytes())
     (root / "cat" / "0.png").write_bytes(b"no image")
     with pytest.raises(ValueError, match="more than --max-unreadable=0.01"):
-        tokenize(make("vq"), FolderSource(root, 2), tmp_path / "strict", FEW)
-    written = tokenize(make("vq"), FolderSource(root, 2), tmp_path / "lenient", FEW, max_unreadable=0.5)
+        tokenize(make("vq"), open_source([str(root)], 2), tmp_path / "strict", FEW)
+    written = tokenize(make("vq"), open_source([str(root)], 2), tmp_path / "lenient", FEW, max_unreadable=0.5)
     assert (written["images"], written["unreadable"]) == (4, 1)
     assert "0.png" in written["shards"][0]["unreadable"][0]
     assert TokenStore(tmp_path / "lenient").names == [f"cat/{i}.png" for i in (1, 2, 4, 5)]
@@ -283,7 +288,7 @@ def test_unreadable_images_are_left_out_and_named(classes, make, tmp_path):
 
 def test_bfloat16_is_asked_for(classes, make, tmp_path):
     protocol = TokenProtocol(SIZE, batch_size=3, dtype="bfloat16")
-    written = tokenize(make("vq"), FolderSource(classes, 9), tmp_path / "half", protocol)
+    written = tokenize(make("vq"), open_source([str(classes)], 9), tmp_path / "half", protocol)
     assert written["dtype"] == "bfloat16"
     with torch.autocast("cpu", torch.bfloat16):
         expected = make("vq").tokenize(to_float(squares(classes)[:3]))
@@ -320,19 +325,19 @@ def test_wrong_words_end_in_one_line(classes, make, tmp_path, words, message):
 
 def test_another_extraction_is_not_mixed_in(classes, make, tmp_path):
     out = tmp_path / "tokens"
-    tokenize(make("vq"), FolderSource(classes, 2), out, FEW)
+    tokenize(make("vq"), open_source([str(classes)], 2), out, FEW)
     with pytest.raises(ValueError, match="holds other tokens: views is 'none' there and 'flip' here"):
-        tokenize(make("vq"), FolderSource(classes, 2), out, TokenProtocol(SIZE, batch_size=3, views="flip"))
+        tokenize(make("vq"), open_source([str(classes)], 2), out, TokenProtocol(SIZE, batch_size=3, views="flip"))
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("mine")
     with pytest.raises(ValueError, match="holds something else"):
-        tokenize(make("vq"), FolderSource(classes, 2), tmp_path / "other", FEW)
+        tokenize(make("vq"), open_source([str(classes)], 2), tmp_path / "other", FEW)
 
 
 def test_a_split_must_be_chosen_from(classes, tmp_path):
     for part in ("train", "val"):
         (tmp_path / part).mkdir()
     with pytest.raises(ValueError, match="name one of them"):
-        FolderSource(tmp_path, 5)
+        open_source([str(tmp_path)], 5)
     with pytest.raises(ValueError, match="no images found"):
-        FolderSource(tmp_path / "train", 5)
+        open_source([str(tmp_path / "train")], 5)

@@ -1,7 +1,8 @@
 """Writes images as webdataset tar shards, for ``data=shards``.
 
-The bytes of the images stay as they are, with their labels (``KEY.cls``) and captions (``KEY.txt``) if they have any. Where the command is interrupted or killed, running it again continues it; the
-shards are the same to the last byte. ``index.json``, written last, lists the shards.
+The bytes of the images stay as they are. Labels (``KEY.cls``) and captions (``KEY.txt``) are beside them if there are
+any. Where the command is interrupted or killed, running it again continues it; the shards are the same to the last
+byte. ``index.json``, written last, lists the shards.
 """
 
 import argparse

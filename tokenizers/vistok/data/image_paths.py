@@ -3,7 +3,7 @@
 | source | images | read |
 | --- | --- | --- |
 | a folder | all images below it; with subfolders such as ``train`` and ``val``, a split (``folder_splits``) | listed |
-| ``FILE.csv``, ``.tsv``, ``.jsonl`` or ``.parquet`` | image files in a manifest, with labels, captions and splits | listed |
+| ``FILE.csv``, ``.tsv``, ``.jsonl``, ``.parquet`` | image files in a manifest, with labels, captions, splits | listed |
 | ``FILE.npz`` | arrays of images | listed |
 | a folder of ``Dataset.save_to_disk``, or ``hf:NAME`` | a Hugging Face data set | listed |
 | ``sample`` | the photos in scikit-image, unless a folder of this name exists | listed |
@@ -64,7 +64,8 @@ def find_images(source: str | Sequence[str], argument: str, kinds: Sequence[str]
     kind = found[0] if len(set(found)) == 1 else "shards"
     if kind not in kinds:
         wanted = " or ".join(dict.fromkeys(KINDS[name] for name in kinds))
-        raise ValueError(f"{argument}={' '.join(names)} is not {wanted}")
+        exists = kind != "shards" or len(names) > 1 or is_pattern(names[0])
+        raise ValueError(f"{argument}={' '.join(names)} is not {wanted}{'' if exists else ': there is no such file'}")
     if kind == "shards":
         return ImagePath(kind, shards=tuple(expand(names, argument)))
     name, split = split_name(names[0])
@@ -91,6 +92,11 @@ def kind_of(name: str) -> str:
     if suffix in MANIFESTS and not (suffix == PARQUET and _are_shards(path)):
         return "manifest"
     return "shards"
+
+
+def is_pattern(name: str) -> bool:
+    """True for a file that exists, for a URL, and for a pattern of several files."""
+    return os.path.exists(os.path.expanduser(name)) or any(mark in name for mark in ("*", "?", "{", ":"))
 
 
 def split_name(source: str) -> tuple[str, str]:

@@ -13,9 +13,7 @@ from vistok.images.ranges import to_float
 from vistok.quantizers.routers import patch_entropy
 
 
-def region_entropies(
-    data: Data, patch: int, low: float, high: float, images: int, num_workers: int = 0
-) -> np.ndarray:
+def region_entropies(data: Data, patch: int, low: float, high: float, images: int, num_workers: int = 0) -> np.ndarray:
     """Entropy in nats of every region of training images, float32.
 
     Args:

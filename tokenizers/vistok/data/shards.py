@@ -243,7 +243,9 @@ def shards(
     form = PixelForm(channels, found.low_high)
     if urls is not None:
         read = reader(decoder, max_pixels, form)
-        train = ShardStream(expand(urls, "data.urls"), large_enough + training, seed, block, read, mask, labels, captions)
+        train = ShardStream(
+            expand(urls, "data.urls"), large_enough + training, seed, block, read, mask, labels, captions
+        )
         about = f"{urls if isinstance(urls, str) else ', '.join(urls)}, {held_out} held out"
     return ShardDataModule(
         train=train,

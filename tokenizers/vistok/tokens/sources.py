@@ -100,7 +100,7 @@ class TarSource(Source):
 
     def members(self, part: int) -> Iterator[Member]:
         url = self.urls[part]
-        for name, data, label, passed_over in images_in(url):
+        for name, data, label, passed_over, caption in images_in(url):
             others = tuple(encodable(f"{shard_name(url)}:{other}") for other in passed_over)
             known = encodable(f"{shard_name(url)}:{name}") if name else ""
             yield Member(known, self._label(url, name, label), partial(io.BytesIO, data), others)

@@ -2,7 +2,7 @@
 
 | arrays | images |
 | --- | --- |
-| ``data``, ``offsets``, ``labels``, ``classes`` | files one after another: bytes uint8, n + 1 offsets, a label each, names |
+| ``data``, ``offsets``, ``labels``, ``classes`` | files one after another: bytes, n + 1 offsets, a label each, names |
 | ``arr_0`` (n, h, w, 3) uint8 | all images in one array, as ADM's evaluator reads it |
 | any names, (h, w) or (h, w, k) each | an image each |
 """
@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from vistok.data.listings.listing import Listing, Wanted
-from vistok.files import encodable, sha256_of
+from vistok.files import encodable
 from vistok.images.rgb import UnreadableImage
 from vistok.untrusted.arrays import read_array
 
@@ -33,7 +33,6 @@ class ArrayFile(Listing):
 
     def __init__(self, path: Path, names: Sequence[str]):
         self.root, self.names, self.about = path, names, encodable(str(path))
-
 
 
 class PackedFiles(ArrayFile):
@@ -85,7 +84,7 @@ class NamedArrays(ArrayFile):
     def __init__(self, path: Path, archive: "Archive"):
         super().__init__(path, archive.names)
         self.archive = archive
-        self.as_values = not _is_rgb(archive.read(self.names[0]))
+        self.as_values = not _is_rgb(archive.array(self.names[0]))
 
     def open(self, i: int) -> BinaryIO:
         return as_file(self.archive.read(self.names[i]))
@@ -152,7 +151,13 @@ def open_arrays(path: Path, argument: str, wanted: Wanted = Wanted()) -> Listing
         return StackedArray(path, found)
     if not archive.names:
         raise ValueError(f"{path} has no images")
-    return NamedArrays(path, archive)
+    images = NamedArrays(path, archive)
+    if (first := archive.array(images.names[0])).ndim not in (2, 3):
+        raise ValueError(
+            f"{path} holds no images: {images.names[0]} is {_form(first)}, not (h, w) or (h, w, k); "
+            f"or it needs {', '.join((*PACKED, CLASSES))}"
+        )
+    return images
 
 
 def as_file(array: np.ndarray) -> BinaryIO:

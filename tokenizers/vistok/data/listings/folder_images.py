@@ -1,6 +1,6 @@
 """Images of a folder, by their paths."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from vistok.data.class_folders import ClassFolders, class_folders
@@ -8,7 +8,7 @@ from vistok.data.folder_listing import list_images, nothing_found
 from vistok.data.folder_splits import Split, split_of
 from vistok.data.listings.listing import Listing, Wanted
 from vistok.data.listings.splits import Splits
-from vistok.files import encodable, sha256_of, sha256_of_lines
+from vistok.files import encodable
 from vistok.images.rgb import UnreadableImage
 
 VALUES = (".dcm", ".dicom", ".npy")  # extensions of files that are not 8-bit RGB; the last one only without others
@@ -29,9 +29,7 @@ class FolderImages(Listing):
     kind = "folder"
     single_files = True
 
-    def __init__(
-        self, root: Path, names: Sequence[str], classes: ClassFolders | None = None, captions: bool = False
-    ):
+    def __init__(self, root: Path, names: Sequence[str], classes: ClassFolders | None = None, captions: bool = False):
         self.root, self.names, self.numbers, self.captions = root, names, classes, captions
         self.about = encodable(str(root))
         self.classes = tuple(map(encodable, classes.numbers)) if classes else None
@@ -58,8 +56,6 @@ class FolderImages(Listing):
             return text.decode().strip()
         except (OSError, UnicodeDecodeError) as error:
             raise UnreadableImage(f"its caption {file.name} cannot be read: {error}") from error
-
-
 
 
 def folder_splits(root: Path, argument: str, wanted: Wanted = Wanted()) -> Splits:

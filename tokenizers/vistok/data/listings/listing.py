@@ -156,4 +156,6 @@ class Opened(Sequence[Any]):
         return len(self.listing)
 
     def __getitem__(self, i: Any) -> Any:
+        if isinstance(i, slice):
+            return [self.listing.open(j) for j in range(len(self))[i]]
         return self.listing.open(i)

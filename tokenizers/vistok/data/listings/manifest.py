@@ -7,7 +7,7 @@ split (``columns`` has the usual names).
 import csv
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from vistok.data.folder_splits import NAMES
 from vistok.data.listings.folder_images import VALUES
 from vistok.data.listings.listing import Listing, Wanted
 from vistok.data.listings.splits import Splits
-from vistok.files import encodable, sha256_of, sha256_of_lines
+from vistok.files import encodable
 
 MANIFESTS = (".csv", ".tsv", ".jsonl", ".parquet")  # extensions; parquet files of image bytes are shards
 ROLES = ("path", "label", "caption", "split")
@@ -65,8 +65,6 @@ class ManifestImages(Listing):
         return None if self.table.captions is None else self.table.captions[i]
 
 
-
-
 def manifest_splits(
     file: Path, argument: str, wanted: Wanted = Wanted(), columns: Mapping[str, str] | None = None
 ) -> Splits:
@@ -107,7 +105,9 @@ def split_by(images: Listing, splits: Sequence[str], argument: str) -> Splits:
         notes.append(f"not read: {count:,} images of the splits {', '.join(map(repr, unknown[:5]))} of {argument}")
     if len(parts["val"]) and len(parts["test"]):
         count = len(parts["test"])
-        notes.append(f"{count:,} images of the split test are neither trained on nor scored; {argument}@test scores them")
+        notes.append(
+            f"{count:,} images of the split test are neither trained on nor scored; {argument}@test scores them"
+        )
     val, test = (images.part(parts[split]) if len(parts[split]) else None for split in ("val", "test"))
     return Splits(images.part(parts["train"]), val, test, tuple(map(encodable, notes)))
 
@@ -153,7 +153,9 @@ def numbered(labels: Sequence[Any], argument: str) -> tuple[Sequence[int], tuple
         by_name = {name: i for i, name in enumerate(classes)}
         return np.array([by_name[text] for text in texts]), tuple(map(encodable, classes))
     if (numbers < 0).any() or (numbers >= 2**31).any():
-        raise ValueError(f"{argument}: a label is {numbers[(numbers < 0) | (numbers >= 2**31)][0]}, not from 0 to 2^31 - 1")
+        raise ValueError(
+            f"{argument}: a label is {numbers[(numbers < 0) | (numbers >= 2**31)][0]}, not from 0 to 2^31 - 1"
+        )
     return numbers, None
 
 
@@ -181,7 +183,9 @@ def _csv_rows(file: Path, argument: str) -> Iterator[Mapping[str, Any]]:
         names = reader.fieldnames or ()
         for row in reader:
             if None in row or None in row.values():
-                raise ValueError(f"{argument}: line {reader.line_num:,} has not {len(names)} values as the first line has")
+                raise ValueError(
+                    f"{argument}: line {reader.line_num:,} has not {len(names)} values as the first line has"
+                )
             yield row
 
 

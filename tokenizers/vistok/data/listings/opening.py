@@ -1,10 +1,11 @@
 """Opening of any source of images that are listed."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from vistok.data.columns import check_columns
-from vistok.data.folder_splits import NAMES
-from vistok.data.image_paths import LISTED, ImagePath, find_images, kind_of
+from vistok.data.folder_splits import NAMES, split_of
+from vistok.data.image_paths import LISTED, ImagePath, find_images, is_pattern, kind_of
 from vistok.data.listings.array_file import open_arrays
 from vistok.data.listings.folder_images import folder_splits
 from vistok.data.listings.listing import Listing, Wanted
@@ -27,7 +28,7 @@ def open_splits(
         ValueError: There is no such source, it has no images, or not what is wanted.
     """
     check_columns(columns)
-    if kind_of(source) == "shards" and argument == "data.root":
+    if argument == "data.root" and kind_of(source) == "shards" and is_pattern(source):
         raise ValueError(
             f"{argument}={source} is neither a folder nor another source whose images are listed; "
             f"shards are read by data=shards 'data.urls={source}'"
@@ -43,11 +44,14 @@ def open_listing(
     source: str, argument: str, wanted: Wanted = Wanted(), columns: Mapping[str, str] | None = None
 ) -> Listing:
     """Images of a source without splits, or of the one split that it names. Errors: as ``open_splits``."""
+    if split := split_of(Path(source).expanduser()):
+        raise ValueError(f"{argument}={source} has the splits {split.names}: name one of them")
     splits = open_splits(source, argument, wanted, columns)
     if splits.divided:
         names = [name for name, own in zip(NAMES, splits[:3], strict=True) if own]
-        example = f"{source}/{names[0]}" if kind_of(source) == "split" else f"{source}@{names[0]}"
-        raise ValueError(f"{argument}={source} has the splits {', '.join(names)}: name one of them, such as {example}")
+        raise ValueError(
+            f"{argument}={source} has the splits {', '.join(names)}: name one of them, such as {source}@{names[0]}"
+        )
     return splits.train
 
 

@@ -8,7 +8,7 @@ from typing import BinaryIO
 
 from vistok.data.listings.listing import Listing
 from vistok.data.tar_index import images_of_tar
-from vistok.files import encodable, sha256_of, sha256_of_lines
+from vistok.files import encodable
 from vistok.images.rgb import UnreadableImage
 
 
@@ -38,7 +38,6 @@ class TarMembers(Listing):
                 return io.BytesIO(file.read(member.size))
         except OSError as error:
             raise UnreadableImage(f"{path}: {error}") from error
-
 
     def files(self) -> Iterable[str | os.PathLike]:
         return self.paths
