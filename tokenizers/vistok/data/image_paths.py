@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vistok.data.folder_splits import split_of
-from vistok.data.listings.manifest import MANIFESTS
 from vistok.data.tars import expand
 
 SAMPLE, HUB, PARQUET = "sample", "hf:", ".parquet"
+MANIFESTS = (".csv", ".tsv", ".jsonl", PARQUET)  # extensions; parquet files of image bytes are shards
 SAVED = ("dataset_dict.json", "state.json")  # in a folder that Hugging Face's save_to_disk wrote
 LISTED = ("folder", "split", "manifest", "arrays", "saved", "hub")
 KINDS = {

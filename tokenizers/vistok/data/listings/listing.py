@@ -88,43 +88,43 @@ class Listing(ABC):
 
     def part(self, chosen: Sequence[int] | np.ndarray) -> "Listing":
         """Some of these images, in the order of their indices ``chosen``."""
-        return Part(self, np.asarray(chosen, dtype=np.int64))
+        return ListingPart(self, np.asarray(chosen, dtype=np.int64))
 
 
-class Part(Listing):
+class ListingPart(Listing):
     """Some images of a listing.
 
     Args:
-        whole: The listing.
+        full: The listing.
         chosen: Indices (n,) int64 of the images.
     """
 
-    def __init__(self, whole: Listing, chosen: np.ndarray):
-        self.whole, self.chosen = whole, chosen
-        self.kind, self.about, self.root, self.classes = whole.kind, whole.about, whole.root, whole.classes
-        self.ordered, self.as_values, self.single_files = whole.ordered, whole.as_values, whole.single_files
-        self.names = Chosen(whole.names, chosen)
+    def __init__(self, full: Listing, chosen: np.ndarray):
+        self.full, self.chosen = full, chosen
+        self.kind, self.about, self.root, self.classes = full.kind, full.about, full.root, full.classes
+        self.ordered, self.as_values, self.single_files = full.ordered, full.as_values, full.single_files
+        self.names = ChosenNames(full.names, chosen)
 
     def open(self, i: int) -> Path | BinaryIO:
-        return self.whole.open(int(self.chosen[i]))
+        return self.full.open(int(self.chosen[i]))
 
     def where(self, i: int) -> str:
-        return self.whole.where(int(self.chosen[i]))
+        return self.full.where(int(self.chosen[i]))
 
     def label(self, i: int) -> int | None:
-        return self.whole.label(int(self.chosen[i]))
+        return self.full.label(int(self.chosen[i]))
 
     def caption(self, i: int) -> str | None:
-        return self.whole.caption(int(self.chosen[i]))
+        return self.full.caption(int(self.chosen[i]))
 
     def files(self) -> Iterable[str | os.PathLike]:
-        return super().files() if self.single_files else self.whole.files()
+        return super().files() if self.single_files else self.full.files()
 
     def part(self, chosen: Sequence[int] | np.ndarray) -> Listing:
-        return self.whole.part(self.chosen[np.asarray(chosen, dtype=np.int64)])
+        return self.full.part(self.chosen[np.asarray(chosen, dtype=np.int64)])
 
 
-class Chosen(Sequence[str]):
+class ChosenNames(Sequence[str]):
     """Some of the names of a listing, without a copy of them.
 
     Args:

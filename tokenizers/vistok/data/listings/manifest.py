@@ -20,12 +20,11 @@ from vistok.data.listings.listing import Listing, Wanted
 from vistok.data.listings.splits import Splits
 from vistok.files import encodable
 
-MANIFESTS = (".csv", ".tsv", ".jsonl", ".parquet")  # extensions; parquet files of image bytes are shards
 ROLES = ("path", "label", "caption", "split")
 MOST_ROW = 2**24  # bytes of a row of text
 
 
-class Table(NamedTuple):
+class ManifestTable(NamedTuple):
     """Columns of a manifest, a value for each image."""
 
     paths: Sequence[str]
@@ -46,7 +45,7 @@ class ManifestImages(Listing):
     kind = "manifest"
     single_files = True
 
-    def __init__(self, file: Path, table: Table):
+    def __init__(self, file: Path, table: ManifestTable):
         self.file, self.root, self.table = file, file.parent, table
         self.names, self.classes = table.paths, table.classes
         self.about = encodable(str(file))
@@ -112,7 +111,7 @@ def split_by(images: Listing, splits: Sequence[str], argument: str) -> Splits:
     return Splits(images.part(parts["train"]), val, test, tuple(map(encodable, notes)))
 
 
-def read_table(file: Path, argument: str, wanted: Wanted, columns: Mapping[str, str] | None) -> Table:
+def read_table(file: Path, argument: str, wanted: Wanted, columns: Mapping[str, str] | None) -> ManifestTable:
     """Reads a manifest. Errors: see ``manifest_splits``."""
     try:
         read = _of_parquet if file.suffix.lower() == ".parquet" else _of_text
@@ -134,7 +133,7 @@ def read_table(file: Path, argument: str, wanted: Wanted, columns: Mapping[str, 
     if found["caption"] and wanted.captions != "none":
         captions = ["" if value is None else str(value) for value in values["caption"]]
     splits = ["" if value is None else str(value) for value in values["split"]] if found["split"] else None
-    return Table(paths, labels, classes, captions, splits)
+    return ManifestTable(paths, labels, classes, captions, splits)
 
 
 def numbered(labels: Sequence[Any], argument: str) -> tuple[Sequence[int], tuple[str, ...] | None]:
@@ -236,5 +235,6 @@ def _path(value: Any, argument: str, row: int) -> str:
 
 
 def _first_twice(paths: Sequence[str]) -> str | None:
-    seen: set[str] = set()
-    return next((path for path in paths if path in seen or seen.add(path)), None)
+    if len(known := set(paths)) == len(paths):
+        return None
+    return next(path for path in paths if path not in known or known.remove(path))
