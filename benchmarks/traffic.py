@@ -85,7 +85,7 @@ class Traffic(LiveMemory):
         self._record()
 
     def _record(self) -> None:
-        self._starts.append(torch._C._autograd._get_sequence_nr())
+        self._starts.append(torch._C._autograd._get_sequence_nr())  # pyright: ignore[reportAttributeAccessIssue]
         self._recorders.append(self._running[-1])
 
     @contextmanager
@@ -151,13 +151,16 @@ def parts_of(lit: LitTokenizer) -> list[tuple[str, nn.Module]]:
     return parts + ([("discriminator", lit.adversary.discriminator)] if lit.adversary else [])
 
 
-def count(build: Callable[[], LitTokenizer], batch: int, pixels: int, channels: int, precision: str) -> Traffic:
+def count(
+    build: Callable[[], LitTokenizer], batch: int, pixels: int, channels: int, precision: str, channels_last: bool
+) -> Traffic:
     """Counts one update of a module with its adversary, after one that makes the optimizers' states."""
     with torch.device("meta"):
         lit = build()
     with FakeTensorMode(allow_non_fake_inputs=True):
         make_fake(lit)
-        step, images = Step(lit, gpu=True, mixed=precision == "bf16-mixed"), images_of(batch, pixels, channels)
+        step = Step(lit, gpu=True, mixed=precision == "bf16-mixed", channels_last=channels_last)
+        images = images_of(batch, pixels, channels)
         with LiveMemory():
             step(images_of(1, pixels, channels))
         with Traffic() as traffic, traffic.by_part(parts_of(lit)):
@@ -202,20 +205,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", help="of train.py")
     parser.add_argument("--gate", action="store_true", help="end with status 1 if a bar is missed")
-    asked = parser.parse_intermixed_args()
+    asked = parser.parse_args()
     config = compose(asked.words)
     sizes = config.data.batch_size, config.data.image_size, config.data.get("channels", 3)
-    precision = config.trainer.precision
+    precision, channels_last = config.trainer.precision, config.speed.channels_last
 
     def build() -> LitTokenizer:
         return run.build_module(config)
 
-    print(f"{sizes[0]} images of {sizes[1]} pixels, {precision}; counted, not measured\n")
-    traffic = count(build, *sizes, precision)
+    layout = "channels last" if channels_last else "channels first"
+    print(f"{sizes[0]} images of {sizes[1]} pixels, {precision}, {layout}; counted, not measured\n")
+    traffic = count(build, *sizes, precision, channels_last)
     show(traffic)
-    per_image = estimate(build, sizes[1], sizes[0], precision=precision, channels=sizes[2]).per_image
+    estimated = estimate(build, sizes[1], sizes[0], precision=precision, channels=sizes[2], channels_last=channels_last)
     claims = Claims()
-    for what, value in zip(MOST, (sum(traffic.bytes.values()) / 1e9, per_image / GIB), strict=True):
+    for what, value in zip(MOST, (sum(traffic.bytes.values()) / 1e9, estimated.per_image / GIB), strict=True):
         claims.at_most(what, value, MOST[what])
     claims.finish(asked.gate)
 

@@ -1,6 +1,7 @@
 """Options that make networks faster and change their results slightly; ``docs/performance.md`` has both effects."""
 
 import ctypes
+import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal
@@ -16,7 +17,7 @@ MODES = ("default", "reduce-overhead", "max-autotune")
 
 @contextmanager
 def fast(tokenizer: nn.Module) -> Iterator[None]:
-    """Encodes and decodes faster within the block: networks in bfloat16; on a CPU also channels last and kept pages.
+    """Encodes and decodes faster within the block: networks in bfloat16, channels last; on a CPU also kept pages.
 
     The head still compares in float32, but its inputs come from bfloat16 networks, so that some codes differ. Do not
     use it to produce codes that are stored. Memory format and kept pages remain after the block; they change no value.
@@ -25,7 +26,7 @@ def fast(tokenizer: nn.Module) -> Iterator[None]:
         tokenizer: The tokenizer, on its device.
     """
     device = next(tokenizer.parameters()).device.type
-    prepare(tokenizer, channels_last=device == "cpu", keep_pages=device == "cpu")
+    prepare(tokenizer, channels_last=channels_last_pays(device), keep_pages=device == "cpu")
     with torch.autocast(device, torch.bfloat16):
         yield
 
@@ -57,6 +58,19 @@ def prepare(
             network.to(memory_format=torch.channels_last)
         if compile:
             network.compile(mode=compile)
+
+
+def channels_last_pays(device: str) -> bool:
+    """True on a CPU, and on a GPU with fused group norms; torch's own copy channels-last activations on a GPU."""
+    return device == "cpu" or (device == "cuda" and triton_runs())
+
+
+@torch.compiler.assume_constant_result
+def triton_runs() -> bool:
+    """True if Triton is installed and supports the GPU."""
+    if importlib.util.find_spec("triton") is None or not torch.cuda.is_available():
+        return False
+    return torch.cuda.get_device_capability() >= (8, 0)
 
 
 def keep_freed_pages() -> bool:

@@ -7,12 +7,12 @@ With the defaults (two branches, f16) it has 68,573,952 parameters, as published
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vistok.backbones.cnn import CNNSizes, group_norm, middle
 from vistok.backbones.interface import Encoder
 from vistok.backbones.vit import Block, LearnedPositions, Transformer
+from vistok.kernels import norm_act
 
 
 class BranchedEncoder(Encoder):
@@ -85,7 +85,7 @@ class Branch(nn.Module):
         self.conv_out = nn.Conv2d(width, dim, 3, padding=1)
 
     def forward(self, h: Tensor) -> Tensor:
-        return self.conv_out(F.silu(self.norm_out(self.adapter(h))))
+        return self.conv_out(norm_act(self.adapter(h), self.norm_out))
 
 
 def clip_blocks(width: int, depth: int, heads: int) -> list[Block]:

@@ -7,13 +7,16 @@ decoder 42,449,795, as published.
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from vistok.backbones.interface import Decoder, Encoder, Sizes
+from vistok.kernels import norm_act
 from vistok.quantizers.base import Context
 
 
@@ -123,7 +126,7 @@ class CNNEncoder(Encoder):
         h = self.conv_in(F.pixel_unshuffle(images, self.patch))
         for level in self.levels:
             h = level(h)
-        return self.conv_out(F.silu(self.norm_out(self.mid(h))))
+        return self.conv_out(norm_act(self.mid(h), self.norm_out))
 
 
 class CNNDecoder(Decoder):
@@ -181,7 +184,7 @@ class CNNDecoder(Decoder):
         h = self.mid(self.conv_in(latent))
         for level in self.levels:
             h = level(h)
-        return F.pixel_shuffle(self.conv_out(F.silu(self.norm_out(h))), self.patch)
+        return F.pixel_shuffle(self.conv_out(norm_act(h, self.norm_out)), self.patch)
 
     @property
     def last_layer(self) -> nn.Parameter:
@@ -233,8 +236,8 @@ class ResnetBlock(nn.Module):
         self.shortcut = nn.Conv2d(before, width, 1, bias=bias) if before != width else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(F.silu(self.norm2(h)))
+        h = self.conv1(norm_act(x, self.norm1))
+        h = self.conv2(norm_act(h, self.norm2))
         return self.shortcut(x) + h
 
 
@@ -250,7 +253,7 @@ class AttentionBlock(nn.Module):
         self.out = nn.Conv2d(width, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.norm(x)
+        h = norm_act(x, self.norm, silu=False)
         q, k, v = (rearrange(project(h), "b c h w -> b 1 (h w) c") for project in (self.q, self.k, self.v))
         h = F.scaled_dot_product_attention(q, k, v)
         return x + self.out(rearrange(h, "b 1 (h w) c -> b c h w", h=x.shape[2]))
@@ -275,7 +278,11 @@ class Upsample(nn.Module):
         self.conv = nn.Conv2d(width, width, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2, mode="nearest"))
+        device = x.device.type
+        # Autocast would enlarge a float32 copy, with the same values.
+        with torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext():
+            x = F.interpolate(x, scale_factor=2, mode="nearest")
+        return self.conv(x)
 
 
 def middle(width: int, attention: bool = True, groups: int = 32) -> nn.Sequential:

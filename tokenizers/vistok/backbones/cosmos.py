@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
 from vistok.backbones.cnn import Downsample, Level, Upsample, group_norm, middle
 from vistok.backbones.interface import Decoder, Encoder, Sizes
+from vistok.kernels import norm_act
 from vistok.quantizers.base import Context
 
 STEPS = 2  # of the Haar transform, each of which halves the sides
@@ -89,7 +89,7 @@ class CosmosEncoder(Encoder):
         h = self.conv_in(images)
         for level in self.levels:
             h = level(h)
-        return self.conv_out(F.silu(self.norm_out(self.mid(h))))
+        return self.conv_out(norm_act(self.mid(h), self.norm_out))
 
 
 class CosmosDecoder(Decoder):
@@ -135,7 +135,7 @@ class CosmosDecoder(Decoder):
         h = self.mid(self.conv_in(latent))
         for level in self.levels:
             h = level(h)
-        images = self.conv_out(F.silu(self.norm_out(h)))
+        images = self.conv_out(norm_act(h, self.norm_out))
         for _ in range(STEPS):
             images = inverse_haar(images)
         return images

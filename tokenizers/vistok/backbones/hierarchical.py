@@ -7,11 +7,11 @@ and f8.
 
 from collections.abc import Sequence
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vistok.backbones.cnn import CNNSizes, group_norm, middle
 from vistok.backbones.interface import Encoder
+from vistok.kernels import norm_act
 
 
 class HierarchicalEncoder(Encoder):
@@ -77,4 +77,4 @@ class Tail(nn.Module):
         self.conv_out = nn.Conv2d(width, dim, 3, padding=1)
 
     def forward(self, h: Tensor) -> Tensor:
-        return self.conv_out(F.silu(self.norm_out(self.mid(h))))
+        return self.conv_out(norm_act(self.mid(h), self.norm_out))

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -18,6 +17,7 @@ from vistok.backbones import noise
 from vistok.backbones.adaptive_norm import AdaptiveGroupNorm
 from vistok.backbones.cnn import Level, ResnetBlock, group_norm
 from vistok.backbones.interface import Decoder, Encoder, Sizes
+from vistok.kernels import norm_act
 from vistok.quantizers.base import Context
 
 
@@ -91,7 +91,7 @@ class MagvitEncoder(Encoder):
         h = self.conv_in(images)
         for level in self.levels:
             h = level(h)
-        return self.conv_out(F.silu(self.norm_out(self.mid(h))))
+        return self.conv_out(norm_act(self.mid(h), self.norm_out))
 
 
 class MagvitDecoder(Decoder):
@@ -166,7 +166,7 @@ class MagvitDecoder(Decoder):
         h = self.mid(self.conv_in(entering))
         for i, level in enumerate(self.levels):
             h = level(self.norms[i](h, latent) if self.adaptive else h)
-        return self.conv_out(F.silu(self.norm_out(h)))
+        return self.conv_out(norm_act(h, self.norm_out))
 
     @property
     def last_layer(self) -> nn.Parameter:

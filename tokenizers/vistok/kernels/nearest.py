@@ -1,7 +1,5 @@
 """Nearest-codeword search as one operation, and the choice of its implementation."""
 
-import importlib.util
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -9,6 +7,7 @@ from torch.utils.flop_counter import register_flop_formula
 
 from vistok.kernels import nearest_cpu
 from vistok.kernels.passes import register_bytes, size
+from vistok.speed import triton_runs
 
 SCORES_AT_ONCE = 2**22  # floats of scratch memory of the plain search: 16 MiB
 is_exporting = getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)  # torch 2.6 has only the latter
@@ -100,11 +99,6 @@ def _(z_shape: tuple[int, int], codebook_shape: tuple[int, int], *_, **__) -> in
 def _(z: Tensor, codebook: Tensor, out_val: Tensor) -> int:
     """Of the kernels for GPUs: bounds, tiles and distances; the codebook also for its mean and its norms."""
     return 3 * size(z) + 4 * size(codebook) + size(out_val)
-
-
-def triton_runs() -> bool:
-    """True if Triton is installed and supports the GPU."""
-    return importlib.util.find_spec("triton") is not None and torch.cuda.get_device_capability() >= (8, 0)
 
 
 def plain_search(z: Tensor, codebook: Tensor, parts: bool = True) -> Tensor:

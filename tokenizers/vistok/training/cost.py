@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 from torch.utils.flop_counter import FlopCounterMode
 
+from vistok.kernels.group_norm import fused_everywhere
 from vistok.losses import Adversary
 from vistok.terminal import say, visible
 from vistok.training.module import LitTokenizer, parameters_of
@@ -67,6 +68,7 @@ def estimate(
     precision: str = "bf16-mixed",
     ddp: bool = False,
     channels: int = 3,
+    channels_last: bool = False,
 ) -> Estimate:
     """Runs a few updates of a module without computing values: it takes seconds for any size.
 
@@ -76,8 +78,9 @@ def estimate(
         batch: Number of images in a batch.
         gpu: True for CUDA's dtypes under autocast, and its optimizer steps, which process all parameters at once.
         precision: ``bf16-mixed`` or ``32-true``.
-        channels: Number of channels of the images.
         ddp: True for one of several processes, which store each gradient twice.
+        channels: Number of channels of the images.
+        channels_last: True for networks that are channels last; on a GPU they have fused group norms.
 
     Raises:
         ValueError: The precision is another one.
@@ -90,7 +93,7 @@ def estimate(
     with FakeTensorMode(allow_non_fake_inputs=True), LiveMemory() as live:
         make_fake(lit)
         weights = live.now
-        step = Step(lit, gpu, precision == "bf16-mixed")
+        step = Step(lit, gpu, precision == "bf16-mixed", channels_last)
         step(images_of(1, image_size, channels))  # makes the optimizers' states
         peaks = {}
         for size in (1, batch, *LARGE):
@@ -175,14 +178,15 @@ class Step:
         lit: The module; its state is overwritten.
         gpu: True processes all parameters in one call of an optimizer, as on CUDA.
         mixed: True uses bfloat16 autocast.
+        channels_last: True, with ``gpu``, for the fused group norms that channels-last networks have on CUDA.
     """
 
     log_every_n_steps = sys.maxsize  # never
     should_stop = False
     model = None  # set by strategies with several processes
 
-    def __init__(self, lit: LitTokenizer, gpu: bool, mixed: bool):
-        self.lit, self.gpu, self.mixed = lit.train(), gpu, mixed
+    def __init__(self, lit: LitTokenizer, gpu: bool, mixed: bool, channels_last: bool = False):
+        self.lit, self.gpu, self.mixed, self.fused = lit.train(), gpu, mixed, gpu and channels_last
         self.optimizers = lit.configure_optimizers()
         for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             if "foreach" in group:
@@ -203,7 +207,8 @@ class Step:
     def precision(self) -> Iterator[None]:
         device = "cuda" if self.lit.device.type == "cuda" else "cpu"  # fake tensors are on the CPU
         autocast = torch.autocast(device, torch.bfloat16, enabled=self.mixed)
-        with autocast, Float32AsOnCUDA() if self.gpu else nullcontext():
+        fused = fused_everywhere() if self.fused else nullcontext()
+        with autocast, Float32AsOnCUDA() if self.gpu else nullcontext(), fused:
             yield
 
 

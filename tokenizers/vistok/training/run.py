@@ -69,7 +69,7 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, float]:
         on_cpu = config.trainer.accelerator == "cpu"
         speed.prepare(
             *lit.networks,
-            channels_last=config.speed.channels_last and on_cpu,
+            channels_last=config.speed.channels_last and speed.channels_last_pays("cpu" if on_cpu else "cuda"),
             keep_pages=config.speed.keep_pages and on_cpu,
             compile=config.speed.compile,
         )
@@ -213,7 +213,9 @@ def estimate(config: DictConfig) -> None:
         return lit
 
     channels = config.data.get("channels", 3)
-    estimated = cost.estimate(build, config.data.image_size, config.data.batch_size, gpu, precision, ddp, channels)
+    estimated = cost.estimate(
+        build, config.data.image_size, config.data.batch_size, gpu, precision, ddp, channels, config.speed.channels_last
+    )
     about = f"{config.run.name}: {config.data.image_size} pixels, {precision} on {'a GPU' if gpu else 'the CPU'}"
     cost.show(estimated, None if memory is None else memory * cost.GIB, about)
 

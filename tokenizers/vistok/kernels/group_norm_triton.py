@@ -1,0 +1,237 @@
+"""Group norm with SiLU on a GPU: channels-last activations in their own dtype, all arithmetic in float32 (Triton).
+
+The forward pass reads its input twice: ``moments`` and ``merge`` compute mean and deviation of each group, and
+``normalise`` the result. The backward pass reads input and gradient twice: ``channel_sums`` and ``group_sums``, then
+``gradients``. Normalised values and the argument of SiLU are computed again, not stored. No sum depends on the order of
+programs.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+ELEMENTS = 4096  # of a tile; half as many where two tensors are read
+PROGRAMS = 4  # for each processor, over which the positions of all images are spread
+
+
+def forward(
+    x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Results of ``group_norm.fused``; x and residual (b, c, h, w) are channels last, b · h · w > 0."""
+    b, c, h, w = x.shape
+    n = h * w
+    total = x if residual is None else torch.empty_like(x)
+    y, mean = torch.empty_like(x), torch.empty(2, b, groups, device=x.device)
+    block, rows, splits, span = _tiles(x, ELEMENTS)
+    partial = torch.empty(2, b, splits, c, device=x.device)
+    has = residual is not None
+    other = residual if has else x
+    moments[(b, splits)](x, other, total, partial, n, c, span, b * splits * c, ADDED=has, BN=rows, BC=block)
+    width = c // groups
+    small = {"BS": triton.next_power_of_2(splits), "BG": triton.next_power_of_2(width)}
+    merge[(b, groups)](partial, mean, n, c, span, splits, width, b * splits * c, b * groups, eps, **small)
+    normalise[(b, triton.cdiv(n, rows))](
+        total, mean, weight, bias, y, n, c, width, groups, b * groups, SILU=silu, BN=rows, BC=block
+    )
+    return y, total if has else x.new_empty(0), mean[0], mean[1]
+
+
+def backward(
+    gradient: Tensor, of_total: Tensor | None, total: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor, bias: Tensor,
+    groups: int, silu: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Results of ``group_norm.fused_backward``; all of (b, c, h, w) are channels last."""
+    b, c, h, w = total.shape
+    n, width = h * w, c // groups
+    to_x = torch.empty_like(total)
+    block, rows, splits, span = _tiles(total, ELEMENTS // 2)
+    partial = torch.empty(2, b, splits, c, device=total.device)
+    per_image, per_group = torch.empty(2, b, c, device=total.device), torch.empty(2, b, groups, device=total.device)
+    places = (gradient, total, mean, rstd, weight, bias)
+    shape = (n, c, width, groups)
+    tile = {"SILU": silu, "BN": rows, "BC": block}
+    channel_sums[(b, splits)](*places, partial, *shape, span, b * splits * c, **tile)
+    small = {"BS": triton.next_power_of_2(splits), "BG": triton.next_power_of_2(width)}
+    group_sums[(b, groups)](
+        partial, weight, per_image, per_group, n, c, splits, width, b * splits * c, b * c, b * groups, **small
+    )
+    added = of_total is not None
+    other = of_total if added else gradient
+    gradients[(b, triton.cdiv(n, rows))](*places, per_group, other, to_x, *shape, b * groups, ADDED=added, **tile)
+    to_bias, to_weight = per_image.sum(1)
+    return to_x, to_weight, to_bias
+
+
+def _tiles(x: Tensor, elements: int) -> tuple[int, int, int, int]:
+    """Channels and rows (positions) of a tile, the number of parts of an image, and the rows of a part."""
+    b, c, h, w = x.shape
+    block = triton.next_power_of_2(c)
+    rows = max(1, elements // block)
+    processors = torch.cuda.get_device_properties(x.device).multi_processor_count if x.is_cuda else 2
+    splits = max(1, min(PROGRAMS * processors // b, triton.cdiv(h * w, rows)))
+    span = triton.cdiv(triton.cdiv(h * w, splits), rows) * rows
+    return block, rows, triton.cdiv(h * w, span), span
+
+
+@triton.jit
+def moments(x, other, total, partial, n, c, span, size, ADDED: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr):
+    """Mean and sum of squared deviations of each channel over a part of an image; writes x + other as ``total``."""
+    image, split = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    channels = tl.arange(0, BC)
+    mean = tl.zeros((BC,), tl.float32)
+    squares = tl.zeros((BC,), tl.float32)
+    count = 0.0
+    last = tl.minimum(split * span + span, n)
+    for start in range(split * span, last, BN):
+        rows = start + tl.arange(0, BN)
+        inside = (rows < last)[:, None] & (channels < c)[None, :]
+        offsets = image * n * c + rows[:, None] * c + channels[None, :]
+        values = tl.load(x + offsets, mask=inside, other=0.0).to(tl.float32)
+        if ADDED:
+            values += tl.load(other + offsets, mask=inside, other=0.0).to(tl.float32)
+            rounded = values.to(total.dtype.element_ty)
+            tl.store(total + offsets, rounded, mask=inside)
+            values = rounded.to(tl.float32)
+        own = tl.minimum(last - start, BN).to(tl.float32)
+        of_tile = tl.sum(values, 0) / own
+        deviations = tl.where(inside, values - of_tile[None, :], 0.0)
+        step = of_tile - mean
+        squares += tl.sum(deviations * deviations, 0) + step * step * (count * own / (count + own))
+        mean += step * (own / (count + own))
+        count += own
+    place = (image * tl.num_programs(1) + split) * c + channels
+    tl.store(partial + place, mean, mask=channels < c)
+    tl.store(partial + size + place, squares, mask=channels < c)
+
+
+@triton.jit
+def merge(partial, mean, n, c, span, splits, width, size, statistics, eps, BS: tl.constexpr, BG: tl.constexpr):
+    """Mean and 1 / deviation of a group from those of its channels in all parts."""
+    image, group = tl.program_id(0), tl.program_id(1)
+    parts, channels = tl.arange(0, BS), tl.arange(0, BG)
+    inside = (parts < splits)[:, None] & (channels < width)[None, :]
+    place = (image * splits + parts[:, None]) * c + group * width + channels[None, :]
+    means = tl.load(partial + place, mask=inside, other=0.0)
+    squares = tl.load(partial + size + place, mask=inside, other=0.0)
+    counts = tl.where(inside, tl.minimum(n - parts * span, span)[:, None], 0).to(tl.float32)
+    number = n.to(tl.float32) * width
+    of_group = tl.sum(tl.sum(means * counts, 1), 0) / number
+    deviations = tl.where(inside, means - of_group, 0.0)
+    variance = tl.sum(tl.sum(squares + counts * deviations * deviations, 1), 0) / number
+    place = image * tl.num_programs(1) + group
+    tl.store(mean + place, of_group)
+    tl.store(mean + statistics + place, 1 / tl.sqrt(variance + eps))
+
+
+@triton.jit
+def normalise(
+    total, mean, weight, bias, y, n, c, width, groups, statistics,
+    SILU: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr,
+):  # fmt: skip
+    """Result of a few positions."""
+    image = tl.program_id(0).to(tl.int64)
+    rows, channels = tl.program_id(1) * BN + tl.arange(0, BN), tl.arange(0, BC)
+    inside = (rows < n)[:, None] & (channels < c)[None, :]
+    offsets = image * n * c + rows[:, None] * c + channels[None, :]
+    place = image * groups + channels // width
+    centre = tl.load(mean + place, mask=channels < c, other=0.0)
+    scale = tl.load(mean + statistics + place, mask=channels < c, other=0.0)
+    scale *= tl.load(weight + channels, mask=channels < c, other=0.0).to(tl.float32)
+    shift = tl.load(bias + channels, mask=channels < c, other=0.0).to(tl.float32)
+    values = tl.load(total + offsets, mask=inside, other=0.0).to(tl.float32)
+    result = (values - centre[None, :]) * scale[None, :] + shift[None, :]
+    if SILU:
+        result = result * tl.sigmoid(result)
+    tl.store(y + offsets, result.to(y.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def affine_gradient(gradient, normalised, scale, shift, SILU: tl.constexpr):
+    """Gradient at the argument of SiLU, which is computed again."""
+    if SILU:
+        argument = normalised * scale[None, :] + shift[None, :]
+        gate = tl.sigmoid(argument)
+        gradient = gradient * gate * (1 + argument * (1 - gate))
+    return gradient
+
+
+@triton.jit
+def channel_sums(
+    gradient, total, mean, rstd, weight, bias, partial, n, c, width, groups, span, size,
+    SILU: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr,
+):  # fmt: skip
+    """Sums of a channel's gradients, and of their products with the normalised values, over a part of an image."""
+    image, split = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    channels = tl.arange(0, BC)
+    known = channels < c
+    centre = tl.load(mean + image * groups + channels // width, mask=known, other=0.0)
+    deviation = tl.load(rstd + image * groups + channels // width, mask=known, other=0.0)
+    scale = tl.load(weight + channels, mask=known, other=0.0).to(tl.float32)
+    shift = tl.load(bias + channels, mask=known, other=0.0).to(tl.float32)
+    sums = tl.zeros((BC,), tl.float32)
+    products = tl.zeros((BC,), tl.float32)
+    last = tl.minimum(split * span + span, n)
+    for start in range(split * span, last, BN):
+        rows = start + tl.arange(0, BN)
+        inside = (rows < last)[:, None] & known[None, :]
+        offsets = image * n * c + rows[:, None] * c + channels[None, :]
+        values = tl.load(total + offsets, mask=inside, other=0.0).to(tl.float32)
+        normalised = (values - centre[None, :]) * deviation[None, :]
+        arrived = tl.load(gradient + offsets, mask=inside, other=0.0).to(tl.float32)  # 0 outside
+        arrived = affine_gradient(arrived, normalised, scale, shift, SILU)
+        sums += tl.sum(arrived, 0)
+        products += tl.sum(arrived * normalised, 0)
+    place = (image * tl.num_programs(1) + split) * c + channels
+    tl.store(partial + place, sums, mask=known)
+    tl.store(partial + size + place, products, mask=known)
+
+
+@triton.jit
+def group_sums(
+    partial, weight, per_image, per_group, n, c, splits, width, size, image_size, statistics,
+    BS: tl.constexpr, BG: tl.constexpr,
+):  # fmt: skip
+    """Both sums of a group's channels in an image, and their means over the group, weighted as the gradients are."""
+    image, group = tl.program_id(0), tl.program_id(1)
+    parts, channels = tl.arange(0, BS), tl.arange(0, BG)
+    inside = (parts < splits)[:, None] & (channels < width)[None, :]
+    place = (image * splits + parts[:, None]) * c + group * width + channels[None, :]
+    sums = tl.sum(tl.load(partial + place, mask=inside, other=0.0), 0)
+    products = tl.sum(tl.load(partial + size + place, mask=inside, other=0.0), 0)
+    own = group * width + channels
+    tl.store(per_image + image * c + own, sums, mask=channels < width)
+    tl.store(per_image + image_size + image * c + own, products, mask=channels < width)
+    scale = tl.load(weight + own, mask=channels < width, other=0.0).to(tl.float32)
+    number = n.to(tl.float32) * width
+    place = image * tl.num_programs(1) + group
+    tl.store(per_group + place, tl.sum(sums * scale, 0) / number)
+    tl.store(per_group + statistics + place, tl.sum(products * scale, 0) / number)
+
+
+@triton.jit
+def gradients(
+    gradient, total, mean, rstd, weight, bias, per_group, other, to_x, n, c, width, groups, statistics,
+    ADDED: tl.constexpr, SILU: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr,
+):  # fmt: skip
+    """Gradient of the input at a few positions; ``other`` is added to it."""
+    image = tl.program_id(0).to(tl.int64)
+    rows, channels = tl.program_id(1) * BN + tl.arange(0, BN), tl.arange(0, BC)
+    known = channels < c
+    inside = (rows < n)[:, None] & known[None, :]
+    offsets = image * n * c + rows[:, None] * c + channels[None, :]
+    place = image * groups + channels // width
+    centre = tl.load(mean + place, mask=known, other=0.0)
+    deviation = tl.load(rstd + place, mask=known, other=0.0)
+    of_sums = tl.load(per_group + place, mask=known, other=0.0)
+    of_products = tl.load(per_group + statistics + place, mask=known, other=0.0)
+    scale = tl.load(weight + channels, mask=known, other=0.0).to(tl.float32)
+    shift = tl.load(bias + channels, mask=known, other=0.0).to(tl.float32)
+    values = tl.load(total + offsets, mask=inside, other=0.0).to(tl.float32)
+    normalised = (values - centre[None, :]) * deviation[None, :]
+    arrived = tl.load(gradient + offsets, mask=inside, other=0.0).to(tl.float32)
+    arrived = affine_gradient(arrived, normalised, scale, shift, SILU) * scale[None, :]
+    result = (arrived - of_sums[None, :] - normalised * of_products[None, :]) * deviation[None, :]
+    if ADDED:
+        result += tl.load(other + offsets, mask=inside, other=0.0).to(tl.float32)
+    tl.store(to_x + offsets, result.to(to_x.dtype.element_ty), mask=inside)
