@@ -52,6 +52,24 @@ def test_codes_labels_and_names(stores, classes, make):
     assert tokens.dtype == np.uint16 and tokens.shape == (4, 2, 1, 8, 8)
 
 
+def test_captions_are_text_beside_the_tokens(classes, make, tmp_path):
+    images = sorted(classes.rglob("*.png"))
+    rows = [f"{path},{path.parent.name},photo {path.stem}" for path in images]
+    (tmp_path / "list.csv").write_text("\n".join(["path,label,text", *rows]))
+    tokenize(make("vq"), open_source([str(tmp_path / "list.csv")], 4, True), tmp_path / "tokens", FEW)
+    store, plain = TokenStore(tmp_path / "tokens"), open_source([str(classes)], 4)
+    assert store.captions == [f"photo {path.stem}" for path in images] and store.header.classes == ("cat", "dog")
+    tokenize(make("vq"), plain, tmp_path / "plain", FEW)
+    without = TokenStore(tmp_path / "plain")
+    assert without.captions is None and all(np.array_equal(store.codes(i), without.codes(i)) for i in range(7))
+    assert store.labels.tolist() == without.labels.tolist()
+    with pytest.raises(ValueError, match="holds another extraction|source"):
+        tokenize(make("vq"), plain, tmp_path / "tokens", FEW)
+    (tmp_path / "tokens" / "shard-000000.captions.json").write_text('["a"]')
+    with pytest.raises(ValueError, match="captions.json does not hold 4 captions"):
+        _ = TokenStore(tmp_path / "tokens").captions
+
+
 def test_a_mirror_image_is_tokenized_not_its_tokens_mirrored(stores, classes, make):
     mirrored = make("vq").tokenize(to_float(squares(classes).flip(-1)))
     found = np.stack([stores["vq"].codes(i)[1] for i in range(7)])

@@ -36,8 +36,7 @@ def parser() -> argparse.ArgumentParser:
     parser.flag(
         "--images",
         required=False,
-        help="folder of images (its subfolder train, if it has a split) or tar shards: codewords are weighted by how "
-        "often these images choose them (default: all alike)",
+        help="images, any source: codewords are weighted by how often these images choose them (default: all alike)",
     )
     parser.flag("--image-size")
     parser.flag("--num-images")

@@ -45,7 +45,7 @@ def run(asked: argparse.Namespace) -> None:
     with processes(asked.device) as device:
         rank, _ = rank_and_size()
         get_console().quiet = rank > 0
-        source = open_source(asked.images, asked.per_shard)
+        source = open_source(asked.images, asked.per_shard, asked.captions)
         tokenizer = load(asked.tokenizer, asked.family, asked.family_config)
         tokenize(
             tokenizer,
@@ -68,7 +68,10 @@ def parser() -> argparse.ArgumentParser:
     parser = Parser("tokenize", __doc__)
     parser.add_argument("tokenizer", metavar="TOKENIZER", help=TOKENIZER)
     parser.flag(
-        "--images", nargs="+", help="folder of images, or webdataset tars; braces and * in their names are expanded"
+        "--images",
+        nargs="+",
+        help="folder of images, manifest, .npz file, Hugging Face data set, or shards (tars and parquet files); braces and "
+        "* in names of shards are expanded",
     )
     parser.flag("--out", help="folder of the tokens: a new one, or that of an interrupted extraction")
     parser.flag("--image-size", help="height and width of the images that are tokenized, in pixels")
@@ -88,7 +91,7 @@ def parser() -> argparse.ArgumentParser:
         type=at_least(1),
         metavar="N",
         default=5000,
-        help="number of images of a folder in a shard; each tar becomes one shard",
+        help="number of listed images in a shard; each tar becomes one shard",
     )
     parser.flag(
         "--rate",
@@ -97,6 +100,11 @@ def parser() -> argparse.ArgumentParser:
         help="share of the regions that get fine codes, for a dynamic head (default: the router decides)",
     )
     parser.flag("--order", default="region", choices=("region", "row"), help="order of the sequences of a dynamic head")
+    parser.flag(
+        "--captions",
+        action="store_true",
+        help="write the caption of each image too: a column of its table, or a text file beside it",
+    )
     parser.flag("--split-bits")
     parser.flag("--num-workers", help="number of processes that decode images, for each process that tokenizes")
     parser.flag(

@@ -200,7 +200,9 @@ def folder(
 def _refuse_small(images: Listing | None, size: int, max_unreadable: float) -> None:
     """Refuses images of which one is smaller than its crop, or too many are unreadable, by their headers."""
     unreadable = []
-    for i, name in enumerate(images.names if images else ()):
+    if images is None or not images.single_files and images.as_values:
+        return
+    for i, name in enumerate(images.names):
         if name.lower().endswith(VALUES):
             continue
         try:
@@ -214,7 +216,7 @@ def _refuse_small(images: Listing | None, size: int, max_unreadable: float) -> N
                 f"{images.where(i)} has {width}x{height} pixels, smaller than the crop of {size}; "
                 "leave data.resize unset to enlarge such images"
             )
-    if images and len(unreadable) > max_unreadable * len(images):
+    if len(unreadable) > max_unreadable * len(images):
         raise UnreadableImage(
             f"{len(unreadable):,} of {len(images):,} images cannot be read, more than data.max_unreadable="
             f"{max_unreadable:g} of them, such as {unreadable[0]}"

@@ -95,14 +95,15 @@ def tokenize(
             max_pixels,
             form_of(tokenizer)._replace(as_values=source.as_values),
         )
-        tokens, labels, names, unreadable = [], [], [], []
+        tokens, labels, names, unreadable, captions = [], [], [], [], []
         began, done = time.monotonic(), 0
 
         def close_until(part: int | None) -> None:
             """Writes the shards before ``part``, of which the first has been filled; all remaining shards for None."""
             while waiting and waiting[0] != part:
-                write_shard(out, waiting.pop(0), joined(tokens, header), labels, names, unreadable)
-                for buffer in (tokens, labels, names, unreadable):
+                texts = captions if source.captions else None
+                write_shard(out, waiting.pop(0), joined(tokens, header), labels, names, unreadable, texts)
+                for buffer in (tokens, labels, names, unreadable, captions):
                     buffer.clear()
 
         with progress(console, "tokens", source.count, before) as advance, torch.inference_mode():
@@ -113,6 +114,7 @@ def tokenize(
                     tokens.append(packed(quantized_views(tokenizer, batch.images, protocol, device), header))
                 labels += batch.labels
                 names += batch.names
+                captions += batch.captions
                 unreadable += batch.skipped
                 done += len(batch)
                 total = before + done * world_size

@@ -30,6 +30,7 @@ class ViewBatch(NamedTuple):
     labels: list[int]
     skipped: list[str]  # unreadable images, with the reason
     passed_over: list[str]  # members of tars beside the images, which are not read
+    captions: list[str] = []  # where they were asked for
 
     def __len__(self) -> int:
         return len(self.names)
@@ -83,20 +84,23 @@ class PartBatches(IterableDataset):
                     break
 
     def _batch(self, part: int, members: Sequence[Member], skipped: list[str]) -> ViewBatch:
-        images, read, passed_over = [], [], []
+        images, read, passed_over, captions = [], [], [], []
         for member in members:
             passed_over += member.passed_over
             if not member.name:
                 continue
             try:
                 image = read_crop(member.open(), self.read, self.transforms, np.random.default_rng(0))
+                caption = member.caption() if member.caption else None
                 images.append(views_of(image, self.views, self.image_size))
                 read.append(member)
+                captions += [] if caption is None else [caption]
             except UnreadableImage as error:
                 skipped.append(encodable(f"{member.name}: {error}"))
         shape = (0, VIEWS[self.views], 3, self.image_size, self.image_size)
         stacked = torch.stack(images) if images else torch.empty(shape, dtype=torch.uint8)
-        return ViewBatch(part, stacked, [m.name for m in read], [m.label for m in read], skipped, passed_over)
+        names, labels = [member.name for member in read], [member.label for member in read]
+        return ViewBatch(part, stacked, names, labels, skipped, passed_over, captions)
 
 
 def loaded(batches: PartBatches, num_workers: int, pin_memory: bool, timeout: float = PATIENCE) -> DataLoader:

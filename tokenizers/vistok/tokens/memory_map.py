@@ -73,7 +73,7 @@ class MappedShard:
 
     def __init__(self, folder: Path, number: int, note: dict[str, Any], header: Header):
         self.folder, self.number, self.header, self.note = folder, number, header, note
-        self.images, self.files = note["images"], shard_files(number, header.grains is not None)
+        self.images, self.files = note["images"], shard_files(number, header.grains is not None, True)
 
     def __getstate__(self) -> dict[str, Any]:
         """State without the mapped arrays, for a loader's workers."""
@@ -107,10 +107,11 @@ class MappedShard:
         return np.concatenate([[0], np.cumsum(np.asarray(self.lengths, dtype=np.int64).sum(-1).ravel())])
 
     def names(self) -> list[str]:
-        names = read_json(self.folder / self.files["names"], MAX_LISTING)
-        if type(names) is not list or len(names) != self.images or not all(type(name) is str for name in names):
-            raise ValueError(f"{self.folder / self.files['names']} does not hold {self.images} names")
-        return names
+        return self._texts("names")
+
+    def captions(self) -> list[str] | None:
+        """Captions of the images; None if none were extracted."""
+        return self._texts("captions") if "captions" in self.note["files"] else None
 
     def ragged(self, at: int, view: int) -> Ragged:
         if not 0 <= view < self.header.num_views:
@@ -123,6 +124,12 @@ class MappedShard:
             return check_ragged(self.header, ragged)
         except ValueError as error:
             raise ValueError(f"{self.folder / self.files['tokens']}, image {at}: {error}") from error
+
+    def _texts(self, kind: str) -> list[str]:
+        texts = read_json(self.folder / self.files[kind], MAX_LISTING)
+        if type(texts) is not list or len(texts) != self.images or not all(type(text) is str for text in texts):
+            raise ValueError(f"{self.folder / self.files[kind]} does not hold {self.images} {kind}")
+        return texts
 
     def _map(self, kind: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
         path = self.folder / self.files[kind]

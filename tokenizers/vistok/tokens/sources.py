@@ -11,6 +11,7 @@ from vistok.data.image_paths import LISTED, find_images
 from vistok.data.listings.listing import Listing, Wanted
 from vistok.data.listings.opening import open_listing
 from vistok.data.shard_writer import INDEX as CONVERTED
+from vistok.data.streams import caption_of
 from vistok.data.tar_samples import images_in
 from vistok.data.tars import Url, expand, shard_name
 from vistok.files import encodable
@@ -26,6 +27,7 @@ class Member(NamedTuple):
     label: int  # UNLABELLED for an image without a label
     open: Callable[[], Path | BinaryIO]  # raises UnreadableImage
     passed_over: tuple[str, ...] = ()  # members of a tar beside the image, which are not read
+    caption: Callable[[], str | None] | None = None  # where captions were asked for; raises UnreadableImage
 
 
 class Source(ABC):
@@ -37,6 +39,7 @@ class Source(ABC):
         count: Number of images; None if unknown before they are read.
         classes: Names of the labels, if known.
         as_values: True if images are read as values, see ``Listing``.
+        captions: True if captions were asked for.
     """
 
     about: str
@@ -44,6 +47,7 @@ class Source(ABC):
     count: int | None
     classes: tuple[str, ...] | None
     as_values = False
+    captions = False
 
     @abstractmethod
     def members(self, part: int) -> Iterator[Member]:
@@ -67,10 +71,11 @@ class ListedSource(Source):
     Args:
         images: The images.
         per_shard: Number of images in a part; the last part may have fewer.
+        captions: True gives the captions of the images.
     """
 
-    def __init__(self, images: Listing, per_shard: int):
-        self.images, self.per_shard = images, per_shard
+    def __init__(self, images: Listing, per_shard: int, captions: bool = False):
+        self.images, self.per_shard, self.captions = images, per_shard, captions
         self.about, self.count, self.classes = images.about, len(images), images.classes
         self.parts, self.as_values = -(-self.count // per_shard), images.as_values
 
@@ -78,10 +83,11 @@ class ListedSource(Source):
         for i in range(part * self.per_shard, min(self.count, (part + 1) * self.per_shard)):
             label = self.images.label(i)
             number = UNLABELLED if label is None else label
-            yield Member(encodable(self.images.names[i]), number, partial(self.images.open, i))
+            caption = partial(self.images.caption, i) if self.captions else None
+            yield Member(encodable(self.images.names[i]), number, partial(self.images.open, i), (), caption)
 
     def identity(self) -> dict[str, Any]:
-        return self.images.identity() | {"per_shard": self.per_shard}
+        return self.images.identity() | {"per_shard": self.per_shard} | ({"captions": True} if self.captions else {})
 
 
 class TarSource(Source):
@@ -91,19 +97,22 @@ class TarSource(Source):
 
     Args:
         urls: Paths and URLs as ``data.urls`` of training takes them.
+        captions: True gives the caption of each image, ``KEY.txt``.
     """
 
-    def __init__(self, urls: Sequence[str]):
-        self.urls = expand(list(urls), "--images")
+    def __init__(self, urls: Sequence[str], captions: bool = False):
+        self.urls, self.captions = expand(list(urls), "--images"), captions
         self.about, self.parts, self.count = encodable(", ".join(urls)), len(self.urls), None
         self.classes = None if isinstance(self.urls[0], Url) else _classes(Path(self.urls[0]).parent / CONVERTED)
 
     def members(self, part: int) -> Iterator[Member]:
         url = self.urls[part]
-        for name, data, label, passed_over, caption in images_in(url):
-            others = tuple(encodable(f"{shard_name(url)}:{other}") for other in passed_over)
-            known = encodable(f"{shard_name(url)}:{name}") if name else ""
-            yield Member(known, self._label(url, name, label), partial(io.BytesIO, data), others)
+        for image in images_in(url):
+            others = tuple(encodable(f"{shard_name(url)}:{other}") for other in image.passed_over)
+            known = encodable(f"{shard_name(url)}:{image.name}") if image.name else ""
+            label = self._label(url, image.name, image.label)
+            caption = partial(caption_of, image) if self.captions else None
+            yield Member(known, label, partial(io.BytesIO, image.data), others, caption)
 
     def _label(self, url: str, name: str, digits: bytes | None) -> int:
         if digits is None:
@@ -118,7 +127,8 @@ class TarSource(Source):
         return label
 
     def identity(self) -> dict[str, Any]:
-        return {"kind": "tars", "shards": [encodable(shard_name(url)) for url in self.urls]}
+        shards = [encodable(shard_name(url)) for url in self.urls]
+        return {"kind": "tars", "shards": shards} | ({"captions": True} if self.captions else {})
 
 
 def _classes(index: Path) -> tuple[str, ...] | None:
@@ -130,13 +140,14 @@ def _classes(index: Path) -> tuple[str, ...] | None:
     return None if classes is None else tuple(map(encodable, classes))
 
 
-def open_source(data: Sequence[str], per_shard: int) -> Source:
-    """Opens the user's images: shards, or one source of ``image_paths``.
+def open_source(data: Sequence[str], per_shard: int, captions: bool = False) -> Source:
+    """Opens the user's images: shards, or one source of ``image_paths``, with their captions if asked for.
 
     Raises:
         ValueError: There is no such source, or it has splits of which one must be named.
     """
     found = find_images(data, "--images", (*LISTED, "shards"))
     if found.kind == "shards":
-        return TarSource(data)
-    return ListedSource(open_listing(data[0], "--images", Wanted(labels="known")), per_shard)
+        return TarSource(data, captions)
+    wanted = Wanted("known", "needed" if captions else "none")
+    return ListedSource(open_listing(data[0], "--images", wanted), per_shard, captions)

@@ -60,6 +60,14 @@ class TokenStore:
         """Name of every image."""
         return [name for shard in self.shards for name in shard.names()]
 
+    @cached_property
+    def captions(self) -> list[str] | None:
+        """Caption of every image; None if ``--captions`` did not ask for them."""
+        parts = [shard.captions() for shard in self.shards]
+        if None in parts:
+            return None
+        return [caption for part in parts for caption in part or ()]
+
     def label(self, i: int) -> int:
         """Label of the i-th image; -1 if it has none."""
         shard, at = self._find(i)

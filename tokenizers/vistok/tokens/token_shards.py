@@ -1,7 +1,8 @@
 """Shards of tokens on disk: memory-mapped arrays, written atomically, each with its SHA-256.
 
-A shard ``shard-000000`` is ``.tokens.npy``, ``.labels.npy`` and ``.names.json``, and for a dynamic head also
-``.positions.npy`` and ``.lengths.npy``. While an extraction runs, ``.json`` beside them marks them as complete.
+A shard ``shard-000000`` is ``.tokens.npy``, ``.labels.npy`` and ``.names.json``, with captions ``.captions.json``, and
+for a dynamic head also ``.positions.npy`` and ``.lengths.npy``. While an extraction runs, ``.json`` beside them marks
+them as complete.
 """
 
 from collections.abc import Mapping, Sequence
@@ -29,9 +30,10 @@ class Packed(NamedTuple):
     lengths: np.ndarray | None = None  # ragged: (n, v, G) uint32 tokens of each granularity, coarsest first
 
 
-def shard_files(number: int, ragged: bool) -> dict[str, str]:
+def shard_files(number: int, ragged: bool, captions: bool = False) -> dict[str, str]:
     """File names of a shard by content."""
     kinds = ["tokens.npy", "labels.npy", "names.json"] + ["positions.npy", "lengths.npy"] * ragged
+    kinds += ["captions.json"] * captions
     return {kind.partition(".")[0]: f"shard-{number:06d}.{kind}" for kind in kinds}
 
 
@@ -76,8 +78,8 @@ def joined(parts: Sequence[Packed], header: Header) -> Packed:
 
 
 def write_shard(folder: Path, number: int, tokens: Packed, labels: Sequence[int], names: Sequence[str],
-                unreadable: Sequence[str]) -> dict[str, Any]:  # fmt: skip
-    """Writes the files of a shard, then the note that it is complete.
+                unreadable: Sequence[str], captions: Sequence[str] | None = None) -> dict[str, Any]:  # fmt: skip
+    """Writes the files of a shard, then the note that it is complete; captions only if there are some.
 
     Returns:
         The note: number of images, unreadable images, and the SHA-256 of each file by content.
@@ -85,9 +87,10 @@ def write_shard(folder: Path, number: int, tokens: Packed, labels: Sequence[int]
     arrays = {name: array for name, array in tokens._asdict().items() if array is not None}
     arrays["labels"] = np.array(labels, dtype=np.int64)
     files = {}
-    for kind, name in shard_files(number, tokens.lengths is not None).items():
-        if kind == "names":
-            write_json(list(names), folder / name, indent=None)
+    texts = {"names": names, "captions": captions}
+    for kind, name in shard_files(number, tokens.lengths is not None, captions is not None).items():
+        if kind in texts:
+            write_json(list(texts[kind] or ()), folder / name, indent=None)
         else:
             with atomic_write(folder / name) as file:
                 np.save(file, arrays[kind], allow_pickle=False)
@@ -146,7 +149,8 @@ def check_note(note: Any, number: int, where: Path, ragged: bool | None = None) 
             raise ValueError(f"{entry} lacks {name!r}")
     files = note["files"] if type(note["files"]) is dict else {}
     listed = {kind: own.get("name") if type(own) is dict else None for kind, own in files.items()}
-    expected = [shard_files(number, kind) for kind in ((False, True) if ragged is None else (ragged,))]
+    kinds = (False, True) if ragged is None else (ragged,)
+    expected = [shard_files(number, kind, captions) for kind in kinds for captions in (False, True)]
     if listed not in expected:
         raise ValueError(f"{entry} has the files {short(listed)}, not {expected[0]}")
     if not all(type(own.get("sha256")) is str for own in files.values()):

@@ -104,9 +104,7 @@ def split_by(images: Listing, splits: Sequence[str], argument: str) -> Splits:
         notes.append(f"not read: {count:,} images of the splits {', '.join(map(repr, unknown[:5]))} of {argument}")
     if len(parts["val"]) and len(parts["test"]):
         count = len(parts["test"])
-        notes.append(
-            f"{count:,} images of the split test are neither trained on nor scored; {argument}@test scores them"
-        )
+        notes.append(f"{count:,} images of its test are neither trained on nor scored; {argument}@test scores them")
     val, test = (images.part(parts[split]) if len(parts[split]) else None for split in ("val", "test"))
     return Splits(images.part(parts["train"]), val, test, tuple(map(encodable, notes)))
 
@@ -182,9 +180,7 @@ def _csv_rows(file: Path, argument: str) -> Iterator[Mapping[str, Any]]:
         names = reader.fieldnames or ()
         for row in reader:
             if None in row or None in row.values():
-                raise ValueError(
-                    f"{argument}: line {reader.line_num:,} has not {len(names)} values as the first line has"
-                )
+                raise ValueError(f"{argument}: line {reader.line_num:,} has not {len(names)} values, as the first line")
             yield row
 
 
