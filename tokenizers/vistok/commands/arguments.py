@@ -112,7 +112,7 @@ VOCABULARY: dict[str, dict[str, Any]] = {  # the flags that several verbs have, 
         "type": images,
         "required": True,
         "metavar": "PATH",
-        "help": "folder of images, manifest, .npz file, Hugging Face data set, or shards; of splits, the one to train on",
+        "help": "folder, manifest, .npz file, Hugging Face data set, or shards; of splits, the one to train on",
     },
     "--num-images": {
         "type": at_least(1),

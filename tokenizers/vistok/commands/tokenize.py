@@ -70,8 +70,8 @@ def parser() -> argparse.ArgumentParser:
     parser.flag(
         "--images",
         nargs="+",
-        help="folder of images, manifest, .npz file, Hugging Face data set, or shards (tars and parquet files); braces and "
-        "* in names of shards are expanded",
+        help="folder, manifest, .npz file, Hugging Face data set, or shards (tars and parquet files); braces and * in "
+        "names of shards are expanded",
     )
     parser.flag("--out", help="folder of the tokens: a new one, or that of an interrupted extraction")
     parser.flag("--image-size", help="height and width of the images that are tokenized, in pixels")
