@@ -92,3 +92,20 @@ def test_a_config_of_a_stranger_chooses_no_class(tmp_path, run, compose):
         (stranger / "config.yaml").write_text(text)
         with pytest.raises(ValueError, match=r"missing on the command line: data.root="):
             scored(compose, tmp_path, f"tokenizer={stranger}")
+
+
+def test_a_run_on_a_table_is_scored_on_its_validation_images(images, train, compose, tmp_path, capsys):
+    rows = [f"{c}/{i}.png,{c},{'val' if i == 5 else 'train'}" for c in "ab" for i in range(6)]
+    table = images.parent / "images" / "list.csv"
+    table.write_text("\n".join(["photo,label,split", *rows]))
+    words = [*DATA[:-1], f"data.root={table}", "data.columns={image: photo}", "data.labels=true"]
+    run = train(tmp_path / "run", *words)
+    report = scored(compose, tmp_path, f"tokenizer={run}")
+    assert report["data"]["images"] == 2 and capsys.readouterr().out.count("were trained on") == 0
+    (tmp_path / "out.json").unlink()
+    train_split = [f"tokenizer={run}", f"data.root={table}@train", "data.columns={image: photo}"]
+    with pytest.raises(ValueError, match="none of the images that the run held out; run.held_out=false scores all"):
+        scored(compose, tmp_path, *train_split)
+    scored(compose, tmp_path, *train_split, "run.held_out=false")
+    assert "10 of 10 images were trained on" in capsys.readouterr().out
+    table.unlink()

@@ -12,7 +12,12 @@ LONGEST = 16  # list
 IMAGE_SIZE = 256  # pixels, where no run tells it
 RUN_CONFIG, RECORD = "config.yaml", "held_out.json"  # in the folder of a run
 FOLDER = "vistok.data.folder"
-FOLLOWED = ("root", "rgb_bands", "max_pixels")  # keys that a run on a folder determines; others, its tokenizer
+FOLLOWED = (
+    "root",
+    "columns",
+    "rgb_bands",
+    "max_pixels",
+)  # keys that a run on a folder determines; others, its tokenizer
 
 
 def run_of(path: str | Path) -> Path:
@@ -56,6 +61,9 @@ def _data_of(file: Path) -> dict[str, Any]:
         name: own for name, own in data.items()
         if type(own) is list and len(own) <= LONGEST and all(type(number) in (int, float) for number in own)
     }  # fmt: skip
+    columns = data.get("columns")
+    if type(columns) is dict and len(columns) <= LONGEST and all(type(own) is str for own in columns.values()):
+        plain["columns"] = {str(role): own for role, own in columns.items() if "${" not in own}
     return {name: own for name, own in plain.items() if not (type(own) is str and "${" in own)}
 
 
