@@ -1,6 +1,6 @@
 """Classes of images by the folders that they lie in, as torchvision's ``ImageFolder`` numbers them."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 
@@ -15,7 +15,7 @@ class ClassFolders(NamedTuple):
         return self.numbers[path.split("/")[self.depth]]
 
 
-def class_folders(paths: Sequence[str], depth: int, argument: str) -> ClassFolders:
+def class_folders(paths: Iterable[str], depth: int, argument: str) -> ClassFolders:
     """Classes of images.
 
     Args:
@@ -26,9 +26,10 @@ def class_folders(paths: Sequence[str], depth: int, argument: str) -> ClassFolde
     Raises:
         ValueError: An image lies in no class folder.
     """
-    folders = [path.split("/")[depth:-1] for path in paths]
-    outside = next((path for path, own in zip(paths, folders, strict=True) if not own), None)
-    if outside is not None:
-        raise ValueError(f"data.labels=true: {outside} lies in no class folder of {argument}")
-    names = sorted({own[0] for own in folders})
-    return ClassFolders({name: i for i, name in enumerate(names)}, depth)
+    names: set[str] = set()
+    for path in paths:
+        folders = path.split("/", depth + 1)
+        if len(folders) < depth + 2:
+            raise ValueError(f"data.labels=true: {path} lies in no class folder of {argument}")
+        names.add(folders[depth])
+    return ClassFolders({name: i for i, name in enumerate(sorted(names))}, depth)

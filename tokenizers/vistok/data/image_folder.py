@@ -9,6 +9,7 @@ import numpy as np
 
 from vistok.data.batches import MOST_REPLACED, Sample
 from vistok.data.data_module import ImageDataModule
+from vistok.data.folder_splits import NAMES
 from vistok.data.listings.folder_images import VALUES
 from vistok.data.listings.listing import Listing, Opened, Wanted
 from vistok.data.listings.opening import open_splits
@@ -23,6 +24,7 @@ from vistok.images.reader import PixelForm, reader
 from vistok.images.rgb import UnreadableImage
 from vistok.images.rgb_view import rgb_view
 from vistok.images.values import read_values
+from vistok.processes.node_files import node_value
 from vistok.processes.patience import PATIENCE
 
 DEEP = (".png", ".tif", ".tiff")  # of files that may have 16 bits
@@ -170,16 +172,18 @@ def folder(
     measure = asked == "auto" or (asked is None and len(train) > 0 and train.names[0].lower().endswith(DEEP))
     read_file = functools.partial(read_values, max_pixels=max_pixels, argument="data.max_pixels")
     notes, found = list(splits.notes), ValueRange(None)
+    once = f"{root} {val_count} {seed}"  # what follows reads many names or files: in one process of a node
     if asked is not None:
-        found = value_range(asked, Opened(train), read_file)
+        found = ValueRange.of(node_value(f"range {once} {asked}", lambda: value_range(asked, Opened(train), read_file)))
     elif measure:
-        notes.append(unused_note(Opened(train), read_file))
+        notes.append(node_value(f"unused {once}", lambda: unused_note(Opened(train), read_file)))
     notes += [found.note]
-    form = PixelForm(channels, found.low_high, any(part.as_values for part in (train, val, test)))
+    as_values = node_value(f"values {once}", lambda: any(part.as_values for part in (train, val, test)))
+    form = PixelForm(channels, found.low_high, as_values)
     read = reader(max_pixels=max_pixels, pixels=form)
     if resize == 0:
-        for part in (splits.train, splits.val, splits.test):
-            _refuse_small(part, image_size, max_unreadable)
+        for name, part in zip(NAMES, splits[:3], strict=True):
+            node_value(f"sizes {once} {name} {image_size}", lambda p=part: _refuse_small(p, image_size, max_unreadable))
     return ImageDataModule(
         train=ImageFiles(train, training, seed, True, reader(decoder, max_pixels, form), False, mask),
         val=ImageFiles(val, center, seed, False, read, True, mask),

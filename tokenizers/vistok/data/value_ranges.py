@@ -22,6 +22,12 @@ class ValueRange(NamedTuple):
     low_high: tuple[float, float] | None
     note: str = ""  # sentence about a measured range, or about one that is mostly unused
 
+    @classmethod
+    def of(cls, values: Sequence[Any]) -> "ValueRange":
+        """Range of its fields, as JSON has them."""
+        low_high, note = values
+        return cls(low_high and (low_high[0], low_high[1]), note)
+
 
 def asked_range(value: Any) -> tuple[float, float] | str | None:
     """The user's ``data.range``: ``auto``, two numbers, or None for ``dtype``.

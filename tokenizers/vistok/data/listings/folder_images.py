@@ -1,15 +1,19 @@
 """Images of a folder, by their paths."""
 
 from collections.abc import Sequence
+from functools import cached_property
+from itertools import chain
 from pathlib import Path
 
 from vistok.data.class_folders import ClassFolders, class_folders
-from vistok.data.folder_listing import list_images, nothing_found
+from vistok.data.folder_listing import nothing_found
 from vistok.data.folder_splits import Split, split_of
+from vistok.data.kept_listing import kept_listing
 from vistok.data.listings.listing import Listing, Wanted
 from vistok.data.listings.splits import Splits
 from vistok.files import encodable
 from vistok.images.rgb import UnreadableImage
+from vistok.processes.node_files import node_value
 
 VALUES = (".dcm", ".dicom", ".npy")  # extensions of files that are not 8-bit RGB; the last one only without others
 CAPTION = ".txt"  # beside the image
@@ -33,7 +37,10 @@ class FolderImages(Listing):
         self.root, self.names, self.numbers, self.captions = root, names, classes, captions
         self.about = encodable(str(root))
         self.classes = tuple(map(encodable, classes.numbers)) if classes else None
-        self.as_values = any(name.lower().endswith(VALUES) for name in names)
+
+    @cached_property
+    def as_values(self) -> bool:
+        return any(name.lower().endswith(VALUES) for name in self.names)
 
     def open(self, i: int) -> Path:
         return self.root / self.names[i]
@@ -72,9 +79,9 @@ def folder_splits(root: Path, argument: str, wanted: Wanted = Wanted()) -> Split
     split = split_of(root)
     subfolders = (split.train, split.val, split.test) if split else ("", None, None)
     names = [None if own is None else _names(root, own, argument) for own in subfolders]
-    classes = _classes([name for own in names for name in own or ()], bool(split), argument, wanted)
+    classes = _classes([own for own in names if own], bool(split), argument, wanted)
     captions = wanted.captions == "needed" or (
-        wanted.captions == "known" and any((root / name).with_suffix(CAPTION).is_file() for name in names[0] or ())
+        wanted.captions == "known" and node_value(f"captions {root}", lambda: _has_captions(root, names[0] or ()))
     )
     train, val, test = (None if own is None else FolderImages(root, own, classes, captions) for own in names)
     return Splits(train or FolderImages(root, ()), val, test, tuple(_notes(root, split)))
@@ -91,15 +98,23 @@ def _notes(root: Path, split: Split | None) -> list[str]:
 
 
 def _names(root: Path, subfolder: str, argument: str) -> Sequence[str]:
-    files = list_images(root, subfolder, VALUES[:-1]) or list_images(root, subfolder, VALUES[-1:])
+    files = kept_listing(root, subfolder, VALUES[:-1]) or kept_listing(root, subfolder, VALUES[-1:])
     if not files:
         raise ValueError(f"{argument}: {nothing_found(root, subfolder)}")
     return files
 
 
-def _classes(names: Sequence[str], depth: int, argument: str, wanted: Wanted) -> ClassFolders | None:
-    if wanted.labels == "needed":
-        return class_folders(names, depth, argument)
-    if wanted.labels == "none" or any(name.count("/") <= depth for name in names):
-        return None
-    return class_folders(names, depth, argument)
+def _has_captions(root: Path, names: Sequence[str]) -> bool:
+    return any((root / name).with_suffix(CAPTION).is_file() for name in names)
+
+
+def _classes(parts: Sequence[Sequence[str]], depth: int, argument: str, wanted: Wanted) -> ClassFolders | None:
+    """Classes of the images of all parts, found in one process of a node; None without labels."""
+
+    def find() -> ClassFolders | None:
+        if wanted.labels == "known" and any(name.count("/") <= depth for name in chain(*parts)):
+            return None
+        return class_folders(chain(*parts), depth, argument)
+
+    found = None if wanted.labels == "none" else node_value(f"classes {argument} {wanted.labels}", find)
+    return found and ClassFolders(*found)

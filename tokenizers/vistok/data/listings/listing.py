@@ -88,7 +88,7 @@ class Listing(ABC):
 
     def part(self, chosen: Sequence[int] | np.ndarray) -> "Listing":
         """Some of these images, in the order of their indices ``chosen``."""
-        return ListingPart(self, np.asarray(chosen, dtype=np.int64))
+        return ListingPart(self, chosen)
 
 
 class ListingPart(Listing):
@@ -96,14 +96,18 @@ class ListingPart(Listing):
 
     Args:
         full: The listing.
-        chosen: Indices (n,) int64 of the images.
+        chosen: Indices of the images.
     """
 
-    def __init__(self, full: Listing, chosen: np.ndarray):
+    def __init__(self, full: Listing, chosen: Sequence[int] | np.ndarray):
         self.full, self.chosen = full, chosen
         self.kind, self.about, self.root, self.classes = full.kind, full.about, full.root, full.classes
-        self.ordered, self.as_values, self.single_files = full.ordered, full.as_values, full.single_files
+        self.ordered, self.single_files = full.ordered, full.single_files
         self.names = ChosenNames(full.names, chosen)
+
+    @property
+    def as_values(self) -> bool:
+        return self.full.as_values
 
     def open(self, i: int) -> Path | BinaryIO:
         return self.full.open(int(self.chosen[i]))
@@ -121,7 +125,7 @@ class ListingPart(Listing):
         return super().files() if self.single_files else self.full.files()
 
     def part(self, chosen: Sequence[int] | np.ndarray) -> Listing:
-        return self.full.part(self.chosen[np.asarray(chosen, dtype=np.int64)])
+        return self.full.part([int(self.chosen[i]) for i in chosen])
 
 
 class ChosenNames(Sequence[str]):
@@ -129,10 +133,10 @@ class ChosenNames(Sequence[str]):
 
     Args:
         names: All names.
-        chosen: Indices (n,) int64.
+        chosen: Indices.
     """
 
-    def __init__(self, names: Sequence[str], chosen: np.ndarray):
+    def __init__(self, names: Sequence[str], chosen: Sequence[int] | np.ndarray):
         self.names, self.chosen = names, chosen
 
     def __len__(self) -> int:

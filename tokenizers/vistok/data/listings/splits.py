@@ -2,9 +2,9 @@
 
 from typing import NamedTuple
 
-import numpy as np
-
+from vistok.data.index_sequences import IndicesWithout, drawn
 from vistok.data.listings.listing import Listing
+from vistok.processes.node_files import node_value
 
 
 class Splits(NamedTuple):
@@ -41,6 +41,5 @@ def held_out(images: Listing, count: int, seed: int) -> tuple[Listing, Listing]:
     if count >= len(images) > 0:
         raise ValueError(f"data.val_count={count} leaves none of {len(images)} images to train on")
     count = count or min(1000, max(1, len(images) // 20))
-    chosen = np.zeros(len(images), dtype=bool)
-    chosen[np.random.default_rng(seed).permutation(len(images))[:count]] = True
-    return images.part(np.flatnonzero(~chosen)), images.part(np.flatnonzero(chosen))
+    chosen = node_value(f"held out {len(images)} {count} {seed}", lambda: drawn(len(images), count, seed))
+    return images.part(IndicesWithout(len(images), chosen)), images.part(chosen)
