@@ -4,10 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch._dynamo.testing import EagerAndRecordGraphs
+from torch._dynamo.backends.common import aot_autograd
 
 from vistok.backbones.cnn import ResnetBlock
-from vistok.kernels import norm_act
+from vistok.kernels import forked_norm_act, norm_act
 from vistok.kernels.group_norm import fused, fused_everywhere
 
 LAST = {"memory_format": torch.channels_last}
@@ -45,19 +45,18 @@ def test_the_fused_operation_equals_the_plain_one(norm, silu):
     torch.testing.assert_close(ours, theirs)
 
 
-def test_a_residual_is_added_first(norm):
-    """Both summands get the gradients of the sum and of its norm."""
-    x, residual = random(2, 8, 5, 3), random(2, 8, 5, 3)
-    of_y, of_total = torch.randn(2, 2, 8, 5, 3)
-    y, total, *_ = fused(x, residual, norm.weight, norm.bias, 4, norm.eps, True)
-    plain = x + residual
-    torch.testing.assert_close((y, total), (F.silu(norm(plain)), plain))
-    wanted = (x, residual, norm.weight, norm.bias)
-    ours = torch.autograd.grad((y, total), wanted, (of_y, of_total), retain_graph=True)
-    theirs = torch.autograd.grad((F.silu(norm(plain)), plain), wanted, (of_y, of_total))
-    torch.testing.assert_close(ours, theirs)
-    only = torch.autograd.grad(total, (x, residual), of_total)
-    assert torch.equal(only[0], of_total) and torch.equal(only[1], of_total)
+def test_gradients_of_a_residual_connection_are_added(norm):
+    x, of_y, of_x = random(2, 8, 5, 3), *torch.randn(2, 2, 8, 5, 3)
+    wanted = (x, norm.weight, norm.bias)
+    y, same = forked_norm_act(x, norm)
+    assert same is x and torch.equal(y, F.silu(norm(x)))
+    theirs = torch.autograd.grad((y, same), wanted, (of_y, of_x))
+    with fused_everywhere():
+        y, same = forked_norm_act(x, norm)
+    assert same.data_ptr() == x.data_ptr() and type(same.grad_fn) is type(y.grad_fn)
+    torch.testing.assert_close(torch.autograd.grad((y, same), wanted, (of_y, of_x), retain_graph=True), theirs)
+    (alone,) = torch.autograd.grad(same, x, of_x)
+    assert torch.equal(alone, of_x)
 
 
 def test_bfloat16_stays_bfloat16_and_only_the_input_is_kept(norm):
@@ -89,21 +88,26 @@ def test_second_derivatives_are_those_of_the_plain_form(norm):
 
 
 def test_torchs_own_checks_of_an_operation(norm):
-    arguments = (norm.weight, norm.bias, 4, 1e-6, True)
-    for residual in (None, random(2, 8, 5, 3)):
-        torch.library.opcheck(fused, (random(2, 8, 5, 3), residual, *arguments))
+    torch.library.opcheck(fused, (random(2, 8, 5, 3), norm.weight, norm.bias, 4, 1e-6, True))
 
 
-def test_compiled_graphs_have_one_operation(norm):
-    graphs = EagerAndRecordGraphs()
-    x = random(2, 8, 5, 3)
+def test_compiled_graphs_have_one_operation():
+    """For each norm; and torch.compile gives the gradients of the eager block."""
+    torch.manual_seed(0)
+    block, x, graphs = ResnetBlock(8, 8, groups=4), random(2, 8, 5, 3), []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph
+
+    compiled = torch.compile(block, backend=aot_autograd(fw_compiler=backend, bw_compiler=backend))
     with fused_everywhere():
-        y = torch.compile(lambda x: norm_act(x, norm), backend=graphs)(x)
-        torch.testing.assert_close(y, norm_act(x, norm))
-    (graph,) = graphs.graphs
-    targets = [str(node.target) for node in graph.graph.nodes if node.op == "call_function"]
-    assert sum("vistok.group_norm" in target for target in targets) == 1
-    assert not any("silu" in target or target.startswith("<function group_norm") for target in targets)
+        results = [torch.autograd.grad(run(x).square().sum(), (x, *block.parameters())) for run in (block, compiled)]
+    torch.testing.assert_close(*results)
+    targets = [[str(node.target) for node in graph.graph.nodes if node.op == "call_function"] for graph in graphs]
+    assert [sum("vistok.group_norm.default" in target for target in graph) for graph in targets] == [2, 0]
+    assert [sum("vistok.group_norm_backward.default" in target for target in graph) for graph in targets] == [0, 2]
+    assert not any("silu" in target or "native" in target for graph in targets for target in graph)
 
 
 def test_exported_graphs_have_torchs_operations():

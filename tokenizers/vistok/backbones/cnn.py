@@ -16,7 +16,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from vistok.backbones.interface import Decoder, Encoder, Sizes
-from vistok.kernels import norm_act
+from vistok.kernels import forked_norm_act, norm_act
 from vistok.quantizers.base import Context
 
 
@@ -236,7 +236,8 @@ class ResnetBlock(nn.Module):
         self.shortcut = nn.Conv2d(before, width, 1, bias=bias) if before != width else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(norm_act(x, self.norm1))
+        h, x = forked_norm_act(x, self.norm1)
+        h = self.conv1(h)
         h = self.conv2(norm_act(h, self.norm2))
         return self.shortcut(x) + h
 
@@ -253,7 +254,7 @@ class AttentionBlock(nn.Module):
         self.out = nn.Conv2d(width, width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        h = norm_act(x, self.norm, silu=False)
+        h, x = forked_norm_act(x, self.norm, silu=False)
         q, k, v = (rearrange(project(h), "b c h w -> b 1 (h w) c") for project in (self.q, self.k, self.v))
         h = F.scaled_dot_product_attention(q, k, v)
         return x + self.out(rearrange(h, "b 1 (h w) c -> b c h w", h=x.shape[2]))

@@ -1,8 +1,16 @@
 """Kernels of the most expensive operations of quantizers and networks."""
 
-from vistok.kernels.group_norm import norm_act
+from vistok.kernels.group_norm import forked_norm_act, norm_act
 from vistok.kernels.nearest import largest_product, nearest_code
 from vistok.kernels.propagation import propagated, propagated_and_assigned
 from vistok.kernels.soft_assignment import soft_assignment
 
-__all__ = ["largest_product", "nearest_code", "norm_act", "propagated", "propagated_and_assigned", "soft_assignment"]
+__all__ = [
+    "forked_norm_act",
+    "largest_product",
+    "nearest_code",
+    "norm_act",
+    "propagated",
+    "propagated_and_assigned",
+    "soft_assignment",
+]

@@ -39,8 +39,18 @@ def norm_act(x: Tensor, norm: nn.GroupNorm, silu: bool = True) -> Tensor:
     else, and in exported graphs, it is torch's own composition.
     """
     if _is_fused(x, norm):
-        return fused(x, None, norm.weight, norm.bias, norm.num_groups, norm.eps, silu)[0]
+        return fused(x, norm.weight, norm.bias, norm.num_groups, norm.eps, silu)[0]
     return F.silu(norm(x)) if silu else norm(x)
+
+
+def forked_norm_act(x: Tensor, norm: nn.GroupNorm, silu: bool = True) -> tuple[Tensor, Tensor]:
+    """Result of ``norm_act``, and x for a residual connection.
+
+    The fused operation's backward pass adds the gradients of both, which otherwise takes a pass of its own.
+    """
+    if _is_fused(x, norm):
+        return _Forked.apply(x, norm.weight, norm.bias, norm.num_groups, norm.eps, silu)
+    return norm_act(x, norm, silu), x
 
 
 def _is_fused(x: Tensor, norm: nn.GroupNorm) -> bool:
@@ -51,13 +61,12 @@ def _is_fused(x: Tensor, norm: nn.GroupNorm) -> bool:
 
 @torch.library.custom_op("vistok::group_norm", mutates_args=())
 def fused(
-    x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Group norm of ``x + residual``, and SiLU, with statistics in float32.
+    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Group norm of x (b, c, h, w), and SiLU, with statistics in float32.
 
     Args:
         x: (b, c, h, w).
-        residual: A tensor like x; None adds nothing.
         weight: (c,).
         bias: (c,).
         groups: Number of groups.
@@ -65,26 +74,23 @@ def fused(
         silu: True applies SiLU.
 
     Returns:
-        The result, like x; the sum ``x + residual``, or an empty tensor without a residual; mean and 1 / deviation of
-        each group, both (b, groups) in float32.
+        The result, like x and channels last; mean and 1 / deviation of each group, both (b, groups) in float32.
     """
-    x, residual = _channels_last(x), None if residual is None else _channels_last(residual)
+    x = _channels_last(x)
     if x.is_cuda:
         from vistok.kernels import group_norm_triton
 
-        return group_norm_triton.forward(x, residual, weight, bias, groups, eps, silu)
-    total = x if residual is None else x + residual
+        return group_norm_triton.forward(x, weight, bias, groups, eps, silu)
     b, c, h, w = x.shape
-    y, mean, rstd = torch.native_group_norm(total.float(), weight.float(), bias.float(), b, c, h * w, groups, eps)
-    y = F.silu(y) if silu else y
-    return _channels_last(y.to(x.dtype)), x.new_empty(0) if residual is None else total, mean, rstd
+    y, mean, rstd = torch.native_group_norm(x.float(), weight.float(), bias.float(), b, c, h * w, groups, eps)
+    return _channels_last((F.silu(y) if silu else y).to(x.dtype)), mean, rstd
 
 
 @torch.library.custom_op("vistok::group_norm_backward", mutates_args=())
 def fused_backward(
     gradient: Tensor,
-    of_total: Tensor | None,
-    total: Tensor,
+    added: Tensor | None,
+    x: Tensor,
     mean: Tensor,
     rstd: Tensor,
     weight: Tensor,
@@ -92,12 +98,12 @@ def fused_backward(
     groups: int,
     silu: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients to ``x`` (which is also that to the residual), weight and bias.
+    """Gradients to ``x``, weight and bias.
 
     Args:
         gradient: Gradient of the result.
-        of_total: Gradient of the sum ``x + residual``; None for 0.
-        total: This sum.
+        added: Gradient at x from elsewhere, which is added; None for 0.
+        x: Input of the forward pass.
         mean: Means of the groups.
         rstd: 1 / deviations of the groups.
         weight: (c,).
@@ -105,21 +111,21 @@ def fused_backward(
         groups: Number of groups.
         silu: True if SiLU was applied.
     """
-    gradient, total = _channels_last(gradient), _channels_last(total)
-    of_total = None if of_total is None else _channels_last(of_total)
-    if total.is_cuda:
+    gradient, x = _channels_last(gradient), _channels_last(x)
+    added = None if added is None else _channels_last(added)
+    if x.is_cuda:
         from vistok.kernels import group_norm_triton
 
-        to_x, *others = group_norm_triton.backward(gradient, of_total, total, mean, rstd, weight, bias, groups, silu)
+        to_x, *others = group_norm_triton.backward(gradient, added, x, mean, rstd, weight, bias, groups, silu)
     else:
-        to_x, *others = _plain_backward(gradient, of_total, total, mean, rstd, weight, bias, groups, silu)
+        to_x, *others = _plain_backward(gradient, added, x, mean, rstd, weight, bias, groups, silu)
     return to_x, others[0].to(weight.dtype), others[1].to(bias.dtype)
 
 
 def _plain_backward(
     gradient: Tensor,
-    of_total: Tensor | None,
-    total: Tensor,
+    added: Tensor | None,
+    x: Tensor,
     mean: Tensor,
     rstd: Tensor,
     weight: Tensor,
@@ -127,8 +133,8 @@ def _plain_backward(
     groups: int,
     silu: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    b, c, h, w = total.shape
-    wide, scale, arrived = total.float().contiguous(), weight.float(), gradient.float().contiguous()
+    b, c, h, w = x.shape
+    wide, scale, arrived = x.float().contiguous(), weight.float(), gradient.float().contiguous()
     if silu:
         centre, deviation = (t.repeat_interleave(c // groups, 1)[:, :, None, None] for t in (mean, rstd))
         argument = (wide - centre) * deviation * scale[:, None, None] + bias.float()[:, None, None]
@@ -136,8 +142,8 @@ def _plain_backward(
     to_x, to_weight, to_bias = torch.ops.aten.native_group_norm_backward(
         arrived, wide, mean, rstd, scale, b, c, h * w, groups, [True, True, True]
     )
-    to_x = to_x if of_total is None else to_x + of_total.float()
-    return _channels_last(to_x.to(total.dtype)), to_weight, to_bias
+    to_x = to_x if added is None else to_x + added.float()
+    return _channels_last(to_x.to(x.dtype)), to_weight, to_bias
 
 
 def _channels_last(x: Tensor) -> Tensor:
@@ -145,52 +151,64 @@ def _channels_last(x: Tensor) -> Tensor:
 
 
 @fused.register_fake
-def _(x, residual, weight, bias, groups, eps, silu):
-    y = torch.empty_like(x, memory_format=torch.channels_last)
-    total = x.new_empty(0) if residual is None else torch.empty_like(y)
-    return y, total, *(x.new_empty(len(x), groups, dtype=torch.float32) for _ in range(2))
+def _(x, weight, bias, groups, eps, silu):
+    mean, rstd = (x.new_empty(len(x), groups, dtype=torch.float32) for _ in range(2))
+    return torch.empty_like(x, memory_format=torch.channels_last), mean, rstd
 
 
 @fused_backward.register_fake
-def _(gradient, of_total, total, mean, rstd, weight, bias, groups, silu):
-    to_x = torch.empty_like(total, memory_format=torch.channels_last)
+def _(gradient, added, x, mean, rstd, weight, bias, groups, silu):
+    to_x = torch.empty_like(x, memory_format=torch.channels_last)
     return to_x, torch.empty_like(weight), torch.empty_like(bias)
 
 
-def _setup(ctx: Any, inputs: tuple, output: tuple) -> None:
-    x, residual, weight, bias, ctx.groups, ctx.eps, ctx.silu = inputs
-    _, total, mean, rstd = output
-    ctx.added = residual is not None
-    ctx.save_for_backward(total if ctx.added else x, mean, rstd, weight, bias)
-    ctx.mark_non_differentiable(mean, rstd, *(() if ctx.added else (total,)))
+def _keep(ctx: Any, inputs: tuple, output: tuple) -> None:
+    x, weight, bias, ctx.groups, ctx.eps, ctx.silu = inputs
+    _, mean, rstd = output
+    ctx.save_for_backward(x, mean, rstd, weight, bias)
+    ctx.mark_non_differentiable(mean, rstd)
     ctx.set_materialize_grads(False)
 
 
-def _backward(ctx: Any, gradient: Tensor | None, of_total: Tensor | None, *_: None) -> tuple[Tensor | None, ...]:
-    total, mean, rstd, weight, bias = ctx.saved_tensors
-    of_total = of_total if ctx.added else None
-    if gradient is None:  # only the sum was used
-        return of_total, of_total, None, None, None, None, None
-    if torch.is_grad_enabled():  # second derivatives: torch's own, of the plain form
-        wide = total.float()
-        y = F.group_norm(wide, ctx.groups, weight.float(), bias.float(), ctx.eps)
-        y = (F.silu(y) if ctx.silu else y).to(total.dtype)
-        to_x, *others = torch.autograd.grad(y, (total, weight, bias), gradient, create_graph=True)
-        to_x = to_x if of_total is None else to_x + of_total
+def _gradients(ctx: Any, gradient: Tensor | None, added: Tensor | None) -> tuple[Tensor | None, ...]:
+    """Gradients to the arguments of ``fused``, with ``added`` at x from elsewhere."""
+    x, mean, rstd, weight, bias = ctx.saved_tensors
+    if gradient is None:
+        to_x, others = added, (None, None)
+    elif torch.is_grad_enabled():  # second derivatives are torch's own, of the plain form
+        y = F.group_norm(x.float(), ctx.groups, weight.float(), bias.float(), ctx.eps)
+        y = (F.silu(y) if ctx.silu else y).to(x.dtype)
+        to_x, *others = torch.autograd.grad(y, (x, weight, bias), gradient, create_graph=True)
+        to_x = to_x if added is None else to_x + added
     else:
-        to_x, *others = fused_backward(gradient, of_total, total, mean, rstd, weight, bias, ctx.groups, ctx.silu)
-    return to_x, to_x if ctx.added else None, *others, None, None, None
+        to_x, *others = fused_backward(gradient, added, x, mean, rstd, weight, bias, ctx.groups, ctx.silu)
+    return to_x, *others, None, None, None
 
 
-fused.register_autograd(_backward, setup_context=_setup)
+fused.register_autograd(lambda ctx, gradient, *_: _gradients(ctx, gradient, None), setup_context=_keep)
+
+
+class _Forked(torch.autograd.Function):
+    """Result of ``fused``, and its input."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
+        y, mean, rstd = fused(*arguments)
+        x, weight, bias, ctx.groups, ctx.eps, ctx.silu = arguments
+        ctx.save_for_backward(x, mean, rstd, weight, bias)
+        ctx.set_materialize_grads(False)
+        return y, x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor | None, added: Tensor | None) -> tuple[Tensor | None, ...]:
+        return _gradients(ctx, gradient, added)
 
 
 @register_bytes(torch.ops.vistok.group_norm)
-def _(x: Tensor, residual: Tensor | None, *others, out_val: tuple[Tensor, ...]) -> int:
-    """The sum is written, and read for the result; without a residual x is read twice."""
-    return sizes([x, x if residual is None else residual, *others, *out_val, out_val[1]])
+def _(x: Tensor, *others, out_val: tuple[Tensor, ...]) -> int:
+    return sizes([x, x, *others, *out_val])
 
 
 @register_bytes(torch.ops.vistok.group_norm_backward)
-def _(gradient: Tensor, of_total: Tensor | None, total: Tensor, *others, out_val: tuple[Tensor, ...]) -> int:
-    return sizes([gradient, total, gradient, total, of_total, *others, *out_val])
+def _(gradient: Tensor, added: Tensor | None, x: Tensor, *others, out_val: tuple[Tensor, ...]) -> int:
+    return sizes([gradient, x, gradient, x, added, *others, *out_val])

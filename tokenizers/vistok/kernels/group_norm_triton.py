@@ -16,39 +16,36 @@ PROGRAMS = 4  # for each processor, over which the positions of all images are s
 
 
 def forward(
-    x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Results of ``group_norm.fused``; x and residual (b, c, h, w) are channels last, b · h · w > 0."""
+    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Results of ``group_norm.fused``; x (b, c, h, w) is channels last, b · h · w > 0."""
     b, c, h, w = x.shape
     n = h * w
-    total = x if residual is None else torch.empty_like(x)
     y, mean = torch.empty_like(x), torch.empty(2, b, groups, device=x.device)
     block, rows, splits, span = _tiles(x, ELEMENTS)
     partial = torch.empty(2, b, splits, c, device=x.device)
-    has = residual is not None
-    other = residual if has else x
-    moments[(b, splits)](x, other, total, partial, n, c, span, b * splits * c, ADDED=has, BN=rows, BC=block)
+    moments[(b, splits)](x, partial, n, c, span, b * splits * c, BN=rows, BC=block)
     width = c // groups
     small = {"BS": triton.next_power_of_2(splits), "BG": triton.next_power_of_2(width)}
     merge[(b, groups)](partial, mean, n, c, span, splits, width, b * splits * c, b * groups, eps, **small)
     normalise[(b, triton.cdiv(n, rows))](
-        total, mean, weight, bias, y, n, c, width, groups, b * groups, SILU=silu, BN=rows, BC=block
+        x, mean, weight, bias, y, n, c, width, groups, b * groups, SILU=silu, BN=rows, BC=block
     )
-    return y, total if has else x.new_empty(0), mean[0], mean[1]
+    return y, mean[0], mean[1]
 
 
 def backward(
-    gradient: Tensor, of_total: Tensor | None, total: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor, bias: Tensor,
+    gradient: Tensor, added: Tensor | None, x: Tensor, mean: Tensor, rstd: Tensor, weight: Tensor, bias: Tensor,
     groups: int, silu: bool,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Results of ``group_norm.fused_backward``; all of (b, c, h, w) are channels last."""
-    b, c, h, w = total.shape
+    b, c, h, w = x.shape
     n, width = h * w, c // groups
-    to_x = torch.empty_like(total)
-    block, rows, splits, span = _tiles(total, ELEMENTS // 2)
-    partial = torch.empty(2, b, splits, c, device=total.device)
-    per_image, per_group = torch.empty(2, b, c, device=total.device), torch.empty(2, b, groups, device=total.device)
-    places = (gradient, total, mean, rstd, weight, bias)
+    to_x = torch.empty_like(x)
+    block, rows, splits, span = _tiles(x, ELEMENTS // 2)
+    partial = torch.empty(2, b, splits, c, device=x.device)
+    per_image, per_group = torch.empty(2, b, c, device=x.device), torch.empty(2, b, groups, device=x.device)
+    places = (gradient, x, mean, rstd, weight, bias)
     shape = (n, c, width, groups)
     tile = {"SILU": silu, "BN": rows, "BC": block}
     channel_sums[(b, splits)](*places, partial, *shape, span, b * splits * c, **tile)
@@ -56,9 +53,10 @@ def backward(
     group_sums[(b, groups)](
         partial, weight, per_image, per_group, n, c, splits, width, b * splits * c, b * c, b * groups, **small
     )
-    added = of_total is not None
-    other = of_total if added else gradient
-    gradients[(b, triton.cdiv(n, rows))](*places, per_group, other, to_x, *shape, b * groups, ADDED=added, **tile)
+    other = gradient if added is None else added
+    gradients[(b, triton.cdiv(n, rows))](
+        *places, per_group, other, to_x, *shape, b * groups, ADDED=added is not None, **tile
+    )
     to_bias, to_weight = per_image.sum(1)
     return to_x, to_weight, to_bias
 
@@ -75,8 +73,8 @@ def _tiles(x: Tensor, elements: int) -> tuple[int, int, int, int]:
 
 
 @triton.jit
-def moments(x, other, total, partial, n, c, span, size, ADDED: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr):
-    """Mean and sum of squared deviations of each channel over a part of an image; writes x + other as ``total``."""
+def moments(x, partial, n, c, span, size, BN: tl.constexpr, BC: tl.constexpr):
+    """Mean and sum of squared deviations of each channel over a part of an image."""
     image, split = tl.program_id(0).to(tl.int64), tl.program_id(1)
     channels = tl.arange(0, BC)
     mean = tl.zeros((BC,), tl.float32)
@@ -88,11 +86,6 @@ def moments(x, other, total, partial, n, c, span, size, ADDED: tl.constexpr, BN:
         inside = (rows < last)[:, None] & (channels < c)[None, :]
         offsets = image * n * c + rows[:, None] * c + channels[None, :]
         values = tl.load(x + offsets, mask=inside, other=0.0).to(tl.float32)
-        if ADDED:
-            values += tl.load(other + offsets, mask=inside, other=0.0).to(tl.float32)
-            rounded = values.to(total.dtype.element_ty)
-            tl.store(total + offsets, rounded, mask=inside)
-            values = rounded.to(tl.float32)
         own = tl.minimum(last - start, BN).to(tl.float32)
         of_tile = tl.sum(values, 0) / own
         deviations = tl.where(inside, values - of_tile[None, :], 0.0)
@@ -126,7 +119,7 @@ def merge(partial, mean, n, c, span, splits, width, size, statistics, eps, BS: t
 
 @triton.jit
 def normalise(
-    total, mean, weight, bias, y, n, c, width, groups, statistics,
+    x, mean, weight, bias, y, n, c, width, groups, statistics,
     SILU: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
     """Result of a few positions."""
@@ -139,7 +132,7 @@ def normalise(
     scale = tl.load(mean + statistics + place, mask=channels < c, other=0.0)
     scale *= tl.load(weight + channels, mask=channels < c, other=0.0).to(tl.float32)
     shift = tl.load(bias + channels, mask=channels < c, other=0.0).to(tl.float32)
-    values = tl.load(total + offsets, mask=inside, other=0.0).to(tl.float32)
+    values = tl.load(x + offsets, mask=inside, other=0.0).to(tl.float32)
     result = (values - centre[None, :]) * scale[None, :] + shift[None, :]
     if SILU:
         result = result * tl.sigmoid(result)
@@ -158,7 +151,7 @@ def affine_gradient(gradient, normalised, scale, shift, SILU: tl.constexpr):
 
 @triton.jit
 def channel_sums(
-    gradient, total, mean, rstd, weight, bias, partial, n, c, width, groups, span, size,
+    gradient, x, mean, rstd, weight, bias, partial, n, c, width, groups, span, size,
     SILU: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
     """Sums of a channel's gradients, and of their products with the normalised values, over a part of an image."""
@@ -176,7 +169,7 @@ def channel_sums(
         rows = start + tl.arange(0, BN)
         inside = (rows < last)[:, None] & known[None, :]
         offsets = image * n * c + rows[:, None] * c + channels[None, :]
-        values = tl.load(total + offsets, mask=inside, other=0.0).to(tl.float32)
+        values = tl.load(x + offsets, mask=inside, other=0.0).to(tl.float32)
         normalised = (values - centre[None, :]) * deviation[None, :]
         arrived = tl.load(gradient + offsets, mask=inside, other=0.0).to(tl.float32)  # 0 outside
         arrived = affine_gradient(arrived, normalised, scale, shift, SILU)
@@ -211,10 +204,10 @@ def group_sums(
 
 @triton.jit
 def gradients(
-    gradient, total, mean, rstd, weight, bias, per_group, other, to_x, n, c, width, groups, statistics,
+    gradient, x, mean, rstd, weight, bias, per_group, added, to_x, n, c, width, groups, statistics,
     ADDED: tl.constexpr, SILU: tl.constexpr, BN: tl.constexpr, BC: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of the input at a few positions; ``other`` is added to it."""
+    """Gradient of the input at a few positions; ``added`` is added to it."""
     image = tl.program_id(0).to(tl.int64)
     rows, channels = tl.program_id(1) * BN + tl.arange(0, BN), tl.arange(0, BC)
     known = channels < c
@@ -227,11 +220,11 @@ def gradients(
     of_products = tl.load(per_group + statistics + place, mask=known, other=0.0)
     scale = tl.load(weight + channels, mask=known, other=0.0).to(tl.float32)
     shift = tl.load(bias + channels, mask=known, other=0.0).to(tl.float32)
-    values = tl.load(total + offsets, mask=inside, other=0.0).to(tl.float32)
+    values = tl.load(x + offsets, mask=inside, other=0.0).to(tl.float32)
     normalised = (values - centre[None, :]) * deviation[None, :]
     arrived = tl.load(gradient + offsets, mask=inside, other=0.0).to(tl.float32)
     arrived = affine_gradient(arrived, normalised, scale, shift, SILU) * scale[None, :]
     result = (arrived - of_sums[None, :] - normalised * of_products[None, :]) * deviation[None, :]
     if ADDED:
-        result += tl.load(other + offsets, mask=inside, other=0.0).to(tl.float32)
+        result += tl.load(added + offsets, mask=inside, other=0.0).to(tl.float32)
     tl.store(to_x + offsets, result.to(to_x.dtype.element_ty), mask=inside)
