@@ -20,7 +20,7 @@ from vistok.files import below
 from vistok.images.rgb import UnreadableImage
 from vistok.tokens.exchange import read_webdataset
 from vistok.tokens.header import Header
-from vistok.tokens.sources import TarSource
+from vistok.tokens.sources import ShardSource
 from vistok.tokens.token_shards import undamaged
 
 ROOT = Path(__file__).parent.parent
@@ -193,7 +193,7 @@ def test_an_index_beside_tars_is_data(tmp_path):
     ):
         (tmp_path / "index.json").write_bytes(content)
         with pytest.raises(ValueError, match=f"index.json.*{message}"):
-            TarSource([f"{tmp_path}/*.tar"])
+            ShardSource([f"{tmp_path}/*.tar"])
     for content in (b"[]", b"{}"):
         (tmp_path / "index.json").write_bytes(content)
-        assert TarSource([f"{tmp_path}/*.tar"]).classes is None
+        assert ShardSource([f"{tmp_path}/*.tar"]).classes is None

@@ -21,7 +21,7 @@ from vistok.images.decoding import FORMATS, formats, image_extensions, open_imag
 from vistok.images.fast_jpeg import read_fast
 from vistok.images.rgb import UnreadableImage
 from vistok.tokens.loading import PartBatches
-from vistok.tokens.sources import TarSource, open_source
+from vistok.tokens.sources import ShardSource, open_source
 
 RAMP = np.arange(256, dtype=np.uint8).reshape(16, 16)
 
@@ -148,7 +148,7 @@ def test_no_decoder_starts_a_program(tmp_path, ghostscript):
     assert list_images(folder) == ["photo.jpg"]
     files = [ImageFiles(FolderImages(folder, ["photo.jpg", "photo.eps"]), [])[0, i] for i in (0, 1)]
     files += ShardImages([str(tmp_path / "s.tar")], [])
-    for source in (open_source([str(folder)], 5), TarSource([str(tmp_path / "s.tar")])):
+    for source in (open_source([str(folder)], 5), ShardSource([str(tmp_path / "s.tar")])):
         (batch,) = PartBatches(source, [0], 2, [], "none", 8)
         assert len(batch.skipped) == 1 and not batch.names
     assert [sample.image for sample in files] == [None] * 3 and not ghostscript.exists()

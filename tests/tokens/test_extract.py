@@ -24,7 +24,7 @@ from vistok.quantizers import VectorQuantizer
 from vistok.tokens import TokenProtocol, TokenStore, index, tokenize
 from vistok.tokens import extract as module
 from vistok.tokens.loading import loaded
-from vistok.tokens.sources import ListedSource, TarSource, open_source
+from vistok.tokens.sources import ListedSource, ShardSource, open_source
 
 SIZE = 32
 FEW = TokenProtocol(SIZE, batch_size=3)
@@ -277,7 +277,7 @@ def test_tars_with_labels(classes, make, tmp_path):
         classes=np.array(["a", "b", "c"]),
     )
     shards(["--images", str(tmp_path / "set.npz"), "--out", str(tmp_path / "tars"), "--per-shard", "3", "--in-order"])
-    source = TarSource([str(tmp_path / "tars" / "*.tar")])
+    source = ShardSource([str(tmp_path / "tars" / "*.tar")])
     tokenize(make("vq"), source, tmp_path / "tokens", FEW, num_workers=2)  # workers change no order
     store = TokenStore(tmp_path / "tokens")
     assert [shard.images for shard in store.shards] == [3, 3, 1]

@@ -1,20 +1,21 @@
-"""Images of webdataset tar shards."""
+"""Images of shards: webdataset tars and parquet files."""
 
-import io
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
 from vistok.data.batches import Batch
+from vistok.data.columns import check_columns
 from vistok.data.data_module import ImageDataModule
 from vistok.data.loaders import loader, rank_of
 from vistok.data.random_masks import kind_of_mask
+from vistok.data.shard_formats import columns_in, images_in
+from vistok.data.shard_image import ShardContent
 from vistok.data.skipped import Skipped, by_split
 from vistok.data.streams import Place, ShardImages, ShardStream
-from vistok.data.tar_samples import images_in
 from vistok.data.tars import expand
 from vistok.data.transforms import AtLeast, croppings
 from vistok.data.value_ranges import MEASURED, ValueRange, asked_range, value_range
@@ -198,9 +199,10 @@ def shards(
     mask: str | None = None,
     labels: bool = False,
     captions: bool = False,
+    columns: Mapping[str, str] | None = None,
     resize_filter: Literal["bicubic", "nearest"] = "bicubic",
 ) -> ShardDataModule:
-    """Data module of images in webdataset tar shards, on disk or behind any URL that webdataset opens.
+    """Data module of images in webdataset tar shards and parquet files, on disk or behind URLs.
 
     Args:
         urls: Training shards: one or several, with braces (``{000..011}``) or, for files, ``*``; None allows evaluation
@@ -224,38 +226,47 @@ def shards(
         range: Values in the files that become -1 and 1, as in ``folder``; ``auto`` reads the first training shard.
         rgb_bands: Channels that networks trained on RGB look at, as in ``folder``.
         mask: Kind of the random masks, as in ``folder``.
-        labels: True gives each image its label, ``KEY.cls`` beside it; an image without one counts as unreadable.
-        captions: True gives each image its caption, ``KEY.txt`` beside it; as labels.
+        labels: True gives each image its label: ``KEY.cls`` beside it in a tar, a column of a parquet file. An image
+            without one counts as unreadable.
+        captions: True gives each image its caption: ``KEY.txt`` beside it, or a column; as labels.
+        columns: Columns of parquet files: ``{image: ..., label: ..., caption: ...}``; None finds them (see
+            ``image_columns``).
         resize_filter: Filter of training and validation crops, as in ``folder``.
 
     Raises:
-        ValueError: A shard does not exist, or an argument is invalid.
+        ValueError: A shard does not exist, the first parquet file has not the columns, or an argument is invalid.
     """
     training, center = croppings(crop, image_size, resize, min_crop, flip, resize_filter)
     large_enough = [AtLeast(image_size)] * (resize == 0)
     held_out = val_urls if isinstance(val_urls, str) else ", ".join(val_urls)
     train, about = None, held_out
+    check_columns(columns)
+    held_out_urls = expand(val_urls, "data.val_urls")
+    train_urls = [] if urls is None else expand(urls, "data.urls")
+    for url in dict.fromkeys((*train_urls[:1], held_out_urls[0])):
+        columns_in(url, ShardContent.of(labels, captions, columns))
     asked, found, mask = asked_range(range), ValueRange(None), kind_of_mask(mask)
     if asked is not None:
-        first = expand(val_urls if urls is None else urls, "data.urls")[0]
-        members = (io.BytesIO(image.data) for image in images_in(first) if image.name)
+        first = (train_urls or held_out_urls)[0]
+        images = images_in(first, ShardContent.of(columns=columns))
+        members = (image.open() for image in images if image.name and not image.problem)
         found = value_range(asked, list(itertools.islice(members, MEASURED)) if asked == "auto" else [], read_values)
     form = PixelForm(channels, found.low_high)
     if urls is not None:
         read = reader(decoder, max_pixels, form)
-        train = ShardStream(
-            expand(urls, "data.urls"), large_enough + training, seed, block, read, mask, labels, captions
-        )
+        crops = large_enough + training
+        train = ShardStream(train_urls, crops, seed, block, read, mask, labels, captions, columns)
         about = f"{urls if isinstance(urls, str) else ', '.join(urls)}, {held_out} held out"
     return ShardDataModule(
         train=train,
         val=ShardImages(
-            expand(val_urls, "data.val_urls"),
+            held_out_urls,
             large_enough + center,
             reader("pillow", max_pixels, form),
             mask=mask,
             labels=labels,
             captions=captions,
+            columns=columns,
         ),
         image_size=image_size,
         batch_size=batch_size,

@@ -1,13 +1,12 @@
-"""Streams of images from tar shards: an endless one for training, and a finite one for validation.
+"""Streams of images from shards: an endless one for training, and a finite one for validation.
 
 Each process has one reader for each worker. A reader's images are a function of seed, position and the numbers of
 processes and workers, so that a stream can be resumed at any image.
 """
 
 import copy
-import io
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -16,8 +15,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from vistok.data.batches import MOST_REPLACED, Sample
 from vistok.data.random_masks import mask_of
-from vistok.data.tar_index import names_in_shard
-from vistok.data.tar_samples import TarImage, images_in
+from vistok.data.shard_formats import images_in, names_in
+from vistok.data.shard_image import ShardContent, ShardImage
 from vistok.data.tars import Url, shard_name
 from vistok.files import encodable, sha256_of_lines
 from vistok.images.crops import Transform, read_sized_crop
@@ -46,8 +45,9 @@ class ShardStream(IterableDataset):
         block: Number of images that are held in memory and shuffled.
         read: Function from a file to an image for the transforms.
         mask: Kind of the mask of each image, see ``random_masks``; None draws none.
-        labels: True reads the label of each image, ``KEY.cls``.
-        captions: True reads the caption of each image, ``KEY.txt``.
+        labels: True reads the label of each image: ``KEY.cls`` in a tar, a column of a parquet file.
+        captions: True reads the caption of each image: ``KEY.txt`` in a tar, a column of a parquet file.
+        columns: The user's ``data.columns``: columns of parquet files by their roles.
     """
 
     def __init__(
@@ -60,11 +60,13 @@ class ShardStream(IterableDataset):
         mask: str | None = None,
         labels: bool = False,
         captions: bool = False,
+        columns: Mapping[str, str] | None = None,
     ):
         if block < 1:
             raise ValueError(f"data.block must be at least 1, not {block}")
         self.urls, self.transforms, self.seed, self.block = list(urls), list(transforms), seed, block
         self.read, self.mask, self.labels, self.captions = read, mask, labels, captions
+        self.content = ShardContent.of(labels, captions, columns)
         self.rank, self.world_size, self.batches = 0, 1, 0
         self.places: list[Place] = []  # places of the workers; empty at the start
 
@@ -115,7 +117,7 @@ class ShardStream(IterableDataset):
     def _shard(self, epoch: int, number: int, done: int) -> Iterator[Sample]:
         """Images of a shard in order, without the first ``done``; then the error that ended the shard early, if any."""
         url = self.urls[number]
-        members = enumerate(images_in(url))
+        members = enumerate(images_in(url, self.content))
         for block in itertools.count():
             in_block, problem = [], ()
             try:
@@ -151,6 +153,7 @@ class ShardImages(IterableDataset):
         mask: As in ``ShardStream``; the mask of an image is always the same.
         labels: As in ``ShardStream``.
         captions: As in ``ShardStream``.
+        columns: As in ``ShardStream``.
     """
 
     def __init__(
@@ -162,9 +165,11 @@ class ShardImages(IterableDataset):
         mask: str | None = None,
         labels: bool = False,
         captions: bool = False,
+        columns: Mapping[str, str] | None = None,
     ):
         self.urls, self.transforms, self.read, self.hashed = list(urls), list(transforms), read, hashed
         self.mask, self.labels, self.captions = mask, labels, captions
+        self.content = ShardContent.of(labels, captions, columns)
         self.rank, self.world_size = 0, 1
 
     def with_transforms(self, transforms: Sequence[Transform], stored: bool = False) -> "ShardImages":
@@ -173,7 +178,7 @@ class ShardImages(IterableDataset):
         ``stored`` decodes them as they are stored, see ``read_rgb``.
         """
         read = AsStored(self.read) if stored else self.read
-        return ShardImages(self.urls, transforms, read, True, None, self.labels, self.captions)
+        return ShardImages(self.urls, transforms, read, True, None, self.labels, self.captions, self.content.columns)
 
     def names(self) -> list[str] | None:
         """Names of all images; None if a shard is behind a URL or compressed, so that they are not known in advance."""
@@ -182,7 +187,7 @@ class ShardImages(IterableDataset):
             for url in self.urls:
                 if isinstance(url, Url):
                     return None
-                names += [encodable(f"{shard_name(url)}:{name}") for name in names_in_shard(Path(url))]
+                names += [encodable(f"{shard_name(url)}:{name}") for name in names_in(Path(url), self.content)]
         except UnreadableImage:
             return None
         return names
@@ -201,7 +206,7 @@ class ShardImages(IterableDataset):
         for number in range(reader % len(self.urls), len(self.urls), readers):
             url, among = self.urls[number], len(range(number, shared, len(self.urls)))
             try:
-                for index, member in enumerate(images_in(url)):
+                for index, member in enumerate(images_in(url, self.content)):
                     if index % among == reader // len(self.urls):
                         beside = (self.labels, self.captions)
                         sample = decode(url, member, self.transforms, rng, self.read, self.hashed, *beside)
@@ -212,7 +217,7 @@ class ShardImages(IterableDataset):
 
 def decode(
     url: str,
-    member: TarImage,
+    member: ShardImage,
     transforms: Sequence[Transform],
     rng: np.random.Generator,
     read: Callable[[BinaryIO], Any] = read_rgb,
@@ -220,21 +225,22 @@ def decode(
     labels: bool = False,
     captions: bool = False,
 ) -> Sample:
-    """Decodes the bytes of a shard's member to an image; without it, its label or caption the sample has the reason."""
+    """Decodes the bytes of an image of a shard; without it, its label or caption the sample has the reason."""
     passed_over = tuple(encodable(f"{shard_name(url)}:{name}") for name in member.passed_over)
     if not member.name:
         return Sample(None, "", passed_over=passed_over)
     known = encodable(f"{shard_name(url)}:{member.name}")
     try:
+        file = member.open()
         label = label_of(member) if labels else None
         caption = caption_of(member) if captions else None
-        image, size, sha256 = read_sized_crop(io.BytesIO(member.data), read, transforms, rng, hashed)
+        image, size, sha256 = read_sized_crop(file, read, transforms, rng, hashed)
         return Sample(image, known, (), None, sha256, size, passed_over, label, caption=caption)
     except UnreadableImage as error:
         return Sample(None, known, (encodable(f"{url}:{member.name}: {error}"),), passed_over=passed_over)
 
 
-def label_of(member: TarImage) -> int:
+def label_of(member: ShardImage) -> int:
     """Label of an image, digits in ``KEY.cls``.
 
     Raises:
@@ -247,7 +253,7 @@ def label_of(member: TarImage) -> int:
         raise UnreadableImage(f"{what}; data.labels=true needs a number") from None
 
 
-def caption_of(member: TarImage) -> str:
+def caption_of(member: ShardImage) -> str:
     """Caption of an image, UTF-8 text in ``KEY.txt``.
 
     Raises:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, groupby, islice, starmap
 from typing import NamedTuple, Protocol
 
+from vistok.data.shard_image import ShardImage
 from vistok.data.tars import CAPTION, LABEL, members_in
 from vistok.images.decoding import image_extensions
 from vistok.images.rgb import UnreadableImage
@@ -33,17 +34,7 @@ class TarSample(NamedTuple):
     caption: WithName | None = None
 
 
-class TarImage(NamedTuple):
-    """An image of a tar with its bytes."""
-
-    name: str
-    data: bytes = b""
-    label: bytes | None = None  # content of ``KEY.cls``
-    passed_over: tuple[str, ...] = ()  # names of other images and labels of the sample, which are not read
-    caption: bytes | None = None  # content of ``KEY.txt``
-
-
-def images_in(url: str) -> Iterator[TarImage]:
+def images_in(url: str) -> Iterator[ShardImage]:
     """Images of a shard in order, with their labels and captions; a sample without an image has no name.
 
     Raises:
@@ -52,16 +43,16 @@ def images_in(url: str) -> Iterator[TarImage]:
     known = image_extensions() | {LABEL, CAPTION}
     problems: list[UnreadableImage] = []  # raised only after the last sample, which may be complete
 
-    def members() -> Iterator[TarImage]:
+    def members() -> Iterator[ShardImage]:
         try:
-            yield from starmap(TarImage, members_in(url, lambda name: extension_of(name) in known))
+            yield from starmap(ShardImage, members_in(url, lambda name: extension_of(name) in known))
         except UnreadableImage as error:
             problems.append(error)
 
     for image, label, passed_over, caption in samples(members()):
-        data = (image.name, image.data) if isinstance(image, TarImage) else ("", b"")
-        label, caption = (own.data if isinstance(own, TarImage) else None for own in (label, caption))
-        yield TarImage(*data, label, passed_over, caption)
+        data = (image.name, image.data) if isinstance(image, ShardImage) else ("", b"")
+        label, caption = (own.data if isinstance(own, ShardImage) else None for own in (label, caption))
+        yield ShardImage(*data, label, passed_over, caption)
     if problems:
         raise problems[0]
 

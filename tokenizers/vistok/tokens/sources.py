@@ -1,6 +1,5 @@
 """Images with labels in numbered parts; each part becomes one shard of tokens, on any rank."""
 
-import io
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -10,9 +9,10 @@ from typing import Any, BinaryIO, NamedTuple
 from vistok.data.image_paths import LISTED, find_images
 from vistok.data.listings.listing import Listing, Wanted
 from vistok.data.listings.opening import open_listing
+from vistok.data.shard_formats import columns_in, images_in, is_parquet
+from vistok.data.shard_image import ShardContent
 from vistok.data.shard_writer import INDEX as CONVERTED
 from vistok.data.streams import caption_of
-from vistok.data.tar_samples import images_in
 from vistok.data.tars import Url, expand, shard_name
 from vistok.files import encodable
 from vistok.untrusted.bounded_json import MAX_LISTING, read_json, short
@@ -90,29 +90,36 @@ class ListedSource(Source):
         return self.images.identity() | {"per_shard": self.per_shard} | ({"captions": True} if self.captions else {})
 
 
-class TarSource(Source):
-    """Webdataset tars, each one a part; ``KEY.cls`` beside an image is its label in digits.
+class ShardSource(Source):
+    """Webdataset tars and parquet files, each one a part; a label is the digits in ``KEY.cls``, or a column.
 
-    Names of classes are read from the ``index.json`` of ``data.shard_writer`` beside the first tar, if it exists.
+    Names of classes are read from the first parquet file, or from the ``index.json`` of ``data.shard_writer`` beside
+    the first tar, if it exists.
 
     Args:
         urls: Paths and URLs as ``data.urls`` of training takes them.
-        captions: True gives the caption of each image, ``KEY.txt``.
+        captions: True gives the caption of each image: ``KEY.txt``, or a column.
     """
 
     def __init__(self, urls: Sequence[str], captions: bool = False):
         self.urls, self.captions = expand(list(urls), "--images"), captions
+        asked = ("caption",) * captions
+        self.content = ShardContent(("label", *asked), needed=asked)
         self.about, self.parts, self.count = encodable(", ".join(urls)), len(self.urls), None
-        self.classes = None if isinstance(self.urls[0], Url) else _classes(Path(self.urls[0]).parent / CONVERTED)
+        if is_parquet(self.urls[0]):
+            columns = columns_in(self.urls[0], self.content)
+            self.classes = columns.classes if columns else None
+        else:
+            self.classes = None if isinstance(self.urls[0], Url) else _classes(Path(self.urls[0]).parent / CONVERTED)
 
     def members(self, part: int) -> Iterator[Member]:
         url = self.urls[part]
-        for image in images_in(url):
+        for image in images_in(url, self.content):
             others = tuple(encodable(f"{shard_name(url)}:{other}") for other in image.passed_over)
             known = encodable(f"{shard_name(url)}:{image.name}") if image.name else ""
             label = self._label(url, image.name, image.label)
             caption = partial(caption_of, image) if self.captions else None
-            yield Member(known, label, partial(io.BytesIO, image.data), others, caption)
+            yield Member(known, label, image.open, others, caption)
 
     def _label(self, url: str, name: str, digits: bytes | None) -> int:
         if digits is None:
@@ -127,8 +134,9 @@ class TarSource(Source):
         return label
 
     def identity(self) -> dict[str, Any]:
+        kind = "parquet" if is_parquet(self.urls[0]) else "tars"
         shards = [encodable(shard_name(url)) for url in self.urls]
-        return {"kind": "tars", "shards": shards} | ({"captions": True} if self.captions else {})
+        return {"kind": kind, "shards": shards} | ({"captions": True} if self.captions else {})
 
 
 def _classes(index: Path) -> tuple[str, ...] | None:
@@ -148,6 +156,6 @@ def open_source(data: Sequence[str], per_shard: int, captions: bool = False) -> 
     """
     found = find_images(data, "--images", (*LISTED, "shards"))
     if found.kind == "shards":
-        return TarSource(data, captions)
+        return ShardSource(data, captions)
     wanted = Wanted("known", "needed" if captions else "none")
     return ListedSource(open_listing(data[0], "--images", wanted), per_shard, captions)

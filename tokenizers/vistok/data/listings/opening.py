@@ -44,7 +44,7 @@ def open_listing(
     source: str, argument: str, wanted: Wanted = Wanted(), columns: Mapping[str, str] | None = None
 ) -> Listing:
     """Images of a source without splits, or of the one split that it names. Errors: as ``open_splits``."""
-    if split := split_of(Path(source).expanduser()):
+    if kind_of(source) == "split" and (split := split_of(Path(source).expanduser())):
         raise ValueError(f"{argument}={source} has the splits {split.names}: name one of them")
     splits = open_splits(source, argument, wanted, columns)
     if splits.divided:
