@@ -1,6 +1,7 @@
 """The images that an evaluation scores where the tokenizer's run tells them."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from vistok.evaluation.evaluate import evaluate
 from vistok.formats import native
 from vistok.images.decoding import read_rgb
 from vistok.images.pixel_hash import pixel_hash
+from vistok.training.callbacks.held_out import HeldOutHashes
 
 DATA = ("data=folder", "data.num_workers=0", "loss=l1", "data.batch_size=4", "data.val_count=3")
 EVAL = ("feature_network=none", "metrics.lpips=null", "data.num_workers=0", "metrics.intervals=false")
@@ -46,6 +48,46 @@ def test_a_run_records_what_it_held_out(images, run):
         name.startswith("a/") and name not in record.hashes for name in every
     )
     assert record.trained_on(images.parent, every) == 0
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_held_out_images_are_hashed_once(images, train, tmp_path, monkeypatch, workers):
+    """By the processes that read them; later validations give no hashes."""
+    seen, end = [], HeldOutHashes.on_validation_batch_end
+    monkeypatch.setattr(
+        HeldOutHashes, "on_validation_batch_end", lambda *given: (seen.append(given[4].hashes), end(*given))
+    )
+    words = [*DATA, f"data.root={images}", f"data.num_workers={workers}", "data.batch_size=2", "log.val_every=2"]
+    run = train(tmp_path / "run", *words, "optim.updates=6")
+    assert list(map(len, seen)) == [2, 1, 0, 0, 0, 0]
+    assert split_record.read(run).hashes == {
+        name: pixel_hash(read_rgb(images / name)) for name in split_record.read(run).hashes
+    }
+
+
+def test_a_folder_that_changed_is_not_resumed(images, train, tmp_path):
+    folder = shutil.copytree(images, tmp_path / "images")
+    words = [
+        *DATA[:-1],
+        "data.val_count=3",
+        f"run.dir={tmp_path / 'run'}",
+        "run.resume=auto",
+        "schedule.decay=constant",
+    ]
+    run = train(tmp_path / "run", *words, f"data.root={folder}")
+    held_out = next(iter(split_record.read(run).hashes))
+    folder = folder.rename(tmp_path / "moved")
+    train(run, *words, f"data.root={folder}", "optim.updates=3")
+    shutil.copy(folder / "a" / "0.png", folder / "b" / "new.png")
+    shutil.copy(folder / "a" / "0.png", folder / "b" / "new2.png")
+    with pytest.raises(
+        ValueError, match=r"moved has 2 images more, such as b/new.png, than when the run in .*run began"
+    ):
+        train(run, *words, f"data.root={folder}", "optim.updates=4")
+    (folder / held_out).unlink()
+    (folder / "b" / "new2.png").unlink()  # as many as before
+    with pytest.raises(ValueError, match=r"has 1 image more, such as b/new.png, and 1 image fewer than when"):
+        train(run, *words, f"data.root={folder}", "optim.updates=4")
 
 
 @pytest.mark.parametrize("inner", ["", "tokenizer"])

@@ -36,7 +36,7 @@ class Batch(NamedTuple):
     names: Sequence[str] = ()
     skipped: Sequence[str] = ()
     place: tuple[int, int, int] | None = None  # place of the last sample
-    hashes: Sequence[str] = ()  # of each decoded image, by pixel_hash, in an evaluation
+    hashes: Sequence[str] = ()  # of each decoded image, by pixel_hash; empty text for one that was hashed before
     sizes: Sequence[tuple[int, int] | None] = ()  # height and width of each file's image, before the transforms
     passed_over: Sequence[str] = ()  # as in Sample
 
@@ -52,7 +52,7 @@ def collate(samples: Sequence[Sample]) -> Batch:
     images = torch.stack([sample.image for sample in read]) if read else torch.empty(0, 3, 0, 0, dtype=torch.uint8)
     skipped = [reason for sample in samples for reason in sample.skipped]
     names = [sample.name for sample in read]
-    hashes = [sample.sha256 for sample in read if sample.sha256]
+    hashes = [sample.sha256 for sample in read] if any(sample.sha256 for sample in read) else []
     sizes = [sample.size for sample in read]
     passed_over = [name for sample in samples for name in sample.passed_over]
     place = samples[-1].place

@@ -39,7 +39,7 @@ class ImageFiles:
         seed: Random choices for an image depend only on (seed, epoch, index).
         replace: True replaces an unreadable image by the next one.
         read: Function from a file to an image for the transforms.
-        hashed: True adds the hash of each decoded image.
+        hashed: True adds the hash of each decoded image; ``once`` only when this process reads it for the first time.
         mask: Kind of the mask of each image, see ``random_masks``; None draws none.
     """
 
@@ -50,11 +50,12 @@ class ImageFiles:
         seed: int = 0,
         replace: bool = False,
         read: Callable[[Any], Any] = read_rgb,
-        hashed: bool = False,
+        hashed: bool | Literal["once"] = False,
         mask: str | None = None,
     ):
         self.listing, self.transforms, self.seed = listing, list(transforms), seed
         self.replace, self.read, self.hashed, self.mask = replace, read, hashed, mask
+        self.read_before: set[int] = set()  # images that were hashed once; a worker reads the same ones in each pass
 
     def __len__(self) -> int:
         return len(self.listing)
@@ -67,7 +68,10 @@ class ImageFiles:
             try:
                 rng = np.random.default_rng((self.seed, epoch, index))
                 file = self.listing.open(index)
-                image, size, sha256 = read_sized_crop(file, self.read, self.transforms, rng, self.hashed)
+                hashed = self.hashed is True or (self.hashed == "once" and index not in self.read_before)
+                image, size, sha256 = read_sized_crop(file, self.read, self.transforms, rng, hashed)
+                if hashed and self.hashed == "once":
+                    self.read_before.add(index)
                 mask = mask_of(self.mask, (self.seed, epoch, index), image)
                 label, caption = self.listing.label(index), self.listing.caption(index)
                 return Sample(
@@ -186,7 +190,7 @@ def folder(
             node_value(f"sizes {once} {name} {image_size}", lambda p=part: _refuse_small(p, image_size, max_unreadable))
     return ImageDataModule(
         train=ImageFiles(train, training, seed, True, reader(decoder, max_pixels, form), False, mask),
-        val=ImageFiles(val, center, seed, False, read, True, mask),
+        val=ImageFiles(val, center, seed, False, read, "once", mask),
         test=ImageFiles(test, center, read=read),
         image_size=image_size,
         batch_size=batch_size,

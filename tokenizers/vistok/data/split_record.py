@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,7 +10,9 @@ import numpy as np
 
 from vistok.data.data_module import ImageDataModule
 from vistok.data.image_folder import ImageFiles
+from vistok.data.listings.listing import Listing
 from vistok.files import atomic_write, encodable, write_json
+from vistok.processes.node_files import node_value
 from vistok.untrusted.arrays import read_array
 from vistok.untrusted.bounded_json import MAX_LISTING, read_object
 
@@ -41,6 +44,44 @@ def write(folder: Path, data: Any) -> None:
             np.save(file, np.sort(keys(root, names)))
     known = former.hashes if (former := read(folder)) else {}
     write_hashes(folder, encodable(str(root)), {name: known.get(name, "") for name in data.val.names()})
+
+
+def check_unchanged(folder: Path | None, data: Any) -> None:
+    """Refuses data that does not have the images of a run that resumes; a run without a record is not checked.
+
+    Args:
+        folder: Folder of the run; None if it is not known.
+        data: The data to resume on.
+
+    Raises:
+        ValueError: There are other images than when the run began; the message has their number.
+    """
+    if folder is None or not (isinstance(data, ImageDataModule) and isinstance(data.train, ImageFiles)):
+        return
+    parts = data.train.listing, data.val.listing
+    if change := node_value(f"change of {folder}", lambda: _change(folder, parts)):
+        raise ValueError(
+            f"{data.about} has {change} than when the run in {folder} began: a resume needs the same images"
+        )
+
+
+def _change(folder: Path, parts: Sequence[Listing]) -> str:
+    """Numbers of images that a run's record does not have, and that only the record has; empty if there are none."""
+    record = read(folder)
+    if record is None or record.trained is None:
+        return ""
+    root = Path(record.root)  # the folder may have been moved
+    known = np.sort(np.concatenate([record.trained, keys(root, record.hashes)]))
+    found = np.concatenate([keys(root, part.names) for part in parts])
+    new = np.flatnonzero(~np.isin(found, known, assume_unique=True))
+    fewer = len(known) - (len(found) - len(new))
+    texts = []
+    if len(new):
+        first = next(islice(chain.from_iterable(part.names for part in parts), int(new[0]), None))
+        texts.append(f"{len(new):,} image{'s' * (len(new) > 1)} more, such as {encodable(first)},")
+    if fewer:
+        texts.append(f"{fewer:,} image{'s' * (fewer > 1)} fewer")
+    return " and ".join(texts)
 
 
 def write_hashes(folder: Path, root: str, hashes: Mapping[str, str]) -> None:

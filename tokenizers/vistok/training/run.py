@@ -51,6 +51,7 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, float]:
     import pytorch_lightning as pl
 
     from vistok import speed
+    from vistok.data import split_record
     from vistok.distributed import launchers
     from vistok.formats import native
     from vistok.training import run_folder, slim_checkpoint
@@ -76,6 +77,7 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, float]:
         checkpoint = run_folder.checkpoint_of(config)
         if checkpoint:
             slim_checkpoint.check_checkpoint(lit, checkpoint)
+            split_record.check_unchanged(run_folder.run_of_checkpoint(checkpoint), data)
         elif config.model.init:
             slim_checkpoint.load_slim(lit, Path(config.model.init), config.model.family, config.model.family_config)
         _ = data.sizes  # refuses data without images to train on

@@ -44,7 +44,7 @@ def existing_folder(config: DictConfig) -> Path | None:
     elif config.run.resume == "auto":
         folder = newest_run(Path("runs") / str(config.run.name))
     else:
-        folder = _run_of(Path(config.run.resume)) if config.run.resume else None
+        folder = run_of_checkpoint(Path(config.run.resume)) if config.run.resume else None
     return folder if folder and folder.is_dir() else None
 
 
@@ -67,7 +67,7 @@ def folder_of(config: DictConfig, checkpoint: Path | None) -> tuple[Path, bool]:
     Returns:
         The folder, and True if it was created.
     """
-    own = _run_of(checkpoint) if checkpoint else None
+    own = run_of_checkpoint(checkpoint) if checkpoint else None
     if config.run.dir is None and own:
         return own, False
     run = Path(config.run.dir or Path("runs") / str(config.run.name) / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
@@ -100,7 +100,7 @@ def removed_on_error(folder: Path, created: bool) -> Iterator[None]:
         raise
 
 
-def _run_of(checkpoint: Path) -> Path | None:
+def run_of_checkpoint(checkpoint: Path) -> Path | None:
     """Folder of the run that a checkpoint belongs to, if it lies where runs have their checkpoints."""
     return checkpoint.parent.parent if checkpoint.parent.name == LAST.parent.name else None
 

@@ -11,7 +11,7 @@ from vistok.distributed.collectives import gather_objects
 
 
 class HeldOutHashes(pl.Callback):
-    """Completes the record of the held-out images by the hashes of their pixels, as validations read them.
+    """Completes the record of the held-out images by the hashes of their pixels, as validations first read them.
 
     Args:
         folder: Folder of the run.
@@ -25,10 +25,11 @@ class HeldOutHashes(pl.Callback):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, index: int
     ) -> None:
         batch = Batch.of(batch)
-        self.found |= dict(zip(batch.names, batch.hashes, strict=False))
+        if batch.hashes:
+            self.found |= {name: own for name, own in zip(batch.names, batch.hashes, strict=True) if own}
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        parts = gather_objects(self.found)
+        parts, self.found = gather_objects(self.found), {}
         record = split_record.read(self.folder) if trainer.is_global_zero else None
         if record is None:
             return
