@@ -20,6 +20,11 @@ def test_warmup_reaches_one():
     assert factors(8, warmup=0.25) == factors(8, warmup=2)
 
 
+def test_warmup_of_a_short_run_is_half_of_it():
+    assert factors(4, warmup=50) == factors(4, warmup=2) == [0.5, 1, 1, 1]
+    assert factors(1, warmup=50) == [1]
+
+
 def test_linear():
     assert factors(6, decay="linear", warmup=2, final=0.2) == [0.5, 1, 1, 0.8, 0.6, 0.4]
 
@@ -45,7 +50,7 @@ def test_drops():
 
 @pytest.mark.parametrize("arguments, message", [
     ({"decay": "step"}, "decay must be one of constant, linear, cosine, not 'step'"),
-    ({"warmup": 11}, "warmup must be between 0 and the 10 updates, not 11"),
+    ({"warmup": -1}, "warmup must be at least 0, not -1"),
     ({"hold": 1.5}, "hold is a share"),
     ({"drops": [5, -1]}, r"drops must be updates, 0 or later, not \[5, -1\]"),
 ])  # fmt: skip

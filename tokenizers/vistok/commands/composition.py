@@ -4,6 +4,7 @@ The configs are part of the package, so that an installed wheel has them too.
 """
 
 import io
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -14,8 +15,9 @@ from omegaconf import DictConfig
 
 from vistok.commands import config_help, keys, overrides
 from vistok.commands.failures import guard
-from vistok.terminal import stop
+from vistok.terminal import say, stop
 
+RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # variables that launchers set; 0 is the process that prints
 CONFIGS = Path(__file__).parent.parent / "configs"
 
 
@@ -85,4 +87,6 @@ def _composed() -> None:
 
 def run(action: Callable[..., Any], *arguments: Any, again: str | None = None) -> None:
     """Calls ``train`` or ``evaluation.evaluate``; an error of the user ends in one message (``failures.guard``)."""
+    if all(os.environ.get(name, "0") == "0" for name in RANKS):
+        say("starting ...", "dim")  # libraries take seconds to load
     guard(action, *arguments, again=again)

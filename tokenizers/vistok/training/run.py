@@ -126,7 +126,7 @@ def _fit(
         if name.startswith("val/")
     }
     if trainer.is_global_zero:
-        summary.close_run(folder, lit, data, metrics, time.monotonic() - started)
+        summary.close_run(config, folder, lit, data, metrics, time.monotonic() - started)
     return metrics
 
 

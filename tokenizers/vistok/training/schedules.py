@@ -15,7 +15,8 @@ class Schedule:
     Attributes:
         updates: Length of the schedule; later updates keep the last factor.
         decay: ``constant``, ``linear`` or ``cosine`` (half a period).
-        warmup: Updates of linear warm-up from ``start`` to 1; below 1, a share of all updates.
+        warmup: Updates of linear warm-up from ``start`` to 1; below 1, a share of all updates. Half of them if there
+            are fewer than this.
         start: Factor at the start of the warm-up, which reaches 1 at its last update.
         hold: Share of the updates after the warm-up that stay at 1 before the decay (0.3 in FVQ, arXiv:2509.10140).
         final: Factor at the end of the decay.
@@ -33,8 +34,8 @@ class Schedule:
     def __post_init__(self):
         if self.decay not in DECAYS:
             raise ValueError(f"decay must be one of {', '.join(DECAYS)}, not {self.decay!r}")
-        if not 0 <= self.warmup <= self.updates:
-            raise ValueError(f"warmup must be between 0 and the {self.updates} updates, not {self.warmup}")
+        if not self.warmup >= 0:
+            raise ValueError(f"warmup must be at least 0, not {self.warmup}")
         if not 0 <= self.hold <= 1:
             raise ValueError(f"hold is a share of the updates, in [0, 1], not {self.hold}")
         if any(drop < 0 for drop in self.drops):
@@ -47,6 +48,8 @@ class Schedule:
     def _smooth(self, update: int) -> float:
         """Factor without the drops."""
         warmup = round(self.warmup * self.updates) if self.warmup < 1 else self.warmup
+        if warmup > self.updates:
+            warmup = self.updates // 2
         if update < warmup:
             return self.start + (1 - self.start) * (update + 1) / warmup
         if self.decay == "constant":

@@ -1,7 +1,5 @@
 """Messages and files about a run at its start, its end, and an interruption."""
 
-import shlex
-import sys
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -15,7 +13,7 @@ from vistok.formats.native import save
 from vistok.formats.tokenizer_paths import EXPORT, SLIM
 from vistok.metrics.units import _with_unit
 from vistok.terminal import say
-from vistok.training import run_folder, slim_checkpoint
+from vistok.training import next_commands, run_folder, slim_checkpoint
 from vistok.training.module import LitTokenizer
 from vistok.versions import versions
 
@@ -44,7 +42,9 @@ def open_run(config: DictConfig, run: Path, lit: LitTokenizer, data: Data) -> No
         say(f"the discriminator starts at update {lit.adversary.start:,}, after the run's last", "yellow")
 
 
-def close_run(run: Path, lit: LitTokenizer, data: Data, metrics: dict[str, float], seconds: float) -> None:
+def close_run(
+    config: DictConfig, run: Path, lit: LitTokenizer, data: Data, metrics: dict[str, float], seconds: float
+) -> None:
     """Exports the tokenizer, writes ``metrics.json``, and prints the results and next commands."""
     report = finite(
         {
@@ -68,25 +68,15 @@ def close_run(run: Path, lit: LitTokenizer, data: Data, metrics: dict[str, float
         say(f"stopped after {lit.updates:,} of {lit.schedule.updates:,} updates", "yellow")
     say(f"\nafter {lit.updates:,} updates and {seconds:.0f} s, on the held-out images:")
     get_console().print(metrics_table(metrics))
-    exported = run / EXPORT
     say(f"{run / 'reconstructions.png'}\n          {run / 'codebook.png'}\n", label="\npictures  ")
-    ours = "" if (run / split_record.FILE).is_file() else " data=folder data.root=DIR"
-    say(f"{program('eval')} tokenizer={exported}{ours}", label="evaluate  ")
-    say(f"python -c \"import vistok; print(vistok.load('{exported}').factor)\"", label="load      ")
+    say(next_commands.to_evaluate(run, config), label="evaluate  ")
+    say(next_commands.to_load(run / EXPORT), label="load      ")
 
 
 def print_resume_command(run: Path, lit: LitTokenizer, overrides: list[str]) -> None:
     """Prints the command that resumes an interrupted run; ``overrides`` are the arguments that started it."""
-    again = [word for word in overrides if not word.startswith(("run.resume=", "run.dir="))]
-    command = program("train") + " " + shlex.join([*again, f"run.resume={run / 'checkpoints' / 'last.ckpt'}"])
+    command = next_commands.to_resume(run / "checkpoints" / "last.ckpt", overrides)
     say(f"\ninterrupted after {lit.updates:,} updates; everything is saved. To resume:\n  {command}")
-
-
-def program(name: str) -> str:
-    """Command that calls ``train`` or ``eval`` as this process was called: the repository's script, or the package."""
-    called = Path(sys.argv[0])
-    packaged = called.name == "vistok" or called.parts[-2:] == ("vistok", "__main__.py")
-    return f"python -m vistok {name}" if packaged else f"python {name}.py"
 
 
 def metrics_table(metrics: dict[str, float]) -> Table:
