@@ -16,7 +16,7 @@ OWN = {  # flags that the vocabulary does not have: of one verb, or with the sam
     *("--to", "--half", "--name", "--license", "--evaluation", "--push-to", "--private"),  # export; of tokens too
     *("--depth", "--crop", "--views", "--dtype", "--per-shard", "--rate", "--order", "--max-unreadable"),
     *("--in-order", "--patch", "--low", "--high", "--rates", "--tokenizer", "--layout", "--sizes", "--codec"),
-    *("--updates", "--lr", "--channels", "--num-blocks", "--window", "--replace"),
+    *("--updates", "--lr", "--captions", "--channels", "--num-blocks", "--window", "--replace"),
     *("--codebook", "--coding", "--num-packets", "--conceal", "--protocol", "--metric"),
     *("--held-out", "--size", "--seeds", "--eval", "--temperature", "--top-k", "--guidance"),  # probe
 }

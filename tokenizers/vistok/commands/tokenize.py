@@ -103,7 +103,7 @@ def parser() -> argparse.ArgumentParser:
     parser.flag(
         "--captions",
         action="store_true",
-        help="write the caption of each image too: a column of its table, or a text file beside it",
+        help="the tokens get the caption of each image: a column of its table, or a text file beside it",
     )
     parser.flag("--split-bits")
     parser.flag("--num-workers", help="number of processes that decode images, for each process that tokenizes")

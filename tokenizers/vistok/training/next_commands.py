@@ -41,10 +41,10 @@ def to_resume(checkpoint: Path, overrides: Sequence[str]) -> str:
 
 def to_evaluate(run: Path, config: DictConfig) -> str:
     """Command that scores a run on the images that it held out."""
-    words = [f"tokenizer={run}"]
+    arguments = [f"tokenizer={run}"]
     if not (run / split_record.FILE).is_file():
-        words += _data_words(OmegaConf.to_container(config.data, resolve=True))
-    return f"{program('eval')} {shlex.join(words)}"
+        arguments += _data_arguments(OmegaConf.to_container(config.data, resolve=True))
+    return f"{program('eval')} {shlex.join(arguments)}"
 
 
 def to_load(tokenizer: Path) -> str:
@@ -53,7 +53,7 @@ def to_load(tokenizer: Path) -> str:
     return f"{interpreter()} -c {shlex.quote(code)}"
 
 
-def _data_words(data: Any) -> list[str]:
+def _data_arguments(data: Any) -> list[str]:
     if data.get("_target_") == SAMPLE:
         return ["data=sample"]
     if data.get("_target_") != SHARDS:
