@@ -7,7 +7,7 @@ from torch import nn
 from torch._dynamo.backends.common import aot_autograd
 
 from vistok.backbones.cnn import ResnetBlock
-from vistok.kernels import forked_norm_act, norm_act
+from vistok.kernels import conv_norm_act, forked_norm_act, norm_act
 from vistok.kernels.group_norm import fused, fused_everywhere
 
 LAST = {"memory_format": torch.channels_last}
@@ -59,6 +59,23 @@ def test_gradients_of_a_residual_connection_are_added(norm):
     assert torch.equal(alone, of_x)
 
 
+def test_a_convolutions_bias_is_added_by_the_norm(norm):
+    conv, x, gradient = nn.Conv2d(6, 8, 3, padding=1), random(2, 6, 5, 3), torch.randn(2, 8, 5, 3)
+    wanted = (x, *conv.parameters(), *norm.parameters())
+    plain = conv_norm_act(x, conv, norm)
+    assert torch.equal(plain, F.silu(norm(conv(x))))
+    with fused_everywhere():
+        y = conv_norm_act(x, conv, norm)
+    torch.testing.assert_close(y, plain)
+    ours, theirs = (torch.autograd.grad(out, wanted, gradient, create_graph=True) for out in (y, plain))
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(
+        torch.autograd.grad(y, wanted, gradient, retain_graph=True), theirs, rtol=1e-4, atol=1e-5
+    )
+    second = [torch.autograd.grad(sum(t.square().sum() for t in first), wanted) for first in (ours, theirs)]
+    torch.testing.assert_close(*second, rtol=1e-3, atol=1e-3)
+
+
 def test_bfloat16_stays_bfloat16_and_only_the_input_is_kept(norm):
     x, kept = random(2, 8, 16, 16, dtype=torch.bfloat16), []
     with (
@@ -88,7 +105,8 @@ def test_second_derivatives_are_those_of_the_plain_form(norm):
 
 
 def test_torchs_own_checks_of_an_operation(norm):
-    torch.library.opcheck(fused, (random(2, 8, 5, 3), norm.weight, norm.bias, 4, 1e-6, True))
+    for shift in (None, torch.randn(8, requires_grad=True)):
+        torch.library.opcheck(fused, (random(2, 8, 5, 3), shift, norm.weight, norm.bias, 4, 1e-6, True))
 
 
 def test_compiled_graphs_have_one_operation():

@@ -16,7 +16,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from vistok.backbones.interface import Decoder, Encoder, Sizes
-from vistok.kernels import forked_norm_act, norm_act
+from vistok.kernels import conv_norm_act, forked_norm_act, norm_act
 from vistok.quantizers.base import Context
 
 
@@ -237,8 +237,7 @@ class ResnetBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h, x = forked_norm_act(x, self.norm1)
-        h = self.conv1(h)
-        h = self.conv2(norm_act(h, self.norm2))
+        h = self.conv2(conv_norm_act(h, self.conv1, self.norm2))
         return self.shortcut(x) + h
 
 

@@ -39,7 +39,7 @@ def norm_act(x: Tensor, norm: nn.GroupNorm, silu: bool = True) -> Tensor:
     else, and in exported graphs, it is torch's own composition.
     """
     if _is_fused(x, norm):
-        return fused(x, norm.weight, norm.bias, norm.num_groups, norm.eps, silu)[0]
+        return fused(x, None, norm.weight, norm.bias, norm.num_groups, norm.eps, silu)[0]
     return F.silu(norm(x)) if silu else norm(x)
 
 
@@ -49,8 +49,16 @@ def forked_norm_act(x: Tensor, norm: nn.GroupNorm, silu: bool = True) -> tuple[T
     The fused operation's backward pass adds the gradients of both, which otherwise takes a pass of its own.
     """
     if _is_fused(x, norm):
-        return _Forked.apply(x, norm.weight, norm.bias, norm.num_groups, norm.eps, silu)
+        return _Forked.apply(x, None, norm.weight, norm.bias, norm.num_groups, norm.eps, silu)
     return norm_act(x, norm, silu), x
+
+
+def conv_norm_act(x: Tensor, conv: nn.Conv2d, norm: nn.GroupNorm) -> Tensor:
+    """``silu(norm(conv(x)))``. The fused operation adds the convolution's bias, and its gradient needs no pass."""
+    if conv.bias is None or not _is_fused(x, norm):
+        return norm_act(conv(x), norm)
+    y = F.conv2d(x, conv.weight, None, conv.stride, conv.padding, conv.dilation, conv.groups)
+    return fused(y, conv.bias, norm.weight, norm.bias, norm.num_groups, norm.eps, True)[0]
 
 
 def _is_fused(x: Tensor, norm: nn.GroupNorm) -> bool:
@@ -61,12 +69,13 @@ def _is_fused(x: Tensor, norm: nn.GroupNorm) -> bool:
 
 @torch.library.custom_op("vistok::group_norm", mutates_args=())
 def fused(
-    x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool
+    x: Tensor, shift: Tensor | None, weight: Tensor, bias: Tensor, groups: int, eps: float, silu: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Group norm of x (b, c, h, w), and SiLU, with statistics in float32.
+    """Group norm of x + shift, and SiLU, with statistics in float32.
 
     Args:
         x: (b, c, h, w).
+        shift: (c,), added to the channels; None for 0.
         weight: (c,).
         bias: (c,).
         groups: Number of groups.
@@ -80,9 +89,9 @@ def fused(
     if x.is_cuda:
         from vistok.kernels import group_norm_triton
 
-        return group_norm_triton.forward(x, weight, bias, groups, eps, silu)
+        return group_norm_triton.forward(x, shift, weight, bias, groups, eps, silu)
     b, c, h, w = x.shape
-    y, mean, rstd = torch.native_group_norm(x.float(), weight.float(), bias.float(), b, c, h * w, groups, eps)
+    y, mean, rstd = torch.native_group_norm(_shifted(x, shift), weight.float(), bias.float(), b, c, h * w, groups, eps)
     return _channels_last((F.silu(y) if silu else y).to(x.dtype)), mean, rstd
 
 
@@ -91,19 +100,21 @@ def fused_backward(
     gradient: Tensor,
     added: Tensor | None,
     x: Tensor,
+    shift: Tensor | None,
     mean: Tensor,
     rstd: Tensor,
     weight: Tensor,
     bias: Tensor,
     groups: int,
     silu: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients to ``x``, weight and bias.
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients to x, shift (empty without one), weight and bias.
 
     Args:
         gradient: Gradient of the result.
         added: Gradient at x from elsewhere, which is added; None for 0.
         x: Input of the forward pass.
+        shift: The other input.
         mean: Means of the groups.
         rstd: 1 / deviations of the groups.
         weight: (c,).
@@ -116,25 +127,27 @@ def fused_backward(
     if x.is_cuda:
         from vistok.kernels import group_norm_triton
 
-        to_x, *others = group_norm_triton.backward(gradient, added, x, mean, rstd, weight, bias, groups, silu)
+        to_x, *others = group_norm_triton.backward(gradient, added, x, shift, mean, rstd, weight, bias, groups, silu)
     else:
-        to_x, *others = _plain_backward(gradient, added, x, mean, rstd, weight, bias, groups, silu)
-    return to_x, others[0].to(weight.dtype), others[1].to(bias.dtype)
+        to_x, *others = _plain_backward(gradient, added, x, shift, mean, rstd, weight, bias, groups, silu)
+    to_shift = x.new_empty(0) if shift is None else others[0].to(shift.dtype)
+    return to_x, to_shift, others[1].to(weight.dtype), others[2].to(bias.dtype)
 
 
 def _plain_backward(
     gradient: Tensor,
     added: Tensor | None,
     x: Tensor,
+    shift: Tensor | None,
     mean: Tensor,
     rstd: Tensor,
     weight: Tensor,
     bias: Tensor,
     groups: int,
     silu: bool,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     b, c, h, w = x.shape
-    wide, scale, arrived = x.float().contiguous(), weight.float(), gradient.float().contiguous()
+    wide, scale, arrived = _shifted(x, shift).contiguous(), weight.float(), gradient.float().contiguous()
     if silu:
         centre, deviation = (t.repeat_interleave(c // groups, 1)[:, :, None, None] for t in (mean, rstd))
         argument = (wide - centre) * deviation * scale[:, None, None] + bias.float()[:, None, None]
@@ -142,8 +155,13 @@ def _plain_backward(
     to_x, to_weight, to_bias = torch.ops.aten.native_group_norm_backward(
         arrived, wide, mean, rstd, scale, b, c, h * w, groups, [True, True, True]
     )
+    to_shift = to_x.sum((0, 2, 3))
     to_x = to_x if added is None else to_x + added.float()
-    return _channels_last(to_x.to(x.dtype)), to_weight, to_bias
+    return _channels_last(to_x.to(x.dtype)), to_shift, to_weight, to_bias
+
+
+def _shifted(x: Tensor, shift: Tensor | None) -> Tensor:
+    return x.float() if shift is None else x.float() + shift.float()[:, None, None]
 
 
 def _channels_last(x: Tensor) -> Tensor:
@@ -151,41 +169,49 @@ def _channels_last(x: Tensor) -> Tensor:
 
 
 @fused.register_fake
-def _(x, weight, bias, groups, eps, silu):
+def _(x, shift, weight, bias, groups, eps, silu):
     mean, rstd = (x.new_empty(len(x), groups, dtype=torch.float32) for _ in range(2))
     return torch.empty_like(x, memory_format=torch.channels_last), mean, rstd
 
 
 @fused_backward.register_fake
-def _(gradient, added, x, mean, rstd, weight, bias, groups, silu):
+def _(gradient, added, x, shift, mean, rstd, weight, bias, groups, silu):
     to_x = torch.empty_like(x, memory_format=torch.channels_last)
-    return to_x, torch.empty_like(weight), torch.empty_like(bias)
+    to_shift = x.new_empty(0) if shift is None else torch.empty_like(shift)
+    return to_x, to_shift, torch.empty_like(weight), torch.empty_like(bias)
 
 
 def _keep(ctx: Any, inputs: tuple, output: tuple) -> None:
-    x, weight, bias, ctx.groups, ctx.eps, ctx.silu = inputs
+    x, shift, weight, bias, ctx.groups, ctx.eps, ctx.silu = inputs
     _, mean, rstd = output
-    ctx.save_for_backward(x, mean, rstd, weight, bias)
-    ctx.mark_non_differentiable(mean, rstd)
+    ctx.save_for_backward(x, shift, mean, rstd, weight, bias)
     ctx.set_materialize_grads(False)
 
 
 def _gradients(ctx: Any, gradient: Tensor | None, added: Tensor | None) -> tuple[Tensor | None, ...]:
     """Gradients to the arguments of ``fused``, with ``added`` at x from elsewhere."""
-    x, mean, rstd, weight, bias = ctx.saved_tensors
+    x, shift, mean, rstd, weight, bias = ctx.saved_tensors
     if gradient is None:
-        to_x, others = added, (None, None)
+        to_x, others = added, (None, None, None)
     elif torch.is_grad_enabled():  # second derivatives are torch's own, of the plain form
-        y = F.group_norm(x.float(), ctx.groups, weight.float(), bias.float(), ctx.eps)
+        y = F.group_norm(_shifted(x, shift), ctx.groups, weight.float(), bias.float(), ctx.eps)
         y = (F.silu(y) if ctx.silu else y).to(x.dtype)
-        to_x, *others = torch.autograd.grad(y, (x, weight, bias), gradient, create_graph=True)
+        wanted = [t for t in (x, shift, weight, bias) if t is not None]
+        to_x, *others = torch.autograd.grad(y, wanted, gradient, create_graph=True)
         to_x = to_x if added is None else to_x + added
+        others = [None, *others] if shift is None else others
     else:
-        to_x, *others = fused_backward(gradient, added, x, mean, rstd, weight, bias, ctx.groups, ctx.silu)
+        results = fused_backward(gradient, added, x, shift, mean, rstd, weight, bias, ctx.groups, ctx.silu)
+        to_x, *others = results[0], None if shift is None else results[1], *results[2:]
     return to_x, *others, None, None, None
 
 
-fused.register_autograd(lambda ctx, gradient, *_: _gradients(ctx, gradient, None), setup_context=_keep)
+def _keep_of_fused(ctx: Any, inputs: tuple, output: tuple) -> None:
+    _keep(ctx, inputs, output)
+    ctx.mark_non_differentiable(*output[1:])
+
+
+fused.register_autograd(lambda ctx, gradient, *_: _gradients(ctx, gradient, None), setup_context=_keep_of_fused)
 
 
 class _Forked(torch.autograd.Function):
@@ -194,10 +220,8 @@ class _Forked(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
         y, mean, rstd = fused(*arguments)
-        x, weight, bias, ctx.groups, ctx.eps, ctx.silu = arguments
-        ctx.save_for_backward(x, mean, rstd, weight, bias)
-        ctx.set_materialize_grads(False)
-        return y, x.view_as(x)
+        _keep(ctx, arguments, (y, mean, rstd))
+        return y, arguments[0].view_as(arguments[0])
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor | None, added: Tensor | None) -> tuple[Tensor | None, ...]:
