@@ -146,7 +146,8 @@ VOCABULARY: dict[str, dict[str, Any]] = {  # the flags that several verbs have, 
     "--tile": {
         "type": at_least(0),
         "metavar": "N",
-        "help": "side in pixels of the tiles in which a large image passes the networks; 0 for the full image at once",
+        "help": "side in pixels of the tiles in which a large image passes the networks; 0 for the full image "
+        "at once, as without the flag",
     },
     "--overlap": {
         "type": at_least(0),

@@ -18,11 +18,13 @@ from vistok.distributed.collectives import rank_and_size
 from vistok.distributed.process_group import processes
 from vistok.formats.load import load
 from vistok.images.decoding import MOST_PIXELS
-from vistok.images.evaluation_crops import CROPS
+from vistok.images.evaluation_crops import CROPS, NATIVE
 from vistok.tokens.extract import tokenize
 from vistok.tokens.protocol import DTYPES, TokenProtocol
 from vistok.tokens.sources import open_source
 from vistok.tokens.views import VIEWS
+
+IMAGE_SIZE, BATCH_SIZE = 256, 32  # by default
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -32,15 +34,22 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(asked: argparse.Namespace) -> None:
     """Extracts the tokens."""
+    native = asked.crop == NATIVE
+    if native and asked.image_size is not None:
+        raise ValueError(f"--image-size={asked.image_size} is not used with --crop={NATIVE}: images keep their size")
+    if asked.tile is not None and not native:
+        raise ValueError(f"--tile={asked.tile} needs --crop={NATIVE}")
     protocol = TokenProtocol(
-        image_size=asked.image_size,
+        image_size=asked.image_size or IMAGE_SIZE,
         crop=asked.crop,
         views=asked.views,
         dtype=asked.dtype,
-        batch_size=asked.batch_size,
+        batch_size=asked.batch_size or (1 if native else BATCH_SIZE),
         rate=asked.rate,
         order=asked.order,
         split_bits=tuple(asked.split_bits) if asked.split_bits else None,
+        tile=asked.tile or None,
+        overlap=asked.overlap,
     )
     with processes(asked.device) as device:
         rank, _ = rank_and_size()
@@ -74,8 +83,19 @@ def parser() -> argparse.ArgumentParser:
         "names of shards are expanded",
     )
     parser.flag("--out", help="folder of the tokens: a new one, or that of an interrupted extraction")
-    parser.flag("--image-size", help="height and width of the images that are tokenized, in pixels")
-    parser.flag("--crop", default="adm", choices=CROPS, help="crop from an image to a square, as in evaluation")
+    parser.flag(
+        "--image-size",
+        default=None,
+        help=f"height and width of the images that are tokenized, in pixels (default: {IMAGE_SIZE})",
+    )
+    parser.flag(
+        "--crop",
+        default="adm",
+        choices=(*CROPS, NATIVE),
+        help="crop from an image to a square, as in evaluation; with native images keep their size",
+    )
+    parser.flag("--tile")
+    parser.flag("--overlap")
     parser.flag(
         "--views",
         default="none",
@@ -85,7 +105,10 @@ def parser() -> argparse.ArgumentParser:
     parser.flag(
         "--dtype", default="float32", choices=DTYPES, help="precision of the networks; bfloat16 changes some codes"
     )
-    parser.flag("--batch-size", default=32, help="images in a batch of each process")
+    parser.flag(
+        "--batch-size",
+        help=f"images in a batch of each process (default: {BATCH_SIZE}, or 1 with --crop={NATIVE})",
+    )
     parser.flag(
         "--per-shard",
         type=at_least(1),

@@ -51,10 +51,11 @@ def run(asked: argparse.Namespace) -> None:
             advance(verified)
     labelled = int((store.labels >= 0).sum())
     header = store.header
+    grids = "a grid for each image" if header.native else grids_of(header.layout)
     codebooks = " + ".join(f"{size:,}" for size in header.codebook_sizes)
     say(
         f"{len(store):,} images in {header.num_views} view{'s' * (header.num_views > 1)}, {labelled:,} with a label; "
-        f"{grids_of(header.layout)}, {codebooks} codewords; every file is as it was written",
+        f"{grids}, {codebooks} codewords; every file is as it was written",
         console=console,
     )
     if tokenizer:

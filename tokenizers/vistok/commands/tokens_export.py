@@ -43,6 +43,7 @@ def run(asked: argparse.Namespace) -> None:
     """Writes the form, reads it back and compares."""
     console = Console()
     store = TokenStore(asked.tokens, asked.split_bits)
+    store.header.refuse_native(f"--to={asked.to}")
     layout = asked.layout or ("paired" if asked.to == "fqgan" else "interleaved")
     with atomic_folder(asked.out) as partial:
         with progress(console, "written", len(store), 0) as advance:

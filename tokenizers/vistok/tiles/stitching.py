@@ -197,8 +197,13 @@ class Tiles:
         return next(iter(self.tokenizer.parameters())).device
 
 
-def refuse_global(head: Quantizer, option: str) -> None:
+def refuse_global(head: Quantizer, option: str, consequence: str = "it takes no tiles") -> None:
     """Refuses a head whose codes at a position do not depend on the latent at this position alone.
+
+    Args:
+        head: The head.
+        option: The user's option and its value, for the message.
+        consequence: What follows for the user, for the message.
 
     Raises:
         ValueError: The message names the user's option and the head.
@@ -214,4 +219,4 @@ def refuse_global(head: Quantizer, option: str) -> None:
         reason = f"reads {' and '.join(sorted(head.context_fields))} beside the latent"
     else:
         return
-    raise ValueError(f"{option}: a {type(head).__name__} {reason}, so that its images cannot be split into tiles")
+    raise ValueError(f"{option}: a {type(head).__name__} {reason}, so {consequence}")

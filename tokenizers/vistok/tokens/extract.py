@@ -15,6 +15,7 @@ from vistok import versions
 from vistok.data.skipped import Skipped
 from vistok.distributed.collectives import gather_objects, rank_and_size
 from vistok.images.decoding import MOST_PIXELS
+from vistok.images.padding import padded
 from vistok.images.ranges import to_float
 from vistok.images.reader import PixelForm
 from vistok.processes import locks
@@ -22,6 +23,8 @@ from vistok.processes.patience import PATIENCE
 from vistok.processes.progress_bar import progress
 from vistok.quantizers import Codes, Context
 from vistok.terminal import say
+from vistok.tiles import Tiles
+from vistok.tiles.stitching import refuse_global
 from vistok.tokenizer import Tokenizer, fingerprint
 from vistok.tokens.factorization import split_codes
 from vistok.tokens.header import INDEX, Header
@@ -77,6 +80,7 @@ def tokenize(
     sha256, tokenizer = fingerprint(tokenizer), tokenizer.to(device).eval().fold()
     header = header_of(tokenizer, sha256, protocol, source, name, torch.device(device))
     header.check(out / INDEX)
+    tiles = None if protocol.tile is None else Tiles(tokenizer, protocol.tile, protocol.overlap, "--tile")
     plan = header.json() | {"source": source.identity(), "versions": versions.versions()}
     with locks.held_for_all_ranks(out / locks.NAME, f"--out={out}", take_over, "--take-over"):
         begin(out, plan)
@@ -111,7 +115,9 @@ def tokenize(
                 close_until(batch.part)
                 skipped.note(batch, None if source.count is None else -(-source.count // world_size))
                 if len(batch):
-                    tokens.append(packed(quantized_views(tokenizer, batch.images, protocol, device), header))
+                    size = (batch.images.shape[-2], batch.images.shape[-1])
+                    views = quantized_views(tokenizer, batch.images, protocol, device, tiles)
+                    tokens.append(packed(views, header, size))
                 labels += batch.labels
                 names += batch.names
                 captions += batch.captions
@@ -139,6 +145,8 @@ def header_of(
     tokenizer: Tokenizer, sha256: str, protocol: TokenProtocol, source: Source, name: str, device: torch.device
 ) -> Header:
     """Header of the tokens to extract; refuses settings that do not fit the tokenizer."""
+    if protocol.native:
+        return native_header(tokenizer, sha256, protocol, source, name, device)
     head, size = tokenizer.quantizer, protocol.image_size
     layout = head.layout(*tokenizer.grid(size, size, f"--image-size={size}"))
     grains = layout.granularities if layout.granularities > 1 else None
@@ -168,10 +176,44 @@ def header_of(
     return header.factorized(protocol.split_bits)
 
 
+def native_header(
+    tokenizer: Tokenizer, sha256: str, protocol: TokenProtocol, source: Source, name: str, device: torch.device
+) -> Header:
+    """Header of the tokens of images of native size; refuses heads whose codes do not form one grid."""
+    refuse_global(tokenizer.quantizer, "--crop=native", "its tokens are not one grid for each image")
+    header = Header(
+        tokenizer=name,
+        tokenizer_sha256=sha256,
+        codebook_sizes=tuple(tokenizer.quantizer.codebook_sizes),
+        factor=tokenizer.factor,
+        grid=None,
+        grains=None,
+        order=None,
+        rate=None,
+        image_size=None,
+        crop=protocol.crop,
+        views=protocol.views,
+        ten_crop_size=None,
+        dtype=protocol.dtype,
+        batch_size=protocol.batch_size,
+        device=device.type,
+        classes=source.classes,
+        tile=protocol.tile,
+        overlap=protocol.overlap,
+    )
+    return header.factorized(protocol.split_bits)
+
+
 def quantized_views(
-    tokenizer: Tokenizer, images: Tensor, protocol: TokenProtocol, device: torch.device | str
+    tokenizer: Tokenizer,
+    images: Tensor,
+    protocol: TokenProtocol,
+    device: torch.device | str,
+    tiles: Tiles | None = None,
 ) -> list[Codes]:
-    """Codes of each view of uint8 images (b, v, 3, S, S), in parts if asked for; always in batches of the same size.
+    """Codes of each view of uint8 images (b, v, 3, H, W), in parts if asked for; always in batches of the same size.
+
+    Images of native size are padded as by ``Tokenizer.reconstruct``, and pass in tiles if there are any.
 
     The last digits of a convolution depend on the batch size. A short batch is padded, so that an image's codes do not
     depend on which images were unreadable or where a shard ends.
@@ -181,7 +223,11 @@ def quantized_views(
     images = torch.cat([images, filler]).to(device, non_blocking=True)
     for view in images.unbind(1):
         with torch.autocast(torch.device(device).type, DTYPES[protocol.dtype], enabled=protocol.dtype != "float32"):
-            codes = tokenizer.to_codes(to_float(view), Context(rate=protocol.rate))
+            if tiles is not None:
+                codes = Codes(tiles.tokenize(view))
+            else:
+                size = tokenizer.padded_size(*view.shape[-2:]) if protocol.native else (view.shape[-2], view.shape[-1])
+                codes = tokenizer.to_codes(to_float(padded(view, size)), Context(rate=protocol.rate))
         own, keep = (None if part is None else part[:b] for part in codes)
         found.append(Codes(split_codes(own, protocol.split_bits) if protocol.split_bits else own, keep))
     return found

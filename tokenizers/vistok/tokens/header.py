@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
+from vistok.images.evaluation_crops import NATIVE
 from vistok.quantizers import Layout
 from vistok.tokenizer import Tokenizer, fingerprint
 from vistok.tokens.factorization import join_codes, split_sizes
@@ -17,6 +18,7 @@ from vistok.untrusted.bounded_json import MAX_LISTING, read_object, short
 FORMAT, VERSION = "vistok-tokens", 3
 EARLIER = (1, 2)  # versions that are read too: 1 hashed the tokenizer in another way
 ADDED = ("scales", "split_bits")  # which these versions do not have
+TILES = ("tile", "overlap")  # which files of version 3 may lack
 INDEX = "index.json"
 PARTIAL_INDEX = f"{INDEX}.partial"  # exists until all shards do
 MAX_CODES = 2**24  # most codes of an image in all its views
@@ -34,12 +36,14 @@ class Header:
         tokenizer_sha256: Hash of the tokenizer, by ``vistok.tokenizer.fingerprint``.
         codebook_sizes: Number of codewords in each of the k codebooks, or of values in each of their parts.
         factor: Pixels along each side of a position.
-        grid: Last two axes of an image's codes: its grid (h, w), or (1, n) for scales one after the other.
+        grid: Last two axes of an image's codes: its grid (h, w), or (1, n) for scales one after the other. None for
+            images of native size, each of which has its own (``TokenStore.view``).
         grains: Number of granularities of a dynamic head, whose sequences are ragged; None for all other heads.
         order: Order of a dynamic head's sequences: ``region`` or ``row`` (``vistok.quantizers.sequences``).
         rate: Share of fine regions that was set for a dynamic head; None if its router decided.
-        image_size: Side in pixels of the square that the tokenizer got.
-        crop: Crop of the images: ``adm``, ``bicubic``, ``bilinear``, ``opencv`` or ``none``, as in evaluation.
+        image_size: Side in pixels of the square that the tokenizer got; None for images of native size.
+        crop: Crop of the images: ``adm``, ``bicubic``, ``bilinear``, ``opencv`` or ``none``, as in evaluation, or
+            ``native`` for images in their own size.
         views: Views of each image: ``none``, ``flip`` or ``ten``.
         ten_crop_size: Side in pixels of the larger square for ten crops.
         dtype: Dtype in which the networks computed.
@@ -49,17 +53,19 @@ class Header:
         scales: Grid (h, w) of each scale of a multi-scale head, in order; None for all other heads.
         split_bits: Bits of each part of a code, lowest first, where codes are stored in parts
             (``vistok.tokens.factorization``); None where they are stored as they are.
+        tile: Side in pixels of the tiles in which images of native size passed the networks; None for full images.
+        overlap: Pixels of a tile beside its own part, at each side; None for the default (``vistok.tiles``).
     """
 
     tokenizer: str
     tokenizer_sha256: str
     codebook_sizes: tuple[int, ...]
     factor: int
-    grid: tuple[int, int]
+    grid: tuple[int, int] | None
     grains: int | None
     order: str | None
     rate: float | None
-    image_size: int
+    image_size: int | None
     crop: str
     views: str
     ten_crop_size: int | None
@@ -69,10 +75,32 @@ class Header:
     classes: tuple[str, ...] | None
     scales: tuple[tuple[int, int], ...] | None = None
     split_bits: tuple[int, ...] | None = None
+    tile: int | None = None
+    overlap: int | None = None
+
+    @property
+    def native(self) -> bool:
+        """True for images of native size, whose grids differ."""
+        return self.crop == NATIVE
+
+    def refuse_native(self, what: str) -> None:
+        """Refuses images of native size.
+
+        Args:
+            what: What needs one grid, for the message.
+
+        Raises:
+            ValueError: The images have grids of their own.
+        """
+        if self.native:
+            raise ValueError(
+                f"{what} needs images of one size, but each image of these tokens (crop=native) has its own"
+            )
 
     @property
     def layout(self) -> Layout:
         """Arrangement of the codes of an image."""
+        self.refuse_native("a layout of all images")
         return Layout(self.scales or (self.grid,), len(self.codebook_sizes), self.grains or 1)
 
     @property
@@ -83,6 +111,7 @@ class Header:
     @property
     def positions(self) -> int:
         """Number of positions of the grid, or of all scales."""
+        self.refuse_native("a number of positions")
         return self.grid[0] * self.grid[1]
 
     @property
@@ -115,13 +144,14 @@ class Header:
             raise ValueError(f"{path} has the version {short(version)}; this vistok reads {VERSION}")
         if version in EARLIER:
             content = content | dict.fromkeys(ADDED)
+        content = dict.fromkeys(TILES) | content
         names = [field.name for field in fields(cls)]
         missing = [name for name in names if name not in content]
         if missing:
             raise ValueError(f"{path} lacks {', '.join(missing)}")
         values = {name: content[name] for name in names}
         for name in ("codebook_sizes", "grid", "classes", *ADDED):
-            if values[name] is None and name not in ("codebook_sizes", "grid"):
+            if values[name] is None and (name not in ("codebook_sizes", "grid") or values["crop"] == NATIVE):
                 continue
             if type(values[name]) is not list:
                 raise ValueError(f"{path} has {name}={short(values[name])}, not a list")
@@ -174,8 +204,11 @@ class Header:
         Raises:
             ValueError: A value is invalid; the message names ``path``, the location of the header.
         """
-        counts = (*self.codebook_sizes, *self.grid, self.factor, self.image_size, self.batch_size)
-        if not all(_is_count(value) for value in counts) or not self.codebook_sizes or len(self.grid) != 2:
+        if self.native:
+            self._check_native(path)
+        grid, image_size = ((1, 1), 1) if self.native else (self.grid, self.image_size)
+        counts = (*(self.codebook_sizes or ()), *grid, self.factor, image_size, self.batch_size)
+        if not all(_is_count(value) for value in counts) or not self.codebook_sizes or len(grid) != 2:
             raise ValueError(
                 f"{path} has codebook_sizes={short(self.codebook_sizes)}, grid={short(self.grid)}, "
                 f"factor={short(self.factor)}, image_size={short(self.image_size)}, "
@@ -185,7 +218,7 @@ class Header:
             raise ValueError(f"{path} has codebook_sizes={short(self.codebook_sizes)}, too many for one vocabulary")
         if type(self.views) is not str or self.views not in VIEWS:
             raise ValueError(f"{path} has views={short(self.views)}, not one of {', '.join(VIEWS)}")
-        codes = self.num_views * len(self.codebook_sizes) * math.prod(self.grid)
+        codes = self.num_views * len(self.codebook_sizes) * math.prod(grid)
         if codes > MAX_CODES:
             raise ValueError(f"{path} has {codes:,} codes of an image, more than {MAX_CODES:,}")
         if self.grains is not None and (
@@ -207,10 +240,25 @@ class Header:
             wrong.append("ten_crop_size")
         if self.classes is not None and not all(type(name) is str for name in self.classes):
             wrong.append("classes")
+        if self.tile is not None and not (self.native and _is_count(self.tile)):
+            wrong.append("tile")
+        if self.overlap is not None and not (self.tile and (self.overlap == 0 or _is_count(self.overlap))):
+            wrong.append("overlap")
         if wrong:
             raise ValueError(f"{path} has {wrong[0]}={short(getattr(self, wrong[0]))}")
         if len(self.tokenizer_sha256) != 64:
             raise ValueError(f"{path} has tokenizer_sha256={short(self.tokenizer_sha256)}, which is not a SHA-256")
+
+    def _check_native(self, path: Path) -> None:
+        """Refuses what images of native size cannot have: one grid, several in a batch, granularities, scales."""
+        for name in ("grid", "image_size", "grains", "scales", "rate", "ten_crop_size"):
+            if getattr(self, name) is not None:
+                raise ValueError(f"{path} has {name}={short(getattr(self, name))} with crop={NATIVE}, not null")
+        if self.views == "ten" or self.batch_size != 1:
+            raise ValueError(
+                f"{path} has views={short(self.views)} and batch_size={short(self.batch_size)} with crop={NATIVE}, not "
+                "none or flip, and 1"
+            )
 
     def _check_scales(self, path: Path) -> None:
         """Refuses scales that do not make up the positions."""

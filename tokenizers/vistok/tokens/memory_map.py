@@ -7,9 +7,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from vistok.tokens.header import INDEX, Header
-from vistok.tokens.token_shards import shard_files
+from vistok.tokens.token_shards import further_files, shard_files
 from vistok.untrusted.arrays import read_array
 from vistok.untrusted.bounded_json import MAX_LISTING, read_json
+
+MAX_SIDE = 2**20  # most positions along a side of a grid
 
 
 class Ragged(NamedTuple):
@@ -73,7 +75,7 @@ class MappedShard:
 
     def __init__(self, folder: Path, number: int, note: dict[str, Any], header: Header):
         self.folder, self.number, self.header, self.note = folder, number, header, note
-        self.images, self.files = note["images"], shard_files(number, header.grains is not None, True)
+        self.images, self.files = note["images"], shard_files(number, further_files(header), True)
 
     def __getstate__(self) -> dict[str, Any]:
         """State without the mapped arrays, for a loader's workers."""
@@ -83,7 +85,7 @@ class MappedShard:
     @cached_property
     def tokens(self) -> np.ndarray:
         header, k = self.header, len(self.header.codebook_sizes)
-        if header.grains is None:
+        if header.grains is None and not header.native:
             return self._map("tokens", (self.images, header.num_views, k, *header.grid), header.dtype_on_disk)
         return self._map("tokens", (int(self.offsets[-1]), k), header.dtype_on_disk)
 
@@ -98,13 +100,27 @@ class MappedShard:
         return self._map("lengths", (self.images, self.header.num_views, self.header.grains), "uint32")
 
     @cached_property
+    def sizes(self) -> np.ndarray:
+        """Height, width and grid (h, w) of each image of native size."""
+        sizes = self._map("sizes", (self.images, 4), "uint32")
+        if (sizes[:, 2:] > MAX_SIDE).any():
+            raise ValueError(
+                f"{self.folder / self.files['sizes']} has grids of more than {MAX_SIDE:,} positions a side"
+            )
+        return sizes
+
+    @cached_property
     def labels(self) -> np.ndarray:
         return self._map("labels", (self.images,), "int64")
 
     @cached_property
     def offsets(self) -> np.ndarray:
         """Start of each view's tokens, and the end of the last."""
-        return np.concatenate([[0], np.cumsum(np.asarray(self.lengths, dtype=np.int64).sum(-1).ravel())])
+        if self.header.native:
+            of_views = np.asarray(self.sizes[:, 2:], dtype=np.int64).prod(1).repeat(self.header.num_views)
+        else:
+            of_views = np.asarray(self.lengths, dtype=np.int64).sum(-1).ravel()
+        return np.concatenate([[0], np.cumsum(of_views)])
 
     def names(self) -> list[str]:
         return self._texts("names")
@@ -112,6 +128,12 @@ class MappedShard:
     def captions(self) -> list[str] | None:
         """Captions of the images; None if none were extracted."""
         return self._texts("captions") if "captions" in self.note["files"] else None
+
+    def grid_of(self, at: int, view: int) -> np.ndarray:
+        """Codes (k, h, w) of one view of an image of native size."""
+        at_view = at * self.header.num_views + view
+        tokens = self.tokens[self.offsets[at_view] : self.offsets[at_view + 1]]
+        return np.moveaxis(tokens.reshape(*map(int, self.sizes[at, 2:]), -1), 2, 0)
 
     def ragged(self, at: int, view: int) -> Ragged:
         if not 0 <= view < self.header.num_views:

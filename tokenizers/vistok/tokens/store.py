@@ -14,7 +14,7 @@ from vistok.tokenizer import Tokenizer
 from vistok.tokens.factorization import split_codes
 from vistok.tokens.header import INDEX, PARTIAL_INDEX, Header
 from vistok.tokens.memory_map import MappedShard, Ragged, spread
-from vistok.tokens.token_shards import notes_of, undamaged
+from vistok.tokens.token_shards import further_files, notes_of, undamaged
 from vistok.untrusted.bounded_json import MAX_LISTING, read_object
 
 
@@ -42,7 +42,7 @@ class TokenStore:
         self.index: dict[str, Any] = read_object(path, MAX_LISTING)
         self.stored = Header.of(self.index, path)
         self.header = self.stored.factorized(split_bits)
-        notes = notes_of(self.index, path, self.header.grains is not None)
+        notes = notes_of(self.index, path, further_files(self.header))
         self.shards = [MappedShard(self.folder, number, note, self.stored) for number, note in enumerate(notes)]
         self.starts = np.cumsum([0, *(shard.images for shard in self.shards)])
 
@@ -73,6 +73,14 @@ class TokenStore:
         shard, at = self._find(i)
         return int(shard.labels[at])
 
+    def size(self, i: int) -> tuple[int, int]:
+        """Height and width in pixels of the i-th image, which for native sizes may be padded before it is tokenized."""
+        shard, at = self._find(i)
+        if not self.header.native:
+            return self.header.image_size, self.header.image_size
+        height, width = map(int, shard.sizes[at, :2])
+        return height, width
+
     def view(self, i: int, view: int = 0) -> tuple[np.ndarray, np.ndarray]:
         """One view of the i-th image: codes (k, *positions) int64, and which are tokens, (*positions) bool.
 
@@ -82,6 +90,9 @@ class TokenStore:
         shard, at = self._find(i)
         if not 0 <= view < self.header.num_views:
             raise IndexError(f"view {view} of {self.header.num_views}")
+        if self.header.native:
+            codes = self._parts(shard.grid_of(at, view))
+            return codes, np.ones(codes.shape[1:], dtype=bool)
         if self.header.grains is None:
             return self._parts(shard.tokens[at, view]), np.ones(self.header.grid, dtype=bool)
         return spread(self.header, self.ragged(i, view))
@@ -116,10 +127,16 @@ class TokenStore:
     def decode(self, tokenizer: Tokenizer, codes: Tensor) -> Tensor:
         """Decodes codes (b, k, *positions), from this store or a generator, to images (b, 3, H, W) in [-1, 1].
 
+        Those of native size are decoded in tiles where they were tokenized in tiles, and still have the padding right
+        of and below their ``size``.
+
         Raises:
             ValueError: The tokenizer did not make these tokens, or a code is out of range.
         """
         self.header.check_tokenizer(tokenizer)
+        if self.header.native:
+            complete = self.header.complete_codes(codes)
+            return tokenizer.detokenize(complete, tile=self.header.tile, overlap=self.header.overlap)
         return tokenizer.detokenize(self.header.complete_codes(codes), (self.header.image_size, self.header.image_size))
 
     def verify(self) -> Iterator[int]:
@@ -132,7 +149,7 @@ class TokenStore:
         for number, shard in enumerate(self.shards):
             if not undamaged(self.folder, shard.note["files"]):
                 raise ValueError(f"shard {number} of {self.folder} is damaged: run the command that made it again")
-            axis = 2 if self.header.grains is None else 1
+            axis = 2 if not further_files(self.header) else 1
             if shard.tokens.size:
                 largest = np.moveaxis(shard.tokens, axis, 0).reshape(len(sizes), -1).max(1)
                 if (largest >= sizes).any():

@@ -1,8 +1,8 @@
 """Shards of tokens on disk: memory-mapped arrays, written atomically, each with its SHA-256.
 
-A shard ``shard-000000`` is ``.tokens.npy``, ``.labels.npy`` and ``.names.json``, with captions ``.captions.json``, and
-for a dynamic head also ``.positions.npy`` and ``.lengths.npy``. While an extraction runs, ``.json`` beside them marks
-them as complete.
+A shard ``shard-000000`` is ``.tokens.npy``, ``.labels.npy`` and ``.names.json``, with captions ``.captions.json``, for
+a dynamic head also ``.positions.npy`` and ``.lengths.npy``, and for images of native size ``.sizes.npy``. While an
+extraction runs, ``.json`` beside them marks them as complete.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,31 +20,43 @@ from vistok.tokens.header import Header
 from vistok.untrusted.bounded_json import MAX_LISTING, read_json, short
 
 MAX_IMAGES = 2**40  # most images in a shard
+RAGGED, NATIVE_SIZES = ("positions.npy", "lengths.npy"), ("sizes.npy",)
 
 
 class Packed(NamedTuple):
-    """Tokens of several images: a grid for each, or concatenated sequences of different lengths."""
+    """Tokens of several images: a grid for each, or concatenated sequences or grids of different lengths."""
 
-    tokens: np.ndarray  # (n, v, k, *positions); ragged (total, k)
+    tokens: np.ndarray  # (n, v, k, *positions); ragged and native (total, k)
     positions: np.ndarray | None = None  # ragged: (total,) raster index in the granularity's grid
     lengths: np.ndarray | None = None  # ragged: (n, v, G) uint32 tokens of each granularity, coarsest first
+    sizes: np.ndarray | None = None  # native: (n, 4) uint32 height and width in pixels, and the grid (h, w)
 
 
-def shard_files(number: int, ragged: bool, captions: bool = False) -> dict[str, str]:
-    """File names of a shard by content."""
-    kinds = ["tokens.npy", "labels.npy", "names.json"] + ["positions.npy", "lengths.npy"] * ragged
-    kinds += ["captions.json"] * captions
+def further_files(header: Header) -> tuple[str, ...]:
+    """Kinds of the files that a shard has beside tokens, labels, names and captions."""
+    return RAGGED if header.grains is not None else NATIVE_SIZES if header.native else ()
+
+
+def shard_files(number: int, further: Sequence[str], captions: bool = False) -> dict[str, str]:
+    """File names of a shard by content. ``further``: see ``further_files``."""
+    kinds = ["tokens.npy", "labels.npy", "names.json", *further, *["captions.json"] * captions]
     return {kind.partition(".")[0]: f"shard-{number:06d}.{kind}" for kind in kinds}
 
 
-def packed(views: Sequence[Codes], header: Header) -> Packed:
+def packed(views: Sequence[Codes], header: Header, size: tuple[int, int] | None = None) -> Packed:
     """Packs the codes of the views of a batch of images in the form of a shard.
 
     Args:
         views: For each view the codes, and ``keep`` for a dynamic head, of the same images in the same order.
         header: Header of the tokens.
+        size: Height and width of the images in pixels, where they have their native size.
     """
     dtype = np.dtype(header.dtype_on_disk)
+    if header.native:
+        stacked = torch.stack([view.codes for view in views], dim=1)  # (n, v, k, h, w)
+        tokens = stacked.movedim(2, 4).reshape(-1, stacked.shape[2])
+        rows = np.array([(*(size or (0, 0)), *stacked.shape[3:])] * len(stacked), dtype="uint32").reshape(-1, 4)
+        return Packed(tokens.cpu().numpy().astype(dtype), sizes=rows)
     if header.grains is None:
         stacked = torch.stack([view.codes for view in views], dim=1)
         return Packed(stacked.cpu().numpy().astype(dtype))
@@ -71,8 +83,9 @@ def joined(parts: Sequence[Packed], header: Header) -> Packed:
     """Concatenates the tokens of several batches."""
     if not parts:  # a part without readable images
         v, k = header.num_views, len(header.codebook_sizes)
-        keep = torch.empty(0, *header.grid, dtype=torch.bool) if header.grains else None
-        return packed([Codes(torch.empty(0, k, *header.grid, dtype=torch.int64), keep)] * v, header)
+        grid = header.grid or (1, 1)
+        keep = torch.empty(0, *grid, dtype=torch.bool) if header.grains else None
+        return packed([Codes(torch.empty(0, k, *grid, dtype=torch.int64), keep)] * v, header)
     columns = zip(*parts, strict=True)
     return Packed(*(None if column[0] is None else np.concatenate(column) for column in columns))
 
@@ -86,9 +99,10 @@ def write_shard(folder: Path, number: int, tokens: Packed, labels: Sequence[int]
     """
     arrays = {name: array for name, array in tokens._asdict().items() if array is not None}
     arrays["labels"] = np.array(labels, dtype=np.int64)
+    further = RAGGED if tokens.lengths is not None else NATIVE_SIZES if tokens.sizes is not None else ()
     files = {}
     texts = {"names": names, "captions": captions}
-    for kind, name in shard_files(number, tokens.lengths is not None, captions is not None).items():
+    for kind, name in shard_files(number, further, captions is not None).items():
         if kind in texts:
             write_json(list(texts[kind] or ()), folder / name, indent=None)
         else:
@@ -119,7 +133,7 @@ def read_note(folder: Path, number: int) -> dict[str, Any]:
     return check_note(read_json(path, MAX_LISTING), number, path)
 
 
-def notes_of(index: Mapping[str, Any], path: Path, ragged: bool | None = None) -> list[dict[str, Any]]:
+def notes_of(index: Mapping[str, Any], path: Path, further: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """Notes of all shards in an index; ``path`` is the path of the index.
 
     Raises:
@@ -128,17 +142,17 @@ def notes_of(index: Mapping[str, Any], path: Path, ragged: bool | None = None) -
     shards = index.get("shards")
     if type(shards) is not list or not shards:
         raise ValueError(f"{path} lists no shards")
-    return [check_note(note, number, path, ragged) for number, note in enumerate(shards)]
+    return [check_note(note, number, path, further) for number, note in enumerate(shards)]
 
 
-def check_note(note: Any, number: int, where: Path, ragged: bool | None = None) -> dict[str, Any]:
+def check_note(note: Any, number: int, where: Path, further: Sequence[str] | None = None) -> dict[str, Any]:
     """Checks that a note has the form of ``write_shard``: its files are those of its number, in its own folder.
 
     Args:
         note: Content of a JSON file.
         number: Number of the shard.
         where: Path of the JSON file.
-        ragged: True for a dynamic head, False for others; None accepts both.
+        further: Kinds of its files beside tokens, labels, names and captions, by ``further_files``; None accepts all.
 
     Raises:
         ValueError: The content is not such a note.
@@ -149,8 +163,8 @@ def check_note(note: Any, number: int, where: Path, ragged: bool | None = None) 
             raise ValueError(f"{entry} lacks {name!r}")
     files = note["files"] if type(note["files"]) is dict else {}
     listed = {kind: own.get("name") if type(own) is dict else None for kind, own in files.items()}
-    kinds = (False, True) if ragged is None else (ragged,)
-    expected = [shard_files(number, kind, captions) for kind in kinds for captions in (False, True)]
+    kinds = ((), RAGGED, NATIVE_SIZES) if further is None else (tuple(further),)
+    expected = [shard_files(number, own, captions) for own in kinds for captions in (False, True)]
     if listed not in expected:
         raise ValueError(f"{entry} has the files {short(listed)}, not {expected[0]}")
     if not all(type(own.get("sha256")) is str for own in files.values()):

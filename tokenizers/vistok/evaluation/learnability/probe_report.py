@@ -47,6 +47,8 @@ def split_tokens(folder: str, held_out: str | None = None, share: float = 0.1) -
         ValueError: The two are of different tokenizers or grids, or there are fewer than two images.
     """
     train, test = TokenDataset(folder), TokenDataset(held_out or folder, view=0)
+    for own in (train, test):
+        own.header.refuse_native("a probe")
     if held_out:
         for name in ("tokenizer_sha256", "grid", "scales", "codebook_sizes", "grains"):
             one, other = getattr(train.header, name), getattr(test.header, name)

@@ -106,6 +106,7 @@ def read_header(folder: Path, form: str) -> tuple[Header, dict[str, Any]]:
     """
     content = read_object(folder / HEADER, MAX_LISTING)
     header = Header.of(content, folder / HEADER)
+    header.refuse_native(str(folder / HEADER))
     if content.get("form") != form:
         raise ValueError(f"{folder} holds the form {short(content.get('form'))}, not {form}")
     if content.get("layout") not in LAYOUTS or type(content.get("images")) is not int or content["images"] < 0:
