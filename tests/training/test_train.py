@@ -42,6 +42,7 @@ def test_what_a_run_leaves(trained):
     assert {path.name for path in trained.iterdir()} == {
         "checkpoints",
         "codebook.png",
+        "curves.png",
         "config.yaml",
         "metrics.csv",
         "metrics.json",

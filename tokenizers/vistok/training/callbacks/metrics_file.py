@@ -8,12 +8,14 @@ from typing import Any
 import pytorch_lightning as pl
 
 from vistok.files import atomic_write
+from vistok.training.curves import curves_plot
 
+CURVES = "curves.png"
 Row = dict[str, Any]
 
 
 class MetricsFile(pl.Callback):
-    """Adds a row to a CSV file at each logging interval and after each validation.
+    """Adds a row to a CSV file at each logging interval and after each validation, which also draws ``curves.png``.
 
     A row is on disk before the checkpoint of its update is written. A resumed run continues the same file: rows of
     batches after its checkpoint, which are repeated, move to ``metrics_1.csv`` or the next free number; so does a file
@@ -54,6 +56,11 @@ class MetricsFile(pl.Callback):
         if step != self.validated:
             self._add(trainer, pl_module, {name for name in trainer.callback_metrics if name.startswith("val/")})
         self.validated = step
+        if trainer.is_global_zero and self.path.exists():
+            adversary = getattr(pl_module, "adversary", None)
+            picture = curves_plot(self._read(), adversary.start if adversary else None)
+            with atomic_write(self.path.with_name(CURVES)) as file:
+                picture.save(file, "PNG")
 
     def _add(self, trainer: pl.Trainer, module: pl.LightningModule, names: set[str]) -> None:
         if not trainer.is_global_zero:
