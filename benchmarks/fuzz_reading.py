@@ -39,6 +39,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import safetensors.torch
 import torch
+from PIL import Image
 from rich.console import Console
 from torch import nn
 
@@ -61,6 +62,8 @@ from vistok.codec import stream
 from vistok.codec.coder import decompress_file
 from vistok.codec.filler import Filler
 from vistok.codec.frequencies import gather
+from vistok.data.parquet_samples import images_of_parquet
+from vistok.data.shard_image import ShardContent
 from vistok.evaluation import compare
 from vistok.evaluation.report import comparison_page, differences, rate_plot, score_table
 from vistok.files import write_json
@@ -135,10 +138,22 @@ def damaged(name: str, content: bytes, draw: Draw) -> bytes:
         ".pth": of_zip,
         ".npz": of_arrays,
         ".vtk": of_stream,
+        ".parquet": of_parquet,
     }.get(Path(name).suffix)
     if structural and draw.random() < 0.75:
         return structural(content, draw)
     return of_bytes(content, draw)
+
+
+def of_parquet(content: bytes, draw: Draw) -> bytes:
+    """The pages, or the footer that describes them, damaged as plain bytes; the length of the footer is right."""
+    start = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    pages, footer = content[:start], content[start:-8]
+    if draw.random() < 0.3:
+        pages = of_bytes(pages, draw)
+    else:
+        footer = of_bytes(footer, draw)
+    return pages + footer + len(footer).to_bytes(4, "little") + b"PAR1"
 
 
 def of_bytes(content: bytes, draw: Draw) -> bytes:
@@ -736,6 +751,28 @@ def read_store(folder: Path) -> None:
     _ = store.labels, store.names
 
 
+def parquet_files(folder: Path) -> None:
+    """Two files of images with labels and captions, as Hugging Face writes them, and of plain bytes."""
+    import pyarrow
+    from pyarrow import parquet
+
+    file = io.BytesIO()
+    Image.new("RGB", (8, 8)).save(file, "PNG")
+    struct = pyarrow.struct([("bytes", pyarrow.binary()), ("path", pyarrow.string())])
+    images = pyarrow.array([{"bytes": file.getvalue(), "path": f"{i}.png"} for i in range(7)], struct)
+    features = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": ["ant", "cat"]}}
+    described = pyarrow.table({"image": images, "label": [0, 1, 0, 1, 0, 1, 0], "text": ["one"] * 7})
+    described = described.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})})
+    plain = pyarrow.table({"image": [file.getvalue()] * 5, "label": list(range(5))})
+    for name, table in (("described", described), ("plain", plain)):
+        (folder / name).mkdir(parents=True)
+        parquet.write_table(table, folder / name / "a.parquet", row_group_size=3)
+
+
+def read_parquet(folder: Path) -> Any:
+    return list(images_of_parquet(str(folder / "a.parquet"), ShardContent(("label", "caption"))))
+
+
 def read_evaluation(folder: Path) -> None:
     comparison = compare([folder / "a.json"])
     score_table.scores_table(comparison, differences.caption_of(comparison))
@@ -755,6 +792,7 @@ READERS = {
     "store": Reader(stores, "*", read_store),
     "verify": Reader(stores, "*", lambda folder: list(TokenStore(folder).verify())),
     "evaluation": Reader(evaluation, "*", read_evaluation),
+    "parquet": Reader(parquet_files, "*.parquet", read_parquet),
     "jsonl": Reader(form("jsonl", "vq", "fq", "dq"), "*", lambda folder: list(FORMS["jsonl"](folder))),
     "webdataset": Reader(form("webdataset", "vq", "fq", "dq"), "*", lambda folder: list(FORMS["webdataset"](folder))),
     "llamagen": Reader(form("llamagen", "vq", "fq"), "**/*", lambda folder: list(FORMS["llamagen"](folder))),
