@@ -98,8 +98,9 @@ def test_white_is_zero_is_inverted_at_every_depth():
     (np.zeros((6, 8, 9), np.uint8), {"photometric": "minisblack", "planarconfig": "contig"}, "it has 9 bands"),
 ])  # fmt: skip
 def test_what_rgb_would_lose_is_refused(levels, options, message):
-    with pytest.raises(UnreadableImage, match=message):
-        read_rgb(tiff(levels, **options))
+    for stored in (False, True):
+        with pytest.raises(UnreadableImage, match=message):
+            read_rgb(tiff(levels, **options), stored=stored)
 
 
 def test_thumbnails_are_no_pages():

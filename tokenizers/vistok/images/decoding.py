@@ -71,6 +71,8 @@ def read_rgb(
     try:
         with open_image(file, max_pixels, argument) as opened:
             if stored:
+                if opened.format == "TIFF":
+                    tiff.refuse_others(opened)
                 opened.load()
                 return upright(opened, convert=as_stored)
             orientation = opened.getexif().get(ORIENTATION, 1)

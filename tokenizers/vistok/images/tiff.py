@@ -19,6 +19,17 @@ ASK = "data.range=[LOW, HIGH] or data.range=auto says which values are black and
 def as_meant(image: Image.Image) -> Image.Image:
     """TIFF image in Pillow for conversion to 8-bit RGB, inverted if it stores white as 0 and Pillow does not do so.
 
+    Errors are those of ``refuse_others``.
+    """
+    refuse_others(image)
+    if image.tag_v2.get(PHOTOMETRIC) == WHITE_IS_ZERO and image.mode in SIXTEEN_BITS:
+        return Image.fromarray(np.uint16(2 ** image.tag_v2[BITS][0] - 1) - np.asarray(image).astype(np.uint16))
+    return image
+
+
+def refuse_others(image: Image.Image) -> None:
+    """Refuses a TIFF image in Pillow that 8-bit RGB would not show in full.
+
     Raises:
         UnreadableImage: It has further pages or bands, or values of unknown range.
     """
@@ -33,9 +44,6 @@ def as_meant(image: Image.Image) -> Image.Image:
         raise UnreadableImage(f"it has {samples} bands; data.channels={samples} reads all of them")
     if (pages := pages_of(image)) > 1:
         raise UnreadableImage(f"it has {pages} pages; data.channels={pages * samples} reads them as channels")
-    if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO and image.mode in SIXTEEN_BITS:
-        return Image.fromarray(np.uint16(2**bits - 1) - np.asarray(image).astype(np.uint16))
-    return image
 
 
 def pages_of(image: Image.Image) -> int:
