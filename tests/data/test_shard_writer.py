@@ -56,6 +56,15 @@ def read(folder):
     return found, index
 
 
+@pytest.mark.parametrize("names", [("a.npy",), ("a.npy", "b.NPY"), ("a.dcm", "b.png")])
+def test_files_that_shards_would_pass_over_are_refused(tmp_path, names):
+    for name in names:
+        Image.new("L", (8, 8)).save(tmp_path / name, "PNG")
+    count = sum(not name.endswith("png") for name in names)
+    with pytest.raises(ValueError, match=f"has {count} files such as {names[0]}, which are not read from shards"):
+        Samples(open_listing(str(tmp_path), "--images"))
+
+
 def test_a_folder(photos, tmp_path):
     (photos / "more" / "03.b.jpg").write_bytes((photos / "01.png").read_bytes())
     (photos / "01.jpeg").write_bytes(b"not an image, but copied")

@@ -12,8 +12,9 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from vistok.data.listings.folder_images import VALUES
 from vistok.data.listings.listing import Listing, Opened
-from vistok.files import atomic_write, sha256_of, sha256_of_lines, write_json
+from vistok.files import atomic_write, encodable, sha256_of, sha256_of_lines, write_json
 from vistok.images.decoding import open_image
 from vistok.images.rgb import UnreadableImage
 from vistok.images.values import NUMPY
@@ -34,9 +35,18 @@ class Samples:
 
     Args:
         images: The images, with the labels and captions to write.
+
+    Raises:
+        ValueError: There are files that readers of shards pass over, such as DICOM files.
     """
 
     def __init__(self, images: Listing):
+        others = [name for name in images.names if images.single_files and name.lower().endswith(VALUES)]
+        if others:
+            raise ValueError(
+                f"{images.about} has {len(others):,} files such as {encodable(others[0])}, which are not read from "
+                "shards: data=folder reads them"
+            )
         self.images = images
         self.keys = safe_keys(images.names)  # unique key of each sample
         self.about: dict[str, Any] = {"source": images.root.resolve().name, "kind": images.kind}  # for the index
