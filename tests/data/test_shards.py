@@ -39,6 +39,13 @@ def png(i, size=8):
     return file.getvalue()
 
 
+def deep(levels):
+    """A 16-bit image."""
+    file = io.BytesIO()
+    Image.fromarray(np.full((8, 8), levels, np.uint16)).save(file, "PNG")
+    return file.getvalue()
+
+
 def number(sample):
     return int(sample.image[1, 0, 0]) * 256 + int(sample.image[2, 0, 0])
 
@@ -469,3 +476,17 @@ def test_two_processes_killed_and_started_again_end_as_if_never_killed(python, p
     assert len(theirs["ShardDataModule"]["places"]) == len(theirs["ShardDataModule"]["places"][0]) == 2
     for name, tensor in theirs["state_dict"].items():
         assert torch.equal(ours["state_dict"][name], tensor), name
+
+
+@pytest.mark.parametrize("image, given, notes", [
+    (lambda i: deep(400 * i), None, ["warning: the first images are 16-bit and use 4% of their range"]),
+    (lambda i: deep(8000 * i), None, []),
+    (lambda i: deep(400 * i), [0, 3200], []),
+    (png, None, []),
+    (lambda i: BROKEN, None, []),
+])  # fmt: skip
+def test_a_warning_of_deep_images_that_are_nearly_black(tmp_path, image, given, notes):
+    urls = make(tmp_path, 9, image=image)
+    for train in (urls, None):
+        found = shards(train, urls, 8, 2, range=given).notes
+        assert [note.partition(", values up to 2,800: ")[0] for note in found] == notes

@@ -16,17 +16,19 @@ from vistok.data.shard_formats import columns_in, images_in
 from vistok.data.shard_image import ShardContent
 from vistok.data.skipped import Skipped, by_split
 from vistok.data.streams import Place, ShardImages, ShardStream
-from vistok.data.tars import expand
+from vistok.data.tars import Url, expand
 from vistok.data.transforms import AtLeast, croppings
-from vistok.data.value_ranges import MEASURED, ValueRange, asked_range, value_range
+from vistok.data.value_ranges import FIRST, MEASURED, ValueRange, asked_range, unused_note, value_range
 from vistok.distributed.collectives import gather_objects
 from vistok.files import encodable
 from vistok.images.crops import Transform
 from vistok.images.decoding import MOST_PIXELS
 from vistok.images.ranges import to_float
 from vistok.images.reader import PixelForm, reader
+from vistok.images.rgb import UnreadableImage
 from vistok.images.rgb_view import RGBView, rgb_view
 from vistok.images.values import read_values
+from vistok.processes.node_files import node_value
 from vistok.processes.patience import PATIENCE
 
 
@@ -246,11 +248,11 @@ def shards(
     for url in dict.fromkeys((*train_urls[:1], held_out_urls[0])):
         columns_in(url, ShardContent.of(labels, captions, columns))
     asked, found, mask = asked_range(range), ValueRange(None), kind_of_mask(mask)
-    if asked is not None:
-        first = (train_urls or held_out_urls)[0]
-        images = images_in(first, ShardContent.of(columns=columns))
-        members = (image.open() for image in images if image.name and not image.problem)
-        found = value_range(asked, list(itertools.islice(members, MEASURED)) if asked == "auto" else [], read_values)
+    first = (train_urls or held_out_urls)[0]
+    if isinstance(asked, tuple):
+        found = ValueRange(asked)
+    elif asked or not isinstance(first, Url):
+        found = ValueRange.of(node_value(f"range of {first} {asked}", lambda: _measured(first, columns, bool(asked))))
     form = PixelForm(channels, found.low_high)
     if urls is not None:
         read = reader(decoder, max_pixels, form)
@@ -278,6 +280,18 @@ def shards(
         view=rgb_view(channels, rgb_bands),
         notes=[found.note] if found.note else [],
     )
+
+
+def _measured(url: str, columns: Mapping[str, str] | None, auto: bool) -> ValueRange:
+    """Range of the first images of a shard, or else a note if they use a small part of that of their type."""
+    images = images_in(url, ShardContent.of(columns=columns))
+    members = (image.open() for image in images if image.name and not image.problem)
+    if auto:
+        return value_range("auto", list(itertools.islice(members, MEASURED)), read_values)
+    try:
+        return ValueRange(None, unused_note(list(itertools.islice(members, FIRST)), read_values))
+    except UnreadableImage:  # the shard is damaged, as the run will report
+        return ValueRange(None)
 
 
 Data = ImageDataModule | ShardDataModule

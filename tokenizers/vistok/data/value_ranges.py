@@ -11,6 +11,7 @@ from vistok.images.values import FileValues
 
 MEASURED = 200  # images, spread evenly over the training set
 PERCENTILES = (0.1, 99.9)
+FIRST = 8  # images that tell whether a warning is due
 PER_IMAGE = 2**16  # values of an image that are measured
 ReadValues = Callable[[Any], FileValues]
 MOSTLY_UNUSED = 1 / 8  # share of the range of 16-bit images below which a note is worth while
@@ -86,7 +87,7 @@ def value_range(
 def unused_note(files: Sequence[Any], read: ReadValues) -> str:
     """Sentence about 16-bit images that use a small part of their range, by the first files; empty if they do not."""
     largest = 0.0
-    for file in files[:8]:
+    for file in files[:FIRST]:
         try:
             values = read(file)
         except UnreadableImage:
