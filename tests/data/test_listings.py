@@ -84,6 +84,14 @@ def test_splits_of_a_table(photos, capsys):
         open_listing(f"{source}@rest", "--images")
 
 
+def test_images_of_unknown_splits_are_named_where_they_are_not_read(photos, capsys):
+    """As a command reads a table that has images to train on, and others for nothing that is known."""
+    rows = [row | {"split": "train" if row["split"] == "train" else "holdout"} for row in ROWS]
+    table = write_table(photos / "list.csv", rows)
+    assert len(open_listing(table, "--images")) == 6
+    assert "not read: 4 images of the splits 'holdout' of --images=" in " ".join(capsys.readouterr().out.split())
+
+
 def test_numbers_stay_and_other_columns_are_chosen(photos):
     rows = [{"file": row["path"], "image": "x", "kind": 7 + i} for i, row in enumerate(ROWS)]
     source = write_table(photos / "list.jsonl", rows)

@@ -11,6 +11,7 @@ from vistok.data.listings.folder_images import folder_splits
 from vistok.data.listings.listing import Listing, Wanted
 from vistok.data.listings.manifest import manifest_splits
 from vistok.data.listings.splits import Splits
+from vistok.terminal import say
 
 
 def open_splits(
@@ -43,7 +44,10 @@ def open_splits(
 def open_listing(
     source: str, argument: str, wanted: Wanted = Wanted(), columns: Mapping[str, str] | None = None
 ) -> Listing:
-    """Images of a source without splits, or of the one split that it names. Errors: as ``open_splits``."""
+    """Images of a source without splits, or of the one split that it names; prints what is not read.
+
+    Errors are those of ``open_splits``.
+    """
     if kind_of(source) == "split" and (split := split_of(Path(source).expanduser())):
         raise ValueError(f"{argument}={source} has the splits {split.names}: name one of them")
     splits = open_splits(source, argument, wanted, columns)
@@ -52,6 +56,8 @@ def open_listing(
         raise ValueError(
             f"{argument}={source} has the splits {', '.join(names)}: name one of them, such as {source}@{names[0]}"
         )
+    for note in splits.notes:
+        say(note, "yellow")
     return splits.train
 
 
