@@ -28,6 +28,24 @@ def test_buffers_and_frozen_parameters_are_copied(make_tokenizer):
     assert torch.equal(average.tokenizer.decoder.conv_out.bias, tokenizer.decoder.conv_out.bias)
 
 
+def test_one_pass_equals_the_definition(make_tokenizer):
+    """With weights that are channels last since the average was made; a skipped update changes nothing."""
+    torch.manual_seed(0)
+    tokenizer = make_tokenizer()
+    average = AveragedTokenizer(tokenizer, 0.9)
+    tokenizer.to(memory_format=torch.channels_last)
+    expected = [parameter.detach().clone() for parameter in average.parameters()]
+    for applied in (1.0, 0.0, 1.0):
+        with torch.no_grad():
+            for parameter in tokenizer.parameters():
+                parameter.add_(torch.randn_like(parameter))
+        weights = [parameter.detach().clone() for parameter in tokenizer.parameters()]
+        average.update(tokenizer, torch.tensor(applied))
+        expected = [own + 0.1 * applied * (weight - own) for own, weight in zip(expected, weights, strict=True)]
+        torch.testing.assert_close(list(average.parameters()), expected, rtol=1e-6, atol=1e-6)
+        assert all(torch.equal(*pair) for pair in zip(weights, tokenizer.parameters(), strict=True))
+
+
 def test_it_is_not_trained(make_tokenizer):
     average = AveragedTokenizer(make_tokenizer(), 0.9)
     assert not any(parameter.requires_grad for parameter in average.parameters())

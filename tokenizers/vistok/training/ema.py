@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
+from torch.optim.sgd import sgd
 
 
 class AveragedTokenizer(nn.Module):
@@ -28,7 +29,10 @@ class AveragedTokenizer(nn.Module):
 
     @torch.no_grad()
     def update(self, tokenizer: nn.Module, applied: Tensor | float = 1.0) -> None:
-        """Moves the average towards the weights of ``tokenizer`` by one update.
+        """Moves the average towards the weights of ``tokenizer`` by one update, in one pass over both.
+
+        A step of gradient descent on ½ |average - parameter|² with the rate 1 - d is this average, so torch's fused
+        SGD computes it: the parameter is a gradient to ascend, and the average decays by itself.
 
         Args:
             tokenizer: The trained tokenizer after the update.
@@ -37,10 +41,23 @@ class AveragedTokenizer(nn.Module):
         trained, frozen = [], []
         for average, parameter in zip(self.tokenizer.parameters(), tokenizer.parameters(), strict=True):
             (trained if parameter.requires_grad else frozen).append((average, parameter))
-        averages = [average for average, _ in trained]
-        steps = torch._foreach_sub([parameter for _, parameter in trained], averages)
-        torch._foreach_mul_(steps, torch.as_tensor((1 - self.decay) * applied, device=steps[0].device))
-        torch._foreach_add_(averages, steps)
+        for average, parameter in trained:
+            if average.stride() != parameter.stride():  # of networks that were made channels last
+                average.data = torch.empty_like(parameter).copy_(average)
+        averages, parameters = ([pair[i].detach() for pair in trained] for i in range(2))
+        sgd(
+            averages,
+            parameters,
+            [None] * len(averages),
+            fused=True,
+            found_inf=1 - torch.as_tensor(applied, dtype=torch.float32, device=averages[0].device),  # skips the step
+            weight_decay=1.0,
+            momentum=0.0,
+            lr=1 - self.decay,
+            dampening=0.0,
+            nesterov=False,
+            maximize=True,
+        )
         for copied, original in (*frozen, *zip(self.tokenizer.buffers(), tokenizer.buffers(), strict=True)):
             copied.copy_(original)
 
