@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -115,6 +116,24 @@ def test_a_resumed_run_ends_as_one_without_a_break(train, tmp_path, overrides):
     assert torch.equal(vistok.load(whole).tokenize(images), vistok.load(part).tokenize(images))
     steps = [[row["step"] for row in csv.DictReader((run / "metrics.csv").open())] for run in (whole, part)]
     assert steps[0] == steps[1] and not (part / "metrics_1.csv").exists()  # nothing is lost, nothing there twice
+
+
+def test_a_run_resumes_with_another_memory_layout(train, tmp_path):
+    """The states of fused Adam follow the weights."""
+    first = train(tmp_path / "first", "optim.updates=2", "schedule.decay=constant")
+    words = ["optim.updates=4", "schedule.decay=constant", f"run.resume={first}/checkpoints/last.ckpt"]
+    shutil.copytree(first, tmp_path / "second")
+    second = train(
+        tmp_path / "second",
+        *words[:2],
+        f"run.resume={tmp_path}/second/checkpoints/last.ckpt",
+        "speed.channels_last=true",
+    )
+    train(first, *words)
+    states = [torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"] for run in (first, second)]
+    name = "tokenizer.encoder.levels.0.blocks.0.conv1.weight"
+    assert states[1][name].is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(states[1][name], states[0][name], rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("overrides, message", [

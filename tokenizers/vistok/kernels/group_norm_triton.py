@@ -103,7 +103,7 @@ def moments(x, partial, n, c, span, size, BN: tl.constexpr, BC: tl.constexpr):
     tl.store(partial + size + place, deviations, mask=known)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])  # 1 would become a constant, which is no tensor
 def merge(
     partial, shift, mean, n, c, span, splits, width, size, statistics, eps,
     SHIFTED: tl.constexpr, BS: tl.constexpr, BG: tl.constexpr,
@@ -201,7 +201,7 @@ def channel_sums(
     tl.store(partial + 2 * size + place, tl.sum(plain, 0), mask=known)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["n"])  # 1 would become a constant, which is no tensor
 def group_sums(
     partial, weight, rstd, per_image, per_group, n, c, splits, width, size, image_size, statistics,
     BS: tl.constexpr, BG: tl.constexpr,

@@ -22,7 +22,7 @@ from vistok.training import fsdp
 from vistok.training.balance import BalancedBackward
 from vistok.training.ema import AveragedTokenizer
 from vistok.training.schedules import Schedule
-from vistok.training.updates import Contributions, Decisions, Outcome, step, undone_unless
+from vistok.training.updates import Contributions, Decisions, Outcome, match_layouts, step, undone_unless
 
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 
@@ -174,6 +174,11 @@ class LitTokenizer(pl.LightningModule):
                 if self.device_mesh is not None and "fused" in group:
                     group["fused"] = False  # not every fused step supports sharded parameters
         return optimizers
+
+    def on_train_start(self) -> None:
+        if self.device_mesh is None:
+            for optimizer in self._optimizers():  # of a resumed run
+                match_layouts(optimizer)
 
     def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
         if self._random_state:  # not earlier: creating the loaders draws random numbers too

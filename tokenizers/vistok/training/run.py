@@ -70,7 +70,9 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, float]:
         on_cpu = config.trainer.accelerator == "cpu"
         speed.prepare(
             *lit.networks,
-            channels_last=config.speed.channels_last and speed.channels_last_pays("cpu" if on_cpu else "cuda"),
+            channels_last=config.speed.channels_last
+            and speed.channels_last_pays("cpu" if on_cpu else "cuda")
+            and (on_cpu or not _sharded(config)),  # FSDP takes no channels-last weights
             keep_pages=config.speed.keep_pages and on_cpu,
             compile=config.speed.compile,
         )
@@ -279,11 +281,15 @@ def _check_config(config: DictConfig) -> None:
         raise ValueError(f"model.trainable must be all or codebook, not {config.model.trainable!r}")
     if config.model.trainable == "codebook" and not (config.model.init or config.run.resume):
         raise ValueError("model.trainable=codebook needs trained networks around the codebook: give model.init=")
-    if config.optim.ema_decay is not None and "ShardedStrategy" in str(config.trainer.strategy):
+    if config.optim.ema_decay is not None and _sharded(config):
         raise ValueError(
             f"optim.ema_decay={config.optim.ema_decay} is not supported with trainer=fsdp: sharded weights are not "
             "averaged"
         )
+
+
+def _sharded(config: DictConfig) -> bool:
+    return "ShardedStrategy" in str(config.trainer.strategy)
 
 
 def _check_hardware(config: DictConfig) -> None:

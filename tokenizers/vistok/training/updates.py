@@ -98,6 +98,18 @@ def step(optimizer: Optimizer, applied: Tensor) -> None:
         optimizer.step()
 
 
+@torch.no_grad()
+def match_layouts(optimizer: Optimizer) -> None:
+    """Gives each state of an optimizer the memory layout of its parameter, which it lacks after ``speed`` has changed.
+
+    torch's fused optimizers pair the numbers of both as they lie in memory.
+    """
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.stride() != parameter.stride():
+                state[name] = torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
+
+
 @contextmanager
 def undone_unless(applied: Tensor, module: nn.Module) -> Iterator[None]:
     """Restores the module's parameters and buffers after the block where ``applied`` is 0."""
