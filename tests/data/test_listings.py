@@ -82,6 +82,8 @@ def test_splits_of_a_table(photos, capsys):
         open_listing(source, "--images")
     with pytest.raises(ValueError, match="there is no split 'rest', but train, val, test"):
         open_listing(f"{source}@rest", "--images")
+    only = write_table(photos / "only.csv", ROWS[:6])
+    assert len(open_listing(f"{only}@train", "--images")) == len(open_listing(only, "--images")) == 6
 
 
 def test_images_of_unknown_splits_are_named_where_they_are_not_read(photos, capsys):

@@ -55,8 +55,9 @@ def test_codes_labels_and_names(stores, classes, make):
 def test_captions_are_text_beside_the_tokens(classes, make, tmp_path):
     images = sorted(classes.rglob("*.png"))
     rows = [f"{path},{path.parent.name},photo {path.stem}" for path in images]
-    (tmp_path / "list.csv").write_text("\n".join(["path,label,text", *rows]))
-    tokenize(make("vq"), open_source([str(tmp_path / "list.csv")], 4, True), tmp_path / "tokens", FEW)
+    (tmp_path / "list.csv").write_text("\n".join(["path,label,remark", *rows]))
+    source = open_source([str(tmp_path / "list.csv")], 4, True, {"caption": "remark"})
+    tokenize(make("vq"), source, tmp_path / "tokens", FEW)
     store, plain = TokenStore(tmp_path / "tokens"), open_source([str(classes)], 4)
     assert store.captions == [f"photo {path.stem}" for path in images] and store.header.classes == ("cat", "dog")
     tokenize(make("vq"), plain, tmp_path / "plain", FEW)

@@ -114,6 +114,11 @@ VOCABULARY: dict[str, dict[str, Any]] = {  # the flags that several verbs have, 
         "metavar": "PATH",
         "help": "folder, manifest, .npz file, Hugging Face data set, or shards; of splits, the one to train on",
     },
+    "--columns": {
+        "type": json_object,
+        "metavar": "JSON",
+        "help": 'columns of a table by their roles, as data.columns: {"image": "jpg", "label": "cls"}',
+    },
     "--num-images": {
         "type": at_least(1),
         "metavar": "N",

@@ -27,6 +27,7 @@ def parser() -> argparse.ArgumentParser:
     """The arguments of the command."""
     parser = Parser("data shards", __doc__)
     parser.flag("--images", help="folder of images, manifest, .npz file or Hugging Face data set")
+    parser.flag("--columns")
     parser.flag("--out", help="folder of the shards: a new one, or that of an interrupted conversion")
     parser.flag("--per-shard", type=at_least(1), metavar="N", default=1000, help="number of images in a shard")
     parser.flag("--seed", help="seed of the random order of the images over all shards")
@@ -38,6 +39,6 @@ def parser() -> argparse.ArgumentParser:
 
 def run(asked: argparse.Namespace) -> None:
     """Writes the shards of a source of images."""
-    images = open_listing(asked.images, "--images", Wanted("known", "known"))
+    images = open_listing(asked.images, "--images", Wanted("known", "known"), asked.columns)
     seed = None if asked.in_order else asked.seed
     convert(Samples(images), Path(asked.out), asked.per_shard, seed, Console(), asked.timeout, asked.take_over)

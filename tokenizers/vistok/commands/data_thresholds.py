@@ -31,6 +31,7 @@ def parser() -> argparse.ArgumentParser:
     """The arguments of the command."""
     parser = Parser("data thresholds", __doc__)
     parser.flag("--images", help="any source of images (of one with splits, those to train on), or sample")
+    parser.flag("--columns")
     parser.flag("--out", help="JSON file to write; it must be new")
     parser.flag("--image-size")
     parser.flag("--patch", type=at_least(1), metavar="N", default=16, help="height and width of a region, in pixels")
@@ -58,12 +59,14 @@ def run(asked: argparse.Namespace) -> None:
         raise ValueError(f"--image-size={asked.image_size} is not a multiple of --patch={asked.patch}")
     if any(rate <= 0 for rate in asked.rates) or sum(asked.rates) >= 1:
         raise ValueError(f"--rates={asked.rates} must be shares above 0 whose sum is below 1")
-    size = {"image_size": asked.image_size, "batch_size": 32}
+    size: dict[str, Any] = {"image_size": asked.image_size, "batch_size": 32}
     found = find_images(asked.images, "--images", (*LISTED, "sample", "shards"))
     if found.kind == "shards":
-        data = shards([asked.images], [asked.images], crop="center", **size)
+        data = shards([asked.images], [asked.images], crop="center", columns=asked.columns, **size)
+    elif found.kind == "sample":
+        data = sample(**size)
     else:
-        data = sample(**size) if found.kind == "sample" else folder(asked.images, crop="center", **size)
+        data = folder(asked.images, crop="center", columns=asked.columns, **size)
     entropies = region_entropies(data, asked.patch, asked.low, asked.high, asked.num_images, asked.num_workers)
     report: dict[str, Any] = {
         "patch": asked.patch,

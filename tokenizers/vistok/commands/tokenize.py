@@ -54,7 +54,7 @@ def run(asked: argparse.Namespace) -> None:
     with processes(asked.device) as device:
         rank, _ = rank_and_size()
         get_console().quiet = rank > 0
-        source = open_source(asked.images, asked.per_shard, asked.captions)
+        source = open_source(asked.images, asked.per_shard, asked.captions, asked.columns)
         tokenizer = load(asked.tokenizer, asked.family, asked.family_config)
         tokenize(
             tokenizer,
@@ -82,6 +82,7 @@ def parser() -> argparse.ArgumentParser:
         help="folder, manifest, .npz file, Hugging Face data set, or shards (tars and parquet files); braces and * in "
         "names of shards are expanded",
     )
+    parser.flag("--columns")
     parser.flag("--out", help="folder of the tokens: a new one, or that of an interrupted extraction")
     parser.flag(
         "--image-size",

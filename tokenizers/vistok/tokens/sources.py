@@ -1,11 +1,12 @@
 """Images with labels in numbered parts; each part becomes one shard of tokens, on any rank."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from vistok.data.columns import check_columns
 from vistok.data.image_paths import LISTED, find_images
 from vistok.data.listings.listing import Listing, Wanted
 from vistok.data.listings.opening import open_listing
@@ -99,12 +100,14 @@ class ShardSource(Source):
     Args:
         urls: Paths and URLs as ``data.urls`` of training takes them.
         captions: True gives the caption of each image: ``KEY.txt``, or a column.
+        columns: Columns of parquet files by their roles, see ``ShardContent``.
     """
 
-    def __init__(self, urls: Sequence[str], captions: bool = False):
+    def __init__(self, urls: Sequence[str], captions: bool = False, columns: Mapping[str, str] | None = None):
+        check_columns(columns)
         self.urls, self.captions = expand(list(urls), "--images"), captions
         asked = ("caption",) * captions
-        self.content = ShardContent(("label", *asked), needed=asked)
+        self.content = ShardContent(("label", *asked), columns, asked)
         self.about, self.parts, self.count = encodable(", ".join(urls)), len(self.urls), None
         if is_parquet(self.urls[0]):
             columns = columns_in(self.urls[0], self.content)
@@ -148,14 +151,18 @@ def _classes(index: Path) -> tuple[str, ...] | None:
     return None if classes is None else tuple(map(encodable, classes))
 
 
-def open_source(data: Sequence[str], per_shard: int, captions: bool = False) -> Source:
+def open_source(
+    data: Sequence[str], per_shard: int, captions: bool = False, columns: Mapping[str, str] | None = None
+) -> Source:
     """Opens the user's images: shards, or one source of ``image_paths``, with their captions if asked for.
+
+    ``columns`` are those of a table by their roles, see ``columns.find_columns``.
 
     Raises:
         ValueError: There is no such source, or it has splits of which one must be named.
     """
     found = find_images(data, "--images", (*LISTED, "shards"))
     if found.kind == "shards":
-        return ShardSource(data, captions)
+        return ShardSource(data, captions, columns)
     wanted = Wanted("known", "needed" if captions else "none")
-    return ListedSource(open_listing(data[0], "--images", wanted), per_shard, captions)
+    return ListedSource(open_listing(data[0], "--images", wanted, columns), per_shard, captions)

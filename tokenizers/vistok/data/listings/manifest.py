@@ -106,7 +106,7 @@ def split_by(images: Listing, splits: Sequence[str], argument: str) -> Splits:
         count = len(parts["test"])
         notes.append(f"{count:,} images of its test are neither trained on nor scored; {argument}@test scores them")
     val, test = (images.part(parts[split]) if len(parts[split]) else None for split in ("val", "test"))
-    return Splits(images.part(parts["train"]), val, test, tuple(map(encodable, notes)))
+    return Splits(images.part(parts["train"]), val, test, tuple(map(encodable, notes)), True)
 
 
 def read_table(file: Path, argument: str, wanted: Wanted, columns: Mapping[str, str] | None) -> ManifestTable:

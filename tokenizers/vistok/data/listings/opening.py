@@ -77,7 +77,8 @@ def _named(splits: Splits, name: str, argument: str) -> Splits:
     """One split of a source as its only images."""
     role = next((role for role, names in NAMES.items() if name.lower() in names), None)
     listing = dict(zip(NAMES, splits[:3], strict=True)).get(role or "")
-    if not splits.divided or not listing:
-        there = [own for own, images in zip(NAMES, splits[:3], strict=True) if images] if splits.divided else []
+    divided = splits.divided or splits.has_names
+    if not divided or not listing:
+        there = [own for own, images in zip(NAMES, splits[:3], strict=True) if images] if divided else []
         raise ValueError(f"{argument}: there is no split {name!r}, but {', '.join(there) or 'no splits'}")
     return Splits(listing)

@@ -14,6 +14,7 @@ class Splits(NamedTuple):
     val: Listing | None = None
     test: Listing | None = None
     notes: tuple[str, ...] = ()  # sentences about what is not read
+    has_names: bool = False  # True if each image names its split, even if all are in ``train``
 
     @property
     def divided(self) -> bool:
