@@ -13,6 +13,7 @@ COMMANDS = {  # the verb: its module, and what it does
     "train": ("vistok.commands.train", "train a tokenizer"),
     "eval": ("vistok.commands.eval", "score tokenizers on images"),
     "compare": ("vistok.commands.compare", "compare the scores of tokenizers, with intervals and a picture"),
+    "runs": ("vistok.commands.runs", "list runs with their scores"),
     "estimate": ("vistok.commands.estimate", "print the parameters, FLOPs and memory of a training run"),
     "export": ("vistok.commands.export", "write a tokenizer for diffusers, Janus, published families, ONNX or torch"),
     "inspect": ("vistok.commands.inspect", "print the contents of a checkpoint without running any of it"),

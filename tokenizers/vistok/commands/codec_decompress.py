@@ -13,6 +13,7 @@ from vistok.commands.arguments import Parser
 from vistok.commands.failures import guard
 from vistok.files import atomic_write
 from vistok.processes import locks
+from vistok.terminal import say
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -40,3 +41,5 @@ def run(asked: argparse.Namespace) -> None:
     image = decompress_file(load(asked.codec), Path(asked.file), asked.conceal, asked.max_pixels)
     with locks.held(locks.beside(out), f"--out={out}"), atomic_write(out) as file:
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, Image.EXTENSION[out.suffix.lower()])
+    size = f"{image.shape[2]} x {image.shape[1]} pixels from {Path(asked.file).stat().st_size:,} bytes"
+    say(f"{size}: {out}")

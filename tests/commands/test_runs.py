@@ -1,0 +1,53 @@
+"""The list of runs, finished, interrupted and damaged."""
+
+import json
+import os
+import re
+
+from vistok.commands import runs
+
+
+def lines(capsys, folder):
+    runs.main([str(folder)])
+    return re.sub(r"\s+", " ", capsys.readouterr().out)
+
+
+def test_a_finished_and_an_interrupted_run(train, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    run = train(tmp_path / "runs" / "sample" / "first")
+    metrics = json.loads((run / "metrics.json").read_text())["metrics"]
+    other = tmp_path / "runs" / "second"
+    other.mkdir()
+    for name in ("config.yaml", "metrics.csv"):
+        (other / name).write_bytes((run / name).read_bytes())
+    text = (other / "config.yaml").read_text()
+    (other / "config.yaml").write_text(text.replace("updates: 2\n", "updates: 5000\n", 1))
+    for folder, began in ((run, 100), (other, 200)):
+        os.utime(folder / "config.yaml", (began, began))
+    capsys.readouterr()
+    printed = lines(capsys, tmp_path / "runs")
+    scores = f"{metrics['psnr']:.2f} {metrics['ssim']:.3f} {100 * metrics['usage']:.1f}"
+    first, second = printed.index("sample/first"), printed.index(" second ")
+    assert second < first and printed.count(scores) == 2
+    assert f" 2 of 5,000 {scores}" in printed and f" 2 {scores}" in printed
+    assert " sample " in printed and "32 px" in printed
+    assert lines(capsys, run).count(scores) == 1
+
+
+def test_damaged_files_are_empty_cells(tmp_path, capsys):
+    for name, files in {
+        "a": {"config.yaml": b"\xff", "metrics.json": b"{"},
+        "b": {"config.yaml": b"[1]", "metrics.json": b'{"metrics": {"psnr": "x"}}', "metrics.csv": b"nothing"},
+        "c": {"config.yaml": b"data: 3\nmodel: x\noptim: {updates: many}"},
+    }.items():
+        (tmp_path / name).mkdir()
+        for file, content in files.items():
+            (tmp_path / name / file).write_bytes(content)
+    printed = lines(capsys, tmp_path)
+    assert all(f" {name} " in printed for name in "abc")
+    assert lines(capsys, tmp_path / "a") and "no runs in" in lines(capsys, _empty(tmp_path))
+
+
+def _empty(tmp_path):
+    (tmp_path / "a" / "nothing").mkdir()
+    return tmp_path / "a" / "nothing"
