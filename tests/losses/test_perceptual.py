@@ -37,6 +37,26 @@ def test_gradients_reach_the_reconstruction_only(squeeze):
     assert not any(parameter.requires_grad for parameter in squeeze.parameters())
 
 
+def test_of_the_images_only_the_compared_maps_are_kept(squeeze):
+    """Beside what the reconstruction's own pass through the trunk keeps: the maps of the images, and the weights."""
+    reconstruction, images = torch.rand(2, 1, 3, 64, 64).unbind()
+    reconstruction.requires_grad_()
+
+    def kept(function):
+        """Bytes kept for the backward pass, by place in memory."""
+        sizes = {}
+        with torch.autograd.graph.saved_tensors_hooks(
+            lambda t: sizes.update({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes()}) or t, lambda t: t
+        ):
+            result = function()
+        return sum(sizes.values()), result
+
+    of_trunk, maps = kept(lambda: squeeze.features(reconstruction))
+    of_loss, _ = kept(lambda: squeeze(reconstruction, images))
+    compared = sum(4 * (features.numel() + features.shape[1]) for features in maps)
+    assert of_loss == of_trunk + compared + 4 * maps[-1].numel()  # which no layer of the trunk reads
+
+
 def test_trunk_from_a_file(squeeze, tmp_path):
     from torchvision.models import squeezenet1_1
 

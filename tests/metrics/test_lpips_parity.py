@@ -1,4 +1,4 @@
-"""LPIPS of local trunks against the package ``lpips`` itself, which reads them in torchvision's own way."""
+"""LPIPS of local trunks against the package ``lpips`` itself, which reads them in its own way: values and gradients."""
 
 import pytest
 import torch
@@ -45,8 +45,22 @@ def test_a_trunk_from_a_file_is_the_packages(trunk, net, monkeypatch):
     random = torch.Generator().manual_seed(1)
     images = torch.randint(256, (3, 3, 64, 64), generator=random, dtype=torch.uint8)
     copies = (images // 2 + torch.randint(128, images.shape, generator=random)).to(torch.uint8)
+    ours = LPIPS(net, str(path))
     with torch.no_grad():
         expected = theirs(to_float(copies), to_float(images)).flatten()
-        ours = LPIPS(net, str(path)).distance(to_float(copies), to_float(images)).flatten()
+        torch.testing.assert_close(
+            ours.distance(to_float(copies), to_float(images)).flatten(), expected, rtol=1e-5, atol=0
+        )
     assert expected.min() > 0.01 and expected.std() > 0
-    torch.testing.assert_close(ours, expected, rtol=1e-5, atol=0)
+
+    def loss(compare, dtype):
+        reconstruction = to_float(copies).requires_grad_()
+        with torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+            value = compare(reconstruction, to_float(images)).mean()
+        return value.detach().float(), torch.autograd.grad(value, reconstruction)[0]
+
+    for dtype, bound in ((torch.float32, 1e-5), (torch.bfloat16, 2e-2)):
+        (value, gradient), (wanted, of_package) = loss(ours, dtype), loss(theirs, dtype)
+        torch.testing.assert_close(wanted, expected.mean(), rtol=bound, atol=0)
+        torch.testing.assert_close(value, wanted, rtol=bound, atol=0)
+        assert (gradient - of_package).norm() < bound * of_package.norm()

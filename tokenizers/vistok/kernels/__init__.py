@@ -1,5 +1,6 @@
 """Kernels of the most expensive operations of quantizers and networks."""
 
+from vistok.kernels.feature_distance import normalised_distances
 from vistok.kernels.group_norm import conv_norm_act, forked_norm_act, norm_act
 from vistok.kernels.nearest import largest_product, nearest_code
 from vistok.kernels.propagation import propagated, propagated_and_assigned
@@ -11,6 +12,7 @@ __all__ = [
     "largest_product",
     "nearest_code",
     "norm_act",
+    "normalised_distances",
     "propagated",
     "propagated_and_assigned",
     "soft_assignment",

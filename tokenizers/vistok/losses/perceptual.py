@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from vistok.kernels import normalised_distances
 from vistok.pretrained import FrozenNetwork, WeightHash, downloading, tensor_hash, torchvision_official
 
 TRUNKS = {"vgg": "vgg16", "alex": "alexnet", "squeeze": "squeezenet1_1"}  # torchvision's names
@@ -23,6 +24,8 @@ class LPIPS(FrozenNetwork):
     """Mean LPIPS v0.1 of images (b, 3, H, W) in [-1, 1]; frozen, and always in evaluation mode.
 
     The linear heads contain dropout, which a parent's ``train()`` would switch on; ``train`` is therefore ignored.
+    ``distance`` is the package's own module, which metrics call. The loss has its numbers but not its tensors: features
+    of the images are computed without gradients, and compared by ``normalised_distances``.
 
     Args:
         net: Trunk: ``vgg`` (the usual training loss), ``alex`` (the usual metric) or ``squeeze``.
@@ -45,7 +48,14 @@ class LPIPS(FrozenNetwork):
         self.freeze()
 
     def forward(self, reconstruction: Tensor, images: Tensor) -> Tensor:
-        return self.distance(self.view(reconstruction), self.view(images)).mean()
+        with torch.no_grad():
+            wanted = self.features(images)
+        weights = [head.model[-1].weight for head in self.distance.lins]
+        return normalised_distances(self.features(reconstruction), wanted, weights).mean()
+
+    def features(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Maps of the trunk that are compared, (b, c, h, w) each, of images (b, 3, H, W) in [-1, 1]."""
+        return self.distance.net(self.distance.scaling_layer(self.view(images)))
 
     @functools.cached_property
     def weight_hash(self) -> WeightHash:

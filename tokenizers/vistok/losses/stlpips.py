@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vistok.kernels import normalised_distances
 from vistok.pretrained import FrozenNetwork, WeightsUnavailable, fixed_seed, load_state, read_state
 
 PACKAGE, FILE = "stlpips_pytorch", "weights/vST0.0/alex_shift_tolerant.pth"
@@ -46,20 +47,18 @@ class STLPIPS(FrozenNetwork):
         return self.distance(self.view(reconstruction), self.view(images)).mean()
 
     def distance(self, a: Tensor, b: Tensor) -> Tensor:
-        """ST-LPIPS of each pair, (b,) in float32."""
-        a, b = ((images - self.shift) / self.scale for images in (a, b))
-        total = 0.0
-        for stage, head in zip(self.trunk, self.heads, strict=True):
-            a, b = stage(a), stage(b)
-            difference = (unit(a) - unit(b)).square()
-            total = total + F.conv2d(difference, cast(Tensor, head.weight).float()).mean((1, 2, 3))
-        return cast(Tensor, total)
+        """ST-LPIPS of each pair, (b,) in float32; gradients reach ``a`` alone."""
+        with torch.no_grad():
+            wanted = self.features(b)
+        weights = [cast(Tensor, head.weight) for head in self.heads]
+        return normalised_distances(self.features(a), wanted, weights)
 
-
-def unit(features: Tensor) -> Tensor:
-    """Features (b, c, h, w), normalised to unit length over the channels, in float32."""
-    features = features.float()
-    return features / (features.square().sum(1, keepdim=True).sqrt() + 1e-10)
+    def features(self, images: Tensor) -> list[Tensor]:
+        """Maps of the trunk that are compared, (b, c, h, w) each."""
+        maps = [(images - self.shift) / self.scale]
+        for stage in self.trunk:
+            maps.append(stage(maps[-1]))
+        return maps[1:]
 
 
 class ReflectedBlur(nn.Module):
