@@ -58,9 +58,9 @@ def run(asked: argparse.Namespace) -> None:
     if not found:
         say(f"no runs in {folder}", console=console)
         return
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("run", "data", "tokenizer", "updates", *(label for label, _, _ in SCORES.values())):
-        table.add_column(name, overflow="fold", min_width=22 if name == "run" else None)
+        table.add_column(name, overflow="fold")
     for own in found:
         ended = own.updates >= own.planned
         updates = f"{own.updates:,}" if ended else f"{own.updates:,} of {own.planned:,}"
