@@ -18,6 +18,7 @@ from pathlib import Path
 import hydra
 import numpy as np
 import pytest
+import tifffile
 import torch
 from omegaconf import DictConfig, open_dict
 from PIL import Image
@@ -265,6 +266,7 @@ SMALLER = {  # networks beside the tokenizer, by class: arguments that make them
 SMALLER_MODELS = {  # of feature losses
     "convnext_small.fb_in1k": "convnext_atto",
     "resnet50": "resnet10t",
+    "densenet121": "squeezenet1_1",
 }
 
 
@@ -284,11 +286,62 @@ def shrink_losses(loss: DictConfig, image_size: int) -> None:
                 node.channels = [16] * (image_size.bit_length() - 2)  # at image_size, ..., 4 pixels
             if target == "vistok.losses.FeatureLoss":
                 node.model = SMALLER_MODELS.get(node.model, node.model)
+                node.size = node.get("size", 224) and min(node.get("size", 224), 64)
 
 
 @pytest.fixture(name="shrink_losses")
 def shrink_losses_fixture(networks_made_once) -> Callable[[DictConfig, int], None]:
     return shrink_losses
+
+
+def smooth(rng: np.random.Generator, channels: int) -> np.ndarray:
+    """A smooth picture (40, 40, channels) uint8."""
+    small = rng.integers(0, 256, (5, 5, channels), dtype=np.uint8)
+    return np.stack([np.asarray(Image.fromarray(small[..., i]).resize((40, 40))) for i in range(channels)], 2)
+
+
+def own_images(folder: Path, kind: str, count: int = 8) -> Path:
+    """Write images of a kind into a new folder: ``grey``, ``grey 12-bit``, ``dicom``, ``8 bands`` or ``rgba``."""
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    for i in range(count):
+        if kind == "grey":
+            Image.fromarray(smooth(rng, 1)[..., 0]).save(folder / f"{i}.jpg")
+        elif kind == "grey 12-bit":
+            Image.fromarray(smooth(rng, 1)[..., 0].astype(np.uint16) * 16).save(folder / f"{i}.png")
+        elif kind == "dicom":
+            levels = smooth(rng, 1)[..., 0].astype(np.uint16) * 16
+            dicom(folder, levels, f"{i}.dcm", RescaleSlope=1, RescaleIntercept=-1024)
+        elif kind == "8 bands":
+            bands = smooth(rng, 8).astype(np.uint16) * 30
+            tifffile.imwrite(folder / f"{i}.tif", bands, photometric="minisblack", planarconfig="contig")
+        else:
+            Image.fromarray(smooth(rng, 4)).save(folder / f"{i}.png")
+    return folder
+
+
+def dicom(folder: Path, levels: np.ndarray, name: str = "a.dcm", **tags) -> Path:
+    """An uncompressed DICOM file of one or several frames."""
+    pydicom = pytest.importorskip("pydicom")
+    from pydicom.dataset import FileDataset, FileMetaDataset
+
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = pydicom.uid.CTImageStorage
+    meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+    dataset = FileDataset(None, {}, file_meta=meta, preamble=bytes(128))
+    dataset.SOPClassUID, dataset.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+    dataset.Rows, dataset.Columns = levels.shape[-2:]
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 12, 11
+    dataset.PixelRepresentation = int(levels.dtype.kind == "i")
+    if levels.ndim == 3:
+        dataset.NumberOfFrames = len(levels)
+    for tag, value in tags.items():
+        setattr(dataset, tag, value)
+    dataset.PixelData = levels.tobytes()
+    dataset.save_as(folder / name, enforce_file_format=True)
+    return folder / name
 
 
 @pytest.fixture

@@ -98,7 +98,7 @@ def test_every_evaluation_composes(compose, network, data):
 
 @pytest.mark.parametrize("experiment", choices("experiment"))
 def test_every_experiment_composes(compose, experiment):
-    config = compose("train", f"experiment={experiment}", "data=folder", "data.root=x", "trainer=gpu")
+    config = compose("train", f"experiment={experiment}", "data=folder", "data.root=x", "model.init=x", "trainer=gpu")
     OmegaConf.resolve(config)
     assert config.run.name == experiment and "=" not in config.run.name
     assert config.trainer.precision == "bf16-mixed"

@@ -14,6 +14,8 @@ import vistok
 from vistok import configuration
 from vistok.training import run
 
+from .conftest import own_images
+
 pytestmark = pytest.mark.usefixtures("networks_made_once")
 
 
@@ -23,6 +25,7 @@ class Recipe(NamedTuple):
     latent: tuple[int, ...]  # d, h, w of the finest latent
     codebook: int = 16384
     total: int | None = None  # parameters of the whole tokenizer, where published
+    images: str | None = None  # the kind of files that it is for, if not photos
 
 
 F16 = 29_298_176, 42_449_795
@@ -76,9 +79,15 @@ RECIPES = {
     "infinity_16bit_imagenet256": Recipe(44_951_952, 65_018_627, (16, 16, 16), 2**16),  # measured: none published
     "infinity_32bit_imagenet256": Recipe(45_025_696, 65_092_355, (32, 16, 16), 2**32),
     "fsq_1k_imagenet256": Recipe(24_957_316, 40_461_699, (4, 16, 16), 1000),  # measured: not the paper's network
+    "cxr_finetune": Recipe(*F16, (256, 16, 16), 1024, images="grey"),
+    # The first and the last convolution, of 3 x 3 and 128 channels, by the number of bands; the sprites' measured.
+    "xray_16bit": Recipe(F8[0] - 2 * 9 * 128, F8[1] - 2 * (9 * 128 + 1), (8, 32, 32), images="grey 12-bit"),
+    "satellite_8band": Recipe(F8[0] + 5 * 9 * 128, F8[1] + 5 * (9 * 128 + 1), (8, 32, 32), images="8 bands"),
+    "sprites_rgba32": Recipe(396_480, 544_656, (8, 8, 8), 1024, images="rgba"),
 }
 SMALL = {"channels": 8, "num_blocks": 1, "dim": 96, "depth": 1, "num_heads": 2, "heads": 2, "head_dim": 8}
 CODEBOOK = 64
+FOLDER = ("data=folder", "data.num_workers=0", "model.init=null")  # a fine-tuning one asks for weights to start from
 
 
 def parameters(module: torch.nn.Module) -> int:
@@ -92,11 +101,11 @@ def test_every_recipe_is_in_the_table():
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_published_sizes(compose, name):
-    config, recipe = compose("train", f"experiment={name}", "data=folder", "data.root=x"), RECIPES[name]
+    config, recipe = compose("train", f"experiment={name}", *FOLDER, "data.root=x"), RECIPES[name]
     run._check_config(config)
     with torch.device("meta"):
         tokenizer = configuration.instantiate(config.tokenizer)
-        latent = tokenizer.encode(torch.empty(1, 3, config.data.image_size, config.data.image_size))
+        latent = tokenizer.encode(torch.empty(1, config.data.channels, config.data.image_size, config.data.image_size))
         run.build_module(OmegaConf.merge(config, {"run": {"frozen_weights": "random"}}))  # every term has a weight
     assert (parameters(tokenizer.encoder), parameters(tokenizer.decoder)) == (recipe.encoder, recipe.decoder)
     assert latent.shape[1:] == recipe.latent and tokenizer.factor * recipe.latent[-1] == config.data.image_size
@@ -116,11 +125,15 @@ def shrink(backbone: DictConfig) -> None:
 
 
 @pytest.fixture
-def small(compose, shrink_losses) -> Callable[[str], DictConfig]:
-    """``small(name)``: the config of a recipe for two updates with small networks and images."""
+def small(compose, shrink_losses, tmp_path) -> Callable[[str], DictConfig]:
+    """``small(name)``: the config of a recipe for two updates with small networks, on small images of its kind."""
 
     def make(name: str) -> DictConfig:
-        config = compose("train", f"experiment={name}", "trainer=debug", "data.image_size=32", "optim.accumulate=1")
+        words = []
+        if RECIPES[name].images:
+            words = [*FOLDER, f"data.root={own_images(tmp_path / 'images', RECIPES[name].images)}", "data.val_count=2"]
+        words += ["trainer=debug", "data.image_size=32", "optim.accumulate=1"]
+        config = compose("train", f"experiment={name}", *words)
         shrink(config.backbone)
         shrink_losses(config.loss, config.data.image_size)
         config.model.latent_dim = min(config.model.latent_dim, 32)
@@ -154,7 +167,7 @@ def test_two_updates(small, tmp_path, folders, name):
     adversarial = {"train/adversarial", "train/discriminator", "train/lecam"}  # from the second on, by trainer=debug
     assert names - adversarial <= set(first) and names <= set(second)
     tokenizer = vistok.load(folder)
-    codes = tokenizer.tokenize(torch.rand(2, 3, 32, 32) * 2 - 1)
+    codes = tokenizer.tokenize(torch.rand(2, config.data.channels, 32, 32) * 2 - 1)
     *_, finest = tokenizer.quantizer.layout(*tokenizer.grid(32, 32)).split(codes)
     assert finest.shape[-1] == 32 // tokenizer.factor
     sizes = set(tokenizer.quantizer.codebook_sizes)

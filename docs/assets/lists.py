@@ -50,7 +50,7 @@ GROUPS = {  # in configs/: its name on the command line where it is another, and
         "see [Performance](performance.md)",
     ),
     "logger": ("", "further logs besides `metrics.csv`"),
-    "experiment": ("", "a published recipe: see [Recipes](recipes.md)"),
+    "experiment": ("", "a recipe: see [Recipes](recipes.md)"),
 }
 PROTOCOLS = ("canonical", "llamagen", "openmagvit2", "ibq", "titok", "fvq", "vqgan_lc")  # in this order
 MOST = 22  # choices that are listed

@@ -18,6 +18,8 @@ from vistok.images.rgb import UnreadableImage
 from vistok.images.rgb_view import RGBView, rgb_view
 from vistok.images.values import FileValues, read_values
 
+from ..conftest import dicom
+
 RAMP = np.arange(6 * 8).reshape(6, 8)
 
 
@@ -207,30 +209,6 @@ def test_images_that_no_file_can_hold(tmp_path):
         vistok.write_image(torch.zeros(1, 8, 4, 4), tmp_path / "a.png")
     with pytest.raises(ValueError, match=r"value_range=\[0, 100000\] does not fit 16-bit integers"):
         vistok.write_image(torch.zeros(1, 1, 4, 4), tmp_path / "a.tif", (0, 100000))
-
-
-def dicom(tmp_path, levels, **tags):
-    """An uncompressed DICOM file of one or several frames."""
-    pydicom = pytest.importorskip("pydicom")
-    from pydicom.dataset import FileDataset, FileMetaDataset
-
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID = pydicom.uid.CTImageStorage
-    meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
-    dataset = FileDataset(None, {}, file_meta=meta, preamble=bytes(128))
-    dataset.SOPClassUID, dataset.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
-    dataset.Rows, dataset.Columns = levels.shape[-2:]
-    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
-    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 12, 11
-    dataset.PixelRepresentation = int(levels.dtype.kind == "i")
-    if levels.ndim == 3:
-        dataset.NumberOfFrames = len(levels)
-    for name, value in tags.items():
-        setattr(dataset, name, value)
-    dataset.PixelData = levels.tobytes()
-    dataset.save_as(tmp_path / "a.dcm", enforce_file_format=True)
-    return tmp_path / "a.dcm"
 
 
 def test_dicom(tmp_path):

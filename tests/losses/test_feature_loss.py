@@ -4,9 +4,11 @@ import pytest
 import timm
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torchvision import models
 from torchvision.transforms.functional import normalize
 
+from vistok.images.rgb_view import RGBView
 from vistok.losses import FeatureLoss
 from vistok.losses.feature_loss import distance
 
@@ -83,6 +85,49 @@ def test_layers_of_a_torchvision_network(tmp_path):
     torch.testing.assert_close(maps[1], network.features[:5](prepared))
     expected = sum(distance(u, v).mean() for u, v in zip(maps, loss.features(b), strict=True)) / 2
     torch.testing.assert_close(loss(a, b), expected)
+
+
+def test_a_classifier_of_grey_images_with_its_own_range(tmp_path):
+    """As torchxrayvision's: one channel, black at -1024 and white at 1024; it sees the mean of red, green and blue."""
+    torch.manual_seed(0)
+    network = models.squeezenet1_1().eval()
+    network.features[0] = nn.Conv2d(1, 64, 3, stride=2)
+    torch.save(network.state_dict(), tmp_path / "grey.pth")
+    grey = {"channels": 1, "pixel_range": [-1024, 1024], "size": None}
+    loss = FeatureLoss("squeezenet1_1", tmp_path / "grey.pth", [0, 4], library="torchvision", **grey)
+    a, b = torch.rand(2, 2, 3, 64, 64) * 2 - 1
+    seen = [(x[:, :1] + x[:, 1:2] + x[:, 2:]) / 3 * 1024 for x in (a, b)]
+    (first, last), (first_b, last_b) = ([network.features[:end](x) for end in (1, 5)] for x in seen)
+    for ours, theirs in zip(loss.features(a), (first, last), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-3)
+    expected = (distance(first, first_b).mean() + distance(last, last_b).mean()) / 2
+    torch.testing.assert_close(loss(a, b), expected)
+    loss.view = RGBView(1)
+    one = loss(a[:, :1], b[:, :1])
+    torch.testing.assert_close(one, loss(*(x[:, :1].expand(-1, 3, -1, -1) for x in (a, b))))
+
+
+def test_a_pixel_range_by_hand():
+    """Of timm's networks too: -1 is the low end, 1 the high end."""
+    loss = FeatureLoss(**RESNET, channels=1, pixel_range=[0, 255])
+    assert loss.network.conv1[0].in_channels == 1
+    loss.network = nn.Flatten()
+    pixels = torch.tensor([-1.0, 0.0, 1.0]).view(1, 1, 1, 3).expand(1, 3, 1, 3)
+    torch.testing.assert_close(loss.features(pixels)[0], torch.tensor([[0.0, 127.5, 255.0]]))
+
+
+@pytest.mark.parametrize("arguments, message", [
+    ({"channels": 2}, "channels must be 1 or 3, not 2"),
+    ({"channels": 1}, "channels=1 needs pixel_range"),
+    ({"pixel_range": [1, 1]}, r"pixel_range is \[LOW, HIGH\], with LOW below HIGH, not \[1, 1\]"),
+    ({"pixel_range": [1]}, r"pixel_range is \[LOW, HIGH\], with LOW below HIGH, not \[1\]"),
+    ({"channels": 1, "pixel_range": [0, 1], "weights": "pretrained"},
+     "torchvision has no weights of squeezenet1_1 for channels=1: give the path of a file"),
+])  # fmt: skip
+def test_inputs_that_no_classifier_has(arguments, message):
+    settings = {"model": "squeezenet1_1", "weights": "random", "library": "torchvision", "stages": [0]}
+    with pytest.raises(ValueError, match=message):
+        FeatureLoss(**settings | arguments)
 
 
 @pytest.mark.parametrize("arguments, message", [

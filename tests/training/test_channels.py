@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import tifffile
 import torch
 from hydra.errors import InstantiationException
 from PIL import Image
@@ -18,6 +17,8 @@ from vistok.losses import LPIPS
 from vistok.training import run as training_run
 from vistok.training.channel_adaptation import adapted
 
+from ..conftest import own_images
+
 DATA = ("data=folder", "data.num_workers=0", "loss=l1", "data.batch_size=4", "data.val_count=2")
 EVAL = (
     "feature_network=none",
@@ -29,26 +30,6 @@ EVAL = (
 )
 
 
-def levels(rng: np.random.Generator, channels: int) -> np.ndarray:
-    """Smooth pictures (40, 40, channels) uint8."""
-    small = rng.integers(0, 256, (5, 5, channels), dtype=np.uint8)
-    return np.stack([np.asarray(Image.fromarray(small[..., i]).resize((40, 40))) for i in range(channels)], 2)
-
-
-def write(folder: Path, kind: str, count: int = 8) -> Path:
-    rng = np.random.default_rng(0)
-    folder.mkdir()
-    for i in range(count):
-        if kind == "grey 12-bit":
-            Image.fromarray(levels(rng, 1)[..., 0].astype(np.uint16) * 16).save(folder / f"{i}.png")
-        elif kind == "rgba":
-            Image.fromarray(levels(rng, 4)).save(folder / f"{i}.png")
-        else:
-            bands = levels(rng, 8).astype(np.uint16) * 30
-            tifffile.imwrite(folder / f"{i}.tif", bands, photometric="minisblack", planarconfig="contig")
-    return folder
-
-
 @pytest.mark.parametrize("kind, overrides, channels, value_range", [
     ("grey 12-bit", ["data.channels=1", "data.range=[0,4095]"], 1, (0, 4095)),
     ("rgba", ["data.channels=4"], 4, None),
@@ -56,7 +37,7 @@ def write(folder: Path, kind: str, count: int = 8) -> Path:
 ])  # fmt: skip
 def test_a_run_and_its_evaluation(tmp_path, train, compose, kind, overrides, channels, value_range):
     """Channels and range follow from the run: ``eval.py`` is told neither."""
-    images = write(tmp_path / "images", kind)
+    images = own_images(tmp_path / "images", kind)
     run = train(tmp_path / "run", *DATA, f"data.root={images}", *overrides)
     tokenizer = vistok.load(run)
     assert tokenizer.encoder.in_channels == tokenizer.decoder.out_channels == channels
@@ -83,7 +64,7 @@ def test_a_run_and_its_evaluation(tmp_path, train, compose, kind, overrides, cha
 
 
 def test_the_range_is_measured_on_training_images_and_said(tmp_path, train, capsys):
-    images = write(tmp_path / "images", "grey 12-bit")
+    images = own_images(tmp_path / "images", "grey 12-bit")
     run = train(tmp_path / "run", *DATA, f"data.root={images}", "data.channels=1", "data.range=auto")
     held_in = [read_values(path).levels for path in sorted(images.iterdir())]
     low, high = vistok.load(run).value_range
@@ -92,7 +73,7 @@ def test_the_range_is_measured_on_training_images_and_said(tmp_path, train, caps
 
 
 def test_sixteen_bits_that_are_mostly_unused_are_warned_of(tmp_path, train, capsys):
-    images = write(tmp_path / "images", "grey 12-bit")
+    images = own_images(tmp_path / "images", "grey 12-bit")
     train(tmp_path / "run", *DATA, f"data.root={images}")
     text = capsys.readouterr().out
     assert "warning: the first images are 16-bit and use" in text and "data.range=auto or data.range=[0, " in text
@@ -108,7 +89,7 @@ def test_sixteen_bits_that_are_mostly_unused_are_warned_of(tmp_path, train, caps
     ("8 bands", [], "it has 8 bands; data.channels=8 reads all of them"),
 ])  # fmt: skip
 def test_refusals(tmp_path, train, kind, overrides, message):
-    images = write(tmp_path / "images", kind)
+    images = own_images(tmp_path / "images", kind)
     with pytest.raises((ValueError, InstantiationException), match=message):
         train(tmp_path / "run", *DATA, f"data.root={images}", *overrides)
 
@@ -160,7 +141,7 @@ def make_cnn(make_tokenizer, channels: int, patch: int):
 
 
 def test_init_from_an_rgb_run(tmp_path, train, trained):
-    images = write(tmp_path / "images", "rgba")
+    images = own_images(tmp_path / "images", "rgba")
     start = ["optim.updates=1", "optimizer.lr=0", "model.init=" + str(trained)]
     run = train(tmp_path / "run", *DATA, f"data.root={images}", "data.channels=4", *start)
     x = torch.rand(1, 4, 32, 32) * 2 - 1
@@ -177,7 +158,7 @@ def test_tokens_of_values(tmp_path, train):
     from vistok.commands import tokenize
     from vistok.tokens import TokenStore
 
-    images = write(tmp_path / "images", "grey 12-bit")
+    images = own_images(tmp_path / "images", "grey 12-bit")
     run = train(tmp_path / "run", *DATA, f"data.root={images}", "data.channels=1", "data.range=[0,4095]")
     words = ["--images", str(images), "--out", str(tmp_path / "tokens"), "--image-size", "32", "--num-workers", "0"]
     tokenize.main([str(run), *words])
@@ -187,7 +168,7 @@ def test_tokens_of_values(tmp_path, train):
 
 
 def test_the_report_says_what_was_compared(tmp_path, train, compose):
-    images = write(tmp_path / "images", "rgba")
+    images = own_images(tmp_path / "images", "rgba")
     run = train(tmp_path / "run", *DATA, f"data.root={images}", "data.channels=4")
     out = tmp_path / "out.json"
     evaluate(compose("eval", *EVAL, f"tokenizer={run}", f"data.root={images}", f"run.out={out}"))

@@ -93,7 +93,7 @@ class FrozenNetwork(nn.Module):
 
 
 def timm_network(
-    model: str, weights: str | Path = "pretrained", classifier: bool = False
+    model: str, weights: str | Path = "pretrained", classifier: bool = False, channels: int = 3
 ) -> tuple[Any, dict[str, Any]]:
     """Builds a timm model; returns it with timm's settings for its images: ``input_size``, ``mean``, ``std``.
 
@@ -102,6 +102,7 @@ def timm_network(
         weights: ``pretrained`` downloads timm's weights, ``random`` draws the same random weights every time; any other
             value is the path of a state dict in timm's layout.
         classifier: True keeps the model's classifier, so that its output is logits.
+        channels: Channels of its input; for 1 timm sums the weights of red, green and blue.
 
     Raises:
         WeightsUnavailable: The download failed. Without a network huggingface_hub first retries for up to a minute;
@@ -117,7 +118,8 @@ def timm_network(
         raise ValueError(f"timm has no model {model!r}")
     with fixed_seed(), downloading(f"timm's weights of {model}", "give the path of a file with them"):
         try:
-            network = timm.create_model(model, weights == "pretrained", **({} if classifier else {"num_classes": 0}))
+            headless = {} if classifier else {"num_classes": 0}
+            network = timm.create_model(model, weights == "pretrained", in_chans=channels, **headless)
         except RuntimeError as error:  # no such tag, or no weights for this model
             raise ValueError(f"timm cannot make {model!r} with weights={weights!r}: {error}") from error
     if weights not in ("pretrained", "random"):
@@ -128,7 +130,9 @@ def timm_network(
     return network, timm.data.resolve_model_data_config(network)
 
 
-def torchvision_features(model: str, weights: str | Path = "pretrained") -> tuple[nn.Sequential, Any]:
+def torchvision_features(
+    model: str, weights: str | Path = "pretrained", channels: int = 3
+) -> tuple[nn.Sequential, Any]:
     """Builds the ``features`` of a torchvision convnet, layer by layer.
 
     Args:
@@ -137,21 +141,26 @@ def torchvision_features(model: str, weights: str | Path = "pretrained") -> tupl
         weights: ``pretrained`` downloads torchvision's weights, ``random`` draws the same random weights every time;
             any other value is the path of a state dict in torchvision's layout, of which ``features.*`` is read. For
             MobileNetV2 the older layout with flat blocks is read too.
+        channels: Channels of its input; for other than 3 torchvision has no weights.
 
     Returns:
         The network, and torchvision's transforms with ``crop_size``, ``mean`` and ``std``.
 
     Raises:
         WeightsUnavailable: The download failed.
-        ValueError: torchvision has no such convnet, or the file does not fit.
+        ValueError: torchvision has no such convnet or weights, or the file does not fit.
     """
     from torchvision import models
 
     if model not in models.list_models(module=models):
         raise ValueError(f"torchvision has no classifier {model!r}")
+    if weights == "pretrained" and channels != 3:
+        raise ValueError(f"torchvision has no weights of {model} for channels={channels}: give the path of a file")
     published = models.get_model_weights(model).DEFAULT
     with fixed_seed(), downloading(f"torchvision's weights of {model}", "give the path of a file with them"):
         network = models.get_model(model, weights=published if weights == "pretrained" else None, progress=False)
+        if channels != 3:
+            _change_input(network, channels)
     parts = dict(network.named_children())
     if not {"features", "classifier"} <= parts.keys():
         raise ValueError(f"torchvision's {model} is not a convnet with `features`; timm may have it")
@@ -160,6 +169,14 @@ def torchvision_features(model: str, weights: str | Path = "pretrained") -> tupl
         state = {k.removeprefix("features."): v for k, v in read_state(weights).items() if k.startswith("features.")}
         load_state(features, _nest(state) if model == "mobilenet_v2" else state, weights)
     return features, published.transforms()
+
+
+def _change_input(network: nn.Module, channels: int) -> None:
+    """Gives the first convolution ``channels`` input channels, with random weights."""
+    first = next(module for module in network.modules() if isinstance(module, nn.Conv2d))
+    first.in_channels = channels
+    first.weight = nn.Parameter(torch.empty(first.out_channels, channels, *first.kernel_size))
+    nn.init.kaiming_normal_(first.weight)
 
 
 def _nest(state: dict[str, Tensor]) -> dict[str, Tensor]:

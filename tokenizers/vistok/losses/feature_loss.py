@@ -28,14 +28,18 @@ class FeatureLoss(FrozenNetwork):
             networks these are the layers of ``features``, and logits are not available.
         size: Side in pixels of the square that images are resized to (bilinear, antialiased); None does not resize.
         library: ``timm``, or ``torchvision`` for its convnets that have ``features``.
+        channels: Channels of the network's input, 3 or 1; 1 is the mean of red, green and blue.
+        pixel_range: Values that the network knows as black and white, such as (-1024, 1024) for torchxrayvision's; None
+            normalises with the library's mean and standard deviation, which are those of RGB.
 
     Raises:
         WeightsUnavailable: The download failed.
-        ValueError: The library has no such model or weights, the file does not fit, or a stage does not exist.
+        ValueError: The library has no such model or weights, the file does not fit, a stage does not exist, or the
+            pixel range is missing or empty.
     """
 
     network: Any  # timm's, or torchvision's
-    mean: Tensor  # (3, 1, 1)
+    mean: Tensor  # (3, 1, 1), or (1, 1, 1) with a pixel range
     std: Tensor
 
     def __init__(
@@ -45,16 +49,25 @@ class FeatureLoss(FrozenNetwork):
         stages: Sequence[int] | None = None,
         size: int | None = 224,
         library: Literal["timm", "torchvision"] = "timm",
+        channels: int = 3,
+        pixel_range: Sequence[float] | None = None,
     ):
         super().__init__()
         if library not in LIBRARIES:
             raise ValueError(f"library must be one of {', '.join(LIBRARIES)}, not {library!r}")
+        if channels not in (1, 3):
+            raise ValueError(f"channels must be 1 or 3, not {channels}")
+        if pixel_range is not None and not (len(pixel_range) == 2 and pixel_range[0] < pixel_range[1]):
+            raise ValueError(f"pixel_range is [LOW, HIGH], with LOW below HIGH, not {list(pixel_range)}")
+        if pixel_range is None and channels == 1:
+            raise ValueError("channels=1 needs pixel_range: the values that the network knows as black and white")
         self.stages, self.size, self.library = None if stages is None else list(stages), size, library
+        self.channels = channels
         if library == "timm":
-            self.network, settings = timm_network(model, weights, classifier=stages is None)
+            self.network, settings = timm_network(model, weights, stages is None, channels)
             count, mean, std = len(self.network.feature_info), settings["mean"], settings["std"]
         else:
-            self.network, settings = torchvision_features(model, weights)
+            self.network, settings = torchvision_features(model, weights, channels)
             count, mean, std = len(self.network), settings.mean, settings.std
             if stages is None:
                 raise ValueError(f"stages=null compares logits, which {library}'s networks are not read for")
@@ -63,12 +76,17 @@ class FeatureLoss(FrozenNetwork):
                     layer.inplace = False  # it would overwrite the map of the preceding layer
         if stages is not None and (not stages or not all(0 <= stage < count for stage in stages)):
             raise ValueError(f"stages must be in 0, ..., {count - 1} for {model}, not {self.stages}")
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        if pixel_range is not None:
+            low, high = pixel_range
+            mean, std = [-low / (high - low)], [1 / (high - low)]
+        self.register_buffer("mean", torch.tensor(mean).view(-1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(std).view(-1, 1, 1), persistent=False)
         self.freeze()
 
     def features(self, images: Tensor) -> list[Tensor]:
         """Maps (b, c, h, w) of the stages, or only the logits (b, classes)."""
+        if self.channels == 1:
+            images = images.mean(1, keepdim=True)
         if self.size is not None:
             images = F.interpolate(images, (self.size, self.size), mode="bilinear", antialias=True)
         prepared = ((images + 1) / 2 - self.mean) / self.std
