@@ -23,6 +23,7 @@ from vistok.images.decoding import MOST_PIXELS, AsStored, open_image, read_rgb, 
 from vistok.images.reader import PixelForm, reader
 from vistok.images.rgb import UnreadableImage
 from vistok.images.rgb_view import rgb_view
+from vistok.images.tiff import shape_of
 from vistok.images.values import read_values
 from vistok.processes.node_files import node_value
 from vistok.processes.patience import PATIENCE
@@ -217,8 +218,10 @@ def _refuse_small(images: Listing | None, size: int, max_unreadable: float) -> N
             with open_image(images.open(i), max_pixels=sys.maxsize) as image:
                 width, height = image.size
         except Exception as error:  # decoders of broken files raise anything
-            unreadable.append(f"{images.where(i)}: {type(error).__name__}: {error}")
-            continue
+            if (shape := shape_of(images.open(i))) is None:
+                unreadable.append(f"{images.where(i)}: {type(error).__name__}: {error}")
+                continue
+            height, width, _ = shape
         if min(width, height) < size:
             raise ValueError(
                 f"{images.where(i)} has {width}x{height} pixels, smaller than the crop of {size}; "

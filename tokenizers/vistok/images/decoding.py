@@ -82,7 +82,8 @@ def read_rgb(
     except UnreadableImage:
         raise
     except Exception as error:  # decoders of broken files raise anything
-        if isinstance(error, UnidentifiedImageError) and (bands := tiff.bands_of(file)):
+        if isinstance(error, UnidentifiedImageError) and (shape := tiff.shape_of(file)):
+            bands = shape[2]
             raise UnreadableImage(f"it has {bands} bands; data.channels={bands} reads all of them") from error
         reason = re.sub(r" <_io\.\w+ object at \w+>", "", str(error))  # a memory address, which varies
         raise UnreadableImage(f"{type(error).__name__}: {reason}") from error
@@ -118,7 +119,8 @@ def size_of(file: str | Path | BinaryIO) -> tuple[int, int] | None:
             _, *turns = large.UPRIGHT.get(opened.getexif().get(ORIENTATION, 1), (None, False, False, False))
             return opened.size if turns[2] else (opened.height, opened.width)
     except Exception:  # decoders of broken files raise anything
-        return None
+        shape = tiff.shape_of(file)
+        return shape and shape[:2]
 
 
 def upright(

@@ -56,15 +56,16 @@ def pages_of(image: Image.Image) -> int:
     return count
 
 
-def bands_of(file: str | Path | BinaryIO) -> int | None:
-    """Number of bands of a TIFF file that Pillow does not know; None if it is no TIFF file."""
+def shape_of(file: str | Path | BinaryIO) -> tuple[int, int, int] | None:
+    """Height, width and number of bands of a TIFF file that Pillow does not know; None if it is no TIFF file."""
     import tifffile
 
     try:
         if not isinstance(file, str | Path):
             file.seek(0)
         with tifffile.TiffFile(file) as opened:
-            return opened.pages[0].samplesperpixel
+            page = opened.pages[0]
+            return page.imagelength, page.imagewidth, page.samplesperpixel
     except Exception:  # of a damaged file, anything
         return None
 
