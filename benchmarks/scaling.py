@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -31,19 +31,20 @@ import torch.distributed as dist
 from omegaconf import DictConfig
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from vistok.training import module as training_module
+from vistok.quantizers import code_statistics
 from vistok.training import run
 from vistok.training.cost import LiveMemory, Step, estimate, images_of, make_fake, size_of
 from vistok.training.module import LitTokenizer
 
 ROOT = Path(__file__).parent.parent
 LIGHTNING = "Lightning's own"
+DEAD = "latents that dead codewords move to"
 NAMES = {  # who calls torch.distributed: the functions of vistok
     "gradient_ratio": "gradients of the last layer, for the adaptive weight",
-    "decide": "whether all is finite",
-    "_learn": "codebook and logit statistics",
+    "decide": "whether all is finite, statistics of codes and logits",
     "sample": "which latents dead codewords move to",
-    "train": LIGHTNING,
+    "gathered": DEAD,
+    "_fit": LIGHTNING,
     "training_step": LIGHTNING,
 }
 MANAGED = "gradients of trained parameters"
@@ -95,11 +96,24 @@ class Recorder:
         return watched
 
 
+class Reduction(torch.nn.Module):
+    """Records, in the place of a reducer, the gradients that it would send."""
+
+    def __init__(self, recorder: Recorder, parameters: Sequence[torch.nn.Parameter]):
+        super().__init__()
+        self.recorder, self.size = recorder, size_of(parameters)
+
+    def forward(self, loss: torch.Tensor) -> torch.Tensor:
+        self.recorder.bytes[MANAGED] += self.size
+        self.recorder.calls[MANAGED] += 1
+        return loss
+
+
 class Counted(NamedTuple):
     """Parts of an update and of a checkpoint of a config, in bytes."""
 
-    traffic: dict[str, int]  # of one update, for each rank, by what it is for
-    backwards: int  # in an update's last batch; DDP reduces all gradients in each of these
+    traffic: dict[str, int]  # bytes of one update, for each rank, by what it is for
+    calls: dict[str, int]  # of those, as one for each backward pass that reduces gradients
     checkpoint: int
     weights: int
 
@@ -108,19 +122,19 @@ def count(config: DictConfig, ranks: int) -> Counted:
     """Run two updates on fake tensors, the second one recorded, with the discriminator where the run has one."""
     with torch.device("meta"):
         lit = run.build_module(config)
-    recorder, backwards = Recorder(), []
+    recorder = Recorder()
     with FakeTensorMode(allow_non_fake_inputs=True), LiveMemory():
         make_fake(lit)
         step = Step(lit, gpu=True, mixed=False)
-        managed = size_of(parameter for parameter in lit.parameters() if parameter.requires_grad)
-        step(images_of(config.data.batch_size, config.data.image_size))
+        images = images_of(config.data.batch_size, config.data.image_size, config.data.get("channels", 3))
+        step(images)
         lit.accumulate = config.optim.accumulate
-        watched = patch.object(training_module, "averaged_when", lambda model, now: nullcontext(backwards.append(now)))
-        with recorder.recording(ranks), watched:
-            step(images_of(config.data.batch_size, config.data.image_size))
+        lit.reducers = [Reduction(recorder, parameters) for parameters in lit.trained]
+        with recorder.recording(ranks), patch.object(code_statistics, "gathered", lambda samples, rows: samples):
+            step(images)  # how many codewords are dead depends on the data
         states = size_of(t for o in step.optimizers for state in o.state.values() for t in state.values())
         weights = size_of(lit.saved(lit.state_dict()).values())
-    return Counted({MANAGED: managed * sum(backwards), **recorder.bytes}, sum(backwards), weights + states, weights)
+    return Counted(dict(recorder.bytes), dict(recorder.calls), weights + states, weights)
 
 
 def decoded_per_second() -> float:
@@ -200,10 +214,11 @@ def show(words: Sequence[str], asked: argparse.Namespace) -> None:
         f"data.batch_size={config.data.batch_size} optim.accumulate={config.optim.accumulate} "
         f"data.image_size={config.data.image_size}"
     )
-    print(f"{flops / 1e9:,.0f} GFLOPs for an image, {counted.backwards} times an update all gradients are reduced\n")
-    rows = [["bytes that each rank gives to an update's collectives", "MiB"]]
-    rows += [[name, f"{size / MIB:,.3f}"] for name, size in counted.traffic.items()]
-    rows += [["checkpoint", f"{counted.checkpoint / MIB:,.1f}"], ["of it weights", f"{counted.weights / MIB:,.1f}"]]
+    print(f"{flops / 1e9:,.0f} GFLOPs for an image\n")
+    rows = [["what each rank gives to an update's collectives", "MiB", "calls"]]
+    rows += [[name, f"{size / MIB:,.3f}", f"{counted.calls[name]}"] for name, size in counted.traffic.items()]
+    rows += [[name, f"{size / MIB:,.1f}", ""] for name, size in
+             (("checkpoint", counted.checkpoint), ("of it weights", counted.weights))]  # fmt: skip
     print(markdown(rows) + "\n")
     rows = [["GPUs", *(f"{gpus:,}" for gpus in asked.gpus)]]
     rows += [[name, *(number(column[name]) for column in columns.values())] for name in next(iter(columns.values()))]
@@ -233,13 +248,14 @@ def rank(words: Sequence[str], folder: Path) -> None:
 
     def begin(lit: LitTokenizer) -> None:
         start(lit)
-        lit.trainer.strategy.model.register_comm_hook(None, hook)
+        for reducer in lit.reducers:
+            reducer.register_comm_hook(None, hook)
 
     learn, before = LitTokenizer._finish_update, {}
 
-    def finish(lit: LitTokenizer, optimizers: list[torch.optim.Optimizer]) -> None:
-        learn(lit, optimizers)
-        before[lit.updates] = dict(recorder.bytes)
+    def finish(lit: LitTokenizer, adversarial: bool) -> None:
+        learn(lit, adversarial)
+        before[lit.updates] = dict(recorder.bytes), dict(recorder.calls)
 
     config = compose([*words, f"run.dir={folder}/run"])
     config.run.frozen_weights, config.run.debug = "random", True
@@ -250,9 +266,12 @@ def rank(words: Sequence[str], folder: Path) -> None:
     ):
         run.train(config, [])
     last = max(before)
-    traffic = {name: size - before[last - 1].get(name, 0) for name, size in before[last].items()}
+    traffic, calls = (
+        {name: number - earlier.get(name, 0) for name, number in later.items() if number > earlier.get(name, 0)}
+        for later, earlier in zip(before[last], before[last - 1], strict=True)
+    )
     if dist.get_rank() == 0 if dist.is_initialized() else os.environ["RANK"] == "0":
-        (folder / "measured.json").write_text(json.dumps({name: size for name, size in traffic.items() if size}))
+        (folder / "measured.json").write_text(json.dumps([traffic, calls]))
 
 
 def measure(words: Sequence[str]) -> bool:
@@ -268,18 +287,20 @@ def measure(words: Sequence[str]) -> bool:
             env={**os.environ, "PYTHONPATH": str(ROOT / "tokenizers"), "OMP_NUM_THREADS": "1"}, check=True,
             stdout=subprocess.DEVNULL,
         )  # fmt: skip
-        measured = json.loads((folder / "measured.json").read_text())
+        measured, calls = json.loads((folder / "measured.json").read_text())
         file = folder / "run" / "checkpoints" / "last.ckpt"
         saved = torch.load(file, weights_only=True)
         tensors = size_of(saved["state_dict"].values())
         tensors += size_of(t for o in saved["optimizer_states"] for s in o["state"].values() for t in s.values())
         size = file.stat().st_size
-    rows = [["bytes of an update for each rank", "counted", "2 gloo processes"]]
+    rows = [["bytes of an update for each rank", "counted", "2 gloo processes", "calls"]]
     for name in {**counted.traffic, **measured}:
-        rows.append([name, f"{counted.traffic.get(name, 0):,}", f"{measured.get(name, 0):,}"])
-    rows.append(["tensors in a checkpoint", f"{counted.checkpoint:,}", f"{tensors:,} in a file of {size:,}"])
+        sizes = f"{counted.traffic.get(name, 0):,}", f"{measured.get(name, 0):,}"
+        rows.append([name, *sizes, f"{calls.get(name, 0)}"])
+    rows.append(["tensors in a checkpoint", f"{counted.checkpoint:,}", f"{tensors:,} in a file of {size:,}", ""])
     print(markdown(rows))
     measured.pop(LIGHTNING, None)
+    measured.pop(DEAD, None)
     return counted.traffic == measured and counted.checkpoint == tensors
 
 

@@ -12,10 +12,11 @@ ROOT = Path(__file__).parent.parent.parent
 
 PROGRAM = """
 import sys
+from datetime import timedelta
 from functools import partial
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.strategies import DDPStrategy
+from vistok.training.data_parallel import ReplicatedStrategy
 from torch import nn
 from vistok import Tokenizer
 from vistok.backbones import CNNDecoder, CNNEncoder
@@ -60,7 +61,7 @@ for name in names:
     trainer = pl.Trainer(
         accelerator="cpu",
         devices=world,
-        strategy=DDPStrategy(find_unused_parameters=True, broadcast_buffers=False) if world > 1 else "auto",
+        strategy=ReplicatedStrategy(timedelta(minutes=5)) if world > 1 else "auto",
         max_epochs=-1,
         logger=False,
         enable_checkpointing=False,

@@ -62,8 +62,47 @@ def test_flops_by_hand(of_tiny):
 def test_what_stays_by_hand(of_tiny):
     """Adam in float32 holds weight, gradient and two averages of each parameter, and a count for each tensor."""
     assert of_tiny.memory == {"weights": 4 * 571, "gradients": 4 * 571, "optimizer": 8 * 571 + 4 * 5}
-    twice = estimate(tiny, 32, batch=4, gpu=False, precision="32-true", ddp=True)
-    assert twice.peak - of_tiny.peak == twice.memory["buckets of gradients"] == 4 * 571
+
+
+def test_buckets_by_hand(of_tiny):
+    """DDP's buckets hold all gradients from the first update on; several batches have gradients of their own too."""
+
+    def with_ddp(accumulate):
+        made = functools.partial(tiny, accumulate=accumulate)
+        alone, one_of_several = (estimate(made, 32, 4, False, "32-true", ddp) for ddp in (False, True))
+        return one_of_several.memory, one_of_several.peak - alone.peak
+
+    memory, more = with_ddp(accumulate=1)
+    assert memory == {**{k: v for k, v in of_tiny.memory.items() if k != "gradients"}, "buckets of gradients": 4 * 571}
+    assert more == 4 * (571 - 219)  # the peak is in the decoder's backward pass: its own gradients are there already
+    memory, more = with_ddp(accumulate=2)
+    assert memory == {**of_tiny.memory, "buckets of gradients": 4 * 571}
+    assert more == 4 * (571 - 219)  # those of the decoder have moved to the buckets
+
+
+def test_shards_by_hand(of_tiny):
+    """Encoder and decoder but for its last weight are sharded, whole for computations; so is what belongs to them."""
+    sharded = 224 + 3
+    quarter = estimate(tiny, 32, 4, False, "32-true", shards=4)
+    saved = {"weights": 1, "gradients": 1, "optimizer": 2}
+    for name, copies in saved.items():
+        assert of_tiny.memory[name] - quarter.memory[name] == copies * 4 * sharded * 3 / 4
+    assert of_tiny.peak - quarter.peak == 2 * 4 * sharded * 3 / 4 - 4 * sharded / 4  # the moments, less its shard
+
+
+@pytest.mark.parametrize("words, found", [
+    ([], (False, 1)),
+    (["trainer=ddp"], (True, 1)),
+    (["trainer.strategy=ddp_find_unused_parameters_true"], (True, 1)),
+    (["trainer=fsdp", "trainer.devices=4", "trainer.num_nodes=2"], (False, 8)),
+])  # fmt: skip
+def test_processes_of_a_config(compose, words, found):
+    assert training_run._processes(compose("train", *words)) == found
+
+
+def test_shards_need_a_number(compose):
+    with pytest.raises(ValueError, match="trainer.devices=-1: an estimate with trainer=fsdp needs the number"):
+        training_run.estimate(compose("train", *SMALL, "trainer=fsdp"))
 
 
 def test_the_peak_lies_between_what_must_be_there_and_a_generous_count(of_tiny):
@@ -155,12 +194,13 @@ def test_the_command_prints_and_trains_nothing(compose, capsys, tmp_path, monkey
         "loss=vqgan",
         "optim.ema_decay=0.9",
         "data=folder",
-        "trainer=gpu",
+        "trainer=ddp",
         "run.gpu_memory=4",
     ]  # neither data nor a GPU
     training_run.estimate(compose("train", *SMALL, *words))
     printed = capsys.readouterr().out
     assert "4 GiB hold data.batch_size=" in printed and "averaged weights" in printed
+    assert "buckets of gradients" in printed and "a process of several with DDP" in printed
     lpips = next(line for line in printed.splitlines() if "loss lpips" in line)
     assert "14,716,160" in lpips and "not trained" in lpips
     assert not list(tmp_path.iterdir())

@@ -20,7 +20,7 @@ class HierarchicalEncoder(Encoder):
     The downsampling path is VQGAN's; each of its last levels ends in its own map. The finest map is (b, dim, H /
     factor, W / factor) and each coarser one half as large. A tokenizer quantizes the finest map and passes the others
     to the head. If the head does not read them (any but ``DynamicQuantizer``), the parameters behind the coarser maps
-    get no gradient: one process trains nevertheless, several need ``find_unused_parameters``, as in ``trainer=ddp``.
+    get no gradient: ``trainer=ddp`` allows for that, torch's DDP by itself needs ``find_unused_parameters``.
 
     Args:
         channels: Channels at full resolution.

@@ -1,5 +1,6 @@
 """Collective operations over ranks; with a single process each returns its input."""
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -41,6 +42,25 @@ def sum_over_ranks(tensor: Tensor) -> Tensor:
     if dist.is_available() and dist.is_initialized():
         dist.all_reduce(tensor)
     return tensor
+
+
+def sums_over_ranks(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Sums over all ranks of several tensors, on every rank: one all-reduce for each dtype, not for each tensor."""
+    if rank_and_size()[1] == 1:
+        return dict(tensors)
+    sums = {}
+    for dtype in dict.fromkeys(tensor.dtype for tensor in tensors.values()):
+        own = {name: tensor for name, tensor in tensors.items() if tensor.dtype == dtype}
+        total = sum_over_ranks(torch.cat([tensor.flatten() for tensor in own.values()]))
+        parts = total.split([tensor.numel() for tensor in own.values()])
+        sums |= {name: part.view_as(tensor) for (name, tensor), part in zip(own.items(), parts, strict=True)}
+    return sums
+
+
+def means_over_ranks(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Means over all ranks of several tensors, on every rank, as ``sums_over_ranks`` computes sums."""
+    sums, (_, size) = sums_over_ranks(tensors), rank_and_size()
+    return sums if size == 1 else {name: total / size for name, total in sums.items()}
 
 
 def mean_over_ranks(tensor: Tensor) -> Tensor:

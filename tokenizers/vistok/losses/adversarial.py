@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vistok.distributed.collectives import mean_over_ranks
+from vistok.distributed.collectives import means_over_ranks
 
 
 def hinge(real: Tensor, fake: Tensor) -> Tensor:
@@ -254,5 +254,5 @@ def gradient_ratio(image_gradient: Tensor, gan_gradient: Tensor, maximum: float 
 
     Gradients rather than norms are averaged over ranks, so that N processes get the same weight as one.
     """
-    image_gradient, gan_gradient = (mean_over_ranks(gradient.float()) for gradient in (image_gradient, gan_gradient))
-    return (image_gradient.norm() / (gan_gradient.norm() + 1e-4)).clamp(0, maximum).detach()
+    means = means_over_ranks({"image": image_gradient.float(), "gan": gan_gradient.float()})
+    return (means["image"].norm() / (means["gan"].norm() + 1e-4)).clamp(0, maximum).detach()

@@ -34,8 +34,8 @@ class LeCam(Regularizer):
         self.register_buffer("fake", torch.zeros(()))
 
     def forward(self, discriminate: Callable[[Tensor], Tensor], images: Tensor, real: Tensor, fake: Tensor) -> Tensor:
-        mean_real = self._follow(self.real, mean_over_ranks(real.detach().mean()))
-        mean_fake = self._follow(self.fake, mean_over_ranks(fake.detach().mean()))
+        means = mean_over_ranks(torch.stack([real.detach().mean(), fake.detach().mean()]))
+        mean_real, mean_fake = self._follow(self.real, means[0]), self._follow(self.fake, means[1])
         return F.relu(real - mean_fake).square().mean() + F.relu(mean_real - fake).square().mean()
 
     def update(self, real: Tensor, fake: Tensor) -> None:

@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from vistok.distributed.collectives import sum_over_ranks
+from vistok.distributed.collectives import sums_over_ranks
 from vistok.kernels import largest_product, nearest_code
+from vistok.quantizers.code_statistics import is_sample
 from vistok.quantizers.estimators import Estimator, StraightThrough
 
 TIE = 1e-5  # float32 error of a squared distance, as a share of the squared lengths of vector and codeword
@@ -181,6 +182,8 @@ class Quantizer(nn.Module, ABC):
     def update(self, stats: dict[str, Tensor]) -> dict[str, Tensor]:
         """Learns from the statistics of one optimizer update, summed over ranks; does nothing by default.
 
+        Statistics with the name ``samples`` are those of this rank: see ``code_statistics.gathered``.
+
         Returns:
             Rows (n,) bool that were written to, by the parameter's name; averages of weights copy these rows.
         """
@@ -331,7 +334,8 @@ def _learn(head: Quantizer, inputs: tuple[Any, ...]) -> None:
     """Hook before ``forward``: updates the head with the statistics of the previous forward."""
     waiting, head.pending = head.pending, []
     for stats in waiting:
-        head.update({name: sum_over_ranks(value) for name, value in stats.items()})
+        drawn = {name: value for name, value in stats.items() if is_sample(name)}
+        head.update(sums_over_ranks({name: value for name, value in stats.items() if name not in drawn}) | drawn)
 
 
 def _remember(head: Quantizer, inputs: tuple[Any, ...], quantized: Quantized) -> None:

@@ -6,9 +6,10 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from vistok.distributed.collectives import broadcast_from_rank_zero, mean_with_gradient, rank_and_size
+from vistok.distributed.collectives import broadcast_from_rank_zero, mean_with_gradient, rank_and_size, sum_over_ranks
 from vistok.kernels import soft_assignment
 
+LARGE = 2**25  # bytes
 GOLDEN = 0.6180339887498949
 
 
@@ -35,7 +36,7 @@ def sample(vectors: Tensor, number: int) -> Tensor:
         number: Number of vectors to draw.
 
     Returns:
-        (number, d), to be summed over ranks.
+        (number, d), to be summed over ranks: see ``gathered``.
     """
     rank, size = rank_and_size()
     m, dim = vectors.shape
@@ -48,8 +49,28 @@ def sample(vectors: Tensor, number: int) -> Tensor:
     return torch.where(((own >= 0) & (own < m))[:, None], drawn, 0.0)
 
 
+def gathered(samples: Tensor, rows: Tensor) -> Tensor:
+    """Sums over ranks of those rows of ``sample``'s result that are needed; other rows are undefined.
+
+    Only these are sent if the host may read ``rows`` without waiting for a GPU, or if all would be more than 32 MiB.
+
+    Args:
+        samples: Samples of this rank (n, d).
+        rows: Rows that are needed, (n,) bool, equal on all ranks.
+    """
+    if rank_and_size()[1] == 1:
+        return samples
+    if samples.is_cuda and samples.nbytes <= LARGE:
+        return sum_over_ranks(samples)
+    (needed,) = rows.nonzero(as_tuple=True)
+    return samples.index_copy(0, needed, sum_over_ranks(samples[needed])) if len(needed) else samples
+
+
 def is_sample(name: str) -> bool:
-    """True for a statistic that is drawn, not summed: an update uses that of its last batch. Sub-heads prefix names."""
+    """True for a statistic that is drawn: an update uses its last batch's, and the head gathers it from all ranks.
+
+    Sub-heads prefix the name.
+    """
     return name.rpartition(".")[2] == "samples"
 
 
@@ -99,6 +120,9 @@ def entropy(
 
 def entropy_of(entropies: Tensor, sums: Tensor, weight: Tensor) -> Tensor:
     """``entropy`` from the entropies of assignments (m,), their weighted sum (n,) and the weights (m,)."""
-    total = mean_with_gradient(weight.sum())
-    mean = mean_with_gradient(sums) / total
-    return (entropies * weight).sum() / total + (mean * (mean + 1e-5).log()).sum()
+    if rank_and_size()[1] == 1:
+        total, mean = weight.sum(), sums
+    else:
+        total, mean = mean_with_gradient(torch.cat([weight.sum()[None], sums])).split([1, len(sums)])
+    mean = mean / total
+    return (entropies * weight).sum() / total.squeeze() + (mean * (mean + 1e-5).log()).sum()

@@ -79,6 +79,11 @@ class MultiScaleQuantizer(SummedQuantizer):
             if not isinstance(factors, float | int) and len(factors) != len(self.schedule):
                 raise ValueError(f"factors={list(factors)} must be {len(self.schedule)} numbers, one for each scale")
 
+    @property
+    def steady_gradients(self) -> bool:
+        """False where other image sizes have other scales, and so convolve with other ones of the φ."""
+        return not self.phi or self.fixed_grid is not None
+
     def _check(self, heads: dict[str, Quantizer]) -> None:
         super()._check(heads)
         for head in heads.values():

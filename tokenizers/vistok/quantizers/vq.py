@@ -175,13 +175,13 @@ class VectorQuantizer(Quantizer):
         return {"codewords": moved}
 
     def _restart(self, samples: Tensor | None, starting: Tensor | None) -> Tensor:
-        """Moves dead codewords onto samples (n, d), if given; returns the dead ones, (n,) bool."""
+        """Moves dead codewords onto samples (n, d) of all ranks, if given; returns the dead ones, (n,) bool."""
         unit = self.ema_counts.mean() if self.restart_unit == "even" else 1.0
         dead = self.ema_counts < (self.restart or 0.0) * unit
         if starting is not None:
             dead = dead | (starting & (self.ema_counts == 0))
         if samples is not None:
-            self._put(dead, samples, unit)
+            self._put(dead, code_statistics.gathered(samples, dead), unit)
         return dead
 
     def _put(self, rows: Tensor, vectors: Tensor, count: Tensor | float) -> None:

@@ -7,7 +7,7 @@ Every storage counts from the operation that creates it until it is freed; the l
 import sys
 import warnings
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
@@ -69,6 +69,7 @@ def estimate(
     ddp: bool = False,
     channels: int = 3,
     channels_last: bool = False,
+    shards: int = 1,
 ) -> Estimate:
     """Runs a few updates of a module without computing values: it takes seconds for any size.
 
@@ -78,9 +79,11 @@ def estimate(
         batch: Number of images in a batch.
         gpu: True for CUDA's dtypes under autocast, and its optimizer steps, which process all parameters at once.
         precision: ``bf16-mixed`` or ``32-true``.
-        ddp: True for one of several processes, which store each gradient twice.
+        ddp: True for one of several processes with DDP: its buckets hold the gradients for all of the run, and where an
+            update is several batches, those before the last one have gradients of their own too.
         channels: Number of channels of the images.
         channels_last: True for networks that are channels last; on a GPU they have fused group norms.
+        shards: Number of processes over which encoder and decoder are sharded, as with ``trainer=fsdp``.
 
     Raises:
         ValueError: The precision is another one.
@@ -94,6 +97,8 @@ def estimate(
         make_fake(lit)
         weights = live.now
         step = Step(lit, gpu, precision == "bf16-mixed", channels_last)
+        if ddp:
+            lit.reducers = [Buckets(own) for own in lit.trained]
         step(images_of(1, image_size, channels))  # makes the optimizers' states
         peaks = {}
         for size in (1, batch, *LARGE):
@@ -103,9 +108,17 @@ def estimate(
         flops = _flops_of(step, images_of(batch, image_size, channels))
         states = size_of(t for o in step.optimizers for state in o.state.values() for t in state.values())
         gradients = size_of(p for o in step.optimizers for p in parameters_of(o))
-    buckets = gradients if ddp else 0
-    memory = {"weights": weights, "gradients": gradients, "optimizer": states}
-    memory |= {"buckets of gradients": buckets} if ddp else {}
+    own = {"weights": weights, "gradients": gradients, "optimizer": states}
+    if ddp and lit.accumulate == 1:
+        own["buckets of gradients"] = own.pop("gradients")
+    elif ddp:
+        own["buckets of gradients"] = gradients
+    less = _sharded(lit, step.optimizers)
+    part = 1 - 1 / shards
+    memory = {name: size - round(less[name] * part) if name in less else size for name, size in own.items()}
+    # Encoder and decoder are whole where most memory is in use, beside their shards. So are the gradients of one batch.
+    gathered = less["weights"] / shards if shards > 1 else 0
+    constant = round(gathered - part * (less["optimizer"] + (less["gradients"] if lit.accumulate > 1 else 0)))
     small, large = LARGE
     per_image = (peaks[large] - peaks[small]) / (large - small)
     return Estimate(
@@ -113,9 +126,9 @@ def estimate(
         flops=flops,
         memory=memory,
         batch=batch,
-        peak=peaks[batch] + buckets,
-        least=peaks[1] + buckets,
-        fixed=peaks[large] - large * per_image + buckets,
+        peak=peaks[batch] + constant,
+        least=peaks[1] + constant,
+        fixed=peaks[large] - large * per_image + constant,
         per_image=per_image,
     )
 
@@ -210,6 +223,28 @@ class Step:
         fused = fused_everywhere() if self.fused else nullcontext()
         with autocast, Float32AsOnCUDA() if self.gpu else nullcontext(), fused:
             yield
+
+
+class Buckets(nn.Module):
+    """Memory of a reducer: a backward pass moves each gradient to a bucket, which lives as long as the run."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter]):
+        super().__init__()
+        for parameter in parameters:
+            bucket = torch.empty_like(parameter)
+            parameter.register_post_accumulate_grad_hook(lambda own, bucket=bucket: setattr(own, "grad", bucket))
+
+    def forward(self, loss: Tensor) -> Tensor:
+        return loss
+
+
+def _sharded(lit: LitTokenizer, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, int]:
+    """Bytes of what ``fsdp.shard`` shards: encoder and decoder without its last layer, and what belongs to them."""
+    networks = lit.tokenizer.encoder, lit.tokenizer.decoder
+    weights = [p for network in networks for p in network.parameters() if p is not lit.tokenizer.decoder.last_layer]
+    states = [t for o in optimizers for p in weights for t in o.state.get(p, {}).values() if t.ndim]
+    gradients = [p for p in weights if p.requires_grad]
+    return {"weights": size_of(weights), "gradients": size_of(gradients), "optimizer": size_of(states)}
 
 
 def make_fake(module: nn.Module) -> None:

@@ -1,7 +1,7 @@
 """Training and validation steps of a tokenizer."""
 
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pytorch_lightning as pl
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from vistok.data.batches import Batch
-from vistok.distributed.collectives import averaged_when, sum_over_ranks
+from vistok.distributed.collectives import averaged_when, means_over_ranks
 from vistok.images.ranges import to_uint8
 from vistok.images.rgb_view import RGBView
 from vistok.losses.adversarial import Adversary, DiscriminatorResult, GeneratorResult
@@ -109,6 +109,7 @@ class LitTokenizer(pl.LightningModule):
         self._random_state: dict[str, Tensor] = {}  # of a resumed run, until its first batch
         self._ahead = 0  # updates in the count that are known to be skipped: see on_load_checkpoint
         self._folded: list[Tokenizer] = []  # the tokenizer that validation runs; in a list, so that it is no submodule
+        self.reducers: Sequence[nn.Module] = []  # with trainer=ddp one for each optimizer: see data_parallel.py
 
         terms = {*tokenizer.quantizer.loss_names, *self.pixel_losses, *self.latent_losses}
         terms |= set(adversary.loss_names) if adversary else set()
@@ -158,16 +159,20 @@ class LitTokenizer(pl.LightningModule):
         if self.device_mesh is not None:  # with trainer=fsdp
             fsdp.shard(self.tokenizer, self.device_mesh["data_parallel"])
 
-    def configure_optimizers(self) -> list[Optimizer]:
+    @property
+    def trained(self) -> list[list[nn.Parameter]]:
+        """Parameters of each optimizer: the generator's, then the discriminator's if there is one."""
         generator = [
             parameter
             for part in (self.tokenizer, self.image_losses, self.latent_losses, self.output_losses)
             for parameter in part.parameters()
             if parameter.requires_grad
         ]
-        optimizers = [self.make_optimizer(fsdp.groups(generator))]
-        if self.adversary:
-            optimizers.append(self.make_optimizer(self.adversary.trained))
+        return [generator, self.adversary.trained] if self.adversary else [generator]
+
+    def configure_optimizers(self) -> list[Optimizer]:
+        generator, *discriminator = self.trained
+        optimizers = [self.make_optimizer(parameters) for parameters in (fsdp.groups(generator), *discriminator)]
         for optimizer in optimizers:
             for group in optimizer.param_groups:
                 group["initial_lr"] = group["lr"]
@@ -211,13 +216,13 @@ class LitTokenizer(pl.LightningModule):
         if adversarial:
             generated, scales = self._add_adversarial(balance, quantized.latent)
             terms["adversarial"] = generated.term
-        self._backward(balance.loss() + weighted_sum(latent_terms, self.loss_weights))
+        self._backward(0, balance.loss() + weighted_sum(latent_terms, self.loss_weights))
         if adversarial:
             discriminated = self.adversary.discriminator_step(
                 balance.reconstruction, images, self.updates, generated.logits
             )
             loss = sum(self.loss_weights[name] * term for name, term in discriminated.terms.items())
-            self._backward(loss, inputs=self.adversary.trained)  # no gradients of the reconstruction
+            self._backward(1, loss, inputs=self.adversary.trained)  # no gradients of the reconstruction
             terms |= discriminated.terms
 
         self._contributions.add(quantized.stats, terms, discriminated and discriminated.stats())
@@ -228,9 +233,15 @@ class LitTokenizer(pl.LightningModule):
             self._log(terms, scales, discriminated, balance.reconstruction, images)
         return {"codes": quantized.codes, "keep": quantized.keep}
 
-    def _backward(self, loss: Tensor, **options: Any) -> None:
-        """Adds a batch's share to the gradients of an update; ranks average them at the last batch of the update."""
-        with averaged_when(self.trainer.model, (self.batches + 1) % self.accumulate == 0):
+    def _backward(self, optimizer: int, loss: Tensor, **options: Any) -> None:
+        """Adds a batch's share to an optimizer's gradients; ranks average them at the last batch of the update."""
+        last = (self.batches + 1) % self.accumulate == 0
+        if self.reducers and not last:
+            add_gradients(loss / self.accumulate, parameters_of(self._optimizers()[optimizer]))
+            return
+        if self.reducers:
+            loss = self.reducers[optimizer](loss)
+        with averaged_when(self.trainer.model, last):
             self.manual_backward(loss / self.accumulate, **options)
 
     def _log(
@@ -247,9 +258,9 @@ class LitTokenizer(pl.LightningModule):
         logs |= {f"{name}_scale": scale for name, scale in scales.items()}
         logs |= discriminated.accuracy() if discriminated else {}
         logs["psnr"] = psnr(to_uint8(reconstruction.detach()), to_uint8(images)).mean()
+        logs |= means_over_ranks({name: value for name, value in logs.items() if isinstance(value, Tensor)})
         logs["lr"] = self._optimizers()[0].param_groups[0]["lr"]
-        self.log_dict({f"train/{name}": value for name, value in logs.items()}, sync_dist=True)
-        self.log_dict({"updates": float(self.updates)})
+        self.log_dict({f"train/{name}": value for name, value in logs.items()} | {"updates": float(self.updates)})
 
     def _optimizers(self) -> list[Optimizer]:
         """Optimizer of the generator, then that of the discriminator if there is one."""
@@ -300,10 +311,11 @@ class LitTokenizer(pl.LightningModule):
         norms = [fsdp.total_norm(own) for own in gradients]
         values = self._contributions.scalars()
         values |= {f"gradient norm of optimizer {i}": norm for i, norm in enumerate(norms)}
-        applied = self._decisions.decide(values)
+        sums = self._contributions.sums()
+        applied = self._decisions.decide(values, sums)
         for optimizer, norm in zip(optimizers, norms, strict=True):
             self._descend(optimizer, norm, applied)
-        self._learn(applied)
+        self._learn(applied, sums)
         for optimizer in optimizers:
             optimizer.zero_grad()
         self._contributions = Contributions()
@@ -312,18 +324,22 @@ class LitTokenizer(pl.LightningModule):
             self.settle()
             self.trainer.should_stop = self.updates >= self.schedule.updates
 
-    def _learn(self, applied: Tensor) -> None:
-        """Updates all state that follows the optimizers' steps: codebooks learned from statistics, averaged weights."""
+    def _learn(self, applied: Tensor, sums: Mapping[str, Tensor]) -> None:
+        """Updates all state that follows the optimizers' steps: codebooks learned from statistics, averaged weights.
+
+        Args:
+            applied: 1.0 if the update is applied, 0.0 if it is skipped.
+            sums: The tensors of ``Contributions.sums``, summed over all ranks.
+        """
         contributions, moved = self._contributions, {}
         if contributions.stats:
-            merged = {name: sum_over_ranks(value) for name, value in contributions.stats.items()}
+            merged = {name: sums.get(f"quantizer.{name}", value) for name, value in contributions.stats.items()}
             with undone_unless(applied, self.tokenizer.quantizer):
                 rows_of = self.tokenizer.quantizer.update(merged)
             moved = {f"quantizer.{name}": rows & (applied > 0) for name, rows in rows_of.items()}
         if contributions.logits:
-            sums = {name: sum(logits[name] for logits in contributions.logits) for name in contributions.logits[0]}
             with undone_unless(applied, self.adversary.regularizers):
-                self.adversary.update({name: sum_over_ranks(value) for name, value in sums.items()})
+                self.adversary.update({name: sums[f"adversary.{name}"] for name in contributions.logits[0]})
             for buffer, before in zip(self.adversary.discriminator.buffers(), contributions.norms, strict=True):
                 buffer.copy_(
                     torch.where(applied > 0, buffer, before)
@@ -424,6 +440,17 @@ def frozen(losses: nn.ModuleDict) -> list[str]:
 def parameters_of(optimizer: Optimizer) -> list[nn.Parameter]:
     """All parameters of an optimizer."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+
+def add_gradients(loss: Tensor, parameters: Sequence[nn.Parameter]) -> None:
+    """Adds a loss's gradients to those of the parameters without their hooks.
+
+    DDP with ``static_graph`` would take a backward pass that it does not average for a part of the next one (seen with
+    torch 2.15).
+    """
+    for parameter, gradient in zip(parameters, torch.autograd.grad(loss, parameters, allow_unused=True), strict=True):
+        if gradient is not None:
+            parameter.grad = gradient if parameter.grad is None else parameter.grad.add_(gradient)
 
 
 def random_state(device: torch.device) -> dict[str, Tensor]:

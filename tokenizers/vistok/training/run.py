@@ -209,7 +209,7 @@ def estimate(config: DictConfig) -> None:
 
     config.run.frozen_weights = "random"  # shapes are all that matters, so nothing is downloaded
     gpu, precision = config.trainer.accelerator != "cpu", config.trainer.precision
-    ddp = str(config.trainer.strategy).startswith("ddp")
+    ddp, shards = _processes(config)
 
     def build() -> "LitTokenizer":
         lit = build_module(config)
@@ -217,11 +217,25 @@ def estimate(config: DictConfig) -> None:
         return lit
 
     channels = config.data.get("channels", 3)
+    last = config.speed.channels_last
     estimated = cost.estimate(
-        build, config.data.image_size, config.data.batch_size, gpu, precision, ddp, channels, config.speed.channels_last
+        build, config.data.image_size, config.data.batch_size, gpu, precision, ddp, channels, last, shards
     )
     about = f"{config.run.name}: {config.data.image_size} pixels, {precision} on {'a GPU' if gpu else 'the CPU'}"
+    about += ", a process of several with DDP" if ddp else f", a process of {shards} with FSDP" if shards > 1 else ""
     cost.show(estimated, None if memory is None else memory * cost.GIB, about)
+
+
+def _processes(config: DictConfig) -> tuple[bool, int]:
+    """True for a run whose processes average gradients by DDP, and the number over which FSDP shards networks."""
+    strategy = OmegaConf.select(config, "trainer.strategy")
+    name = strategy if isinstance(strategy, str) else strategy.get("_target_", "").rpartition(".")[2]
+    if name != "ShardedStrategy":
+        return name.startswith("ddp") or name in ("DDPStrategy", "ReplicatedStrategy"), 1
+    devices = config.trainer.devices
+    if not isinstance(devices, int) or devices < 1:
+        raise ValueError(f"trainer.devices={devices}: an estimate with trainer=fsdp needs the number of processes")
+    return False, devices * config.trainer.num_nodes
 
 
 # Annotations of the keys that are read here, beside those that are handed on to a _target_.

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from vistok.distributed.collectives import sum_over_ranks
+from vistok.distributed.collectives import sums_over_ranks
 from vistok.quantizers.code_statistics import is_sample
 
 
@@ -30,10 +30,18 @@ class Decisions:
         """Number of updates that have not been read."""
         return len(self._values)
 
-    def decide(self, values: dict[str, Tensor]) -> Tensor:
-        """Returns 1.0 where the update with these scalars is to be applied, else 0.0: on their device, on all ranks."""
+    def decide(self, values: dict[str, Tensor], sums: dict[str, Tensor] | None = None) -> Tensor:
+        """Returns 1.0 where the update with these scalars is to be applied, else 0.0: on their device, on all ranks.
+
+        Args:
+            values: Loss terms and gradient norms of this rank.
+            sums: Tensors of this rank, overwritten by their sums over all ranks, which the same all-reduce computes.
+        """
         stacked = torch.stack([value.detach().float() for value in values.values()])
-        applied = (sum_over_ranks((~stacked.isfinite().all()).float()) == 0).float()
+        total = sums_over_ranks({"not finite": (~stacked.isfinite().all()).float(), **(sums or {})})
+        applied = (total.pop("not finite") == 0).float()
+        if sums is not None:
+            sums.update(total)
         self._names.append(list(values))
         self._values.append(torch.cat([applied[None], stacked]))
         return applied
@@ -78,6 +86,13 @@ class Contributions:
             self.stats[name] = self.stats[name] + value if add else value
         self.terms.append({name: term.detach() for name, term in terms.items()})
         self.logits += [] if logits is None else [logits]
+
+    def sums(self) -> dict[str, Tensor]:
+        """Tensors whose sums over all ranks the update needs: the head's statistics but for samples, mean logits."""
+        own = {f"quantizer.{name}": value for name, value in self.stats.items() if not is_sample(name)}
+        for name in self.logits[0] if self.logits else ():
+            own[f"adversary.{name}"] = cast(Tensor, sum(logits[name] for logits in self.logits))
+        return own
 
     def scalars(self) -> dict[str, Tensor]:
         """Every loss term of every batch by name."""
