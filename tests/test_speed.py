@@ -71,6 +71,42 @@ def test_modes_of_compile(make_tokenizer, compose):
     assert set(lit.state_dict()) == names and lit.tokenizer.encoder._compiled_call_impl is not None
 
 
+def test_settings_of_a_gpu(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    before = torch.get_float32_matmul_precision()
+    try:
+        speed.prepare(cudnn_benchmark=True, matmul_precision="high")
+        assert torch.backends.cudnn.benchmark and torch.get_float32_matmul_precision() == "high"
+        speed.prepare()  # as speed.fast does: nothing is given, nothing changes
+        assert torch.backends.cudnn.benchmark and torch.get_float32_matmul_precision() == "high"
+        speed.prepare(cudnn_benchmark=False, matmul_precision="highest")
+        assert not torch.backends.cudnn.benchmark and torch.get_float32_matmul_precision() == "highest"
+        with pytest.raises(ValueError, match="speed.matmul_precision must be one of highest, high, medium, not 'low'"):
+            speed.prepare(matmul_precision="low")
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@pytest.mark.parametrize("words, accelerator, expected", [
+    (["speed=fast", "speed.matmul_precision=high"], "cpu", (None, None)),
+    (["speed=fast", "speed.matmul_precision=high"], "gpu", (True, "high")),
+    (["speed=exact"], "gpu", (False, "highest")),
+])  # fmt: skip
+def test_only_runs_on_a_gpu_change_its_settings(compose, monkeypatch, tmp_path, words, accelerator, expected):
+    class Prepared(Exception):
+        pass
+
+    def prepare(*networks, cudnn_benchmark, matmul_precision, **others):
+        raise Prepared(cudnn_benchmark, matmul_precision)
+
+    monkeypatch.setattr(speed, "prepare", prepare)
+    monkeypatch.setattr(training_run, "_check_hardware", lambda config: None)
+    config = compose("train", "trainer=debug", f"run.dir={tmp_path}/run", *words, f"trainer.accelerator={accelerator}")
+    with pytest.raises(Prepared) as raised:
+        training_run.train(config, [])
+    assert raised.value.args == expected
+
+
 @pytest.mark.parametrize("words, precision", [
     ([], "32-true"),
     (["speed=fast"], "bf16-mixed"),

@@ -12,6 +12,7 @@ from torch import nn
 # glibc's mallopt, malloc.h
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 ONLY_CUDA = "the metrics need float64, which Apple's GPUs lack; other devices are untested"
+PRECISIONS = ("highest", "high", "medium")
 MODES = ("default", "reduce-overhead", "max-autotune")
 
 
@@ -36,6 +37,8 @@ def prepare(
     channels_last: bool = False,
     keep_pages: bool = False,
     compile: Literal["default", "reduce-overhead", "max-autotune"] | None = None,
+    cudnn_benchmark: bool | None = None,
+    matmul_precision: Literal["highest", "high", "medium"] | None = None,
 ):
     """Makes networks faster in place; names and values of their weights are unchanged.
 
@@ -45,14 +48,24 @@ def prepare(
             too.
         keep_pages: True keeps freed memory in this process, see ``keep_freed_pages``.
         compile: Mode of torch.compile, ``reduce-overhead`` for CUDA graphs; None does not compile.
+        cudnn_benchmark: True has cuDNN try its algorithms for each new shape of a convolution, and keep the fastest;
+            it may be another one in another process. None leaves this process's setting.
+        matmul_precision: Precision of float32 matrix products on a GPU, as in torch.set_float32_matmul_precision; None
+            leaves this process's setting.
 
     Raises:
-        ValueError: The mode is unknown.
+        ValueError: The mode or the precision is unknown.
     """
+    if matmul_precision not in (None, *PRECISIONS):
+        raise ValueError(f"speed.matmul_precision must be one of {', '.join(PRECISIONS)}, not {matmul_precision!r}")
     if compile is not None and compile not in MODES:
         raise ValueError(f"speed.compile must be null or one of {', '.join(MODES)}, not {compile!r}")
     if keep_pages:
         keep_freed_pages()
+    if cudnn_benchmark is not None:
+        torch.backends.cudnn.benchmark = cudnn_benchmark
+    if matmul_precision is not None:
+        torch.set_float32_matmul_precision(matmul_precision)
     for network in networks:
         if channels_last:
             network.to(memory_format=torch.channels_last)

@@ -75,6 +75,8 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, float]:
             and (on_cpu or not _sharded(config)),  # FSDP takes no channels-last weights
             keep_pages=config.speed.keep_pages and on_cpu,
             compile=config.speed.compile,
+            cudnn_benchmark=None if on_cpu else config.speed.cudnn_benchmark,
+            matmul_precision=None if on_cpu else config.speed.matmul_precision,
         )
         checkpoint = run_folder.checkpoint_of(config)
         if checkpoint:
