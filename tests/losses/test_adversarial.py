@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vistok.losses import Adversary, PatchGAN
+from vistok.losses import Adversary, DiffAug, PatchGAN, StyleGAN
 from vistok.losses.adversarial import (
     DiscriminatorResult,
     adaptive_weight,
@@ -48,6 +48,36 @@ def test_without_batch_statistics_an_image_is_judged_alone(norm, alone):
     images = torch.rand(4, 3, 32, 32)
     assert torch.allclose(discriminator(images)[:1], discriminator(images[:1]), atol=1e-6) == alone
     assert bool(list(discriminator.buffers())) != alone
+
+
+@pytest.mark.parametrize("make, passes", [
+    (lambda: PatchGAN(channels=8, num_layers=2, norm="group"), 1),
+    (lambda: PatchGAN(channels=8, num_layers=2, norm="none"), 1),
+    (lambda: PatchGAN(channels=8, num_layers=2), 2),
+    (lambda: StyleGAN(16, channels=(4, 8, 8), variant="llamagen"), 1),
+    (lambda: StyleGAN(16, channels=(4, 8, 8)), 2),
+])  # fmt: skip
+def test_both_sides_are_one_batch_where_images_are_judged_alone(make, passes):
+    """One pass or two: the same logits, gradients, statistics of batch norms and random numbers."""
+    images, reconstruction = torch.rand(2, 4, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+    def step(together):
+        torch.manual_seed(1)
+        adversary = Adversary(make(), augmentation=DiffAug()).train()
+        seen = []
+        adversary.discriminator.register_forward_hook(lambda *_: seen.append(1))
+        if not together:
+            adversary.discriminator.independent = False
+        result = adversary.discriminator_step(reconstruction, images, 0)
+        result.terms["discriminator"].backward()
+        gradients = [p.grad for p in adversary.trained]
+        return len(seen), [*result[1:], *gradients, *adversary.discriminator.buffers(), torch.rand(())]
+
+    (ours, found), (theirs, expected) = step(True), step(False)
+    assert (ours, theirs) == (passes, 2)
+    for own, other in zip(found, expected, strict=True):
+        assert (own - other).abs().max() <= (1e-5 * other.abs().max() if passes == 1 else 0)
+    assert (found[0] - found[1]).abs().max() > 1e-4  # real images and reconstructions are told apart
 
 
 def from_authors(values):

@@ -55,6 +55,18 @@ def test_an_image_is_judged_alone(discriminator):
     torch.testing.assert_close(discriminator(images)[:1], discriminator(images[:1]), rtol=1e-4, atol=1e-5)
 
 
+def test_both_sides_are_one_batch(discriminator):
+    """In evaluation, where spectral norms take no step, two passes give the same."""
+    discriminator.eval()
+    images, reconstruction = torch.rand(2, 2, 3, 64, 64) * 2 - 1
+    adversary, seen = Adversary(discriminator), []
+    hook = discriminator.register_forward_hook(lambda *arguments: seen.append(arguments[2]))
+    ours = adversary.discriminate_both(images, reconstruction)
+    hook.remove()
+    assert len(seen) == 1
+    torch.testing.assert_close(ours, (discriminator(images), discriminator(reconstruction)), rtol=1e-4, atol=1e-5)
+
+
 def test_weights_from_a_file(tmp_path):
     torch.manual_seed(1)
     network = timm.create_model("vit_tiny_patch16_224", pretrained=False)

@@ -173,6 +173,14 @@ class Adversary(nn.Module):
         """
         return isinstance(self.augmentation, nn.Identity) and getattr(self.discriminator, "repeatable", False)
 
+    @property
+    def independent(self) -> bool:
+        """True if an image's logits depend on no other image, so that both sides of an update may be one batch.
+
+        A discriminator declares this by an attribute ``independent``: it has no statistics of batches.
+        """
+        return getattr(self.discriminator, "independent", False)
+
     def learns(self, on: bool) -> None:
         """Switches the gradients of the discriminator's parameters on or off; the decoder's loss does not need them."""
         for parameter in self.trained:
@@ -185,6 +193,17 @@ class Adversary(nn.Module):
     def discriminate(self, images: Tensor) -> Tensor:
         """Logits of augmented images in float32."""
         return self.discriminator(self.augmentation(images)).float()
+
+    def discriminate_both(self, images: Tensor, reconstruction: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of real images and reconstructions, both (b, c, H, W): in one pass if they are ``independent``.
+
+        A discriminator with spectral norms then takes one step of their power iterations, not two.
+        """
+        if not self.independent:
+            return self.discriminate(images), self.discriminate(reconstruction)
+        both = torch.cat([self.augmentation(images), self.augmentation(reconstruction)])  # drawn as in two passes
+        real, fake = self.discriminator(both).float().chunk(2)
+        return real, fake
 
     def generator_step(self, output: Tensor, to_images: Callable[[Tensor], Tensor]) -> GeneratorResult:
         """Computes the adversarial loss of the decoder and its gradient at ``output``, before ``discriminator_step``.
@@ -218,8 +237,10 @@ class Adversary(nn.Module):
                 discriminator then does not process the reconstruction again.
         """
         self.learns(True)
-        real = self.discriminate(images)
-        fake = self.discriminate(reconstruction.detach()) if fake is None else fake
+        if fake is None:
+            real, fake = self.discriminate_both(images, reconstruction.detach())
+        else:
+            real = self.discriminate(images)
         terms = {"discriminator": self.loss(real, fake)}
         for name, regularizer in self.regularizers.items():
             if update % regularizer.every == 0:

@@ -32,6 +32,8 @@ class DINODiscriminator(nn.Module):
         ValueError: timm has no such ViT or weights, the file does not fit, or a block does not exist.
     """
 
+    independent = True  # see Adversary.independent
+
     def __init__(
         self,
         model: str = "vit_small_patch16_224.dino",

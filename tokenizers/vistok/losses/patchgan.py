@@ -37,6 +37,7 @@ class PatchGAN(nn.Module):
         super().__init__()
         if norm not in NORMS:
             raise ValueError(f"norm must be one of {', '.join(NORMS)}, not {norm!r}")
+        self.independent = norm != "batch"  # see Adversary.independent
         widths = [channels * min(2**i, 8) for i in range(num_layers + 1)]
         layers = [nn.Conv2d(in_channels, channels, 4, stride=2, padding=1), nn.LeakyReLU(0.2)]
         for i, (before, width) in enumerate(zip(widths, widths[1:], strict=False), start=1):

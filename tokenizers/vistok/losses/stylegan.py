@@ -46,6 +46,7 @@ class StyleGAN(nn.Module):
             raise ValueError(f"channels must have {len(sides)} numbers, for sides {sides}, not {widths}")
         if variant not in VARIANTS:
             raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, not {variant!r}")
+        self.independent = variant == "llamagen"  # see Adversary.independent
         self.size, pairs, last = size, list(zip(widths, widths[1:], strict=False)), widths[-1]
         if variant == "stylegan2":
             self.stem = nn.Sequential(EqualConv(in_channels, widths[0], 1), ScaledLeakyReLU())
