@@ -23,6 +23,6 @@ run trace 60 "$python" benchmarks/step_gpu.py --trace "$out/trace.txt"
 run group_norm 40 "$python" benchmarks/group_norm_gpu.py
 run tests 60 "$python" -m pytest -q -m gpu tests/kernels tests/training/test_updates.py
 run ladder 200 "$python" benchmarks/step_gpu.py --seconds 40 \
-  --variants "plain float32" "plain bfloat16" "ours exact" "ours fast, channels first" "ours fast"
+  --variants "plain float32" "plain bfloat16" "ours exact" "ours fast, channels first" "ours fast, cuDNN untuned" "ours fast"
 run search 40 "$python" benchmarks/nearest_gpu.py
 run compiled 100 "$python" benchmarks/step_gpu.py --seconds 100 --variants "ours fast, compiled"
