@@ -185,6 +185,12 @@ def test_views():
     assert not rgb_view(6, None).exists and rgb_view(6, None).picture(images.byte()).flatten().tolist() == [0, 1, 2]
     sprite = torch.tensor([10, 20, 30, 0], dtype=torch.uint8).view(1, 4, 1, 1)
     assert rgb_view(4, None).picture(sprite).flatten().tolist() == [255] * 3
+    sprite = torch.tensor([0, 200, 255, 51], dtype=torch.uint8).view(1, 4, 1, 1).expand(2, 4, 16, 24)
+    picture = rgb_view(4, None).picture(sprite)  # a fifth of (0, 200, 255), and four of white or of 204
+    assert picture.shape == (2, 3, 16, 24)
+    assert picture[1, :, 0, :5].T.tolist() == [[204, 244, 255]] * 2 + [[163, 203, 214]] * 2 + [[204, 244, 255]]
+    assert torch.equal(picture[:, :, 2:, 2:], picture[:, :, :-2, :-2])
+    assert not torch.equal(picture[:, :, 2:], picture[:, :, :-2])
     for bands in ([0, 1], [0, 1, 6], [0, 1, True]):
         with pytest.raises(ValueError, match="data.rgb_bands must be three channels of data.channels=6"):
             rgb_view(6, bands)

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 
 RGBA = 4
+SQUARES = 8  # of the checkerboard behind RGBA, along the shorter side
+LIGHT, DARK = 255, 204  # their grey levels
 
 
 @dataclass(frozen=True)
@@ -35,15 +37,23 @@ class RGBView:
     def picture(self, images: Tensor) -> Tensor:
         """Images (b, c, H, W) uint8 as (b, 3, H, W) to be looked at.
 
-        Four channels without ``bands`` are RGBA, composited on white; of two the first is grey, of more than four the
-        first three are red, green and blue.
+        Four channels without ``bands`` are RGBA, composited on a checkerboard, where white shapes are seen too; of two
+        the first is grey, of more than four the first three are red, green and blue.
         """
         if self.exists:
             return self(images)
         if self.channels == RGBA:
             opacity = images[:, 3:].float() / 255
-            return (images[:, :3].float() * opacity + 255 * (1 - opacity)).round().to(torch.uint8)
+            return (images[:, :3].float() * opacity + checkerboard(images) * (1 - opacity)).round().to(torch.uint8)
         return images[:, :1].expand(-1, 3, -1, -1) if self.channels < 3 else images[:, :3]
+
+
+def checkerboard(images: Tensor) -> Tensor:
+    """Grey levels (H, W) of light and dark squares, as large as images (b, c, H, W)."""
+    height, width = images.shape[-2:]
+    side = max(1, min(height, width) // SQUARES)
+    rows, columns = (torch.arange(n, device=images.device) // side for n in (height, width))
+    return torch.where((rows[:, None] + columns) % 2 == 0, LIGHT, DARK)
 
 
 def rgb_view(channels: int, bands: Sequence[int] | None) -> RGBView:
