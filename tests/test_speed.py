@@ -1,5 +1,6 @@
 """Faster networks: the same weights, about the same numbers, and what is refused."""
 
+import functools
 import json
 import subprocess
 import sys
@@ -7,12 +8,19 @@ import sys
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
 
 import vistok
 from vistok import speed
+from vistok.backbones import ViTEncoder
 from vistok.images.ranges import to_uint8
+from vistok.losses import R1, Adversary, PatchGAN
 from vistok.metrics import psnr
 from vistok.training import run as training_run
+from vistok.training.cost import Step
+from vistok.training.module import LitTokenizer
+from vistok.training.schedules import Schedule
 
 
 @pytest.fixture(autouse=True)
@@ -68,7 +76,72 @@ def test_modes_of_compile(make_tokenizer, compose):
     _, lit = training_run.build(compose("train", "trainer=debug", "backbone.encoder.channels=8"))
     names = set(lit.state_dict())
     speed.prepare(*lit.networks, channels_last=True, compile="default")
-    assert set(lit.state_dict()) == names and lit.tokenizer.encoder._compiled_call_impl is not None
+    assert set(lit.state_dict()) == names
+    tokenizer = lit.tokenizer
+    compiled = [part for part in lit.modules() if part._compiled_call_impl is not None]
+    assert {"ResnetBlock"} <= {type(part).__name__ for part in compiled} <= {"ResnetBlock", "Downsample", "Upsample"}
+    assert not any(weight is tokenizer.decoder.last_layer for part in compiled for weight in part.parameters())
+    inside = {*tokenizer.encoder.modules(), *tokenizer.decoder.modules()}
+    assert set(compiled) < inside and tokenizer.encoder not in compiled  # neither losses nor discriminator
+
+
+def test_a_transformer_is_compiled_by_its_blocks():
+    blocks = speed.blocks_of(ViTEncoder(dim=16, depth=3, num_heads=2, head_dim=8))
+    assert [type(block).__name__ for block in blocks] == ["Block"] * 3
+
+
+class Compiled:
+    """Blocks compiled on the CPU without the code generator, which takes a minute: graphs are traced, and counted."""
+
+    def __init__(self, monkeypatch):
+        from torch._dynamo.backends.debugging import aot_eager  # slow to import
+
+        self.graphs, self.aot_eager = 0, aot_eager
+        as_torch = nn.Module.compile
+        patched = lambda part, mode, dynamic: as_torch(part, backend=self.backend, dynamic=dynamic)  # noqa: E731
+        monkeypatch.setattr(nn.Module, "compile", patched)
+        torch._dynamo.reset()
+
+    def backend(self, graph, inputs):
+        self.graphs += 1
+        return self.aot_eager(graph, inputs)
+
+
+def updated(make_tokenizer, compiled):
+    """Weights, and convolutions' backward passes, of one, after two updates with adaptive weight and R1."""
+    torch.manual_seed(1)
+    adversary = Adversary(PatchGAN(channels=4, num_layers=1), adaptive=True, regularizers={"r1": R1(every=1)})
+    weights = {"l1": 1.0, "commitment": 0.25, "codebook": 1.0, "adversarial": 0.3, "discriminator": 0.7, "r1": 1.0}
+    optimizer = functools.partial(torch.optim.SGD, lr=0.1)
+    lit = LitTokenizer(make_tokenizer(), {"l1": nn.L1Loss()}, weights, optimizer, Schedule(9), adversary=adversary)
+    step = Step(lit, gpu=False, mixed=False)
+    speed.prepare(*lit.networks, compile="default" if compiled else None)
+    images = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    step(images)
+    with profile(activities=[ProfilerActivity.CPU]) as profiled:  # of the second update: the first one traces
+        step(images.flip(3))
+    passes = sum(event.name == "aten::convolution_backward" for event in profiled.events())
+    return lit.state_dict(), passes
+
+
+def test_compiled_updates_are_those_of_others(make_tokenizer, monkeypatch):
+    """R1 needs second derivatives, which compiled graphs have not; the adaptive weight needs those of one layer."""
+    plain, passes = updated(make_tokenizer, compiled=False)
+    counted = Compiled(monkeypatch)
+    ours, compiled_passes = updated(make_tokenizer, compiled=True)
+    assert counted.graphs and compiled_passes == passes > 0 and set(ours) == set(plain)
+    for name, weight in plain.items():
+        torch.testing.assert_close(ours[name], weight, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_a_graph_for_each_shape(make_tokenizer, monkeypatch):
+    counted, tokenizer = Compiled(monkeypatch), make_tokenizer()
+    speed.prepare(tokenizer.encoder, compile="default")
+    graphs = []
+    for size in (32, 64, 32, 64):
+        tokenizer.encoder(torch.zeros(1, 3, size, size))
+        graphs.append(counted.graphs)
+    assert 0 < graphs[0] < graphs[1] == 2 * graphs[0] and graphs[1:] == [graphs[1]] * 3
 
 
 def test_settings_of_a_gpu(monkeypatch):

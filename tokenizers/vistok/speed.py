@@ -2,8 +2,11 @@
 
 import ctypes
 import importlib.util
+import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -13,6 +16,7 @@ from torch import nn
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 ONLY_CUDA = "the metrics need float64, which Apple's GPUs lack; other devices are untested"
 PRECISIONS = ("highest", "high", "medium")
+GRAPHS = 256  # compiled for one class of blocks: widths times grids times sizes of images
 MODES = ("default", "reduce-overhead", "max-autotune")
 
 
@@ -43,11 +47,12 @@ def prepare(
     """Makes networks faster in place; names and values of their weights are unchanged.
 
     Args:
-        networks: Networks; each is compiled separately.
+        networks: Networks.
         channels_last: True stores the weights of convolutions channels last, so that their outputs are channels last
             too.
         keep_pages: True keeps freed memory in this process, see ``keep_freed_pages``.
-        compile: Mode of torch.compile, ``reduce-overhead`` for CUDA graphs; None does not compile.
+        compile: Mode of torch.compile for blocks of encoders and decoders, ``reduce-overhead`` for CUDA graphs; None
+            compiles none. Losses and discriminators are not compiled: R1 differentiates a discriminator twice.
         cudnn_benchmark: True has cuDNN try its algorithms for each new shape of a convolution, and keep the fastest;
             it may be another one in another process. None leaves this process's setting.
         matmul_precision: Precision of float32 matrix products on a GPU, as in torch.set_float32_matmul_precision; None
@@ -69,8 +74,49 @@ def prepare(
     for network in networks:
         if channels_last:
             network.to(memory_format=torch.channels_last)
-        if compile:
-            network.compile(mode=compile)
+        if compile and hasattr(network, "factor"):  # an encoder or a decoder
+            compile_blocks(network, compile)
+
+
+def compile_blocks(network: nn.Module, mode: str) -> None:
+    """Compiles each block of a network, in place and when it first computes: a graph for each shape of its input.
+
+    A decoder's last layer is in no block: the adaptive adversarial weight needs the gradient of this layer alone, and a
+    compiled backward pass always computes all of its gradients. Compiled code is kept in
+    ``~/.cache/torch/compiled`` for later runs, unless ``TORCHINDUCTOR_CACHE_DIR`` names another folder.
+
+    Args:
+        network: The network; one without repeated blocks stays as it is.
+        mode: Mode of torch.compile.
+    """
+    import torch._dynamo
+
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(torch.hub.get_dir()).parent / "compiled"))
+    # All blocks of a class have one cache. Beyond the limit torch would compute without compiling, and say nothing.
+    torch._dynamo.config.cache_size_limit = max(GRAPHS, torch._dynamo.config.cache_size_limit)
+    last = getattr(network, "last_layer", None)
+    for block in blocks_of(network):
+        if not any(weight is last for weight in block.parameters()):
+            block.compile(mode=mode, dynamic=False)
+
+
+def blocks_of(network: nn.Module) -> list[nn.Module]:
+    """Repeated parts of a network, none inside another: modules of a class that occurs again, without lists of modules.
+
+    They are the residual blocks of a CNN, and the blocks of a transformer.
+    """
+    found: list[nn.Module] = []
+    inside: set[nn.Module] = set()
+    times = Counter(type(module) for module in network.modules())
+    for module in network.modules():
+        own = list(module.modules())
+        library = type(module).__module__.startswith("torch.")
+        if module in inside or library or times[type(module)] < 2 or len(own) < 2:
+            continue
+        if not any(isinstance(part, nn.ModuleList) for part in own):
+            found.append(module)
+            inside |= set(own)
+    return found
 
 
 def channels_last_pays(device: str) -> bool:
