@@ -2,11 +2,9 @@
 
 import ctypes
 import importlib.util
-import os
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -82,18 +80,17 @@ def compile_blocks(network: nn.Module, mode: str) -> None:
     """Compiles each block of a network, in place and when it first computes: a graph for each shape of its input.
 
     A decoder's last layer is in no block: the adaptive adversarial weight needs the gradient of this layer alone, and a
-    compiled backward pass always computes all of its gradients. Compiled code is kept in
-    ``~/.cache/torch/compiled`` for later runs, unless ``TORCHINDUCTOR_CACHE_DIR`` names another folder.
+    compiled backward pass always computes all of its gradients. torch keeps compiled code for later runs in
+    ``/tmp/torchinductor_USER``, or in the folder that the environment names as ``TORCHINDUCTOR_CACHE_DIR``.
 
     Args:
         network: The network; one without repeated blocks stays as it is.
         mode: Mode of torch.compile.
     """
-    import torch._dynamo
+    from torch._dynamo import config  # slow to import
 
-    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(torch.hub.get_dir()).parent / "compiled"))
     # All blocks of a class have one cache. Beyond the limit torch would compute without compiling, and say nothing.
-    torch._dynamo.config.cache_size_limit = max(GRAPHS, torch._dynamo.config.cache_size_limit)
+    config.cache_size_limit = max(GRAPHS, config.cache_size_limit)
     last = getattr(network, "last_layer", None)
     for block in blocks_of(network):
         if not any(weight is last for weight in block.parameters()):
