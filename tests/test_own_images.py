@@ -57,7 +57,7 @@ COMMANDS = commands()
 
 
 def test_every_section_with_commands_has_a_kind():
-    assert set(COMMANDS) == {*KINDS, "Large images"}
+    assert set(COMMANDS) == {*KINDS, "Large images", "Photos that are not square"}
     assert {section: len(COMMANDS[section]) for section in KINDS} == {
         key: len(kind.ranges) for key, kind in KINDS.items()
     }
@@ -93,6 +93,14 @@ def test_trainings(section, i, tmp_path, compose, shrink_losses, trained):
         assert 0 <= low < high <= 4095
     else:
         assert tokenizer.value_range == kind.ranges[i]
+
+
+def test_photos_that_are_not_square(photos, tmp_path, compose, capsys):
+    (line,) = COMMANDS["Photos that are not square"]
+    words = shlex.split(line.replace("DIR", str(photos)))[2:]
+    small = [*TINY, "data.image_size=64", "data.num_workers=0", "data.val_count=2", f"run.dir={tmp_path / 'run'}"]
+    assert run.train(compose("train", *words, *small), words)["images"] == 2
+    assert re.search(r"buckets +\d of \d+x\d+, \d of \d+x\d+ \(height x width\)", capsys.readouterr().out)
 
 
 def test_large_images(tmp_path, trained, monkeypatch):

@@ -16,6 +16,16 @@ def test_grid_shows_originals_over_reconstructions():
     assert above == (200, 200, 200) and below == (55, 55, 55)
 
 
+def test_grid_of_several_sizes():
+    images = [torch.full((3, *size), level, dtype=torch.uint8) for size, level in (((48, 24), 50), ((24, 48), 100))]
+    picture = reconstruction_grid(images, [255 - image for image in images], "reconstructions")
+    factor = (picture.width - 18) // 72  # widths of 24 and 48, and three gaps of 6
+    assert factor > 1 and picture.width == 72 * factor + 18 and picture.height == 2 * (48 * factor + 28 + 6)
+    assert picture.getpixel((6, 28 + 48 * factor - 1)) == (50, 50, 50)
+    assert picture.getpixel((12 + 72 * factor - 1, 28 + 24 * factor - 1)) == (100, 100, 100)
+    assert picture.getpixel((12 + 24 * factor, 28 + 24 * factor)) == (255, 255, 255)  # beneath the smaller one
+
+
 def test_grid_shows_what_each_token_stands_for():
     keep = torch.zeros(4, 8, dtype=torch.bool)
     keep[0, 0] = True  # a region of 4 x 4 positions, and beside it one of 2 x 2 and 12 of 1

@@ -144,6 +144,16 @@ def test_a_graph_for_each_shape(make_tokenizer, monkeypatch):
     assert 0 < graphs[0] < graphs[1] == 2 * graphs[0] and graphs[1:] == [graphs[1]] * 3
 
 
+def test_two_graphs_for_all_sizes_of_buckets(make_tokenizer, monkeypatch):
+    counted, tokenizer = Compiled(monkeypatch), make_tokenizer()
+    speed.prepare(tokenizer.encoder, compile="default", several_sizes=True)
+    graphs = []
+    for height, width in ((32, 128), (48, 80), (96, 40)):
+        tokenizer.encoder(torch.zeros(1, 3, height, width))
+        graphs.append(counted.graphs)
+    assert 0 < graphs[0] < graphs[1] == graphs[2] <= 2 * graphs[0]
+
+
 def test_settings_of_a_gpu(monkeypatch):
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
     before = torch.get_float32_matmul_precision()

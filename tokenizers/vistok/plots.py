@@ -1,6 +1,7 @@
 """Figures: reconstructions below their originals, labelled images, and the usage of codewords."""
 
 import io
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -22,39 +23,43 @@ LONGEST = 70  # characters of a name in a legend
 
 
 def reconstruction_grid(
-    images: Tensor, reconstructions: Tensor, caption: str, keep: Sequence[Tensor] = ()
+    images: Sequence[Tensor] | Tensor,
+    reconstructions: Sequence[Tensor] | Tensor,
+    caption: str,
+    keep: Sequence[Tensor] = (),
 ) -> Image.Image:
     """Originals above reconstructions, each row below its caption; small images are enlarged by an integer factor.
 
     Args:
-        images: (n, 3, H, W) uint8.
-        reconstructions: The same shape.
+        images: n images (3, H, W) uint8, which may differ in size.
+        reconstructions: The same shapes.
         caption: Caption of the reconstructions.
         keep: For each image the positions that are tokens, (h, w) bool, chosen by a dynamic head. They add a row that
             outlines the region of each token. Empty adds no row.
     """
-    n, _, height, width = images.shape
-    factor = max(1, CELL // width)
-    size = (width * factor, height * factor)
-    rows = [("originals", tiles(images, size)), (caption, tiles(reconstructions, size))]
+    factor = max(1, CELL // max(image.shape[2] for image in images))
+    sizes = [(image.shape[2] * factor, image.shape[1] * factor) for image in images]
+    rows = [("originals", tiles(images, sizes)), (caption, tiles(reconstructions, sizes))]
     if keep:
         numbers = ", ".join(str(int(k.sum())) for k in keep)
         outlined = [outline(tile, k.cpu().numpy()) for tile, k in zip(rows[0][1], keep, strict=True)]
         rows.append((f"region of each token: {numbers} tokens", outlined))
-    canvas = Image.new("RGB", (n * (size[0] + GAP) + GAP, len(rows) * (CAPTION + size[1] + GAP)), color=(255, 255, 255))
+    lefts = [GAP, *(GAP + right for right in itertools.accumulate(width + GAP for width, _ in sizes))]
+    height = max(height for _, height in sizes)
+    canvas = Image.new("RGB", (lefts[-1], len(rows) * (CAPTION + height + GAP)), color=(255, 255, 255))
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=16)
     for row, (text, pictures) in enumerate(rows):
-        top = row * (CAPTION + size[1] + GAP)
+        top = row * (CAPTION + height + GAP)
         draw.text((GAP, top + CAPTION // 2), text, fill=(40, 40, 40), font=font, anchor="lm")
-        for column, tile in enumerate(pictures):
-            canvas.paste(tile, (GAP + column * (size[0] + GAP), top + CAPTION))
+        for left, tile in zip(lefts, pictures, strict=False):
+            canvas.paste(tile, (left, top + CAPTION))
     return canvas
 
 
-def tiles(images: Tensor, size: tuple[int, int]) -> list[Image.Image]:
-    """Images (n, 3, H, W) uint8, enlarged to (width, height) without smoothing."""
+def tiles(images: Sequence[Tensor] | Tensor, sizes: Sequence[tuple[int, int]]) -> list[Image.Image]:
+    """Images (3, H, W) uint8, each enlarged to its (width, height) without smoothing."""
     pictures = [Image.fromarray(image.permute(1, 2, 0).cpu().numpy()) for image in images]
-    return [picture.resize(size, Image.Resampling.NEAREST) for picture in pictures]
+    return [picture.resize(size, Image.Resampling.NEAREST) for picture, size in zip(pictures, sizes, strict=True)]
 
 
 def labelled_tiles(images: Tensor, captions: Sequence[str], columns: int) -> Image.Image:
@@ -65,7 +70,7 @@ def labelled_tiles(images: Tensor, captions: Sequence[str], columns: int) -> Ima
     rows = -(-len(images) // columns)
     canvas = Image.new("RGB", (columns * (size[0] + GAP) + GAP, rows * (CAPTION + size[1]) + GAP), (255, 255, 255))
     draw, font = ImageDraw.Draw(canvas), ImageFont.load_default(size=14)
-    for n, (picture, text) in enumerate(zip(tiles(images, size), captions, strict=True)):
+    for n, (picture, text) in enumerate(zip(tiles(images, [size] * len(images)), captions, strict=True)):
         left, top = GAP + n % columns * (size[0] + GAP), n // columns * (CAPTION + size[1])
         while text and draw.textlength(text, font=font) > size[0]:
             text = text[:-1]

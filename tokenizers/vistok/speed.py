@@ -41,6 +41,7 @@ def prepare(
     compile: Literal["default", "reduce-overhead", "max-autotune"] | None = None,
     cudnn_benchmark: bool | None = None,
     matmul_precision: Literal["highest", "high", "medium"] | None = None,
+    several_sizes: bool = False,
 ):
     """Makes networks faster in place; names and values of their weights are unchanged.
 
@@ -55,6 +56,7 @@ def prepare(
             it may be another one in another process. None leaves this process's setting.
         matmul_precision: Precision of float32 matrix products on a GPU, as in torch.set_float32_matmul_precision; None
             leaves this process's setting.
+        several_sizes: True for training images of several sizes, which share compiled graphs.
 
     Raises:
         ValueError: The mode or the precision is unknown.
@@ -73,10 +75,10 @@ def prepare(
         if channels_last:
             network.to(memory_format=torch.channels_last)
         if compile and hasattr(network, "factor"):  # an encoder or a decoder
-            compile_blocks(network, compile)
+            compile_blocks(network, compile, several_sizes)
 
 
-def compile_blocks(network: nn.Module, mode: str) -> None:
+def compile_blocks(network: nn.Module, mode: str, several_sizes: bool = False) -> None:
     """Compiles each block of a network, in place and when it first computes: a graph for each shape of its input.
 
     A decoder's last layer is in no block: the adaptive adversarial weight needs the gradient of this layer alone, and a
@@ -86,6 +88,7 @@ def compile_blocks(network: nn.Module, mode: str) -> None:
     Args:
         network: The network; one without repeated blocks stays as it is.
         mode: Mode of torch.compile.
+        several_sizes: True compiles a graph for the first size of images, and one for all others.
     """
     from torch._dynamo import config  # slow to import
 
@@ -94,7 +97,7 @@ def compile_blocks(network: nn.Module, mode: str) -> None:
     last = getattr(network, "last_layer", None)
     for block in blocks_of(network):
         if not any(weight is last for weight in block.parameters()):
-            block.compile(mode=mode, dynamic=False)
+            block.compile(mode=mode, dynamic=None if several_sizes else False)
 
 
 def blocks_of(network: nn.Module) -> list[nn.Module]:

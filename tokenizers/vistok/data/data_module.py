@@ -4,10 +4,13 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader
 
 from vistok.data.batches import Batch, Images, NamedImages, Sample
+from vistok.data.bucket_batches import BucketBatches, BucketSampler
+from vistok.data.buckets import AspectBuckets
 from vistok.data.loaders import loader, rank_of
 from vistok.data.sampler import EndlessSampler, StrideSampler
 from vistok.data.skipped import Skipped, by_split
@@ -39,6 +42,7 @@ class ImageDataModule(pl.LightningDataModule):
         form: Form in which images are read.
         view: Channels that networks trained on RGB look at; None for 1 or 3 channels.
         notes: Sentences about what is not read, printed before work starts.
+        buckets: Aspect buckets of the images for training and validation; None crops all to squares.
     """
 
     def __init__(
@@ -57,8 +61,10 @@ class ImageDataModule(pl.LightningDataModule):
         form: PixelForm = PixelForm(),
         view: RGBView | None = None,
         notes: Sequence[str] = (),
+        buckets: AspectBuckets | None = None,
     ):
         super().__init__()
+        self.buckets = buckets
         self.train, self.val, self.test = train, val, test
         self.timeout, self.in_memory = timeout, in_memory
         self.image_size, self.batch_size, self.num_workers, self.seed = image_size, batch_size, num_workers, seed
@@ -98,11 +104,35 @@ class ImageDataModule(pl.LightningDataModule):
             raise ValueError("run.resume= is of a run on shards: it has no position in these images to resume from")
         rank, world_size = rank_of(self.trainer)
         start = self.images_read // (self.batch_size * world_size)
-        sampler = EndlessSampler(len(self.train), self.batch_size, self.seed, rank, world_size, start)
-        return loader(self.train, self.batch_size, self.num_workers, self.trainer, sampler, *self._waits)
+        images, place = self.train, (self.batch_size, self.seed, rank, world_size, start)
+        if self.buckets:
+            self.buckets.announce(self.train_buckets)
+            images = self.buckets.images(self.train, self.train_buckets, True)
+            sampler = BucketSampler(self.train_buckets, *place)
+        else:
+            sampler = EndlessSampler(len(self.train), *place)
+        return loader(images, self.batch_size, self.num_workers, self.trainer, sampler, *self._waits)
+
+    @cached_property
+    def train_buckets(self) -> np.ndarray:
+        """Bucket of each training image (n,)."""
+        assert self.buckets
+        return self.buckets.assign(self.train, "training", self.skipped_in["training"].limit)
+
+    @cached_property
+    def val_buckets(self) -> np.ndarray:
+        """Bucket of each validation image (n,)."""
+        assert self.buckets
+        return self.buckets.assign(self.val, "validation", 1)
 
     def val_dataloader(self) -> DataLoader:
-        return self._all_of(self.val)
+        if not self.buckets:
+            return self._all_of(self.val)
+        batches = BucketBatches(self.val_buckets, self.batch_size, *rank_of(self.trainer))
+        images = self.buckets.images(self.val, self.val_buckets, False)
+        if not batches:
+            return self._none()
+        return loader(images, 1, self.num_workers, self.trainer, None, *self._waits, batches=batches)
 
     def test_dataloader(self) -> DataLoader:
         return self._all_of(self.test)
@@ -160,13 +190,14 @@ class ImageDataModule(pl.LightningDataModule):
         batches, (_, world_size) = self.trainer.lightning_module.batches, rank_of(self.trainer)
         images_read = self.images_read + (batches - self.batches) * self.batch_size * world_size
         skipped = self.skipped_in["training"].state_dict()  # each validation reads its full set
-        return {
+        state = {
             "batches": batches,
             "seen": images_read,
             "images": len(self.train),
             "seed": self.seed,
             "skipped": skipped,
         }
+        return state | ({"buckets": self._digest} if self.buckets else {})
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         if (state["images"], state["seed"]) != (len(self.train), self.seed):
@@ -174,9 +205,18 @@ class ImageDataModule(pl.LightningDataModule):
                 f"the checkpoint is of a run on {state['images']:,} images with run.seed={state['seed']}, not on "
                 f"{len(self.train):,} with run.seed={self.seed}: there is no position in their order to resume from"
             )
+        if state.get("buckets") != self._digest:
+            raise ValueError(
+                "the checkpoint is of a run with other data.buckets, or on images of other sizes: there is no position "
+                "in their order to resume from"
+            )
         self.batches, self.images_read = state["batches"], state["seen"]
         if "skipped" in state:  # earlier checkpoints do not have it
             self.skipped_in["training"].load_state_dict(state["skipped"])
+
+    @cached_property
+    def _digest(self) -> str | None:
+        return self.buckets.digest(self.train_buckets) if self.buckets else None
 
     @property
     def _waits(self) -> tuple[float, bool]:
@@ -184,6 +224,10 @@ class ImageDataModule(pl.LightningDataModule):
 
     def _all_of(self, images: Images) -> DataLoader:
         sampler = StrideSampler(len(images), *rank_of(self.trainer))
-        if not len(sampler):  # without batches Lightning would skip an evaluation in which the other ranks wait
-            return loader([Sample(None, "")], 1, 0, self.trainer, in_memory=True)
+        if not len(sampler):
+            return self._none()
         return loader(images, self.batch_size, self.num_workers, self.trainer, sampler, *self._waits)
+
+    def _none(self) -> DataLoader:
+        """Loader of a batch without images: without batches Lightning would skip a validation that others wait in."""
+        return loader([Sample(None, "")], 1, 0, self.trainer, in_memory=True)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from vistok.data.batches import MOST_REPLACED, Sample
+from vistok.data.buckets import buckets_of
 from vistok.data.data_module import ImageDataModule
 from vistok.data.folder_splits import NAMES
 from vistok.data.listings.folder_images import VALUES
@@ -90,7 +91,13 @@ class ImageFiles:
         return list(map(encodable, self.listing.names))
 
     def sizes(self) -> list[tuple[int, int] | None]:
-        return list(map(size_of, Opened(self.listing)))
+        return [self._size(i) for i in range(len(self))]
+
+    def _size(self, index: int) -> tuple[int, int] | None:
+        try:
+            return size_of(self.listing.open(index))
+        except UnreadableImage:
+            return None
 
     def with_transforms(self, transforms: Sequence[Transform], stored: bool = False) -> "ImageFiles":
         read = AsStored(self.read) if stored else self.read
@@ -120,6 +127,7 @@ def folder(
     captions: bool = False,
     columns: Mapping[str, str] | None = None,
     resize_filter: Literal["bicubic", "nearest"] = "bicubic",
+    buckets: Literal["auto"] | Sequence[Sequence[int]] | None = None,
 ) -> ImageDataModule:
     """Data module of listed images: those of a folder, a manifest, an ``.npz`` file or a Hugging Face data set.
 
@@ -163,11 +171,18 @@ def folder(
             usual names (see ``columns``).
         resize_filter: ``bicubic``, or ``nearest`` for pixel art, in training and validation; the protocols of an
             evaluation have their own.
+        buckets: Sizes [H, W] of training and validation images in pixels, each for the images whose aspect ratio is
+            nearest; ``auto`` chooses sizes of about ``image_size`` squared pixels; None crops all to squares.
 
     Raises:
         ValueError: The folder does not exist, has no images, or an image is smaller than the crop.
     """
-    training, center = croppings(crop, image_size, resize, min_crop, flip, resize_filter)
+    crops_of = functools.partial(
+        croppings, crop, resize=resize, min_crop=min_crop, flip=flip, resize_filter=resize_filter
+    )
+    training, center = crops_of(image_size)
+    once = f"{root} {val_count} {seed}"  # name of what one process of a node reads for all
+    aspect_buckets = buckets_of(buckets, crops_of, resize, once)
     asked, mask = asked_range(range), kind_of_mask(mask)
     wanted = Wanted("needed" if labels else "none", "needed" if captions else "none")
     splits = open_splits(root, "data.root", wanted, columns)
@@ -177,7 +192,6 @@ def folder(
     measure = asked == "auto" or (asked is None and len(train) > 0 and train.names[0].lower().endswith(DEEP))
     read_file = functools.partial(read_values, max_pixels=max_pixels, argument="data.max_pixels")
     notes, found = list(splits.notes), ValueRange(None)
-    once = f"{root} {val_count} {seed}"  # what follows reads many names or files: in one process of a node
     if asked is not None:
         found = ValueRange.of(node_value(f"range {once} {asked}", lambda: value_range(asked, Opened(train), read_file)))
     elif measure:
@@ -203,6 +217,7 @@ def folder(
         notes=[note for note in notes if note],
         form=form,
         view=rgb_view(channels, rgb_bands),
+        buckets=aspect_buckets,
     )
 
 

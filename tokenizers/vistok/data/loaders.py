@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Iterable
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -19,18 +20,21 @@ def loader(
     sampler: Iterable[tuple[int, int]] | None = None,
     timeout: float = PATIENCE,
     in_memory: bool = False,
+    batches: Iterable[list[tuple[int, int]]] | None = None,
 ) -> DataLoader:
     """Loader of a data set, in the sampler's order or, without a sampler, in the order of an iterable data set.
+
+    ``batches`` are the batches themselves, in place of a sampler and ``batch_size``.
 
     Workers that do not respond for ``timeout`` seconds are an error; torch would wait for a stopped worker forever. The
     same holds for storage that is read without workers, unless the images are in memory.
     """
     if timeout <= 0:
         raise ValueError(f"data.timeout must be more than 0 seconds, not {timeout}")
-    batches = PatientLoader(
+    order: dict[str, Any] = {"batch_size": batch_size, "sampler": sampler} if batches is None else {}
+    found = PatientLoader(
         images,
-        batch_size=batch_size,
-        sampler=sampler,
+        **(order or {"batch_sampler": batches}),
         collate_fn=collate,
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
@@ -39,8 +43,8 @@ def loader(
         generator=torch.Generator(),  # else the first validation would draw from the training's random numbers
         pin_memory=trainer is not None and trainer.accelerator.__class__.__name__ == "CUDAAccelerator",
     )
-    batches.patience = None if in_memory else timeout
-    return batches
+    found.patience = None if in_memory else timeout
+    return found
 
 
 def rank_of(trainer: pl.Trainer | None) -> tuple[int, int]:

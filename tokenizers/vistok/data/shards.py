@@ -53,6 +53,7 @@ class ShardDataModule(pl.LightningDataModule):
 
     num_test = None  # number of images that eval.py scores: unknown before they are read
     scored_sizes: Sequence[tuple[str, tuple[int, int]]] = ()  # and so are their sizes
+    buckets = None
 
     def __init__(
         self,

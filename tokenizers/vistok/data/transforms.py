@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image
 
-from vistok.images.crops import ADMCrop, CenterCrop, RandomCrop, ResizeShortSide, Transform
+from vistok.images.crops import ADMCrop, CenterCrop, RandomCrop, ResizeShortSide, Size, Transform
 from vistok.images.rgb import UnreadableImage
 
 
@@ -30,13 +30,13 @@ class AtLeast:
 
 
 def croppings(
-    crop: str, size: int, resize: int | None, min_crop: float, flip: bool, resize_filter: str = "bicubic"
+    crop: str, size: Size, resize: int | None, min_crop: float, flip: bool, resize_filter: str = "bicubic"
 ) -> tuple[list[Transform], list[Transform]]:
     """Transforms for training, and those for validation and evaluation: ADM's, or the centre if ``resize`` is 0.
 
     Args:
         crop: Crop of training images: ``random``, ``adm`` or ``center``.
-        size: Side of the square crops in pixels.
+        size: Size of the crops; a size that is no square needs ``resize=None``.
         resize: Short side in pixels before a ``random`` or ``center`` crop; None means ``size``, 0 does not resize.
         min_crop: Smallest share of the short side that an ``adm`` crop covers, in (0, 1].
         flip: True mirrors each training image with probability 1/2.
@@ -53,6 +53,6 @@ def croppings(
     }
     if crop not in crops:
         raise ValueError(f"data.crop must be one of {', '.join(crops)}, not {crop!r}")
-    if resize and resize < size:
+    if resize and isinstance(size, int) and resize < size:
         raise ValueError(f"data.resize={resize} is smaller than the crop of {size} pixels")
     return crops[crop] + [Flip()] * flip, [CenterCrop(size) if resize == 0 else ADMCrop(size, nearest=nearest)]

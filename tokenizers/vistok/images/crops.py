@@ -18,17 +18,21 @@ from vistok.images.pixel_hash import pixel_hash
 from vistok.images.rgb import UnreadableImage
 
 Transform = Callable[[Image.Image, np.random.Generator], Image.Image]
+Size = int | tuple[int, int]  # of a crop, in pixels: the side of a square, or height and width
 
 
 class ResizeShortSide:
-    """Resizes the short side to ``size`` pixels: bicubic, antialiased as in Pillow, or to the nearest pixel."""
+    """Resizes to the smallest image that covers ``size``; for a square, its short side becomes ``size`` pixels.
 
-    def __init__(self, size: int, nearest: bool = False):
-        self.size, self.nearest = size, nearest
+    It is bicubic, antialiased as in Pillow, or to the nearest pixel.
+    """
+
+    def __init__(self, size: Size, nearest: bool = False):
+        (self.height, self.width), self.nearest = sides(size), nearest
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
-        scale = self.size / min(image.size)
-        size = tuple(max(self.size, round(side * scale)) for side in image.size)
+        scale = max(self.width / image.width, self.height / image.height)
+        size = max(self.width, round(image.width * scale)), max(self.height, round(image.height * scale))
         if size == image.size:
             return image
         return to_nearest(image, size) if self.nearest else resized(image, size)
@@ -41,26 +45,29 @@ class ADMCrop:
     scale.
 
     Args:
-        size: Side of the square crop in pixels.
-        min_fraction: Smallest share of the short side that a random crop covers, in (0, 1]; the largest is 1.
+        size: Size of the crop.
+        min_fraction: Smallest share of the short side that a random crop covers, in (0, 1]; the largest is 1. For a
+            crop that is not square, it is the share of the side of the largest crop of that shape.
         random: True draws the scale and place of the crop; False takes the full short side, at the centre.
         nearest: True resizes in one step to the nearest pixel, for pixel art, which ADM does not do.
     """
 
-    def __init__(self, size: int, min_fraction: float = 1.0, random: bool = False, nearest: bool = False):
+    def __init__(self, size: Size, min_fraction: float = 1.0, random: bool = False, nearest: bool = False):
         if not 0 < min_fraction <= 1:
             raise ValueError(f"the smallest share that a crop covers must be in (0, 1], not {min_fraction}")
-        self.size, self.random, self.nearest = size, random, nearest
-        self.largest = int(np.ceil(size / min_fraction))  # short side of which the crop is that share
+        (self.height, self.width), self.random, self.nearest = sides(size), random, nearest
+        self.short = min(self.height, self.width)
+        self.largest = int(np.ceil(self.short / min_fraction))  # short side of which the crop's is that share
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
-        short = int(rng.integers(self.size, self.largest + 1)) if self.random else self.size
-        while min(image.size) >= 2 * short and not self.nearest:
+        short = int(rng.integers(self.short, self.largest + 1)) if self.random else self.short
+        width, height = self.width * short / self.short, self.height * short / self.short  # to be covered
+        while image.width >= 2 * width and image.height >= 2 * height and not self.nearest:
             image = resized(image, (image.width // 2, image.height // 2), BOX)
-        scale = short / min(image.size)
+        scale = max(width / image.width, height / image.height)
         size = (round(image.width * scale), round(image.height * scale))
         image = to_nearest(image, size) if self.nearest else resized(image, size)
-        return (RandomCrop if self.random else CenterCrop)(self.size)(image, rng)
+        return (RandomCrop if self.random else CenterCrop)((self.height, self.width))(image, rng)
 
 
 def to_nearest(image: Any, size: tuple[int, int]) -> Any:
@@ -71,26 +78,31 @@ def to_nearest(image: Any, size: tuple[int, int]) -> Any:
 
 
 class RandomCrop:
-    """Square of ``size`` pixels at a random place."""
+    """Crop of a size at a random place."""
 
-    def __init__(self, size: int):
-        self.size = size
+    def __init__(self, size: Size):
+        self.height, self.width = sides(size)
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
-        left = int(rng.integers(image.width - self.size + 1))
-        top = int(rng.integers(image.height - self.size + 1))
-        return image.crop((left, top, left + self.size, top + self.size))
+        left = int(rng.integers(image.width - self.width + 1))
+        top = int(rng.integers(image.height - self.height + 1))
+        return image.crop((left, top, left + self.width, top + self.height))
 
 
 class CenterCrop:
-    """Square of ``size`` pixels at the centre."""
+    """Crop of a size at the centre."""
 
-    def __init__(self, size: int):
-        self.size = size
+    def __init__(self, size: Size):
+        self.height, self.width = sides(size)
 
     def __call__(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
-        left, top = (image.width - self.size) // 2, (image.height - self.size) // 2
-        return image.crop((left, top, left + self.size, top + self.size))
+        left, top = (image.width - self.width) // 2, (image.height - self.height) // 2
+        return image.crop((left, top, left + self.width, top + self.height))
+
+
+def sides(size: Size) -> tuple[int, int]:
+    """Height and width of a crop."""
+    return (size, size) if isinstance(size, int) else size
 
 
 def read_crop(

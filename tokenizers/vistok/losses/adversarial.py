@@ -1,7 +1,7 @@
 """Adversarial training of the decoder (VQGAN, arXiv:2012.09841, Eq. 5-7)."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, NamedTuple, cast
 
 import torch
@@ -180,6 +180,25 @@ class Adversary(nn.Module):
         A discriminator declares this by an attribute ``independent``: it has no statistics of batches.
         """
         return getattr(self.discriminator, "independent", False)
+
+    def check_sizes(self, sizes: Iterable[tuple[int, int]], name: str) -> None:
+        """Refuses sizes (H, W) of images that the discriminator does not accept.
+
+        A discriminator declares by an attribute ``only_size`` that it accepts images of this size (H, W) only.
+
+        Args:
+            sizes: The sizes.
+            name: The user's option for them, for the message.
+
+        Raises:
+            ValueError: A size is another one.
+        """
+        only = getattr(self.discriminator, "only_size", None)
+        if only is not None and any(tuple(size) != only for size in sizes):
+            raise ValueError(
+                f"{name}: the discriminator {type(self.discriminator).__name__} accepts only images of "
+                f"{only[0]}x{only[1]} pixels; discriminator=patchgan and discriminator=dino accept all sizes"
+            )
 
     def learns(self, on: bool) -> None:
         """Switches the gradients of the discriminator's parameters on or off; the decoder's loss does not need them."""

@@ -47,7 +47,8 @@ class StyleGAN(nn.Module):
         if variant not in VARIANTS:
             raise ValueError(f"variant must be one of {', '.join(VARIANTS)}, not {variant!r}")
         self.independent = variant == "llamagen"  # see Adversary.independent
-        self.size, pairs, last = size, list(zip(widths, widths[1:], strict=False)), widths[-1]
+        self.size, self.only_size = size, (size, size)  # the latter: see Adversary.check_sizes
+        pairs, last = list(zip(widths, widths[1:], strict=False)), widths[-1]
         if variant == "stylegan2":
             self.stem = nn.Sequential(EqualConv(in_channels, widths[0], 1), ScaledLeakyReLU())
             self.blocks = nn.Sequential(*(EqualBlock(before, after) for before, after in pairs))

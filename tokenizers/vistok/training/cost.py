@@ -62,7 +62,7 @@ class Estimate(NamedTuple):
 
 def estimate(
     build: Callable[[], LitTokenizer],
-    image_size: int,
+    image_size: int | tuple[int, int],
     batch: int,
     gpu: bool = True,
     precision: str = "bf16-mixed",
@@ -75,7 +75,7 @@ def estimate(
 
     Args:
         build: Makes the module; called where new tensors have no values and take no memory.
-        image_size: Height and width of the images in pixels.
+        image_size: Height and width of the images in pixels; one number for squares.
         batch: Number of images in a batch.
         gpu: True for CUDA's dtypes under autocast, and its optimizer steps, which process all parameters at once.
         precision: ``bf16-mixed`` or ``32-true``.
@@ -268,8 +268,8 @@ def make_fake(module: nn.Module) -> None:
             owner.trained = [fakes[parameter] for parameter in owner.trained]
 
 
-def images_of(batch: int, size: int, channels: int) -> Tensor:
-    return torch.empty(batch, channels, size, size)
+def images_of(batch: int, size: int | tuple[int, int], channels: int) -> Tensor:
+    return torch.empty(batch, channels, *((size, size) if isinstance(size, int) else size))
 
 
 def size_of(tensors: Iterable[Any]) -> int:

@@ -77,6 +77,7 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, float]:
             compile=config.speed.compile,
             cudnn_benchmark=None if on_cpu else config.speed.cudnn_benchmark,
             matmul_precision=None if on_cpu else config.speed.matmul_precision,
+            several_sizes=data.buckets is not None,
         )
         checkpoint = run_folder.checkpoint_of(config)
         if checkpoint:
@@ -85,6 +86,8 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, float]:
         elif config.model.init:
             slim_checkpoint.load_slim(lit, Path(config.model.init), config.model.family, config.model.family_config)
         _ = data.sizes  # refuses data without images to train on
+        if data.buckets:
+            _ = data.train_buckets, data.val_buckets  # read before the run has a folder
         folder, new = run_folder.folder_of(config, checkpoint)
         with run_folder.removed_on_error(folder, new):
             if existing is None:
@@ -148,6 +151,10 @@ def build(config: DictConfig) -> tuple["ImageDataModule", "LitTokenizer"]:
     """Data and module to train, from a config; invalid arguments raise ``ValueError``."""
     data, lit = instantiate(config.data), build_module(config)
     check_image_size(data.image_size, lit.tokenizer)
+    if data.buckets:
+        data.buckets.choose(data.image_size, lit.tokenizer.grid)
+        if lit.adversary:
+            lit.adversary.check_sizes(data.buckets.shapes, "data.buckets")
     lit.tokenizer.value_range = data.form.low_high
     return data, lit
 
@@ -204,9 +211,10 @@ def estimate(config: DictConfig) -> None:
     if memory is not None and (isinstance(memory, bool | str) or not memory > 0):
         raise ValueError(f"run.gpu_memory is the memory of a GPU in GiB, above 0, not {memory!r}")
     config = OmegaConf.merge(config)
-    kept = ("image_size", "batch_size", "channels", "rgb_bands")
+    kept = ("image_size", "batch_size", "channels", "rgb_bands", "buckets")
     config.data = {name: config.data[name] for name in kept if name in config.data}
     _check_config(config)
+    from vistok.data.bucket_sizes import bucket_shapes, largest_shape
     from vistok.training import cost
 
     config.run.frozen_weights = "random"  # shapes are all that matters, so nothing is downloaded
@@ -215,15 +223,17 @@ def estimate(config: DictConfig) -> None:
 
     def build() -> "LitTokenizer":
         lit = build_module(config)
-        check_image_size(config.data.image_size, lit.tokenizer)
+        check_image_size(size, lit.tokenizer)
+        shapes = () if buckets is None else bucket_shapes(buckets, size, lit.tokenizer.grid)
+        if lit.adversary:
+            lit.adversary.check_sizes(shapes, "data.buckets")
         return lit
 
-    channels = config.data.get("channels", 3)
-    last = config.speed.channels_last
-    estimated = cost.estimate(
-        build, config.data.image_size, config.data.batch_size, gpu, precision, ddp, channels, last, shards
-    )
-    about = f"{config.run.name}: {config.data.image_size} pixels, {precision} on {'a GPU' if gpu else 'the CPU'}"
+    channels, size, buckets = config.data.get("channels", 3), config.data.image_size, config.data.get("buckets")
+    shape, last = largest_shape(buckets, size), config.speed.channels_last
+    estimated = cost.estimate(build, shape, config.data.batch_size, gpu, precision, ddp, channels, last, shards)
+    pixels = size if buckets is None else f"{shape[0]} x {shape[1]}"
+    about = f"{config.run.name}: {pixels} pixels, {precision} on {'a GPU' if gpu else 'the CPU'}"
     about += ", a process of several with DDP" if ddp else f", a process of {shards} with FSDP" if shards > 1 else ""
     cost.show(estimated, None if memory is None else memory * cost.GIB, about)
 
@@ -301,6 +311,11 @@ def _check_config(config: DictConfig) -> None:
         raise ValueError(
             f"optim.ema_decay={config.optim.ema_decay} is not supported with trainer=fsdp: sharded weights are not "
             "averaged"
+        )
+    if config.data.get("buckets") is not None and _sharded(config):
+        raise ValueError(
+            f"data.buckets={config.data.buckets} is not supported with trainer=fsdp: processes with sharded weights "
+            "need equally many batches in a validation"
         )
 
 

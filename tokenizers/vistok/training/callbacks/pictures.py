@@ -1,16 +1,16 @@
 """Pictures of a run: reconstructions and codebook usage."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pytorch_lightning as pl
-import torch
 from pytorch_lightning.loggers import TensorBoardLogger, WandbLogger
 from torch import Tensor
-from torch.utils.data import IterableDataset
+from torch.utils.data import DataLoader, IterableDataset
 
 from vistok.data.batches import Batch
+from vistok.data.bucket_batches import BucketBatches
 from vistok.files import atomic_write
 from vistok.images.ranges import to_uint8
 from vistok.plots import codebook_plot, reconstruction_grid
@@ -45,9 +45,9 @@ class Pictures(pl.Callback):
         if isinstance(loader.dataset, IterableDataset):
             chosen = list(range(min(self.columns - len(self.pairs), len(images))))
         else:
-            total = min(len(loader.sampler), trainer.num_val_batches[0] * loader.batch_size)
+            starts, batches = starts_of(loader), trainer.num_val_batches[0]
+            first, total = starts(index), starts(batches)
             indices = {i * total // self.columns for i in range(min(self.columns, total))}
-            first = index * loader.batch_size
             chosen = [i - first for i in sorted(indices) if first <= i < first + len(images)]
         pictures = (pl_module.view.picture(to_uint8(side[chosen])) for side in (images, outputs["reconstruction"]))
         self.pairs += zip(*pictures, strict=True)
@@ -57,7 +57,7 @@ class Pictures(pl.Callback):
         counts = pl_module.metrics.usage.counts  # of all ranks, since the validation has ended
         if not trainer.is_global_zero or not self.pairs:
             return
-        images, reconstructions = (torch.stack(side) for side in zip(*self.pairs, strict=True))
+        images, reconstructions = zip(*self.pairs, strict=True)
         metrics = trainer.callback_metrics
         caption = f"after {pl_module.updates:,} updates: PSNR {metrics['val/psnr']:.2f} dB over the validation images"
         pictures = {
@@ -76,6 +76,13 @@ class Pictures(pl.Callback):
             elif isinstance(logger, TensorBoardLogger):
                 for name, picture in pictures.items():
                     logger.experiment.add_image(name, np.asarray(picture), step, dataformats="HWC")
+
+
+def starts_of(loader: DataLoader) -> Callable[[int], int]:
+    """Function from the number of a loader's batches to the number of images in as many from the first."""
+    if isinstance(loader.batch_sampler, BucketBatches):
+        return loader.batch_sampler.starts.__getitem__
+    return lambda batches: min(batches * loader.batch_size, len(loader.sampler))
 
 
 def _log_histograms(logger: WandbLogger, counts: Sequence[Tensor], step: int) -> None:
