@@ -36,7 +36,7 @@ KINDS = {
     "Grey images of 10 to 16 bits: X-rays, microscopy": Kind("grey 12-bit", 1, (..., ...)),
     "X-rays as RGB, from published weights": Kind("grey", 3),
     "DICOM": Kind("dicom", 1, ((-1024, 3071),)),
-    "Satellite images and other bands": Kind("8 bands", 8, ((0, 10000),)),
+    "Satellite images and other bands": Kind("8 bands", 8, (...,)),
     "Sprites and icons: RGBA": Kind("rgba", 4),
     "Start from a tokenizer of RGB images": Kind("grey", 1),
 }
@@ -90,7 +90,7 @@ def test_trainings(section, i, tmp_path, compose, shrink_losses, trained):
     assert tokenizer.encoder.in_channels == tokenizer.decoder.out_channels == kind.channels
     if kind.ranges[i] is ...:
         low, high = tokenizer.value_range
-        assert 0 <= low < high <= 4095
+        assert 0 <= low < high <= 255 * 30
     else:
         assert tokenizer.value_range == kind.ranges[i]
 
