@@ -79,14 +79,15 @@ def test_sixteen_bits_that_are_mostly_unused_are_warned_of(tmp_path, train, caps
     assert "warning: the first images are 16-bit and use" in text and "data.range=auto or data.range=[0, " in text
 
 
-def test_sizes_of_files_that_pillow_cannot_open(tmp_path):
-    """Full-resolution crops of eight bands, and their buckets, need the size in the header."""
+def test_sizes_of_files_that_pillow_cannot_open(tmp_path, caplog):
+    """Full-resolution crops of eight bands, and their buckets, need the size in the header; nothing is logged."""
     bands = np.zeros((40, 60, 8), np.uint16)
     tifffile.imwrite(tmp_path / "a.tif", bands, photometric="minisblack", planarconfig="contig")
     settings = {"channels": 8, "range": [0, 100], "resize": 0}
     assert vistok.data.folder(str(tmp_path), 32, 4, **settings).test.sizes() == [(40, 60)]
     with pytest.raises(ValueError, match="a.tif has 60x40 pixels, smaller than the crop of 64"):
         vistok.data.folder(str(tmp_path), 64, 4, **settings)
+    assert not caplog.records
 
 
 @pytest.mark.parametrize("kind, overrides, message", [

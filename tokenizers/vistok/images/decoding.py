@@ -1,6 +1,7 @@
 """Opening and decoding of image files, within bounds."""
 
 import functools
+import logging
 import re
 import sys
 import threading
@@ -18,6 +19,7 @@ from vistok.images.rgb import SIXTEEN_BITS, UnreadableImage, as_stored, to_rgb
 FORMATS = ("JPEG", "PNG", "WEBP", "AVIF", "GIF", "BMP", "TIFF", "PPM", "JPEG2000")
 MOST_PIXELS = 178_956_970  # default of max_pixels; Pillow's own limit
 ORIENTATION = 0x0112  # EXIF's tag
+logging.getLogger("PIL.TiffImagePlugin").setLevel(logging.CRITICAL)  # it logs what it raises, for each file
 _limit_of_pillow = threading.Lock()  # protects Pillow's limit, which is global and also applies to tiles
 
 
