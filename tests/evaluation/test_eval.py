@@ -318,7 +318,7 @@ writes = 0
 
 def replace(source, target):
     global writes
-    writes += 1
+    writes += str(target).endswith(".state")
     if writes == 3:  # in the middle of the third write
         os.kill(os.getpid(), signal.SIGKILL)
     replaced(source, target)

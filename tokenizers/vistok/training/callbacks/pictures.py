@@ -47,7 +47,8 @@ class Pictures(pl.Callback):
         else:
             starts, batches = starts_of(loader), trainer.num_val_batches[0]
             first, total = starts(index), starts(batches)
-            indices = {i * total // self.columns for i in range(min(self.columns, total))}
+            columns = min(self.columns, total)
+            indices = {i * total // columns for i in range(columns)}
             chosen = [i - first for i in sorted(indices) if first <= i < first + len(images)]
         pictures = (pl_module.view.picture(to_uint8(side[chosen])) for side in (images, outputs["reconstruction"]))
         self.pairs += zip(*pictures, strict=True)
