@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from vistok.data import split_record
 
 SAMPLE, SHARDS = "vistok.data.sample", "vistok.data.shards"
+SPECIAL = set('"$`\\!')  # characters with a meaning between double quotes
 FOLLOWED = ("columns", "labels")  # keys of shards that decide which images are read, and how they are named
 
 
@@ -50,7 +51,8 @@ def to_evaluate(run: Path, config: DictConfig) -> str:
 def to_load(tokenizer: Path) -> str:
     """Command that loads an exported tokenizer and prints the pixels along each side of a code."""
     code = f"import vistok; print(vistok.load({str(tokenizer)!r}).factor)"
-    return f"{interpreter()} -c {shlex.quote(code)}"
+    quoted = shlex.quote(code) if set(code) & SPECIAL else f'"{code}"'  # more readable with 'PATH' inside
+    return f"{interpreter()} -c {quoted}"
 
 
 def _data_arguments(data: Any) -> list[str]:
