@@ -151,3 +151,15 @@ def test_a_run_on_a_table_is_scored_on_its_validation_images(images, train, comp
     scored(compose, tmp_path, *train_split, "run.held_out=false")
     assert "10 of 10 images were trained on" in capsys.readouterr().out
     table.unlink()
+
+
+def test_a_run_on_crops_of_full_resolution_is_scored_on_such(images, train, compose, tmp_path, capsys):
+    """``data.resize=0``: the centre of the images, with the PSNR that the run had, unless resizing is asked for."""
+    run = train(tmp_path / "run", *DATA, f"data.root={images}", "data.resize=0", "data.crop=random")
+    wanted = json.loads((run / "metrics.json").read_text())["metrics"]["psnr"]
+    report = scored(compose, tmp_path, f"tokenizer={run}")
+    assert report["scores"][0]["metrics"]["psnr"] == pytest.approx(wanted, abs=0.05)  # to 8 bits
+    assert "scores the centre of each image without resizing" in capsys.readouterr().out
+    (tmp_path / "out.json").unlink()
+    resized = scored(compose, tmp_path, f"tokenizer={run}", f"data.root={images}")
+    assert resized["scores"][0]["metrics"]["psnr"] != report["scores"][0]["metrics"]["psnr"]

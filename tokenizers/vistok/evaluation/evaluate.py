@@ -32,7 +32,7 @@ from vistok.evaluation.references import save_reference
 from vistok.evaluation.report import differences as report_differences
 from vistok.evaluation.report import score_table, strata_tables
 from vistok.evaluation.report.outputs import report_of, write
-from vistok.evaluation.run_data import held_out, run_of
+from vistok.evaluation.run_data import crop_note, held_out, run_of
 from vistok.evaluation.scoring import TOO_FEW, score
 from vistok.evaluation.set_metrics import SetMetrics, disk_space
 from vistok.evaluation.size_limits import too_small, without_colours
@@ -86,7 +86,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         data = configuration.instantiate(config.data)
         records = [split_record.read(run_of(path)) for path in paths_of(config.tokenizer)]
         notes = [*data.notes, *choose_images(data, list(filter(None, records)), config.run.held_out)]
-        for note in notes:
+        for note in filter(None, [*notes, crop_note(config)]):
             say(note, "yellow", console=console)
         sources += [StoredReconstructions(path, data) for path in paths_of(config.reconstructions)]
         for source in sources:

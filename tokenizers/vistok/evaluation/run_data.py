@@ -11,7 +11,7 @@ MOST_BYTES = 2**20  # largest config that is read
 LONGEST = 16  # list
 IMAGE_SIZE = 256  # pixels, where no run tells it
 RUN_CONFIG, RECORD = "config.yaml", "held_out.json"  # in the folder of a run
-FOLDER = "vistok.data.folder"
+FOLDER, OURS = "vistok.data.folder", "canonical"
 FOLLOWED = (
     "root",
     "columns",
@@ -29,8 +29,8 @@ def run_of(path: str | Path) -> Path:
 def complete(config: DictConfig) -> None:
     """Sets what the command line leaves open to the values of the first tokenizer's run.
 
-    Without ``data.root`` it is the run's folder of images; without ``data.image_size`` it
-    is the run's. Of the run's config only plain values are read.
+    Without ``data.root`` it is the run's folder of images; our own protocol then resizes crops only if the run did.
+    Without ``data.image_size`` it is the run's. Of the run's config only plain values are read.
     """
     paths = [config.tokenizer] if isinstance(config.tokenizer, str) else list(config.tokenizer or ())
     run = run_of(paths[0]) if paths and isinstance(paths[0], str) else Path()
@@ -43,6 +43,17 @@ def complete(config: DictConfig) -> None:
         for key in FOLLOWED:
             if key in data and key in config.data.keys():  # noqa: SIM118 - missing values are not in the data itself
                 config.data[key] = data[key]
+        ours = config.protocol.get(OURS)
+        if data.get("resize") == 0 and ours is not None and ours.crop == "adm":
+            ours.crop = "none"
+
+
+def crop_note(config: DictConfig) -> str:
+    """Sentence about crops of our own protocol that are not resized; empty if they are."""
+    ours = config.protocol.get(OURS)
+    if ours is None or ours.crop != "none":
+        return ""
+    return f"protocol {OURS} scores the centre of each image without resizing; protocol.{OURS}.crop=adm resizes"
 
 
 def _data_of(file: Path) -> dict[str, Any]:
