@@ -72,6 +72,6 @@ def picture(names: Sequence[str], images: torch.Tensor, folder: Path) -> Image.I
     for i, (text, pictures) in enumerate(rows):
         left, top = i // per_sheet * (width + 3 * GAP), i % per_sheet * (CAPTION + SIZE + GAP)
         draw.text((left + GAP, top + CAPTION // 2), text, fill=(40, 40, 40), font=font, anchor="lm")
-        for column, tile in enumerate(tiles(pictures, (SIZE, SIZE))):
+        for column, tile in enumerate(tiles(pictures, [(SIZE, SIZE)] * len(pictures))):
             canvas.paste(tile, (left + GAP + column * (SIZE + GAP), top + CAPTION))
     return canvas
