@@ -18,8 +18,9 @@ WITHOUT_DOWNLOADS = "feature_network=none metrics.lpips=null metrics.intervals=f
 def test_what_a_run_prints_can_be_pasted(train, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(sys, "argv", [str(ROOT / "train.py")])
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
-    train(tmp_path / "a run", "schedule.warmup=50")
+    train(tmp_path / "a run", "schedule.warmup=50", "optim.updates=4")
     printed = capsys.readouterr().out
+    assert (tmp_path / "a run" / "curves.png").is_file() and "a run/curves.png" in printed
     evaluate, load = (re.search(rf"^{name} +(.*)$", printed, re.MULTILINE)[1] for name in ("evaluate", "load"))
     assert evaluate.startswith(f"{next_commands.interpreter()} ") and " eval.py 'tokenizer=" in evaluate and evaluate.endswith(" data=sample")
     bare = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONPATH": os.environ.get("PYTHONPATH", "")}

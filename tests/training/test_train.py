@@ -43,7 +43,6 @@ def test_what_a_run_leaves(trained):
     assert {path.name for path in trained.iterdir()} == {
         "checkpoints",
         "codebook.png",
-        "curves.png",
         "config.yaml",
         "metrics.csv",
         "metrics.json",

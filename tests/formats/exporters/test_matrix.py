@@ -45,7 +45,6 @@ def test_targets(name, tmp_path):
 @pytest.mark.parametrize("name, target", [
     ("bsq", "torch"),
     ("dqvae of lfq", "torch"),
-    pytest.param("residual", "torch", marks=pytest.mark.slow),
     pytest.param("residual", "onnx", marks=pytest.mark.slow),
     pytest.param("fq of residual", "torch", marks=pytest.mark.slow),
     pytest.param("multiscale", "torch", marks=pytest.mark.slow),

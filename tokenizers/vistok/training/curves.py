@@ -32,7 +32,7 @@ def curves_plot(rows: Sequence[Mapping[str, Any]], adversary_start: int | None =
         (name for name in curves if name.startswith("train/") and not name[6:].startswith(NO_LOSSES)),
         key=lambda name: -float(np.abs(curves[name][1]).max()),
     )[:MOST_LOSSES]
-    figure = Figure(figsize=(11, 6.4), dpi=110, layout="constrained")
+    figure = Figure(figsize=(11, 6.4), dpi=110)
     FigureCanvasAgg(figure)
     panels = figure.subplots(2, 2, sharex=True).flat
     usage = [name for name in curves if name.startswith(USAGE) and "ceiling" not in name]
@@ -50,6 +50,7 @@ def curves_plot(rows: Sequence[Mapping[str, Any]], adversary_start: int | None =
             axes.set_yscale("log")
         if scale == 100:
             axes.set_ylim(0, 105)
+    figure.subplots_adjust(left=0.07, right=0.985, bottom=0.08, top=0.98, wspace=0.18, hspace=0.24)
     figure.canvas.draw()
     return Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
 

@@ -68,7 +68,8 @@ def close_run(
         say(f"stopped after {lit.updates:,} of {lit.schedule.updates:,} updates", "yellow")
     say(f"\nafter {lit.updates:,} updates and {seconds:.0f} s, on the held-out images:")
     get_console().print(metrics_table(metrics))
-    pictures = [str(run / name) for name in ("reconstructions.png", "codebook.png", "curves.png")]
+    paths = [run / name for name in ("reconstructions.png", "codebook.png", "curves.png")]
+    pictures = [str(path) for path in paths if path.is_file()]
     say("\n          ".join(pictures) + "\n", label="\npictures  ")
     say(next_commands.to_evaluate(run, config), label="evaluate  ")
     say(next_commands.to_load(run / EXPORT), label="load      ")

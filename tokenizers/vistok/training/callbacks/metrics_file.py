@@ -11,10 +11,12 @@ from vistok.training.callbacks.metrics_rows import Row, is_validation, read_rows
 from vistok.training.curves import curves_plot
 
 CURVES = "curves.png"
+FEWEST = 3  # rows that make no curve yet
 
 
 class MetricsFile(pl.Callback):
-    """Adds a row to a CSV file at each logging interval and after each validation, which also draws ``curves.png``.
+    """Adds a row to a CSV file at each logging interval and after each validation, which also draws ``curves.png``
+    if there are enough rows.
 
     A row is on disk before the checkpoint of its update is written. A resumed run continues the same file: rows of
     batches after its checkpoint, which are repeated, move to ``metrics_1.csv`` or the next free number; so does a file
@@ -55,9 +57,10 @@ class MetricsFile(pl.Callback):
         if step != self.validated:
             self._add(trainer, pl_module, {name for name in trainer.callback_metrics if name.startswith("val/")})
         self.validated = step
-        if trainer.is_global_zero and self.path.exists():
+        rows = self._read() if trainer.is_global_zero else []
+        if len(rows) > FEWEST:
             adversary = getattr(pl_module, "adversary", None)
-            picture = curves_plot(self._read(), adversary.start if adversary else None)
+            picture = curves_plot(rows, adversary.start if adversary else None)
             with atomic_write(self.path.with_name(CURVES)) as file:
                 picture.save(file, "PNG")
 
