@@ -22,7 +22,8 @@ def test_what_a_run_prints_can_be_pasted(train, tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert (tmp_path / "a run" / "curves.png").is_file() and "a run/curves.png" in printed
     evaluate, load = (re.search(rf"^{name} +(.*)$", printed, re.MULTILINE)[1] for name in ("evaluate", "load"))
-    assert evaluate.startswith(f"{next_commands.interpreter()} ") and " eval.py 'tokenizer=" in evaluate and evaluate.endswith(" data=sample")
+    assert evaluate.startswith(f"{next_commands.interpreter()} ") and " eval.py 'tokenizer=" in evaluate
+    assert evaluate.endswith(" data=sample")
     bare = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "PYTHONPATH": os.environ.get("PYTHONPATH", "")}
     for command in (f"{evaluate} {WITHOUT_DOWNLOADS} run.out={tmp_path}/out.json", load):
         done = subprocess.run(command, shell=True, cwd=ROOT, env=bare, capture_output=True, text=True, timeout=300)
