@@ -8,32 +8,19 @@ results and gradients of both with float64, as the largest difference in units o
 """
 
 import argparse
-import statistics
 import sys
 from collections.abc import Callable
 from functools import partial
 
 import torch
 import torch.nn.functional as F
-from measure import line, table
+from measure import gpu_milliseconds, line, table
 from torch import Tensor, nn
 
 from vistok.kernels.group_norm import norm_act
 
 SHAPES = ((128, 256), (128, 128), (256, 64), (256, 32), (512, 16))  # channels, height and width
 GROUPS, WARM, TIMED = 32, 3, 10
-
-
-def milliseconds(run: Callable[[], object]) -> float:
-    times = []
-    for _ in range(WARM + TIMED):
-        began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        began.record()
-        run()
-        ended.record()
-        ended.synchronize()
-        times.append(began.elapsed_time(ended))
-    return statistics.median(times[WARM:])
 
 
 def plain(x: Tensor, norm: nn.GroupNorm) -> Tensor:
@@ -68,7 +55,7 @@ def main() -> None:
         x, up = (torch.randn(batch, channels, size, size, device="cuda", dtype=torch.bfloat16) for _ in range(2))
         x, up = (own.to(memory_format=torch.channels_last) for own in (x, up))
         both = {"torch": plain, "fused": norm_act}
-        times = {name: milliseconds(partial(results, run, x, norm, up)) for name, run in both.items()}
+        times = {name: gpu_milliseconds(partial(results, run, x, norm, up), TIMED, WARM) for name, run in both.items()}
         exact = results(lambda own, n: F.silu(n(own)), x.double(), norm.double(), up.double())
         norm.float()
         errors = {name: difference(results(run, x, norm, up), exact) for name, run in both.items()}

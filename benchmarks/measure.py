@@ -35,6 +35,19 @@ def _of_calls(run: Run, calls: int) -> float:
     return 1000 * (time.process_time() - began) / calls
 
 
+def gpu_milliseconds(run: Run, samples: int = 5, warm: int = 1) -> float:
+    """Milliseconds of a run on the GPU by CUDA events: the median of so many after some for warmth."""
+    times = []
+    for _ in range(warm + samples):
+        began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        began.record()
+        run()
+        ended.record()
+        ended.synchronize()
+        times.append(began.elapsed_time(ended))
+    return statistics.median(times[warm:])
+
+
 def allocated(run: Run) -> int:
     """The most bytes that torch's CPU allocator had handed out at once during a run, beyond what there was before."""
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profiler:

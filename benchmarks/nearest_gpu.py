@@ -10,7 +10,7 @@ import argparse
 import sys
 
 import torch
-from measure import MIB, Claims, line, table
+from measure import MIB, Claims, gpu_milliseconds, line, table
 from nearest import naive
 
 from vistok.kernels import nearest_code, nearest_cpu
@@ -19,23 +19,10 @@ VECTORS, CODEWORDS = 65536, 262144
 BARS = {8: 15, 32: 15, 256: 5}  # times as fast as the usual form
 
 
-def milliseconds(run, samples: int = 5) -> float:
-    run()
-    times = []
-    for _ in range(samples):
-        began, ended = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        began.record()
-        run()
-        ended.record()
-        ended.synchronize()
-        times.append(began.elapsed_time(ended))
-    return sorted(times)[samples // 2]
-
-
 def product_rate(size: int = 8192) -> float:
     """Operations per second of a large bfloat16 product."""
     a = torch.randn(size, size, device="cuda", dtype=torch.bfloat16)
-    return 2 * size**3 / (milliseconds(lambda: a @ a) / 1000)
+    return 2 * size**3 / (gpu_milliseconds(lambda: a @ a) / 1000)
 
 
 def main(gate: bool) -> None:
@@ -50,10 +37,10 @@ def main(gate: bool) -> None:
         torch.manual_seed(0)
         z, codebook = torch.randn(VECTORS, d, device="cuda"), torch.randn(CODEWORDS, d, device="cuda")
         rows = 2**30 // CODEWORDS
-        ours = milliseconds(lambda z=z, c=codebook: nearest_code(z, c))
+        ours = gpu_milliseconds(lambda z=z, c=codebook: nearest_code(z, c))
         halves = z.bfloat16(), codebook.bfloat16()
-        low = milliseconds(lambda halves=halves: nearest_code(*halves))
-        usual = milliseconds(lambda z=z, c=codebook, r=rows: torch.cat([naive(part, c) for part in z.split(r)]), 3)
+        low = gpu_milliseconds(lambda halves=halves: nearest_code(*halves))
+        usual = gpu_milliseconds(lambda z=z, c=codebook, r=rows: torch.cat([naive(part, c) for part in z.split(r)]), 3)
         del halves
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()

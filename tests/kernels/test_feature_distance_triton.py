@@ -1,10 +1,5 @@
 """The GPU's distance of features: its arithmetic under Triton's interpreter, its machine code, and itself on a GPU."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -17,7 +12,7 @@ from triton.compiler import compile as compile_kernel
 
 from vistok.kernels import feature_distance_triton as kernels
 
-ROOT = Path(__file__).parent.parent.parent
+from .interpreter import output_of
 
 # Float64 on the CPU is the reference. Cases: b, c, h, w, dtype, channels last.
 PROGRAM = """
@@ -53,13 +48,7 @@ print(len(cases), "cases")
 
 
 def test_the_interpreted_kernels_equal_float64():
-    """In a process of its own, because kernels are made for the interpreter when they are imported."""
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT / "tokenizers")}
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", PROGRAM], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "4 cases\n"
+    assert output_of(PROGRAM) == "4 cases\n"
 
 
 @pytest.mark.filterwarnings("ignore:TRITON_DEFAULT_FP_FUSION")

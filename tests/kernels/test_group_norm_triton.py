@@ -1,10 +1,5 @@
 """The GPU's group norm: its arithmetic under Triton's interpreter, its machine code, and itself on a GPU."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 import torch.nn.functional as F
@@ -18,7 +13,7 @@ from triton.compiler import compile as compile_kernel
 
 from vistok.kernels import group_norm_triton as kernels
 
-ROOT = Path(__file__).parent.parent.parent
+from .interpreter import output_of
 
 # Float64 by autograd is the reference. Cases: b, c, h, w, groups, dtype, SiLU, with another gradient at the input,
 # with a shift of the channels, mean of the input.
@@ -65,13 +60,7 @@ print(len(cases), "cases")
 
 
 def test_the_interpreted_kernels_equal_float64():
-    """In a process of its own, because kernels are made for the interpreter when they are imported."""
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT / "tokenizers")}
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", PROGRAM], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "5 cases\n"
+    assert output_of(PROGRAM) == "5 cases\n"
 
 
 WIDE = {"shift", "mean", "rstd", "partial", "per_image", "per_group", "weight", "bias"}

@@ -1,17 +1,13 @@
 """The GPU's search: its arithmetic under Triton's interpreter on the CPU, and itself where there is a GPU."""
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 from vistok.kernels import nearest_code, nearest_cpu
 
+from .interpreter import output_of
+
 pytest.importorskip("triton")
-ROOT = Path(__file__).parent.parent.parent
 
 PROGRAM = """
 import math
@@ -46,13 +42,7 @@ print(len(cases), "cases")
 
 
 def test_the_interpreted_kernel_finds_the_nearest():
-    """In a process of its own, because kernels are made for the interpreter when they are imported."""
-    environment = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT / "tokenizers")}
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", PROGRAM], env=environment, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == "12 cases\n"
+    assert output_of(PROGRAM) == "12 cases\n"
 
 
 @pytest.mark.gpu

@@ -16,14 +16,9 @@ from vistok.backbones import ViTEncoder
 from vistok.processes import locks
 from vistok.training import run as training_run
 
+from ..conftest import TINY
+
 ROOT = Path(__file__).parent.parent.parent
-TINY = [
-    "trainer=debug",
-    "backbone.encoder.channels=8",
-    "model.codebook_size=16",
-    "model.latent_dim=4",
-    "data.image_size=32",
-]
 BUCKETS = "data.buckets=[[24,48],[32,32],[48,24]]"
 
 

@@ -17,14 +17,9 @@ from vistok.training import run as training_run
 from vistok.training import slim_checkpoint
 from vistok.training.checkpoint_io import older
 
+from ..conftest import TINY
+
 ROOT = Path(__file__).parent.parent.parent
-TINY = [
-    "trainer=debug",
-    "backbone.encoder.channels=8",
-    "model.codebook_size=16",
-    "model.latent_dim=4",
-    "data.image_size=32",
-]
 LAST = 80  # update: far enough that none is over before it is killed
 WORDS = [*TINY, f"optim.updates={LAST}", f"log.val_every={LAST}", "log.every=4", "log.save_every=5"]
 WORDS += ["schedule=constant", "optim.ema_decay=0.9"]

@@ -25,7 +25,9 @@ def images_in(url: str, content: ShardContent = ShardContent()) -> Iterator[Shar
         UnreadableImage: The shard cannot be opened, or not read to its end.
         ValueError: Pyarrow is not installed, or a parquet file is behind a URL that is read from its beginning only.
     """
-    return parquet_samples.images_of_parquet(url, content) if is_parquet(url) else tar_samples.images_in(url)
+    if is_parquet(url):
+        return parquet_samples.images_of_parquet(url, content)
+    return tar_samples.images_in(url, "caption" in content.roles)
 
 
 def names_in(path: Path, content: ShardContent = ShardContent()) -> list[str]:

@@ -34,13 +34,13 @@ class TarSample(NamedTuple):
     caption: WithName | None = None
 
 
-def images_in(url: str) -> Iterator[ShardImage]:
-    """Images of a shard in order, with their labels and captions; a sample without an image has no name.
+def images_in(url: str, captions: bool = True) -> Iterator[ShardImage]:
+    """Images of a shard in order, with their labels and, if asked for, captions; without an image there is no name.
 
     Raises:
         UnreadableImage: The shard cannot be opened, or not read to its end.
     """
-    known = image_extensions() | {LABEL, CAPTION}
+    known = image_extensions() | {LABEL} | ({CAPTION} if captions else set())
     problems: list[UnreadableImage] = []  # raised only after the last sample, which may be complete
 
     def members() -> Iterator[ShardImage]:
