@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 import vistok
 from vistok.images.ranges import to_float, to_uint8
 from vistok.metrics import psnr
-from vistok.plots import CAPTION, GAP, tiles
+from vistok.plots.picture_rows import CAPTION, GAP, tiles
 
 ROOT = Path(__file__).parent.parent
 CPU = "seconds of CPU time: "

@@ -19,7 +19,7 @@ from vistok.evaluation.report import differences, rate_plot
 from vistok.formats.native import save
 from vistok.metrics.feature_networks import FeatureNetwork
 from vistok.metrics.units import rounded
-from vistok.plots import Curve
+from vistok.plots.figures import Curve
 
 N = 40
 NAMES = [f"{i:03d}.png" for i in range(N)]

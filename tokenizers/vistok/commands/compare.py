@@ -18,7 +18,7 @@ from vistok.evaluation.report import differences, score_table
 from vistok.evaluation.report.comparison_page import comparison_page
 from vistok.evaluation.report.rate_plot import known_metrics, rate_plot
 from vistok.files import atomic_write, encodable
-from vistok.plots import figure_bytes
+from vistok.plots.figures import figure_bytes
 from vistok.terminal import say
 
 WIDTH = 160  # characters of a line in a file or a pipe

@@ -31,7 +31,7 @@ from vistok.evaluation.set_metrics import SetMetrics
 from vistok.files import write_json
 from vistok.formats.load import load
 from vistok.images.ranges import to_uint8
-from vistok.plots import labelled_tiles
+from vistok.plots.picture_rows import labelled_tiles
 from vistok.speed import keep_freed_pages
 from vistok.terminal import say
 from vistok.tokenizer import Tokenizer

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 from vistok.images.ranges import to_uint8
-from vistok.plots import labelled_tiles
+from vistok.plots.picture_rows import labelled_tiles
 from vistok.tokenizer import Tokenizer
 from vistok.tokens.store import TokenStore
 

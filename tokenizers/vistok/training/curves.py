@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from vistok.plots import COLOURS
+from vistok.plots.figures import COLOURS
 
 USAGE, PSNR, RATE = ("codebook/usage", "val/usage"), ("train/psnr", "val/psnr", "val/psnr_block_mean"), ("train/lr",)
 NO_LOSSES = ("psnr", "lr", "accuracy_", "adversarial_scale", "ssim", "images", "tokens", "rate", "grad_norm")

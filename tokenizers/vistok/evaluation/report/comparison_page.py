@@ -11,7 +11,7 @@ from vistok.evaluation.report import differences as report_differences
 from vistok.evaluation.report import inline_files
 from vistok.evaluation.report.page import table
 from vistok.files import json_text
-from vistok.plots import figure_bytes
+from vistok.plots.figures import figure_bytes
 
 
 def comparison_page(comparison: Mapping[str, Any], figure: Figure | None) -> str:

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from vistok.evaluation.report.labels import short
 from vistok.metrics.units import _with_unit, better
-from vistok.plots import Curve, rate_distortion_plot
+from vistok.plots.figures import Curve, rate_distortion_plot
 
 RATES = {"bits_per_pixel_entropy": "bits per pixel, by entropy", "tokens_per_image": "tokens per image"}
 USUAL = ("rfid", "frechet", "lpips", "psnr")  # beginnings of the metrics that are drawn unless others are chosen

@@ -2,7 +2,8 @@
 
 import torch
 
-from vistok.plots import Curve, codebook_plot, figure_bytes, rate_distortion_plot, reconstruction_grid
+from vistok.plots.figures import Curve, codebook_plot, figure_bytes, rate_distortion_plot
+from vistok.plots.picture_rows import reconstruction_grid
 from vistok.training.callbacks.progress import numbers
 
 

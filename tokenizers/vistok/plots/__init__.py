@@ -1,0 +1,1 @@
+"""Pictures: images in rows, maps of tokens, and figures."""
