@@ -14,7 +14,7 @@ def batches(n: int = 23):
     images = torch.randint(256, (n, 3, 4, 4), dtype=torch.uint8)
     l1 = torch.arange(n).float().roll(5)
     l1[3] = l1[4]
-    values = {"l1": l1, "psnr": (7.0 * torch.arange(n)) % 23, "psnr_block_mean": torch.zeros(n)}
+    values = {"l1": l1, "psnr": (7.0 * torch.arange(n)) % 23, "psnr_bicubic": torch.zeros(n)}
     codes = torch.arange(n * 4).view(n, 1, 2, 2)
     return [f"{i:02d}" for i in range(n)], values, images, images.flip(0), codes
 

@@ -105,7 +105,7 @@ def test_scores_at_another_size(files, trained):
     error = (127.5 * made + 128).clamp(0, 255).floor() - (truth + 1) * 127.5
     expected = (20 * np.log10(255) - 10 * error.square().mean((1, 2, 3)).log10()).tolist()
     assert scores.values("p")["psnr"].tolist() == pytest.approx(expected, rel=1e-4)
-    assert "psnr_block_mean" not in result.metrics(protocols)["p"]
+    assert "psnr_bicubic" not in result.metrics(protocols)["p"]
     for size in (0, 33):
         with pytest.raises(ValueError, match=f"protocol: size={size} must be at "):
             score([TokenizerReconstructions(tokenizer)], data, {"p": Protocol(size=size)})

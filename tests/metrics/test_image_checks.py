@@ -88,8 +88,8 @@ def test_validation_metrics(pair):
 
 
 def test_the_baseline_is_of_levels(pair):
-    with pytest.raises(ValueError, match="block means are of uint8 images, not of float32"):
-        metrics.block_mean(to_float(pair[1]), 4)
+    with pytest.raises(ValueError, match="the bicubic baseline is of uint8 images, not of float32"):
+        metrics.bicubic_baseline(to_float(pair[1]), 4)
 
 
 def test_features():

@@ -11,7 +11,7 @@ from torchmetrics.image import PeakSignalNoiseRatio, StructuralSimilarityIndexMe
 
 import vistok
 from vistok.images.ranges import to_uint8
-from vistok.metrics import ReconstructionMetrics, block_mean, psnr
+from vistok.metrics import ReconstructionMetrics, bicubic_baseline, psnr
 
 
 @pytest.fixture
@@ -75,7 +75,7 @@ def test_every_metric_under_its_name(batch):
     metrics.update(*batch)
     values = metrics.compute()
     assert values.keys() == {
-        *("psnr", "ssim", "psnr_block_mean", "images"),
+        *("psnr", "ssim", "psnr_bicubic", "images"),
         *("usage", "usage_ceiling", "perplexity", "entropy_bits", "tokens"),
     }
     assert all(value.shape == () and value.is_floating_point() for value in values.values())
@@ -83,7 +83,7 @@ def test_every_metric_under_its_name(batch):
     without = ReconstructionMetrics((8, 4), factor=4)
     without.update(batch[0], batch[1], torch.zeros(5, 2, 4, 6, dtype=torch.int64))
     assert without.compute().keys() == {
-        *("psnr", "ssim", "psnr_block_mean", "tokens", "images"),
+        *("psnr", "ssim", "psnr_bicubic", "tokens", "images"),
         *(f"{name}_{i}" for name in ("usage", "usage_ceiling", "perplexity", "entropy_bits") for i in (0, 1)),
     }
 
@@ -97,30 +97,30 @@ def test_identical_images(batch):
     assert values["ssim"].item() == pytest.approx(1, abs=1e-6)
 
 
-def test_block_mean_keeps_what_is_constant_in_blocks():
+def test_bicubic_baseline_keeps_what_is_constant_in_blocks():
     flat = torch.full((1, 3, 16, 16), 77, dtype=torch.uint8)
-    assert torch.equal(block_mean(flat, 4), flat)
+    assert torch.equal(bicubic_baseline(flat, 4), flat)
     noise = torch.randint(256, (1, 3, 16, 16), dtype=torch.uint8)
-    assert torch.equal(block_mean(noise, 1), noise)
+    assert torch.equal(bicubic_baseline(noise, 1), noise)
 
 
-def test_block_mean_by_hand():
+def test_bicubic_baseline_by_hand():
     columns = torch.tensor([10, 30, 200, 100, 50, 50, 90, 150], dtype=torch.uint8)
     image = columns.expand(1, 1, 8, 8)
     # Column 4 lies at 1.75 among the means 20, 150, 50, 120; Keys' kernel with a = -0.75 at 1.75, 0.75, 0.25, 1.25
     weights = [-0.03515625, 0.26171875, 0.87890625, -0.10546875]
     expected = np.dot(weights, [20, 150, 50, 120])
-    assert (block_mean(image, 2)[0, 0, :, 4] == int(expected + 0.5)).all()
+    assert (bicubic_baseline(image, 2)[0, 0, :, 4] == int(expected + 0.5)).all()
     with pytest.raises(ValueError, match="8x8 is not a multiple of factor=3"):
-        block_mean(image, 3)
+        bicubic_baseline(image, 3)
 
 
-def test_block_mean_baseline_is_its_psnr(batch):
+def test_psnr_of_the_bicubic_baseline(batch):
     metrics = ReconstructionMetrics((8,), factor=8)
     metrics.update(*batch)
     images = to_uint8(batch[0])
-    assert metrics.compute()["psnr_block_mean"].item() == pytest.approx(
-        psnr(block_mean(images, 8), images).mean().item(), rel=1e-6
+    assert metrics.compute()["psnr_bicubic"].item() == pytest.approx(
+        psnr(bicubic_baseline(images, 8), images).mean().item(), rel=1e-6
     )
 
 

@@ -28,9 +28,9 @@ def test_running_mean_by_hand():
 
 
 def test_labels():
-    names = ("train/l2", "val/psnr", "val/psnr_block_mean", "codebook/usage_1", "train/gradient_penalty")
+    names = ("train/l2", "val/psnr", "val/psnr_bicubic", "codebook/usage_1", "train/gradient_penalty")
     assert list(map(label_of, names)) == [
-        "l2", "held-out images", "block means of held-out images", "training images, codebook 1", "gradient penalty",
+        "l2", "held-out images", "bicubic baseline", "training images, codebook 1", "gradient penalty",
     ]  # fmt: skip
 
 

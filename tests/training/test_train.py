@@ -52,7 +52,7 @@ def test_what_a_run_leaves(trained):
     with Image.open(trained / "reconstructions.png") as grid:
         assert grid.width > 8 * 128 and grid.height > 2 * 128
     report = json.loads((trained / "metrics.json").read_text())
-    assert report["updates"] == 2 and 0 < report["metrics"]["psnr"] < report["metrics"]["psnr_block_mean"]
+    assert report["updates"] == 2 and 0 < report["metrics"]["psnr"] < report["metrics"]["psnr_bicubic"]
     assert report["metrics"]["tokens"] == report["metrics"]["images"] * 16  # 4 x 4 codes of each
     rows = list(csv.DictReader((trained / "metrics.csv").open()))
     assert [row["updates"] for row in rows if row["train/l2"]] == ["1.0", "2.0"]
@@ -312,7 +312,7 @@ def test_the_command_line(python, tmp_path):
 
     done = completed(sys.executable, ROOT / "train.py", *tiny, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "psnr block mean" in done.stdout and "python eval.py tokenizer=runs/sample/" in done.stdout
+    assert "psnr bicubic" in done.stdout and "python eval.py tokenizer=runs/sample/" in done.stdout
     (run,) = (tmp_path / "runs" / "sample").iterdir()
     assert (run / "tokenizer" / "model.safetensors").is_file()
     assert {path.name for path in tmp_path.iterdir()} == {"runs"}

@@ -27,14 +27,14 @@ from vistok.metrics.distances import DISTANCES, SHARE_GAUSS11_MEANS, gauss11_mea
 from vistok.metrics.feature_networks import Inception
 from vistok.metrics.frechet import FeatureStatistics
 from vistok.metrics.inception_score import InceptionScore
-from vistok.metrics.reconstruction import block_mean, psnr
+from vistok.metrics.reconstruction import bicubic_baseline, psnr
 from vistok.metrics.states import Accumulator, Reduction, to_vector
 from vistok.metrics.usage import CodebookUsage, DistinctTuples, split
 from vistok.metrics.usage_by_scale import UsageByScale
 from vistok.quantizers import Codes, Layout, Quantized
 from vistok.tokenizer import Tokenizer
 
-BASELINE = "psnr_block_mean"  # the block-mean baseline, reported beside every PSNR
+BASELINE = "psnr_bicubic"  # the bicubic baseline, reported beside every PSNR
 PLAIN = Protocol()
 PER_IMAGE = ("tokens", "positions", "heights", "widths")  # arrays of whole numbers, one for each image
 
@@ -251,7 +251,7 @@ class Scores(Accumulator):
         if distance == BASELINE:
             images = pairs.levels(protocol)[1]
             even = padded(images, (-height % self.factor + height, -width % self.factor + width))
-            return psnr(block_mean(even, self.factor)[..., :height, :width], images)
+            return psnr(bicubic_baseline(even, self.factor)[..., :height, :width], images)
         key = (distance, protocol.pixels, protocol.rounding)
         sides = pairs.compared(protocol)
         if distance in OF_COLOURS:

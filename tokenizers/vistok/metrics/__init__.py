@@ -4,7 +4,7 @@ from vistok.metrics.feature_networks import DINOv2, Inception, TimmFeatures, Tor
 from vistok.metrics.fidelity import ms_ssim, psnr, ssim
 from vistok.metrics.frechet import FeatureStatistics, frechet_distance
 from vistok.metrics.inception_score import InceptionScore
-from vistok.metrics.reconstruction import ReconstructionMetrics, block_mean
+from vistok.metrics.reconstruction import ReconstructionMetrics, bicubic_baseline
 from vistok.metrics.states import Accumulator, Reduction
 from vistok.metrics.usage import CodebookUsage, DistinctTuples
 
@@ -20,7 +20,7 @@ __all__ = [
     "Reduction",
     "TimmFeatures",
     "TorchvisionFeatures",
-    "block_mean",
+    "bicubic_baseline",
     "frechet_distance",
     "ms_ssim",
     "psnr",

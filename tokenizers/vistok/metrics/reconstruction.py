@@ -59,7 +59,7 @@ class ReconstructionMetrics(Accumulator):
 
     * ``psnr``: over RGB pixels of each image, then the mean over images (see ``psnr``).
     * ``ssim``: Gaussian window of 11 pixels and standard deviation 1.5, range 255, per channel; the mean over images.
-    * ``psnr_block_mean``: PSNR of the block-mean baseline, see ``block_mean``.
+    * ``psnr_bicubic``: PSNR of the bicubic baseline, see ``bicubic_baseline``.
     * ``usage``, ``usage_ceiling``, ``perplexity``, ``entropy_bits``, ``tokens``: see ``CodebookUsage``.
     * ``images``: number of images.
     * the means of ``terms``.
@@ -76,7 +76,7 @@ class ReconstructionMetrics(Accumulator):
     def __init__(self, codebook_sizes: Sequence[int], factor: int, terms: Sequence[str] = ()):
         super().__init__()
         self.factor, self.terms = factor, tuple(terms)
-        self.declare("means", Means((*self.terms, "psnr", "ssim", "psnr_block_mean")))
+        self.declare("means", Means((*self.terms, "psnr", "ssim", "psnr_bicubic")))
         self.declare("usage", CodebookUsage(codebook_sizes))
 
     @torch.no_grad()
@@ -109,7 +109,7 @@ class ReconstructionMetrics(Accumulator):
             values = {
                 "psnr": psnr(reconstruction, images),
                 "ssim": ssim_gauss11(reconstruction, images),
-                "psnr_block_mean": psnr(block_mean(images, self.factor), images),
+                "psnr_bicubic": psnr(bicubic_baseline(images, self.factor), images),
             }
         sums = {name: value.double().sum() for name, value in values.items()}
         sums |= {name: term.double() * len(images) for name, term in (terms or {}).items() if name in self.terms}
@@ -121,8 +121,8 @@ class ReconstructionMetrics(Accumulator):
         return self.means.compute() | self.usage.compute() | {"images": self.means.count.clone()}
 
 
-def block_mean(images: Tensor, factor: int) -> Tensor:
-    """Baseline without learning: means of factor × factor pixels, enlarged by bicubic interpolation.
+def bicubic_baseline(images: Tensor, factor: int) -> Tensor:
+    """Images reduced to the token grid and enlarged again: block means, then bicubic interpolation. Nothing is learned.
 
     Args:
         images: (b, c, H, W) uint8; H and W are multiples of the factor.
@@ -135,7 +135,7 @@ def block_mean(images: Tensor, factor: int) -> Tensor:
         ValueError: The images are not uint8, or have another size.
     """
     if images.dtype != torch.uint8:
-        raise ValueError(f"block means are of uint8 images, not of {str(images.dtype).removeprefix('torch.')}")
+        raise ValueError(f"the bicubic baseline is of uint8 images, not of {str(images.dtype).removeprefix('torch.')}")
     height, width = images.shape[-2:]
     if height % factor or width % factor:
         raise ValueError(f"image size {height}x{width} is not a multiple of factor={factor}")

@@ -10,7 +10,7 @@ LOWER = ("l1", "lpips", "rfid", "sfid", "frechet", "kid", "cmmd")
 
 def better(name: str) -> str | None:
     """Direction in which a metric is better, ``higher`` or ``lower``; None for a fact such as the number of tokens."""
-    if name.startswith(HIGHER) and name != "psnr_block_mean":  # the baseline is no property of the tokenizer
+    if name.startswith(HIGHER) and name != "psnr_bicubic":  # the baseline is no property of the tokenizer
         return "higher"
     return "lower" if name.startswith(LOWER) and "_std" not in name else None
 

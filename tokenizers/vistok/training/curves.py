@@ -11,7 +11,7 @@ from PIL import Image
 
 from vistok.plots.figures import COLOURS
 
-USAGE, PSNR, RATE = ("codebook/usage", "val/usage"), ("train/psnr", "val/psnr", "val/psnr_block_mean"), ("train/lr",)
+USAGE, PSNR, RATE = ("codebook/usage", "val/usage"), ("train/psnr", "val/psnr", "val/psnr_bicubic"), ("train/lr",)
 NO_LOSSES = ("psnr", "lr", "accuracy_", "adversarial_scale", "ssim", "images", "tokens", "rate", "grad_norm")
 MOST_LOSSES = 6  # curves in the panel of losses, the largest ones
 WINDOW = 40  # parts of a run over which noisy curves are averaged
@@ -80,8 +80,8 @@ def running_mean(values: np.ndarray, width: int) -> np.ndarray:
 def label_of(name: str) -> str:
     """Label of a column of ``metrics.csv``: for PSNR and usage the images that it is of, else its name."""
     group, _, short = name.partition("/")
-    if short == "psnr_block_mean":
-        return "block means of held-out images"
+    if short == "psnr_bicubic":
+        return "bicubic baseline"
     if short.startswith(("psnr", "usage")):
         images = "held-out images" if group == "val" else "training images"
         return f"{images}, codebook {number}" if (number := short.removeprefix("usage_")).isdecimal() else images
