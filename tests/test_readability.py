@@ -37,7 +37,6 @@ EXCEPTIONS = {  # page: reason. Remove the line of a page once it is rewritten.
     "docs/losses.md": "to be rewritten",
     "docs/own-data.md": "to be rewritten",
     "docs/own-images.md": "to be rewritten",
-    "docs/performance.md": "to be rewritten",
     "docs/protocols/native.md": "to be rewritten",
     "docs/quickstart.md": "to be rewritten",
     "docs/recipes.md": "to be rewritten",
