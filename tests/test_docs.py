@@ -125,6 +125,8 @@ def test_commands_are_understood(line, page, compose, check_training, parse_only
             assert word.startswith(("ARGS=", "PYTHON="))
             if word.startswith("ARGS=") and words[0] == "train":
                 check_training(shlex.split(word.removeprefix("ARGS=")), page)
+    elif name == "bash":
+        assert (ROOT / words[0]).is_file()
     elif name == "pip":
         assert words[0] == "install"
         extras = re.findall(r"^(\w+) = \[", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)

@@ -45,7 +45,7 @@ RETIRED_TEXT = {
 }
 # In README and docs, which speak to a user: not of how the project sets itself goals.
 RETIRED_PROSE = {
-    r"(?<!progress )(?<!error )\bbars\b": "target, or what was measured",
+    r"\b(our|the|this) bars?\b": "target, or what was measured",
     r"\bmiss(ed|es)\b(?! keys)": "not reached, missing",
     r"--gate\b": "the command without it",
     r"\bblock[- ]means? baseline\b|\bPSNR of block means\b": "bicubic baseline",
