@@ -1,10 +1,16 @@
 """The pictures of a run, and the numbers beside its progress bar."""
 
+import math
+
+import numpy as np
+import pytest
 import torch
 
-from vistok.plots.figures import Curve, codebook_plot, figure_bytes, rate_distortion_plot
+from vistok.plots.figures import COLOURS, Curve, figure_bytes, rate_distortion_plot
 from vistok.plots.picture_rows import reconstruction_grid
+from vistok.training import codebook_plot as use
 from vistok.training.callbacks.progress import numbers
+from vistok.training.codebook_plot import codebook_plot
 
 
 def test_grid_shows_originals_over_reconstructions():
@@ -42,10 +48,59 @@ def test_grid_shows_what_each_token_stands_for():
     assert edges == [0, 79, 80, 119, 120, 139, 140, 159]
 
 
-def test_plot_of_several_codebooks():
-    counts = [torch.tensor([5, 0, 1]), torch.tensor([0, 0, 0, 0])]
-    picture = codebook_plot(counts)
-    assert picture.mode == "RGB" and len(picture.getcolors(100_000)) > 10
+def columns(picture, colour, row):
+    """Middles of the runs of pixels of about this colour in a row."""
+    wanted = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
+    found = np.flatnonzero((np.abs(np.asarray(picture)[row].astype(int) - wanted) < 80).all(1))
+    return [float(part.mean()) for part in np.split(found, np.flatnonzero(np.diff(found) > 1) + 1) if len(part)]
+
+
+def test_use_of_codewords_with_its_ceiling():
+    """Ten codewords, 0.5 to 10.5 along the axis: seven are used, 20 uniform tokens would reach 8.65 of them."""
+    picture = codebook_plot([torch.tensor([4, 2, 0, 8, 1, 0, 2, 0, 2, 1])])
+    assert picture.size == (use.WIDTH, 2 * use.LINE + 8 + use.PANEL) and picture.mode == "RGB"
+    step = (use.WIDTH - use.LEFT - use.RIGHT) / 10
+    at = lambda rank: use.LEFT + (rank - 0.5) * step  # noqa: E731
+    floor = picture.height - use.PANEL + use.FLOOR
+    (ceiling,) = columns(picture, COLOURS[0], floor - 6)[-1:]
+    assert abs(ceiling - at(10 * (1 - math.exp(-2)))) < 1
+    dashes = [columns(picture, COLOURS[0], row) for row in range(floor - 40, floor - 20)]
+    assert {abs(x - at(7)) < 2 for own in dashes for x in own} == {True}
+    high, low = 1.6 * 40, 5 / 1.6  # %; the first has 8 of 20 tokens
+    rows = [
+        row
+        for row in range(floor)
+        if row > use.LINE * 3 and any(abs(x - at(1)) < 6 for x in columns(picture, COLOURS[0], row))
+    ]
+    heights = np.array(rows) - (picture.height - use.PANEL + use.TOP)
+    share = (math.log(40) - math.log(low)) / (math.log(high) - math.log(low))
+    expected = (1 - share) * (use.FLOOR - use.TOP)
+    assert abs(heights.min() - expected) < 8
+
+
+def test_plots_of_several_codebooks_and_of_none():
+    several = codebook_plot([torch.tensor([5, 0, 1]), torch.tensor([0, 0, 0, 0])])
+    assert several.height == 3 * use.LINE + 8 + use.PANEL
+    many = codebook_plot([torch.tensor([i, 9 - i]) for i in range(9)])
+    assert many.height == 4 * use.LINE + 8 + use.PANEL  # the least, the median and the most used
+    large = torch.zeros(2**14, dtype=torch.int64)
+    large[:3] = 100
+    assert codebook_plot([large]).height == codebook_plot([torch.zeros_like(large)]).height
+
+
+@pytest.mark.parametrize("largest, ticks", [
+    (2, [1, 2]), (16, [1, 5, 10, 15]), (1024, [1, 200, 400, 600, 800, 1000]), (16384, [1, 5000, 10000, 15000]),
+])  # fmt: skip
+def test_ticks_of_codewords(largest, ticks):
+    assert use.linear_ticks(largest) == ticks
+
+
+@pytest.mark.parametrize("low, high, ticks", [
+    (0.02, 2, [0.02, 0.05, 0.1, 0.2, 0.5, 1, 2]), (0.0004, 5, [0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1, 3]),
+    (1e-7, 100, [1e-6, 1e-4, 1e-2, 1, 100]),
+])  # fmt: skip
+def test_ticks_of_shares(low, high, ticks):
+    assert use.log_ticks(low, high) == ticks
 
 
 def test_numbers_with_their_units():

@@ -1,4 +1,4 @@
-"""Figures by matplotlib: the usage of codewords, and rates with their scores."""
+"""Figures by matplotlib: rates with their scores."""
 
 import io
 from collections.abc import Mapping, Sequence
@@ -11,47 +11,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
-from PIL import Image
-from torch import Tensor
 
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000")  # Okabe and Ito's
 MARKERS = "os^Dv*"
 LONGEST = 70  # characters of a name in a legend
-
-
-def codebook_plot(counts: Sequence[Tensor], names: Sequence[str] = ()) -> Image.Image:
-    """Share of positions that chose each codeword, most frequent first, compared with uniform usage.
-
-    Args:
-        counts: For each codebook, the count of each codeword, (n,).
-        names: Names of the codebooks; empty numbers several codebooks.
-    """
-    names = names or [f"codebook {i}" if len(counts) > 1 else "" for i in range(len(counts))]
-    figure = Figure(figsize=(8, 4), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for name, of_codebook in zip(names, counts, strict=True):
-        frequency = np.sort(of_codebook.cpu().numpy().astype(np.float64))[::-1]
-        total = max(frequency.sum(), 1.0)
-        used = int((frequency > 0).sum())
-        label = f"{name}: " if name else ""
-        label += f"{used:,} of {len(frequency):,} codewords used ({used / len(frequency):.0%})"
-        axes.plot(np.arange(1, used + 1), 100 * frequency[:used] / total, label=f"{label}, {int(total):,} tokens")
-        color = axes.lines[-1].get_color()
-        axes.axhline(100 / len(frequency), color=color, linestyle=":", linewidth=1)
-        axes.axvline(used, color=color, linestyle="--", linewidth=0.8)
-    axes.set_yscale("log")
-    axes.yaxis.set_major_formatter("{x:g}")
-    largest = max(len(c) for c in counts)
-    if largest > 20 * max(int((c > 0).sum()) for c in counts):  # used codewords would be a line at the left
-        axes.set_xscale("log")
-    axes.set_xlim(1, largest)
-    axes.set_xlabel("codewords, most frequent first")
-    axes.set_ylabel("% of tokens (dotted: uniform usage)")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1))  # above the axes, clear of every line
-    figure.canvas.draw()
-    return Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
 
 
 class Curve(NamedTuple):

@@ -13,8 +13,8 @@ from vistok.data.batches import Batch
 from vistok.data.bucket_batches import BucketBatches
 from vistok.files import atomic_write
 from vistok.images.ranges import to_uint8
-from vistok.plots.figures import codebook_plot
 from vistok.plots.picture_rows import reconstruction_grid
+from vistok.training.codebook_plot import codebook_plot
 
 
 class Pictures(pl.Callback):
