@@ -406,19 +406,15 @@ def test_tensorboard_gets_pictures(train, tmp_path):
 
 
 @pytest.mark.slow
-def test_wandb_offline_gets_pictures_and_histograms(python, tmp_path):
-    words = [
-        "trainer=debug",
-        "backbone.encoder.channels=8",
-        "data.image_size=32",
-        "logger=wandb",
-        "logger.offline=true",
-    ]
-    done = completed(
-        python, ROOT / "train.py", *words, "run.dir=run", cwd=tmp_path, WANDB_SILENT="true", HOME=str(tmp_path)
-    )
+def test_wandb_without_a_login_is_offline(python, tmp_path):
+    """It keeps pictures and histograms, and prints the command that uploads them."""
+    words = ["trainer=debug", "backbone.encoder.channels=8", "data.image_size=32", "logger=wandb"]
+    left = {"HOME": str(tmp_path), "WANDB_API_KEY": "", "WANDB_BASE_URL": "https://wandb.invalid"}
+    done = completed(python, ROOT / "train.py", *words, "run.dir=run", cwd=tmp_path, **left)
     assert done.returncode == 0, done.stdout + done.stderr
     (offline,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
+    assert "wandb is offline, since there is no login for wandb.invalid" in done.stdout
+    assert f"wandb login && wandb sync run/wandb/{offline.name}\n" in done.stdout
     pictures = {path.name.split("_")[0] for path in (offline / "files" / "media" / "images").iterdir()}
     assert pictures == {"reconstructions", "codebook"}
     assert b"log10_counts" in next(offline.glob("*.wandb")).read_bytes()

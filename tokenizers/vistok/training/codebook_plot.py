@@ -125,8 +125,8 @@ def _draw_curve(draw: ImageDraw.ImageDraw, scales: _Scales, curve: np.ndarray, c
         return
     xs, ys = scales.x(np.arange(1, len(curve) + 1)), scales.y(curve)
     _line(draw, [(xs[-1], TOP), (xs[-1], FLOOR)], colour, 4, dash=7)
-    shown = np.unique(np.round(FINE * xs), return_index=True)[1]  # one point in each column of pixels
-    _line(draw, [*zip(xs[shown], ys[shown], strict=True), (xs[-1], ys[-1])], colour, 4)
+    kept = np.unique(np.round(FINE * xs), return_index=True)[1]  # one point in each column of pixels
+    _line(draw, [*zip(xs[kept], ys[kept], strict=True), (xs[-1], ys[-1])], colour, 4)
     if len(curve) <= FEW:
         for x, y in zip(FINE * xs, FINE * ys, strict=True):
             draw.ellipse([x - 8, y - 8, x + 8, y + 8], colour)

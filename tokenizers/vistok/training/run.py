@@ -54,7 +54,7 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, float]:
     from vistok.data import split_record
     from vistok.distributed import launchers
     from vistok.formats import native
-    from vistok.training import run_folder, slim_checkpoint
+    from vistok.training import run_folder, slim_checkpoint, wandb_logger
     from vistok.training.callbacks.codebook_health import CodebookHealth
 
     _check_hardware(config)
@@ -98,7 +98,8 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, float]:
             except TypeError as error:
                 raise ValueError(f"trainer: {error}") from error
             _open_loggers(trainer)
-        return _fit(config, overrides, folder, trainer, data, lit, checkpoint)
+        with wandb_logger.finished(trainer.loggers):
+            return _fit(config, overrides, folder, trainer, data, lit, checkpoint)
 
 
 def _fit(
