@@ -14,6 +14,7 @@ COMMANDS = {  # the verb: its module, and what it does
     "eval": ("vistok.commands.eval", "score tokenizers on images"),
     "compare": ("vistok.commands.compare", "compare the scores of tokenizers, with intervals and a picture"),
     "runs": ("vistok.commands.runs", "list runs with their scores"),
+    "env": ("vistok.commands.env", "print versions and hardware, for a bug report"),
     "estimate": ("vistok.commands.estimate", "print the parameters, FLOPs and memory of a training run"),
     "export": ("vistok.commands.export", "write a tokenizer for diffusers, Janus, published families, ONNX or torch"),
     "inspect": ("vistok.commands.inspect", "print the contents of a checkpoint without running any of it"),

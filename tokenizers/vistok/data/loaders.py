@@ -9,7 +9,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from vistok.data.batches import Images, Sample, collate
-from vistok.processes.patience import PATIENCE, PatientLoader
+from vistok.processes.patience import PATIENCE
+from vistok.processes.patient_loader import PatientLoader
 
 
 def loader(

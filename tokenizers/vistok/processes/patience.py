@@ -5,27 +5,8 @@ import threading
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from torch.utils.data import DataLoader
-
 PATIENCE = 300.0  # default timeout in seconds
 Item = TypeVar("Item")
-
-
-class PatientLoader(DataLoader):
-    """Loader that without workers reads in a separate thread, with a timeout like that of workers.
-
-    No signal can interrupt a read from storage that does not respond. With the thread the process can report it and
-    end.
-
-    Attributes:
-        patience: Seconds to wait for a batch that this process reads; None reads without a thread.
-    """
-
-    patience: float | None = None
-
-    def __iter__(self) -> Iterator[Any]:
-        batches = super().__iter__()
-        return batches if self.num_workers or self.patience is None else in_time(batches, self.patience)
 
 
 def in_time(items: Iterator[Item], seconds: float) -> Iterator[Item]:

@@ -16,7 +16,8 @@ from vistok.images.crops import Transform, read_crop
 from vistok.images.decoding import MOST_PIXELS
 from vistok.images.reader import PixelForm, reader
 from vistok.images.rgb import UnreadableImage
-from vistok.processes.patience import PATIENCE, PatientLoader
+from vistok.processes.patience import PATIENCE
+from vistok.processes.patient_loader import PatientLoader
 from vistok.tokens.sources import Member, Source
 from vistok.tokens.views import VIEWS, views_of
 
