@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import hydra
 import numpy as np
@@ -100,6 +101,28 @@ def python() -> Iterator[str]:
     yield str(folder / "python")
     server.communicate(b"end")
     shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory) -> Iterator[Any]:
+    """A page in Chromium (``tests/standins/browser.py``); tests are skipped where there is none."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(HERE / "standins")
+        import browser
+    sys.modules.pop("browser")
+    with browser.browsing(tmp_path_factory.mktemp("browser")) as page:
+        yield page
+
+
+@pytest.fixture(scope="session")
+def site(tmp_path_factory) -> Path:
+    """The folder of the documentation as a site, built in strict mode: any warning is an error."""
+    from mkdocs.commands.build import build
+    from mkdocs.config import load_config
+
+    folder = tmp_path_factory.mktemp("site")
+    build(load_config(str(HERE.parent / "mkdocs.yml"), site_dir=str(folder)))
+    return folder
 
 
 @pytest.fixture

@@ -6,15 +6,22 @@ from html import unescape
 from latex2mathml.converter import convert
 
 REPLACEMENTS = {r"\arg\min": r"\text{arg min}"}  # of commands that latex2mathml does not know
+APART = re.compile(r"(?:\\qquad\s*)+")  # between the parts of a displayed formula, which may stand below each other
 FORMULA = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 
 
 def on_page_content(html: str, **_: object) -> str:
     """Replaces the elements that ``pymdownx.arithmatex`` made of each ``$...$`` and ``$$...$$`` by MathML."""
-    return FORMULA.sub(lambda m: mathml(unescape(m[2]), "block" if m[1] == "div" else "inline"), html)
+    return FORMULA.sub(lambda m: (displayed if m[1] == "div" else mathml)(unescape(m[2])), html)
 
 
-def mathml(formula: str, display: str) -> str:
+def displayed(formula: str) -> str:
+    """Converts a formula with a line of its own: each part between ``\\qquad`` becomes an element that a line holds whole."""
+    parts = "".join(f"<div>{mathml(part, 'block')}</div>" for part in APART.split(formula) if part.strip())
+    return f'<div class="formulas">{parts}</div>'
+
+
+def mathml(formula: str, display: str = "inline") -> str:
     """Converts a LaTeX formula to MathML.
 
     Raises:

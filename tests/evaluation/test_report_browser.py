@@ -2,9 +2,7 @@
 
 import io
 import socket
-import sys
 from base64 import b64decode
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,16 +10,6 @@ from PIL import Image
 
 pytestmark = pytest.mark.slow
 EXAMPLES = "[...document.querySelectorAll('.example:not([hidden])')]"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(Path(__file__).parent.parent / "standins")
-        import browser
-    with browser.browsing(tmp_path_factory.mktemp("browser")) as page:
-        yield page
-    sys.modules.pop("browser")
 
 
 @pytest.fixture

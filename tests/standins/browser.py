@@ -30,6 +30,7 @@ class Browser:
         self.reader, self.writer, self.number, self.session = reader, writer, 0, None
         self.said: list[str] = []
         self.asked: list[str] = []
+        self.unread = b""
         self.loaded = False
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
         self.session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
@@ -49,12 +50,12 @@ class Browser:
                 return answer["result"]
 
     def receive(self) -> dict[str, Any]:
-        text = b""
-        while not text.endswith(b"\0"):
-            byte = self.reader.read(1)
-            assert byte, "the browser has ended"
-            text += byte
-        message = json.loads(text[:-1])
+        while b"\0" not in self.unread:
+            more = self.reader.read1(2**20)
+            assert more, "the browser has ended"
+            self.unread += more
+        text, _, self.unread = self.unread.partition(b"\0")
+        message = json.loads(text)
         arguments = message.get("params", {})
         match message.get("method"):
             case "Page.loadEventFired":
@@ -72,10 +73,16 @@ class Browser:
         return message
 
     def open(self, path: Path, width: int = 1280, height: int = 900, touch: bool = False) -> None:
+        self.resize(width, height, touch)
+        self.go(path.as_uri())
+
+    def resize(self, width: int, height: int, touch: bool = False) -> None:
         self.call("Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=touch)
         self.call("Emulation.setTouchEmulationEnabled", enabled=touch)
+
+    def go(self, address: str) -> None:
         self.loaded = False
-        self.call("Page.navigate", url=path.as_uri())
+        self.call("Page.navigate", url=address)
         while not self.loaded:
             self.receive()
 
