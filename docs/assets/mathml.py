@@ -16,7 +16,7 @@ def on_page_content(html: str, **_: object) -> str:
 
 
 def displayed(formula: str) -> str:
-    """Converts a formula with a line of its own: each part between ``\\qquad`` becomes an element that a line holds whole."""
+    """Converts a formula that has a line of its own; its parts, between ``\\qquad``, become elements that can wrap."""
     parts = "".join(f"<div>{mathml(part, 'block')}</div>" for part in APART.split(formula) if part.strip())
     return f'<div class="formulas">{parts}</div>'
 

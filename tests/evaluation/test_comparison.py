@@ -153,6 +153,15 @@ def test_order_of_images_and_repeated_files_change_nothing(files, tmp_path):
     assert compare([again, files[1]])["differences"] == found["differences"]
 
 
+@pytest.mark.parametrize("images, told", [(9, True), (10, False)])
+def test_too_few_images_are_told(images, told, tmp_path):
+    scored = {"runs/a": (PHOTOS[:images], 0.1), "runs/b": (PHOTOS[:images] + 1, 0.1)}
+    found = compare([write(tmp_path / "one.json", scored, NAMES[:images])])
+    text = differences.section(found)
+    assert ("fewer than 10 images" in text) is told and ("paired bootstrap" in text) is not told
+    assert ("95 % interval" in differences.caption_of(found)) is not told
+
+
 def test_other_images_are_named_and_have_no_differences(files, tmp_path):
     fewer = write(tmp_path / "fewer.json", {"runs/d": (PHOTOS[:30] + 1, 0.1)}, NAMES[:30])
     pixels = write(tmp_path / "pixels.json", {"runs/e": (PHOTOS + 1, 0.1)}, sha256_of_names="other")

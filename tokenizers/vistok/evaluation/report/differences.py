@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from rich.console import Console
 
+from vistok.evaluation.intervals import FEWEST
 from vistok.evaluation.report.labels import distinct
 from vistok.evaluation.report.score_table import INTERVAL
 from vistok.metrics.units import _with_unit, rounded
@@ -19,6 +20,7 @@ ABOUT = (
     "Each is for one comparison: where two tokenizers are equally good, one in twenty comparisons still finds a "
     "difference."
 )
+NONE = f"no interval of a difference: fewer than {FEWEST} images have a value of any metric"
 
 
 class Comparison(NamedTuple):
@@ -71,23 +73,24 @@ def say_all(report: Mapping[str, Any], console: Console) -> None:
     """Prints all differences, and the tokenizers that have none."""
     pairs = list(comparisons(report))
     for heading, sentences in pairs:
-        say(f"{heading}:", "bold", console=console)
+        say(f"{heading}:{'' if sentences else f' {NONE}'}", "bold", console=console)
         for verdict, text in sentences:
             say(f"  {MARKS[verdict]} {text}", COLOURS[verdict], console=console)
     for text in not_compared(report):
         say(text, "yellow", console=console)
-    if pairs:
+    if any(sentences for _, sentences in pairs):
         say(ABOUT, console=console)
 
 
 def section(report: Mapping[str, Any]) -> str:
     """HTML of all differences; empty without any."""
-    parts = []
-    for heading, sentences in comparisons(report):
+    parts, pairs = [], list(comparisons(report))
+    for heading, sentences in pairs:
         items = "".join(f"<li>{MARKS[verdict]} {escape(text)}</li>" for verdict, text in sentences)
-        parts.append(f'<h3>{escape(heading)}</h3><ul class="verdicts">{items}</ul>')
-    parts += [f"<p>{escape(text)}</p>" for text in not_compared(report)]
-    return f"<h2>Differences</h2>{''.join(parts)}<p>{escape(ABOUT)}</p>\n" if parts else ""
+        parts.append(f'<h3>{escape(heading)}</h3><ul class="verdicts">{items or f"<li>{NONE}</li>"}</ul>')
+    about = [ABOUT] if any(sentences for _, sentences in pairs) else []
+    parts += [f"<p>{escape(text)}</p>" for text in not_compared(report) + about]
+    return f"<h2>Differences</h2>{''.join(parts)}\n" if parts else ""
 
 
 def not_compared(report: Mapping[str, Any]) -> list[str]:
@@ -96,7 +99,7 @@ def not_compared(report: Mapping[str, Any]) -> list[str]:
 
 
 def caption_of(comparison: Mapping[str, Any]) -> str:
-    """The images of a comparison's tokenizers, and the meaning of its intervals."""
+    """The images of a comparison's tokenizers, and the meaning of its intervals, if it has any."""
     sets: dict[str, list[str]] = {}
     for own in comparison["tokenizers"]:
         side = own.get("image_size")  # None for images of native size
@@ -104,4 +107,6 @@ def caption_of(comparison: Mapping[str, Any]) -> str:
         hashes = [own[key] for key in sorted(own) if key.startswith("sha256_of")]
         sets.setdefault(f"{about}, SHA-256 {hashes[0][:8]}" if hashes else about, []).append(own["tokenizer"])
     parts = [about if len(sets) == 1 else f"{', '.join(names)}: {about}" for about, names in sets.items()]
-    return f"{'; '.join(parts)}. {INTERVAL}"
+    return f"{'; '.join(parts)}." + (
+        f" {INTERVAL}" if any(own.get("intervals") for own in comparison["scores"]) else ""
+    )
