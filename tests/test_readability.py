@@ -18,7 +18,6 @@ LONGEST = 32  # most words of one sentence
 EXCEPTIONS = {  # page: reason. Remove the line of a page once it is rewritten.
     "docs/architecture.md": "to be rewritten",
     "docs/backbones/cnn.md": "to be rewritten",
-    "docs/cluster.md": "to be rewritten",
     "docs/codec.md": "to be rewritten",
     "docs/data.md": "to be rewritten",
     "docs/evaluation.md": "to be rewritten",
@@ -32,14 +31,11 @@ EXCEPTIONS = {  # page: reason. Remove the line of a page once it is rewritten.
     "docs/heads.md": "to be rewritten",
     "docs/import.md": "to be rewritten",
     "docs/losses.md": "to be rewritten",
-    "docs/own-images.md": "to be rewritten",
     "docs/protocols/native.md": "to be rewritten",
-    "docs/recipes.md": "to be rewritten",
     "docs/sample-tokenizer.md": "to be rewritten",
     "docs/security.md": "to be rewritten",
     "docs/study.md": "to be rewritten",
     "docs/tokens.md": "to be rewritten",
-    "docs/troubleshooting.md": "to be rewritten",
 }
 
 
