@@ -18,10 +18,6 @@ LONGEST = 32  # most words of one sentence
 EXCEPTIONS = {  # page: reason. Remove the line of a page once it is rewritten.
     "docs/architecture.md": "to be rewritten",
     "docs/backbones/cnn.md": "to be rewritten",
-    "docs/codec.md": "to be rewritten",
-    "docs/data.md": "to be rewritten",
-    "docs/evaluation.md": "to be rewritten",
-    "docs/export.md": "to be rewritten",
     "docs/heads/bsq.md": "to be rewritten",
     "docs/heads/fsq.md": "to be rewritten",
     "docs/heads/ibq.md": "to be rewritten",
@@ -29,13 +25,6 @@ EXCEPTIONS = {  # page: reason. Remove the line of a page once it is rewritten.
     "docs/heads/residual.md": "to be rewritten",
     "docs/heads/vqbridge.md": "to be rewritten",
     "docs/heads.md": "to be rewritten",
-    "docs/import.md": "to be rewritten",
-    "docs/losses.md": "to be rewritten",
-    "docs/protocols/native.md": "to be rewritten",
-    "docs/sample-tokenizer.md": "to be rewritten",
-    "docs/security.md": "to be rewritten",
-    "docs/study.md": "to be rewritten",
-    "docs/tokens.md": "to be rewritten",
 }
 
 
