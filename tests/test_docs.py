@@ -183,6 +183,8 @@ def scratch(tmp_path_factory):
     Image.fromarray(rng.integers(0, 256, (300, 400, 3), dtype=np.uint8)).save(folder / "photo.jpg")
     tokens = ["--images", str(folder), "--out", str(folder / "TOKENS"), "--num-workers", "0"]
     program.main(["tokenize", str(folder / "RUN"), *tokens])
+    small_tokens = [folder / "TOKENS64" if word == str(folder / "TOKENS") else word for word in tokens]
+    program.main(["tokenize", str(folder / "RUN"), *map(str, small_tokens), "--image-size", "64"])
     values = {
         "names": np.array(["a"]),
         "sha256": np.array(["0" * 64]),

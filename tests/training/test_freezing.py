@@ -12,6 +12,7 @@ from vistok.backbones import CNNDecoder, CNNEncoder
 from vistok.codec.reduction import reduced
 from vistok.data import sample
 from vistok.formats import native
+from vistok.formats.tokenizer_paths import SLIM
 from vistok.losses import Adversary, PatchGAN
 from vistok.quantizers import (
     CodewordGradient,
@@ -149,11 +150,27 @@ def test_a_reduced_tokenizer_is_trained_further(trained, train, tmp_path):
     assert {name for name in before if not torch.equal(before[name], after[name])} == {"quantizer.table"}
 
 
+def test_a_decoder_is_trained_further(trained, train, tmp_path):
+    """With moving averages in the head, an adversary and averaged weights: images keep their codes."""
+    overrides = [f"model.init={trained}", "model.trainable=decoder", "optim.adversarial_start=0", "optim.ema_decay=0.5"]
+    run = train(tmp_path / "run", *overrides)
+    before, after = (load_file(f / SLIM) for f in (trained, run))
+    changed = {name.partition(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert changed == {"from_latent", "decoder"} and any(name.startswith("quantizer.ema") for name in before)
+    images = torch.rand(2, 3, 32, 32) * 2 - 1
+    assert torch.equal(native.load(run).tokenize(images), native.load(trained).tokenize(images))
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["model.trainable=head"], "model.trainable must be all or codebook, not 'head'"),
+        (["model.trainable=head"], "model.trainable must be all, codebook or decoder, not 'head'"),
         (["model.trainable=codebook"], "give model.init="),
+        (["model.trainable=decoder"], "give model.init="),
+        (
+            ["model.trainable=decoder", "model.init=X", "optim.on_collapse=restart"],
+            "optim.on_collapse=restart moves codewords, which model.trainable=decoder freezes",
+        ),
         (["model.trainable=codebook", "model.init=X", "quantizer=vq_ema"], "take quantizer=vq"),
     ],
 )

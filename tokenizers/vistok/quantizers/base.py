@@ -179,8 +179,8 @@ class Quantizer(nn.Module, ABC):
         """Latents after each depth or scale; only that of ``lookup`` for heads with one depth and scale."""
         return (self.lookup(codes, layout),)
 
-    def update(self, stats: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Learns from the statistics of one optimizer update, summed over ranks; does nothing by default.
+    def update(self, stats: dict[str, Tensor] | None) -> dict[str, Tensor]:
+        """Learns from the statistics of one optimizer update, summed over ranks; does nothing by default, or for None.
 
         Statistics with the name ``samples`` are those of this rank: see ``code_statistics.gathered``.
 

@@ -168,7 +168,7 @@ class DynamicQuantizer(Quantizer):
     def owner(self, i: int) -> tuple[Quantizer, int]:
         return self.head.owner(i)
 
-    def update(self, stats: dict[str, Tensor]) -> dict[str, Tensor]:
+    def update(self, stats: dict[str, Tensor] | None) -> dict[str, Tensor]:
         return self._named(self.head.update(stats))
 
     def table(self, i: int) -> Table | None:

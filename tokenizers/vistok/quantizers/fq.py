@@ -133,10 +133,12 @@ class FactorizedQuantizer(Quantizer):
     def advice(self) -> list[str]:
         return list(dict.fromkeys(idea for head in self._heads for idea in head.advice()))
 
-    def update(self, stats: dict[str, Tensor]) -> dict[str, Tensor]:
+    def update(self, stats: dict[str, Tensor] | None) -> dict[str, Tensor]:
         moved = {}
         for i, head in enumerate(self._heads):
-            own = {name.removeprefix(f"{i}."): value for name, value in stats.items() if name.startswith(f"{i}.")}
+            own = {
+                name.removeprefix(f"{i}."): value for name, value in (stats or {}).items() if name.startswith(f"{i}.")
+            }
             moved |= {f"heads.{i}.{name}": rows for name, rows in head.update(own).items()}
         return moved
 

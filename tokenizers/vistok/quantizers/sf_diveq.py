@@ -99,7 +99,7 @@ class SFDiVeQ(MappedCodebook):
         }
 
     @torch.no_grad()
-    def update(self, stats: dict[str, Tensor]) -> dict[str, Tensor]:
+    def update(self, stats: dict[str, Tensor] | None) -> dict[str, Tensor]:
         """Counts the updates without quantization; after the last one, sets the codebook."""
         if not stats:
             return {}

@@ -280,10 +280,14 @@ class SummedQuantizer(Quantizer):
                 total = total + self.enlarged(looked_up, step, grid)
         return self.join(found, layout)
 
-    def update(self, stats: dict[str, Tensor]) -> dict[str, Tensor]:
+    def update(self, stats: dict[str, Tensor] | None) -> dict[str, Tensor]:
         self.forwards, moved = None, {}
         for name in self.head_names:
-            own = {key.removeprefix(f"{name}."): value for key, value in stats.items() if key.startswith(f"{name}.")}
+            own = {
+                key.removeprefix(f"{name}."): value
+                for key, value in (stats or {}).items()
+                if key.startswith(f"{name}.")
+            }
             moved |= self._named(name, cast(Quantizer, self.get_submodule(name)).update(own))
         return moved
 

@@ -147,7 +147,7 @@ class VectorQuantizer(Quantizer):
         return stats
 
     @torch.no_grad()
-    def update(self, stats: dict[str, Tensor]) -> dict[str, Tensor]:
+    def update(self, stats: dict[str, Tensor] | None) -> dict[str, Tensor]:
         """Updates moving averages of counts and sums; counts are Laplace-smoothed (arXiv:1711.00937, Eq. 6-8)."""
         self.forwards = None
         if not stats:

@@ -1,4 +1,4 @@
-"""Training of codebooks alone, with frozen networks (arXiv:2307.08265, section 3.2)."""
+"""Training of codebooks alone, with frozen networks (arXiv:2307.08265, section 3.2), or of the decoder alone."""
 
 from typing import TYPE_CHECKING
 
@@ -39,6 +39,15 @@ def leave_codebooks(tokenizer: "Tokenizer", adversary: "Adversary | None" = None
                 f"model.trainable=codebook: the {name} estimator passes the decoder's gradient to the encoder, which "
                 "is frozen; take estimator=codeword, or a loss without an adversary"
             )
+
+
+def leave_decoder(tokenizer: "Tokenizer") -> None:
+    """Freezes all of a tokenizer before its decoder, in place, so that images keep their codes.
+
+    A head in evaluation mode returns no statistics, so its moving averages stand still as well.
+    """
+    for part in (tokenizer.encoder, tokenizer.to_latent, tokenizer.quantizer):
+        part.requires_grad_(False).eval()
 
 
 def decoder_teaches(head: Quantizer) -> bool:

@@ -163,7 +163,7 @@ def build(config: DictConfig) -> tuple["ImageDataModule", "LitTokenizer"]:
 def build_module(config: DictConfig) -> "LitTokenizer":
     """Module to train, without data."""
     from vistok.images.rgb_view import rgb_view
-    from vistok.training.freezing import leave_codebooks
+    from vistok.training.freezing import leave_codebooks, leave_decoder
     from vistok.training.module import LitTokenizer
 
     tokenizer, loss = instantiate(config.tokenizer), instantiate(config.loss)
@@ -171,6 +171,8 @@ def build_module(config: DictConfig) -> "LitTokenizer":
     check_channels(channels, tokenizer)
     if config.model.trainable == "codebook":
         leave_codebooks(tokenizer, loss.get("adversary"))
+    elif config.model.trainable == "decoder":
+        leave_decoder(tokenizer)
     of_head = loss_weights(config.quantizer)
     weights = dict(config.loss.loss_weights)
     weights |= {name: of_head[name] for name in tokenizer.quantizer.loss_names if name in of_head}
@@ -304,10 +306,15 @@ def _check_config(config: DictConfig) -> None:
             "scaled gradients, and on a CPU torch's float16 is far slower than float32; use speed=fast (bf16-mixed) "
             "or speed=exact (32-true)"
         )
-    if config.model.trainable not in ("all", "codebook"):
-        raise ValueError(f"model.trainable must be all or codebook, not {config.model.trainable!r}")
-    if config.model.trainable == "codebook" and not (config.model.init or config.run.resume):
-        raise ValueError("model.trainable=codebook needs trained networks around the codebook: give model.init=")
+    part = config.model.trainable
+    if part not in ("all", "codebook", "decoder"):
+        raise ValueError(f"model.trainable must be all, codebook or decoder, not {part!r}")
+    if part != "all" and not (config.model.init or config.run.resume):
+        raise ValueError(f"model.trainable={part} needs trained weights of the other parts: give model.init=")
+    if part == "decoder" and config.optim.on_collapse:
+        raise ValueError(
+            f"optim.on_collapse={config.optim.on_collapse} moves codewords, which model.trainable=decoder freezes"
+        )
     if config.optim.ema_decay is not None and _sharded(config):
         raise ValueError(
             f"optim.ema_decay={config.optim.ema_decay} is not supported with trainer=fsdp: sharded weights are not "
