@@ -72,5 +72,5 @@ def test_a_published_file_is_fine_tuned(folder, compose, capsys):
     assert torch.equal(decoder.tokenize(images), original.tokenize(images))
     weights = load_file(Path("runs/fine_tuned") / SLIM)
     assert not torch.equal(weights["quantizer.table"], original.quantizer.state_dict()["table"])
-    written = vistok.load("fine_tuned_llamagen")
+    written = vistok.load("for_llamagen")
     assert torch.equal(written.tokenize(images), vistok.load("runs/fine_tuned").tokenize(images))
