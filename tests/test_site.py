@@ -21,9 +21,7 @@ LONG = [  # pages with lines of code that do not fit: remove a page from here on
     "backbones/cnn.html",
     "backbones/magvit.html",
     "backbones/vit.html",
-    "cluster.html",
     "codec.html",
-    "estimate.html",
     "evaluation.html",
     "export.html",
     "heads/bsq.html",
@@ -37,18 +35,12 @@ LONG = [  # pages with lines of code that do not fit: remove a page from here on
     "heads/vqbridge.html",
     "import.html",
     "losses.html",
-    "own-data.html",
     "own-head.html",
-    "performance.html",
     "protocols/fvq.html",
     "protocols/llamagen.html",
-    "quickstart.html",
-    "recipes.html",
     "sample-tokenizer.html",
     "study.html",
     "tokens.html",
-    "training.html",
-    "troubleshooting.html",
 ]
 
 
