@@ -18,13 +18,6 @@ LONGEST = 32  # most words of one sentence
 EXCEPTIONS = {  # page: reason. Remove the line of a page once it is rewritten.
     "docs/architecture.md": "to be rewritten",
     "docs/backbones/cnn.md": "to be rewritten",
-    "docs/heads/bsq.md": "to be rewritten",
-    "docs/heads/fsq.md": "to be rewritten",
-    "docs/heads/ibq.md": "to be rewritten",
-    "docs/heads/multiscale.md": "to be rewritten",
-    "docs/heads/residual.md": "to be rewritten",
-    "docs/heads/vqbridge.md": "to be rewritten",
-    "docs/heads.md": "to be rewritten",
 }
 
 
