@@ -21,9 +21,6 @@ LONG = [  # pages with lines of code that do not fit: remove a page from here on
     "backbones/cnn.html",
     "backbones/magvit.html",
     "backbones/vit.html",
-    "codec.html",
-    "evaluation.html",
-    "export.html",
     "heads/bsq.html",
     "heads/dqvae.html",
     "heads/fq.html",
@@ -33,14 +30,6 @@ LONG = [  # pages with lines of code that do not fit: remove a page from here on
     "heads/residual.html",
     "heads/vq.html",
     "heads/vqbridge.html",
-    "import.html",
-    "losses.html",
-    "own-head.html",
-    "protocols/fvq.html",
-    "protocols/llamagen.html",
-    "sample-tokenizer.html",
-    "study.html",
-    "tokens.html",
 ]
 
 
