@@ -2,8 +2,8 @@
 
     python benchmarks/entropy.py [--gate] [--codewords K] [--dims D ...] [--samples S]
 
-2,048 vectors. Peak includes the gradients; the bar of a tenth of an n × k matrix does not count those to the codebook,
-which are as large as it is.
+2,048 vectors. Peak includes the gradients; the target, a tenth of an n × k matrix, does not count those of the
+codebook, which are as large as it is.
 """
 
 import argparse
@@ -69,7 +69,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Measure the streamed entropy loss on the CPU.")
-    parser.add_argument("--gate", action="store_true", help="end with status 1 if a bar is missed")
+    parser.add_argument("--gate", action="store_true", help="end with status 1 if a target is not reached")
     parser.add_argument("--codewords", type=int, default=16384)
     parser.add_argument("--dims", type=int, nargs="+", default=[8, 256])
     parser.add_argument("--samples", type=int, default=2, help="of which the median is taken (default: %(default)s)")

@@ -24,7 +24,7 @@ class Case(NamedTuple):
 
     words: list[str]
     base: str = ""  # the case whose median counts as 1
-    bar: float = 0.0  # times the base, or seconds of CPU where there is none; 0 for no bar
+    target: float = 0.0  # times the base, or seconds of CPU where there is none; 0 for no target
     status: int = 0  # of the process
 
 
@@ -34,12 +34,12 @@ CASES = {
     "vistok.load": Case(["-c", "import vistok; vistok.load"], "import torch"),
     "import vistok.tokens": Case(["-c", "from vistok.tokens import TokenDataset"], "vistok.load", 1.2),
     "train.py --help": Case([TRAIN, "--help"], "import torch", 1.3),
-    "an unknown key": Case([TRAIN, "nonsense=1"], bar=1.0, status=1),
-    "a value of another type": Case([TRAIN, "quantizer.codebook_size=abc"], bar=1.0, status=1),
+    "an unknown key": Case([TRAIN, "nonsense=1"], target=1.0, status=1),
+    "a value of another type": Case([TRAIN, "quantizer.codebook_size=abc"], target=1.0, status=1),
     "a wrong recipe": Case(
-        [TRAIN, "experiment=fvq_16k_imagenet256", "data.root=x", "optimizer.lr=abc"], bar=1.0, status=1
+        [TRAIN, "experiment=fvq_16k_imagenet256", "data.root=x", "optimizer.lr=abc"], target=1.0, status=1
     ),
-    "a missing value": Case([EVAL], bar=1.0, status=1),
+    "a missing value": Case([EVAL], target=1.0, status=1),
 }
 
 
@@ -56,7 +56,7 @@ def cpu_seconds(case: Case, folder: str) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gate", action="store_true", help="exit with 1 where a bar is missed")
+    parser.add_argument("--gate", action="store_true", help="exit with 1 if a target is not reached")
     parser.add_argument("--rounds", type=int, default=5, help="processes of each case (default: 5)")
     arguments = parser.parse_args()
     times: dict[str, list[float]] = {name: [] for name in CASES}
@@ -67,14 +67,14 @@ def main() -> None:
             for name, case in CASES.items():
                 times[name].append(cpu_seconds(case, folder))
     medians = {name: statistics.median(values) for name, values in times.items()}
-    missed = []
+    unreached = []
     for name, case in CASES.items():
         value = medians[name] / medians[case.base] if case.base else medians[name]
         told = f"{value:.2f} times {case.base}" if case.base else ""
-        bar = f"(bar {case.bar:g}{'' if case.base else ' s'})" if case.bar else ""
-        print(f"{name:24} {medians[name]:.2f} s of CPU  {told} {bar}".rstrip())
-        missed += [name] if case.bar and value > case.bar else []
-    if missed and arguments.gate:
+        target = f"(target {case.target:g}{'' if case.base else ' s'})" if case.target else ""
+        print(f"{name:24} {medians[name]:.2f} s of CPU  {told} {target}".rstrip())
+        unreached += [name] if case.target and value > case.target else []
+    if unreached and arguments.gate:
         sys.exit(1)
 
 

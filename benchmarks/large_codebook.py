@@ -54,7 +54,7 @@ def resident(name: str) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Measure the memory of a step with a very large codebook.")
-    parser.add_argument("--gate", action="store_true", help="end with status 1 if a bar is missed")
+    parser.add_argument("--gate", action="store_true", help="end with status 1 if a target is not reached")
     parser.add_argument("--heads", nargs="+", choices=CASES, default=list(CASES), metavar="NAME")
     parser.add_argument("--codewords", type=int, default=262144)
     arguments = parser.parse_args()

@@ -1,4 +1,4 @@
-"""Measurements of the benchmarks: CPU time in turns, bytes of torch's allocator, and claims that may be missed."""
+"""Measurements of the benchmarks: CPU time in turns, bytes of torch's allocator, and claims with targets."""
 
 import statistics
 import sys
@@ -73,23 +73,23 @@ def line(cells: list[object]) -> None:
 
 
 class Claims:
-    """Bars that measured numbers must keep."""
+    """Targets that measured numbers must reach."""
 
     def __init__(self) -> None:
-        self.missed = 0
+        self.unreached = 0
 
-    def at_most(self, what: str, value: float, bar: float) -> None:
-        self._say(what, value, "at most", bar, value <= bar)
+    def at_most(self, what: str, value: float, target: float) -> None:
+        self._say(what, value, "at most", target, value <= target)
 
-    def at_least(self, what: str, value: float, bar: float) -> None:
-        self._say(what, value, "at least", bar, value >= bar)
+    def at_least(self, what: str, value: float, target: float) -> None:
+        self._say(what, value, "at least", target, value >= target)
 
-    def _say(self, what: str, value: float, relation: str, bar: float, kept: bool) -> None:
-        self.missed += not kept
-        sys.stdout.write(f"{'kept' if kept else 'MISSED'}: {what}: {value:.4g}, {relation} {bar:g}\n")
+    def _say(self, what: str, value: float, relation: str, target: float, kept: bool) -> None:
+        self.unreached += not kept
+        sys.stdout.write(f"{'reached' if kept else 'NOT REACHED'}: {what}: {value:.4g}, {relation} {target:g}\n")
         sys.stdout.flush()
 
     def finish(self, gate: bool) -> None:
-        """End the process with status 1 if a bar was missed and ``gate`` is set."""
-        if gate and self.missed:
+        """End the process with status 1 if a target was not reached and ``gate`` is set."""
+        if gate and self.unreached:
             sys.exit(1)

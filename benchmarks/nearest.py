@@ -4,7 +4,7 @@
 
 The floor is the product of all vectors with all codewords, in blocks, into one buffer that is used again and again, and
 nothing else. The usual form is |z|² + |c|² - 2 z·c and argmin. Peak is what torch's allocator hands out. With --gate
-the status is 1 if a bar is missed.
+the status is 1 if a target is not reached.
 """
 
 import argparse
@@ -73,7 +73,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Measure the codeword search on the CPU.")
-    parser.add_argument("--gate", action="store_true", help="end with status 1 if a bar is missed")
+    parser.add_argument("--gate", action="store_true", help="end with status 1 if a target is not reached")
     parser.add_argument("--codewords", type=int, nargs="+", default=[1024, 16384, 65536, 262144])
     parser.add_argument("--dims", type=int, nargs="+", default=[8, 32, 256])
     parser.add_argument("--samples", type=int, default=3, help="of which the median is taken (default: %(default)s)")

@@ -17,7 +17,7 @@ from vistok.images.ranges import to_float, to_uint8
 from vistok.metrics import psnr
 from vistok.speed import fast
 
-BAR = 0.05  # dB
+TARGET = 0.05  # dB
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--shards", required=True)
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--images", type=int, default=64)
-    parser.add_argument("--gate", action="store_true", help="exit with 1 where PSNR differs by more than the bar")
+    parser.add_argument("--gate", action="store_true", help="exit with 1 where PSNR differs by more than the target")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     tokenizer = vistok.load(arguments.tokenizer).eval()
@@ -42,9 +42,9 @@ def main() -> None:
     agreement = torch.stack([(a == b).float().mean() for a, b in zip(exact, codes, strict=True)]).mean().item()
     print(
         f"{len(images)} images of {arguments.size} pixels: PSNR {torch.cat(values).mean():.3f} dB in float32, "
-        f"{difference:+.4f} dB in bfloat16 (bar {BAR}); {agreement:.2%} of codes are equal"
+        f"{difference:+.4f} dB in bfloat16 (target {TARGET}); {agreement:.2%} of codes are equal"
     )
-    if abs(difference) > BAR and arguments.gate:
+    if abs(difference) > TARGET and arguments.gate:
         sys.exit(1)
 
 

@@ -166,7 +166,7 @@ def main(arguments: argparse.Namespace) -> None:
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Measure quantization heads in training on the CPU.")
-    parser.add_argument("--gate", action="store_true", help="end with status 1 if a bar is missed")
+    parser.add_argument("--gate", action="store_true", help="end with status 1 if a target is not reached")
     parser.add_argument("--heads", nargs="+", choices=CASES, default=list(CASES), metavar="NAME")
     parser.add_argument("--codewords", type=int, default=16384)
     parser.add_argument("--keep-pages", action="store_true", help="keep freed memory, as speed=fast does in training")

@@ -25,7 +25,7 @@ from vistok.commands import data_shards
 from vistok.data import folder, shards
 
 COUNT, BATCH = 512, 32
-BAR = 0.9  # least images per second from parquet files, as a share of those from tars
+TARGET = 0.9  # least images per second from parquet files, as a share of those from tars
 
 
 def write(root: Path, size: int) -> None:
@@ -64,7 +64,7 @@ def epoch(data) -> Callable[[], None]:
 
 def main() -> None:
     words = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    words.add_argument("--gate", action="store_true", help="exit with 1 where a bar is missed")
+    words.add_argument("--gate", action="store_true", help="exit with 1 if a target is not reached")
     words.add_argument("--samples", type=int, default=5, help="epochs from each source; the median counts")
     asked = words.parse_args()
     torch.set_num_threads(1)
@@ -85,7 +85,7 @@ def main() -> None:
             spent = measure.milliseconds({name: epoch(own) for name, own in (streamed | listed).items()}, asked.samples)
             for name, own in spent.items():
                 measure.line([size, name, own / COUNT, 1000 * COUNT / own, spent["tars"] / own])
-            claims.at_least(f"{size} pixels, parquet of tars", spent["tars"] / spent["parquet"], BAR)
+            claims.at_least(f"{size} pixels, parquet of tars", spent["tars"] / spent["parquet"], TARGET)
     claims.finish(asked.gate)
 
 

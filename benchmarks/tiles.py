@@ -30,7 +30,7 @@ from vistok.commands import reconstruct
 from vistok.formats import native
 from vistok.quantizers import VectorQuantizer
 
-BAR = 4.0  # GiB
+TARGET = 4.0  # GiB
 WIDTH, HEIGHT = 6000, 4000
 REACH = 1  # calls of each network that measure its reach
 
@@ -96,7 +96,7 @@ def main() -> None:
     *said, peak = ended.stdout.strip().splitlines()
     gibibytes = json.loads(peak) / 2**20
     sys.stdout.write("\n".join([*said, f"peak {gibibytes:.2f} GiB, {seconds:.0f} s", ""]))
-    if arguments.gate and gibibytes > BAR:
+    if arguments.gate and gibibytes > TARGET:
         raise SystemExit(1)
 
 

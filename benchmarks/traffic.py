@@ -204,7 +204,7 @@ def compose(words: Sequence[str]) -> DictConfig:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", help="of train.py")
-    parser.add_argument("--gate", action="store_true", help="end with status 1 if a bar is missed")
+    parser.add_argument("--gate", action="store_true", help="end with status 1 if a target is not reached")
     asked = parser.parse_args()
     config = compose(asked.words)
     sizes = config.data.batch_size, config.data.image_size, config.data.get("channels", 3)
