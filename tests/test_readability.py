@@ -16,7 +16,6 @@ EASE = 55  # least Flesch reading ease: 30 to 50 is a scientific paper, 60 to 70
 MEAN = 16  # most words of a sentence, in the mean of a page
 LONGEST = 32  # most words of one sentence
 EXCEPTIONS = {  # page: reason. Remove the line of a page once it is rewritten.
-    "docs/architecture.md": "to be rewritten",
 }
 
 
