@@ -130,7 +130,7 @@ def test_scales_and_sequences_are_exported(registered, tmp_path):
         codes = read.tokenize(IMAGES)
         assert torch.equal(codes, tokenizer.tokenize(IMAGES))
         assert torch.equal(read.detokenize(codes, (16, 24)), tokenizer.detokenize(codes, (16, 24)))
-    with pytest.raises(ValueError, match="scales have no graph for images of any size; give the one image_size"):
+    with pytest.raises(ValueError, match="scales have no graph for images of any size; give one image_size"):
         graphs.save_torch(scales, tmp_path / "graph")
     assert graphs.save_torch(scales, tmp_path / "graph", image_size=16).codes == 2 * 20
     with pytest.raises(ValueError, match="a Scales cannot be reduced or stored in files"):

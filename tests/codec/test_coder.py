@@ -45,7 +45,7 @@ def test_multiples_of_the_factor_are_not_padded(codec, picture):
 def test_lost_packets_are_concealed_or_refused(codec, picture):
     data = codec.compress(picture, num_packets=8)
     cut = data[:-2]
-    with pytest.raises(ValueError, match="12% of its codes are lost; --conceal guesses them"):
+    with pytest.raises(ValueError, match="12% of its codes are lost; --conceal predicts them"):
         codec.decompress(cut)
     header, codes, known = codec.read(cut)
     whole = codec.read(data)[1]

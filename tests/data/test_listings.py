@@ -112,7 +112,7 @@ def test_numbers_stay_and_other_columns_are_chosen(photos):
     ("a,b\n1,2\n", "has no column with the paths of images, such as path, but a, b"),
     ("path,label\na.png,0\na.png,1\n", "lists a.png twice"),
     ("path,label\na.png\n", "line 2 has not 2 values, as the first line"),
-    ("path\nhttps://host/a.png\n", "images of a manifest are files, not URLs"),
+    ("path\nhttps://host/a.png\n", "images of a table are files, not URLs"),
     ("path\n\"\"\n", "image 1 has the path '', which is not text"),
     ("path,label,split\na.png,1,rest\n", "none of its splits 'rest' is train, val or test"),
     ("path,label\na.png,\n", "image 1 has no label"),

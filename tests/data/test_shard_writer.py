@@ -116,7 +116,7 @@ def test_interrupted_it_goes_on_to_the_same_bytes(kind, number, photos, arrays, 
         with pytest.raises(SystemExit) as ended:
             data_shards.main([*words, "--out", str(part), "--per-shard", "2"])
     assert ended.value.code == 128 + number
-    assert capsys.readouterr().err == f"interrupted by {number.name}; the same command goes on\n"
+    assert capsys.readouterr().err == f"interrupted by {number.name}; the same command resumes\n"
     (part / ".shard-000002.tar.partial").write_bytes(b"half of it, by a process that was killed")
     assert set(contents(part)) == {"index.json.partial", ".shard-000002.tar.partial", *written}
     before = {name: (part / name).stat().st_mtime_ns for name in written}
@@ -148,7 +148,7 @@ def test_another_conversion_is_refused(arrays, photos, tmp_path):
             data_shards.main([*words, "--out", str(out)])
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "shard-000000.tar").write_bytes(b"precious")
-    with pytest.raises(SystemExit, match="mine exists already and holds something else"):
+    with pytest.raises(SystemExit, match="mine exists already and has other files"):
         data_shards.main(["--images", str(path), "--out", str(tmp_path / "mine")])
 
 

@@ -35,7 +35,7 @@ def test_the_missing_and_the_superfluous_are_named():
 
 
 def test_equal_names():
-    with pytest.raises(ValueError, match=r"^x: names differ only in what is not compared: a\.jpg, a\.png$"):
+    with pytest.raises(ValueError, match=r"^x: names that differ only in folders or extensions: a\.jpg, a\.png$"):
         matched(["a.jpg", "b.jpg"], ["a.jpg", "a.png", "b.jpg"], "x")
 
 

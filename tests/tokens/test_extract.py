@@ -162,7 +162,7 @@ def test_a_signal_keeps_what_is_finished(classes, make, tmp_path, monkeypatch, c
         patched.setattr(module, "write_shard", interrupted)
         main([*words, "--out", str(tmp_path / "parts")])
     assert ended.value.code == 128 + signal.SIGHUP
-    assert "interrupted by SIGHUP; the same command goes on\n" in capsys.readouterr().err
+    assert "interrupted by SIGHUP; the same command resumes\n" in capsys.readouterr().err
     assert sorted(path.name for path in (tmp_path / "parts").glob("shard-??????.json")) == [
         "shard-000000.json",
         "shard-000001.json",
@@ -349,7 +349,7 @@ def test_another_extraction_is_not_mixed_in(classes, make, tmp_path):
         tokenize(make("vq"), open_source([str(classes)], 2), out, TokenProtocol(SIZE, batch_size=3, views="flip"))
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "notes.txt").write_text("mine")
-    with pytest.raises(ValueError, match="holds something else"):
+    with pytest.raises(ValueError, match="has other files"):
         tokenize(make("vq"), open_source([str(classes)], 2), tmp_path / "other", FEW)
 
 

@@ -17,7 +17,7 @@ COMMANDS = {  # the verb: its module, and what it does
     "env": ("vistok.commands.env", "print versions and hardware, for a bug report"),
     "estimate": ("vistok.commands.estimate", "print the parameters, FLOPs and memory of a training run"),
     "export": ("vistok.commands.export", "write a tokenizer for diffusers, Janus, published families, ONNX or torch"),
-    "inspect": ("vistok.commands.inspect", "print the contents of a checkpoint without running any of it"),
+    "inspect": ("vistok.commands.inspect", "print the contents of a checkpoint without running code in it"),
     "reconstruct": ("vistok.commands.reconstruct", "write an image as a tokenizer reconstructs it"),
     "tokenize": ("vistok.commands.tokenize", "write the tokens of images to disk, for a generator"),
     "data shards": ("vistok.commands.data_shards", "write images as tar shards, for data=shards"),
@@ -29,10 +29,10 @@ COMMANDS = {  # the verb: its module, and what it does
     "codec build": ("vistok.commands.codec_build", "build a codec from a tokenizer and its reduced codebooks"),
     "codec train-concealment": (
         "vistok.commands.codec_train_concealment",
-        "train the model that guesses the lost codes of a damaged file",
+        "train the model that predicts the lost codes of a damaged file",
     ),
-    "codec compress": ("vistok.commands.codec_compress", "compress an image to a file of very few bytes"),
-    "codec decompress": ("vistok.commands.codec_decompress", "decompress such a file to an image"),
+    "codec compress": ("vistok.commands.codec_compress", "compress an image to a very small file"),
+    "codec decompress": ("vistok.commands.codec_decompress", "decompress a file of codec compress to an image"),
 }
 HYDRA = ("train", "eval", "estimate")  # these read sys.argv themselves
 NOUNS = tuple(dict.fromkeys(name.partition(" ")[0] for name in COMMANDS if " " in name))

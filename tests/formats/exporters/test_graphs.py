@@ -120,9 +120,7 @@ def test_a_transformer_of_any_size(tmp_path):
 
 def test_one_size(tmp_path):
     tokenizer = vit("learned")
-    with pytest.raises(
-        ValueError, match="learned positions have no graph for images of any size; give the one image_size"
-    ):
+    with pytest.raises(ValueError, match="learned positions have no graph for images of any size; give one image_size"):
         graphs.save_torch(tokenizer, tmp_path / "model")
     assert not list(tmp_path.iterdir())
     graphs.save_torch(tokenizer, tmp_path / "model", image_size=16)

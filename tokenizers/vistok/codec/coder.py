@@ -186,7 +186,7 @@ class Codec:
         header, codes, known = self.read(data, max_pixels)
         if not known.all() and not (conceal and known.any()):
             lost = 1 - known.mean()
-            remedy = "" if not known.any() else "; --conceal guesses them"
+            remedy = "" if not known.any() else "; --conceal predicts them"
             raise ValueError(f"it is damaged or truncated: {lost:.0%} of its codes are lost{remedy}")
         return self.decode(self.latent(codes, known, header.rate), header.width, header.height)
 

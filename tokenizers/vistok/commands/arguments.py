@@ -112,7 +112,8 @@ VOCABULARY: dict[str, dict[str, Any]] = {  # the flags that several verbs have, 
         "type": images,
         "required": True,
         "metavar": "PATH",
-        "help": "folder, manifest, .npz file, Hugging Face data set, or shards; of splits, the one to train on",
+        "help": "folder, table of paths, .npz file, Hugging Face data set, or shards; of a set with splits, the "
+        "training images",
     },
     "--columns": {
         "type": json_object,
@@ -151,14 +152,14 @@ VOCABULARY: dict[str, dict[str, Any]] = {  # the flags that several verbs have, 
     "--tile": {
         "type": at_least(0),
         "metavar": "N",
-        "help": "side in pixels of the tiles in which a large image passes the networks; 0 for the full image "
-        "at once, as without the flag",
+        "help": "side in pixels of the tiles in which a large image passes the networks (default: 0, the full image "
+        "at once)",
     },
     "--overlap": {
         "type": at_least(0),
         "metavar": "N",
-        "help": "pixels that each side of a tile has beside the part that is kept of it (default: the reach of the "
-        "networks, at most a quarter of the tile, or an eighth of the tile if their reach has no bound)",
+        "help": "pixels of a tile beyond the part that is kept, on each side (default: the receptive field of the "
+        "networks, at most a quarter of the tile, or an eighth of the tile if it has no bound)",
     },
     "--timeout": {
         "type": number(above=0),
@@ -168,13 +169,16 @@ VOCABULARY: dict[str, dict[str, Any]] = {  # the flags that several verbs have, 
     },
     "--take-over": {
         "action": "store_true",
-        "help": "take the output from a process on another machine that has gone silent",
+        "help": "take the output from a process on another machine whose heartbeat has stopped",
     },
-    "--family": {"metavar": "NAME", "help": "family of a published checkpoint (default: what its keys tell)"},
+    "--family": {
+        "metavar": "NAME",
+        "help": "family of a published checkpoint (default: determined by the names of its tensors)",
+    },
     "--family-config": {
         "type": json_object,
         "metavar": "JSON",
-        "help": "settings that the keys of a published checkpoint do not tell, as JSON in braces",
+        "help": "settings that a published checkpoint does not contain, as JSON in braces",
     },
 }
 RENAMED = {  # flags of version 0.1

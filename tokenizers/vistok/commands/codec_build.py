@@ -1,8 +1,8 @@
 """Builds a codec, which compresses images and decompresses them, from tokenizers.
 
-The tokenizers have the same networks and differ in their codebooks: a trained one, those that
-``python -m vistok codec reduce`` made of it, and those further trained with ``model.trainable=codebook``. Each is a
-rate of the codec. The images, best those that it was trained on, tell how often codes are chosen.
+The tokenizers have the same networks and other codebooks: a trained one, those that ``python -m vistok codec reduce``
+made of it, and those trained further with ``model.trainable=codebook``. Each is one rate of the codec. The images
+determine how often codes are chosen; training images are best.
 """
 
 import argparse
@@ -27,7 +27,7 @@ from vistok.tokenizer import Tokenizer
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command with the arguments that follow its name."""
-    guard(run, parser().parse_args(arguments), again="nothing is left of it, and the same command begins anew")
+    guard(run, parser().parse_args(arguments), again="nothing was written; the same command starts again")
 
 
 def parser() -> argparse.ArgumentParser:

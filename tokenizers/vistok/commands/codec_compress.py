@@ -1,4 +1,4 @@
-"""Compresses an image to a file of very few bytes."""
+"""Compresses an image to a very small file."""
 
 import argparse
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ from vistok.terminal import say
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command with the arguments that follow its name."""
-    guard(run, parser().parse_args(arguments), again="nothing is left of it, and the same command begins anew")
+    guard(run, parser().parse_args(arguments), again="nothing was written; the same command starts again")
 
 
 def parser() -> argparse.ArgumentParser:

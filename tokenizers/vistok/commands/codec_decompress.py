@@ -18,7 +18,7 @@ from vistok.terminal import say
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command with the arguments that follow its name."""
-    guard(run, parser().parse_args(arguments), again="nothing is left of it, and the same command begins anew")
+    guard(run, parser().parse_args(arguments), again="nothing was written; the same command starts again")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -26,8 +26,8 @@ def parser() -> argparse.ArgumentParser:
     parser = Parser("codec decompress", __doc__)
     parser.add_argument("file", metavar="FILE", help="compressed file")
     parser.flag("--codec", required=True, metavar="PATH", help="folder of the codec that the file was compressed with")
-    parser.flag("--out", help="image file to write; .png loses nothing more")
-    parser.flag("--conceal", action="store_true", help="guess the codes that were lost with damaged packets")
+    parser.flag("--out", help="image file to write; .png is lossless")
+    parser.flag("--conceal", action="store_true", help="predict the codes of missing and damaged packets")
     parser.flag("--max-pixels", default=stream.MAX_PIXELS, help="pixels of the largest image that is accepted")
     return parser
 

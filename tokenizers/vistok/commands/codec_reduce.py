@@ -1,7 +1,7 @@
 """Clusters the codewords of a tokenizer: the same networks with fewer codewords.
 
-Each reduced tokenizer is an exported folder like any other, named by its size: to evaluate, to train further with
-``model.init=``, or to make a codec of.
+Each result is an exported folder, named by its size. It can be evaluated, trained further (``model.init=``) and made
+into a codec.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from vistok.terminal import say
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command with the arguments that follow its name."""
-    guard(run, parser().parse_args(arguments), again="nothing is left of it, and the same command begins anew")
+    guard(run, parser().parse_args(arguments), again="nothing was written; the same command starts again")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     parser.flag(
         "--images",
         required=False,
-        help="images, any source: codewords are weighted by how often these images choose them (default: all alike)",
+        help="images, any source: codewords are weighted by how often they are chosen (default: all have weight 1)",
     )
     parser.flag("--image-size")
     parser.flag("--num-images")

@@ -1,7 +1,7 @@
-"""Trains the concealment model of a codec, which guesses codes that were lost, and adds it to the codec.
+"""Trains the model that predicts lost codes, the concealment model, and adds it to a codec.
 
-Random positions of random windows of the images' codes are hidden, at a random rate of the codec; the model learns the
-codes behind them by cross-entropy.
+Each training step hides random positions of random windows of codes, at a random rate of the codec. The model learns to
+predict the hidden codes by cross-entropy.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from vistok.terminal import say
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command with the arguments that follow its name."""
-    guard(run, parser().parse_args(arguments), again="nothing is left of it, and the same command begins anew")
+    guard(run, parser().parse_args(arguments), again="nothing was written; the same command starts again")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -1,7 +1,7 @@
 """Compares the scores of tokenizers from the files of any number of evaluations.
 
-The table has the scores with 95 % intervals. Below it stands which differences from the first tokenizer stand.
-Evaluations must have a protocol in common, and the same images for differences.
+Prints the scores with 95 % intervals, then one sentence for each difference from the first tokenizer. Evaluations must
+have a protocol in common. Differences need the same images.
 """
 
 import argparse
@@ -27,7 +27,7 @@ KINDS = (".png", ".svg", ".html", ".json")
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command with the arguments that follow its name."""
-    guard(run, parser().parse_args(arguments), again="nothing is left of it, and the same command begins anew")
+    guard(run, parser().parse_args(arguments), again="nothing was written; the same command starts again")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,24 +45,24 @@ def parser() -> argparse.ArgumentParser:
         "--out",
         required=False,
         action="append",
-        default=[],
         help="new file: .png or .svg is the rate-distortion picture, .html a page with it, .json all numbers; repeated "
-        "for several",
+        "for several (default: none, the table alone)",
     )
     return parser
 
 
 def run(asked: argparse.Namespace) -> None:
     """Compares, writes and prints."""
-    for path in map(Path, asked.out):
+    outputs = [Path(path) for path in asked.out or ()]
+    for path in outputs:
         if path.suffix not in KINDS:
             raise ValueError(f"--out={path} must end in one of {', '.join(KINDS)}")
         if path.exists():
             raise ValueError(f"--out={path} exists already and is not overwritten")
     comparison = compare(asked.files, asked.protocol)
-    kinds = {Path(path).suffix for path in asked.out}
+    kinds = {path.suffix for path in outputs}
     contents = dict(contents_of(kinds, comparison, asked.metric))
-    for path in map(Path, asked.out):
+    for path in outputs:
         path.parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path) as file:
             file.write(contents[path.suffix])
@@ -71,8 +71,8 @@ def run(asked: argparse.Namespace) -> None:
         console.width = WIDTH
     console.print(score_table.scores_table(comparison, differences.caption_of(comparison)))
     differences.say_all(comparison, console)
-    if asked.out:
-        say(f"written to {', '.join(asked.out)}", console=console)
+    if outputs:
+        say(f"written to {', '.join(map(str, outputs))}", console=console)
 
 
 def contents_of(kinds: Collection[str], comparison: dict, metrics: Sequence[str] | None) -> Iterator[tuple[str, bytes]]:

@@ -1,8 +1,7 @@
 """Writes images as webdataset tar shards, for ``data=shards``.
 
-The bytes of the images stay as they are. Labels (``KEY.cls``) and captions (``KEY.txt``) are beside them if there are
-any. Where the command is interrupted or killed, running it again continues it; the shards are the same to the last
-byte. ``index.json``, written last, lists the shards.
+Image files are copied byte for byte, with their labels (``KEY.cls``) and captions (``KEY.txt``). After an interruption
+the same command resumes. The shards are the same to the last byte. ``index.json``, written last, lists them.
 """
 
 import argparse
@@ -20,13 +19,13 @@ from vistok.data.shard_writer import Samples, convert
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command with the arguments that follow its name."""
-    guard(run, parser().parse_args(arguments), again="the same command goes on")
+    guard(run, parser().parse_args(arguments), again="the same command resumes")
 
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of the command."""
     parser = Parser("data shards", __doc__)
-    parser.flag("--images", help="folder of images, manifest, .npz file or Hugging Face data set")
+    parser.flag("--images", help="folder of images, table of paths, .npz file or Hugging Face data set")
     parser.flag("--columns")
     parser.flag("--out", help="folder of the shards: a new one, or that of an interrupted conversion")
     parser.flag("--per-shard", type=at_least(1), metavar="N", default=1000, help="number of images in a shard")

@@ -1,7 +1,7 @@
 """Measures the entropies above which an entropy router gives a region finer codes.
 
-The file has the percentiles 1 to 99 of the entropy of regions over all images, with the patch and the bins that they
-hold for. The command prints the setting that gives a share of the regions to each finer granularity.
+The file has the percentiles 1 to 99 of the entropy of regions over all images, for one patch size and one set of bins.
+The command prints the setting that gives each finer granularity its share of the regions.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from vistok.terminal import say
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command with the arguments that follow its name."""
-    guard(run, parser().parse_args(arguments), again="nothing is left of it, and the same command begins anew")
+    guard(run, parser().parse_args(arguments), again="nothing was written; the same command starts again")
 
 
 def parser() -> argparse.ArgumentParser:

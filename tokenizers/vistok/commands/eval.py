@@ -14,7 +14,7 @@ def start_evaluation(config: DictConfig) -> None:
     """Scores; a wrong config ends the process."""
     _composed()
     openmp.share_cores()
-    composition.run(_checked_evaluation, config, again="the same command goes on where this one was")
+    composition.run(_checked_evaluation, config, again="the same command resumes")
 
 
 def _checked_evaluation(config: DictConfig) -> None:

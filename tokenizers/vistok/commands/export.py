@@ -1,7 +1,7 @@
-"""Writes a tokenizer in the form of another library or of a published family of checkpoints.
+"""Writes a tokenizer as files for another library, or as a checkpoint of a published family.
 
-The library that a form is for loads the result (vistok itself for a family), and its codes and images are compared with
-those of the tokenizer. Where they differ, nothing is written.
+The files are loaded again by that library (by vistok for a family). If their codes or images differ from those of the
+tokenizer, nothing is written.
 """
 
 import argparse
@@ -35,7 +35,7 @@ FAMILIES = {name: partial(to_published.save, family=name) for name in to_publish
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command with the arguments that follow its name."""
-    guard(run, parser().parse_args(arguments), again="nothing is left of it, and the same command begins anew")
+    guard(run, parser().parse_args(arguments), again="nothing was written; the same command starts again")
 
 
 def run(asked: argparse.Namespace) -> None:
@@ -60,7 +60,7 @@ def parser() -> argparse.ArgumentParser:
     """The arguments of the command."""
     parser = Parser("export", __doc__)
     parser.add_argument("tokenizer", metavar="TOKENIZER", help=TOKENIZER)
-    parser.flag("--to", required=True, choices=TARGETS | FAMILIES, help="form to write")
+    parser.flag("--to", required=True, choices=TARGETS | FAMILIES, help="library or family to write for")
     parser.flag("--out", help="new folder")
     parser.flag(
         "--image-size",

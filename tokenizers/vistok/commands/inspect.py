@@ -1,4 +1,4 @@
-"""Prints the contents of a checkpoint without running any of it."""
+"""Prints the contents of a checkpoint without running code in it."""
 
 import argparse
 from collections.abc import Iterator, Sequence
@@ -25,7 +25,7 @@ MAX_LENGTH = 80  # characters of a value or of a list of names
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command with the arguments that follow its name."""
-    guard(run, parser().parse_args(arguments), again="nothing is left of it, and the same command begins anew")
+    guard(run, parser().parse_args(arguments), again="nothing was written; the same command starts again")
 
 
 def run(asked: argparse.Namespace) -> None:

@@ -1,6 +1,6 @@
 """Writes an image of any size as a tokenizer reconstructs it from its codes.
 
-Large images pass the networks in tiles, so that memory does not grow with the image. The command prints by how much
+Large images pass the networks in tiles, so memory does not grow with the image. The command prints how much
 neighbouring tiles differ.
 """
 
@@ -36,7 +36,7 @@ ROWS = 256  # compared at a time
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command with the arguments that follow its name."""
-    guard(run, parser().parse_args(arguments), again="nothing is left of it, and the same command begins anew")
+    guard(run, parser().parse_args(arguments), again="nothing was written; the same command starts again")
 
 
 def parser() -> argparse.ArgumentParser:

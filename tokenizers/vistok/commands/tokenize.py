@@ -1,8 +1,7 @@
 """Writes the tokens of images to disk, for a generator.
 
-``torchrun --standalone --nproc-per-node=8 -m vistok tokenize ...`` does the same on eight GPUs. Where the command is
-interrupted or killed, running it again continues it; the tokens are the same to the last byte, on any number of
-processes.
+``torchrun --standalone --nproc-per-node=8 -m vistok tokenize ...`` does the same on eight GPUs. After an interruption
+the same command resumes, on any number of processes. The tokens are the same to the last byte.
 """
 
 import argparse
@@ -29,7 +28,7 @@ IMAGE_SIZE, BATCH_SIZE = 256, 32  # by default
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command with the arguments that follow its name."""
-    guard(run, parser().parse_args(arguments), again="the same command goes on")
+    guard(run, parser().parse_args(arguments), again="the same command resumes")
 
 
 def run(asked: argparse.Namespace) -> None:
@@ -79,8 +78,8 @@ def parser() -> argparse.ArgumentParser:
     parser.flag(
         "--images",
         nargs="+",
-        help="folder, manifest, .npz file, Hugging Face data set, or shards (tars and parquet files); braces and * in "
-        "names of shards are expanded",
+        help="folder, table of paths, .npz file, Hugging Face data set, or shards (tars, parquet files); braces and * "
+        "in names of shards are expanded",
     )
     parser.flag("--columns")
     parser.flag("--out", help="folder of the tokens: a new one, or that of an interrupted extraction")

@@ -1,6 +1,6 @@
 """Reads tokens again and checks every file: its sha256 and the range of its codes.
 
-With a tokenizer, some images are decoded to a picture to look at.
+With a tokenizer, it also draws some decoded images.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from vistok.tokens.store import TokenStore
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command with the arguments that follow its name."""
-    guard(run, parser().parse_args(arguments), again="nothing is left of it, and the same command begins anew")
+    guard(run, parser().parse_args(arguments), again="nothing was written; the same command starts again")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -55,7 +55,7 @@ def run(asked: argparse.Namespace) -> None:
     codebooks = " + ".join(f"{size:,}" for size in header.codebook_sizes)
     say(
         f"{len(store):,} images in {header.num_views} view{'s' * (header.num_views > 1)}, {labelled:,} with a label; "
-        f"{grids}, {codebooks} codewords; every file is as it was written",
+        f"{grids}, {codebooks} codewords; every file is intact",
         console=console,
     )
     if tokenizer:

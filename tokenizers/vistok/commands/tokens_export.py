@@ -1,6 +1,6 @@
 """Writes tokens in another format, and reads them back to compare.
 
-The forms are LlamaGen's and FQGAN's pairs of .npy files, JSON lines, and webdataset tars.
+The formats are LlamaGen's and FQGAN's pairs of .npy files, JSON lines, and webdataset tars.
 """
 
 import argparse
@@ -20,14 +20,14 @@ from vistok.tokens.store import TokenStore
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs the command with the arguments that follow its name."""
-    guard(run, parser().parse_args(arguments), again="nothing is left of it, and the same command begins anew")
+    guard(run, parser().parse_args(arguments), again="nothing was written; the same command starts again")
 
 
 def parser() -> argparse.ArgumentParser:
     """The arguments of the command."""
     parser = Parser("tokens export", __doc__)
     parser.add_argument("tokens", metavar="TOKENS", help="folder that python -m vistok tokenize wrote")
-    parser.flag("--to", required=True, choices=WRITERS, help="form to write")
+    parser.flag("--to", required=True, choices=WRITERS, help="format to write")
     parser.flag("--out", help="new folder")
     parser.flag(
         "--layout",

@@ -78,7 +78,7 @@ def _columns(schema: "pyarrow.Schema", content: ShardContent, where: str) -> Ima
     if image is None:
         raise ValueError(
             f"{where} has no column with the bytes of images, but {described}; "
-            "a file with the paths of images is a manifest, which data=folder reads"
+            "a file with the paths of images is a table, which data=folder reads"
         )
     for role in content.needed:
         if found[role] is None:

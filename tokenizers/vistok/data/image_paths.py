@@ -27,7 +27,7 @@ LISTED = ("folder", "split", "manifest", "arrays", "saved", "hub")
 KINDS = {
     "folder": "a folder",
     "split": "a folder",
-    "manifest": "a manifest (.csv, .tsv, .jsonl, .parquet)",
+    "manifest": "a table of paths (.csv, .tsv, .jsonl, .parquet)",
     "arrays": "an .npz file",
     "saved": "a Hugging Face data set",
     "hub": "a Hugging Face data set",

@@ -191,7 +191,7 @@ def _begin(destination: Path, plan: dict[str, Any]) -> dict[str, str]:
                 raise ValueError(f"{destination} holds another conversion: {there}; here {here}")
             return {shard["name"]: shard["sha256"] for shard in former["shards"]}
     if [path for path in destination.iterdir() if path.suffix != ".partial" and path.name != locks.NAME]:
-        raise ValueError(f"{destination} exists already and holds something else")
+        raise ValueError(f"{destination} exists already and has other files")
     write_json(plan, destination / PARTIAL_INDEX)
     return {}
 

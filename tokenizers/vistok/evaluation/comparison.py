@@ -175,7 +175,7 @@ def entries_of(evaluation: Evaluation, hash: str) -> list[Entry]:
         keys = [f"{i}/{name}/{metric}" for i, score in enumerate(scores) if score for metric in score["metrics"]]
         arrays = read_arrays(beside, [*keys, *(f"{key}/{LEAVE_ONE_OUT}" for key in keys)])
         if len(set(names)) != evaluation.report["data"]["images"]:
-            raise ValueError(f"{beside} has {len(set(names)):,} images, {evaluation.path} another number")
+            raise ValueError(f"{beside} has {len(set(names)):,} images, but {evaluation.path} has another number")
     order = np.array(sorted(range(len(names)), key=names.__getitem__), np.int64)
     entries = []
     for i, (own, score) in enumerate(zip(report["tokenizers"], scores, strict=True)):

@@ -29,7 +29,7 @@ def matched(names: Sequence[str], stored: Sequence[str], argument: str) -> dict[
         counts = Counter(keys)
         equal = [name for name, key in zip(of, keys, strict=True) if counts[key] > 1]
         if equal:
-            raise ValueError(f"{argument}: names differ only in what is not compared: {_some(equal)}")
+            raise ValueError(f"{argument}: names that differ only in folders or extensions: {_some(equal)}")
     place = {key: i for i, key in enumerate(theirs)}
     missing = [name for name, key in zip(names, ours, strict=True) if key not in place]
     superfluous = [stored[i] for i in sorted(place[key] for key in place.keys() - set(ours))]

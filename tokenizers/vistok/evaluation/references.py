@@ -124,7 +124,7 @@ def load_references(path: Path, descriptions: Mapping[str, dict]) -> dict[str, F
         fitting = [key for key, held in about.items() if all(held.get(k) == v for k, v in wanted.items())]
         if not fitting:
             nearest = min(about.values(), key=lambda held: sum(held.get(k) != v for k, v in wanted.items()))
-            raise ValueError(f"metrics.reference={path} is of something else: {differences(nearest, wanted)}")
+            raise ValueError(f"metrics.reference={path} does not fit this evaluation: {differences(nearest, wanted)}")
         prefix = f"{fitting[0]}/"
         own = {key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)}
         found[name] = FeatureStatistics.restored(own)

@@ -92,7 +92,7 @@ def register(part: type) -> type:
         raise ValueError(f"there is a {part.__name__} already, of {known.__module__}: a class needs another name")
     kinds = {argument.kind for argument in inspect.signature(part).parameters.values()}
     if kinds & {inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD, inspect.Parameter.POSITIONAL_ONLY}:
-        raise ValueError(f"{part.__name__} takes arguments without names, which a folder cannot tell")
+        raise ValueError(f"{part.__name__} takes arguments without names, which a folder cannot store")
     CLASSES[part.__name__] = part
     REGISTERED.add(part)
     return part
@@ -263,8 +263,8 @@ def build(description: Any) -> Any:
     name = description.get("class")
     if type(name) is not str or name not in CLASSES:
         raise ValueError(
-            f"unknown class {short(name)}: known are {', '.join(sorted(CLASSES))}; your own class is known once the "
-            f"module is imported that calls vistok.register with it, which {IMPORTS}=MODULE in the environment does"
+            f"unknown class {short(name)}: known are {', '.join(sorted(CLASSES))}; for a class of "
+            f"your own, first import the module that calls vistok.register with it, or set {IMPORTS}=MODULE"
         )
     hints = _arguments(CLASSES[name])
     unknown = [argument for argument in description if argument != "class" and argument not in hints]

@@ -194,8 +194,8 @@ class Header:
         if sha256 != self.tokenizer_sha256:
             raise ValueError(
                 f"these tokens are of {self.tokenizer} with the sha256 {self.tokenizer_sha256[:16]}..., but the "
-                f"tokenizer given has {sha256[:16]}...: their ids mean other codewords, or an "
-                "earlier vistok wrote them, with another hash; python -m vistok tokenize writes them again"
+                f"given tokenizer has {sha256[:16]}...; give the tokenizer that computed them, or run python -m vistok "
+                "tokenize again (also for tokens of an earlier vistok, which had another hash)"
             )
 
     def check(self, path: Path) -> None:

@@ -44,7 +44,7 @@ def _begin(out: Path, plan: dict[str, Any]) -> None:
                 _unfinish(out, former)
             return
     if any(path.suffix != ".partial" and path.name != locks.NAME for path in out.iterdir()):
-        raise ValueError(f"{out} exists already and holds something else")
+        raise ValueError(f"{out} exists already and has other files")
     files.write_json(plan, out / PARTIAL_INDEX)
 
 

@@ -38,7 +38,7 @@ class TokenStore:
         self.folder = Path(folder)
         path = self.folder / INDEX
         if not path.is_file() and (self.folder / PARTIAL_INDEX).is_file():
-            raise ValueError(f"{self.folder} is not complete: the command that makes it resumes where it stopped")
+            raise ValueError(f"{self.folder} is not complete: run the command that writes it again, and it resumes")
         self.index: dict[str, Any] = read_object(path, MAX_LISTING)
         self.stored = Header.of(self.index, path)
         self.header = self.stored.factorized(split_bits)

@@ -226,7 +226,7 @@ def _path(value: Any, argument: str, row: int) -> str:
     if type(value) is not str or not value or "\0" in value:
         raise ValueError(f"{argument}: image {row:,} has the path {value!r:.200}, which is not text")
     if "://" in value:
-        raise ValueError(f"{argument}: image {row:,} is at {value:.200}: images of a manifest are files, not URLs")
+        raise ValueError(f"{argument}: image {row:,} is at {value:.200}: images of a table are files, not URLs")
     return os.path.expanduser(value)
 
 

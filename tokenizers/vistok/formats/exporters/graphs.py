@@ -164,11 +164,11 @@ def programs(tokenizer: Tokenizer, image_size: int | None = None) -> dict[str, E
         )
     learned = [m for m in tokenizer.modules() if isinstance(m, LearnedPositions | PositionalDecoder)]
     if learned and image_size is None:  # read directly on their own grid, interpolated on others: two graphs
-        raise ValueError("learned positions have no graph for images of any size; give the one image_size it is for")
+        raise ValueError("learned positions have no graph for images of any size; give one image_size")
     f = tokenizer.factor
     cells = head.grid_multiple
     if image_size is None and len(head.layout(*head.example_grid).grids) > 1:
-        raise ValueError("codes of several scales have no graph for images of any size; give the one image_size")
+        raise ValueError("codes of several scales have no graph for images of any size; give one image_size")
     height, width = (6 * cells * f, 10 * cells * f) if image_size is None else (image_size, image_size)
     grid = tokenizer.grid(height, width, None if image_size is None else f"image_size={image_size}")
     images = torch.zeros(2, tokenizer.encoder.in_channels, height, width)
@@ -192,7 +192,7 @@ def programs(tokenizer: Tokenizer, image_size: int | None = None) -> dict[str, E
                 f"torch makes no graph of it ({_first_line(error)}); the target folder takes it"
             ) from error
         raise ValueError(
-            f"it has no graph for images of any size ({_first_line(error)}); give the one image_size that it is for"
+            f"it has no graph for images of any size ({_first_line(error)}); give one image_size"
         ) from error
 
 

@@ -34,9 +34,9 @@ def build(shapes: vqgan_rules.Shapes, config: Mapping[str, Any], sure: bool) -> 
     encoder, decoder = from_simvq.networks(shapes)
     if not sure and (encoder.channels, encoder.num_blocks) + (encoder.dim in BITS,) != (128, 4, True):
         raise Unknown(
-            "Open-MAGVIT2, WeTok and BitDance have the same names, but Open-MAGVIT2 has one code of all bits at a "
-            f"position, and was not published with {encoder.dim} bits behind {encoder.num_blocks} blocks a level of "
-            f"{encoder.channels} channels or more: give family='openmagvit2' if it is one, otherwise "
+            "Open-MAGVIT2, WeTok and BitDance have the same names of tensors, but Open-MAGVIT2 has one code of all "
+            f"bits at a position. No published model of it has {encoder.dim} bits, {encoder.num_blocks} blocks a level "
+            f"and a base width of {encoder.channels} channels: give family='openmagvit2' if it is one, otherwise "
             "family='wetok' or family='bitdance' and config={'num_codebooks': ...}, the number of codes"
         )
     with torch.device("cpu"):  # files do not contain its powers of 2

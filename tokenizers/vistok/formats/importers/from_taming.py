@@ -35,9 +35,9 @@ def build(shapes: vqgan_rules.Shapes, config: Mapping[str, Any], sure: bool) -> 
     published = (sizes.channels, sizes.num_blocks) == (128, 2) and (codebook_size, dim) in PUBLISHED
     if not sure and sizes.mid_attention and not published:
         raise Unknown(
-            "VQGAN and IBQ have the same names, but IBQ chooses codes by inner product, and neither was published with "
-            f"{codebook_size} codewords of {dim} channels behind {sizes.num_blocks} blocks a level of "
-            f"{sizes.channels} channels or more: give family='taming' or family='ibq'"
+            "VQGAN and IBQ have the same names of tensors, but IBQ chooses codes by inner product. No published model "
+            f"of them has {codebook_size} codewords of {dim} channels, {sizes.num_blocks} blocks a level and "
+            f"a base width of {sizes.channels} channels: give family='taming' or family='ibq'"
         )
     return tokenizer
 

@@ -44,7 +44,9 @@ def write_llamagen(
     """
     check_layout(layout)
     if layout == "paired" and len(store.header.codebook_sizes) > 1:
-        raise ValueError("llamagen has one code at a place: layout=interleaved, or fqgan has a file for each codebook")
+        raise ValueError(
+            "llamagen has one code at a position: use layout=interleaved, or fqgan, with a file for each codebook"
+        )
     refuse_ragged(store.header, "llamagen")
     _write(store, folder, "llamagen", layout, name, [""], advance)
 
