@@ -7,7 +7,7 @@ import re
 import types
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Literal, Union, get_args, get_origin
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -17,6 +17,7 @@ from vistok.signatures import Signature, signature_of
 if TYPE_CHECKING:
     from vistok.tokenizer import Tokenizer
 
+CONFIGS = Path(__file__).parent / "configs"
 KIND_OF = {int: "a whole number", float: "a number", bool: "true or false", str: "text", type(None): "null"}
 SCALAR = (bool, int, float, str)
 OURS = {"loss_weights": dict[str, float]}  # of a head's or a loss's node, at any depth: no argument of what is built
@@ -76,6 +77,14 @@ FORMER_CHOICES: dict[str, dict[str, str]] = {
         "or protocol=ibq (the same with IBQ's ImageNet configs)",
     },
 }
+
+
+def composed(name: str, *overrides: str) -> DictConfig:
+    """Config as ``train.py`` (``train``) or ``eval.py`` (``eval``) composes it from the arguments of a command line."""
+    import hydra
+
+    with hydra.initialize_config_dir(str(CONFIGS.resolve()), version_base="1.3"):
+        return hydra.compose(name, overrides=list(overrides))
 
 
 def renamed(command: str, key: str) -> str | None:

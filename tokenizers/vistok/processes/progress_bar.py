@@ -1,4 +1,4 @@
-"""Progress of long work: a bar in a terminal, elsewhere a line from time to time."""
+"""Progress of long work: a bar in a terminal or a notebook, elsewhere a line from time to time."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -9,6 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from vistok import terminal
+from vistok.processes.notebook_output import live_display
 
 EVERY = 10.0  # seconds between two lines
 
@@ -26,19 +27,21 @@ def progress(
         done: Number of images done before.
         unit: Name of the things that are counted, in the plural.
     """
-    if console.is_terminal:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            RateColumn(unit),
-            TimeRemainingColumn(),
-        )
-        with Progress(
-            *columns, console=console, transient=True, disable=console.quiet, speed_estimate_period=60
-        ) as bar:
-            task = bar.add_task(title, total=total, completed=done)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        RateColumn(unit),
+        TimeRemainingColumn(),
+    )
+    bar = Progress(*columns, console=console, speed_estimate_period=60)
+    if live := live_display(bar, console, transient=True):
+        task = bar.add_task(title, total=total, completed=done)
+        live.start()
+        try:
             yield lambda count: bar.update(task, completed=count)
+        finally:
+            live.stop()
         return
     began = printed = time.monotonic()
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytorch_lightning as pl
 from rich import get_console
 from rich.console import Group
-from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.text import Text
 from torch import Tensor
 
+from vistok.processes.notebook_output import LiveDisplay, live_display
 from vistok.terminal import say
 
 
@@ -26,7 +26,7 @@ class ProgressLine(pl.Callback):
 
     def __init__(self, pause: float = 10.0):
         self.pause, self.console = pause, get_console()  # shared, so that other output appears above the bar
-        self.live: Live | None = None
+        self.live: LiveDisplay | None = None
         self.last_line = float("-inf")
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -47,8 +47,8 @@ class ProgressLine(pl.Callback):
         total = pl_module.schedule.updates
         self.task = self.bar.add_task("training", total=total, completed=pl_module.updates)
         self.training, self.validation = Text(""), Text("")
-        if self.console.is_terminal:
-            self.live = Live(Group(self.bar, self.training, self.validation), console=self.console)
+        self.live = live_display(Group(self.bar, self.training, self.validation), self.console)
+        if self.live:
             self.live.start()
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
