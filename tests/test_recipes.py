@@ -78,7 +78,9 @@ RECIPES = {
     "cosmos_di16_imagenet256": Recipe(34_619_520, 49_101_104, (6, 16, 16), 64_000),
     "infinity_16bit_imagenet256": Recipe(44_951_952, 65_018_627, (16, 16, 16), 2**16),  # measured: none published
     "infinity_32bit_imagenet256": Recipe(45_025_696, 65_092_355, (32, 16, 16), 2**32),
-    "fsq_1k_imagenet256": Recipe(24_957_316, 40_461_699, (4, 16, 16), 1000),  # measured: not the paper's network
+    "fsq_1k_imagenet256": Recipe(
+        23_645_828, 29_317_123, (4, 16, 16), 1000
+    ),  # MaskGIT's, but for a latent of 4 channels
     "cxr_finetune": Recipe(*F16, (256, 16, 16), 1024, images="grey"),
     # The first and the last convolution, of 3 x 3 and 128 channels, by the number of bands; the sprites' measured.
     "xray_16bit": Recipe(F8[0] - 2 * 9 * 128, F8[1] - 2 * (9 * 128 + 1), (8, 32, 32), images="grey 12-bit"),

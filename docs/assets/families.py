@@ -31,8 +31,8 @@ NOTES = {
     "bsqvit": ("BSQ-ViT, images", "bsq", '"bsqvit.pt"'),
     "diffusers": ("diffusers' VQModel", "vq", '"FOLDER"'),
     "janus": ("transformers' Janus", "vq_cosine", '"FOLDER"'),
-    "titok": ("TiTok", None, None),
-    "maskgit": ("MaskGIT-VQGAN", None, None),
+    "titok": ("TiTok, TA-TiTok, One-D-Piece", "vq_cosine", '"titok_l32.bin"'),
+    "maskgit": ("MaskGIT's VQGAN, open-muse", "vq", '"maskgit-vqgan-imagenet-f16-256.bin"'),
 }
 
 

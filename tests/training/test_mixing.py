@@ -12,6 +12,7 @@ CONFIGS = Path(__file__).parent.parent.parent / "configs"
 SMALL = {  # overrides that make a backbone small, whatever its key
     "CNNEncoder": {"channels": 8, "multipliers": [1, 2, 2, 2], "num_blocks": 1, "attention": [], "dim": 16},
     "MagvitEncoder": {"channels": 8, "multipliers": [1, 2, 2, 2], "num_blocks": 1, "dim": 16},
+    "MaskGITEncoder": {"channels": 8, "multipliers": [1, 2, 2, 2], "num_blocks": 1, "dim": 16},
     "ViTEncoder": {"dim": 16, "depth": 1, "num_heads": 1, "head_dim": 16, "image_size": 32},
     "HierarchicalEncoder": {"channels": 8, "multipliers": [1, 2, 2, 2, 2], "num_blocks": 1, "attention": [], "dim": 16},
     "BranchedEncoder": {"channels": 8, "multipliers": [1, 2, 2, 2], "num_blocks": 1, "attention": [], "dim": 32},
@@ -23,6 +24,7 @@ F8 = {  # one backbone of every kind, at f8
     "hierarchical": "hierarchical_dual",
     "branched": "fqgan_f8",
 }
+MORE = F8 | {"maskgit": "maskgit_f16"}  # whose convolutions are like those of others
 HEADS = sorted(path.stem for path in (CONFIGS / "quantizer").glob("*.yaml"))
 
 
@@ -43,9 +45,9 @@ def shrink(node):
 
 
 def build(compose, encoder, decoder, head):
-    words = ["trainer=debug", "data.image_size=32", f"backbone={F8[encoder]}", f"quantizer={head}", "loss=l1"]
+    words = ["trainer=debug", "data.image_size=32", f"backbone={MORE[encoder]}", f"quantizer={head}", "loss=l1"]
     words += ["model.codebook_size=16", "model.latent_dim=8"]
-    config = compose("train", *words, *([f"backbone@decoder_backbone={F8[decoder]}"] if decoder != encoder else []))
+    config = compose("train", *words, *([f"backbone@decoder_backbone={MORE[decoder]}"] if decoder != encoder else []))
     shrink(config.backbone)
     if config.get("decoder_backbone"):
         shrink(config.decoder_backbone)
@@ -54,7 +56,7 @@ def build(compose, encoder, decoder, head):
     return run.build(config)
 
 
-@pytest.mark.parametrize("encoder, decoder", itertools.product(F8, F8))
+@pytest.mark.parametrize("encoder, decoder", [*itertools.product(F8, F8), ("maskgit", "vit"), ("cnn", "maskgit")])
 def test_every_encoder_and_decoder_take_a_step(compose, encoder, decoder):
     data, lit = build(compose, encoder, decoder, "simvq")
     learns(lit)

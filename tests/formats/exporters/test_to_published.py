@@ -61,6 +61,7 @@ GOLDEN = {  # golden file: the family as which it is written, and names of it th
     "dqvae_triple_feat": ("dqvae_triple", ""),
     "enhancing_vitvqgan": ("enhancing", ""),
     "bsqvit": ("bsqvit", ""),
+    "maskgit_vqgan": ("maskgit", ""),
 }
 ROOT = Path(__file__).parent.parent.parent.parent
 NOTES = runpy.run_path(str(ROOT / "docs" / "assets" / "families.py"))["NOTES"]

@@ -110,7 +110,7 @@ def tokenizer_of(
     bounded = Bounded(read.values())
     extra = found.prepare(read) if found.prepare else {}
     refuse_shared(read)
-    levels = [int(match[1]) for name in read if (match := re.match(r"decoder\.up\.(\d{1,5})\.", name))]
+    levels = [int(match[1]) for name in read if (match := re.match(r"(?:pixel_)?decoder\.up\.(\d{1,5})\.", name))]
     try:
         ours = to_ours(found.rules, read, max(levels, default=-1) + 1)
         shapes = {name: tuple(tensor.shape) for name, tensor in ours.items()}

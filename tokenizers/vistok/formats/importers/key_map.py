@@ -129,7 +129,7 @@ def _pieces(rules: Sequence[Rule], rule: Rule, name: str, tensor: Tensor) -> lis
 
 def levels_of(ours: Iterable[str]) -> int:
     """Number of the decoder's levels, by our names; 0 if it has none."""
-    found = [re.match(r"decoder\.(?:decoder\.)?levels\.(\d+)\.", name) for name in ours]
+    found = [re.match(r"(?:pixels\.)?decoder\.(?:decoder\.)?levels\.(\d+)\.", name) for name in ours]
     return max((int(match[1]) for match in found if match), default=-1) + 1
 
 
