@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vistok.backbones.interface import Decoder, Encoder, decode
+from vistok.backbones.proxy_pixels import ProxyPixels
 from vistok.images.padding import padded
 from vistok.images.ranges import LogitLaplaceMap, PixelMap
 from vistok.pretrained import tensor_hash
@@ -55,7 +56,7 @@ class Tokenizer(nn.Module):
         decoder: Decoder,
         to_latent: nn.Conv2d | None = None,
         from_latent: nn.Conv2d | None = None,
-        pixels: PixelMap | LogitLaplaceMap = PixelMap(),
+        pixels: PixelMap | LogitLaplaceMap | ProxyPixels = PixelMap(),
         value_range: Sequence[float] | None = None,
     ):
         super().__init__()

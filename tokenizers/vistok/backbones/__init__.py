@@ -6,7 +6,10 @@ from vistok.backbones.cosmos import CosmosDecoder, CosmosEncoder
 from vistok.backbones.hierarchical import HierarchicalEncoder
 from vistok.backbones.interface import Decoder, Encoder
 from vistok.backbones.magvit import MagvitDecoder, MagvitEncoder
+from vistok.backbones.maskgit import MaskGITDecoder, MaskGITEncoder
 from vistok.backbones.positional import PositionalDecoder
+from vistok.backbones.proxy_pixels import ProxyPixels
+from vistok.backbones.titok import TiTokDecoder, TiTokEncoder
 from vistok.backbones.vit import ViTDecoder, ViTEncoder
 
 __all__ = [
@@ -20,7 +23,12 @@ __all__ = [
     "HierarchicalEncoder",
     "MagvitDecoder",
     "MagvitEncoder",
+    "MaskGITDecoder",
+    "MaskGITEncoder",
     "PositionalDecoder",
+    "ProxyPixels",
+    "TiTokDecoder",
+    "TiTokEncoder",
     "ViTDecoder",
     "ViTEncoder",
 ]

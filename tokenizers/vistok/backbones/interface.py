@@ -93,14 +93,13 @@ def decode(
 ) -> Tensor:
     """Calls a decoder with only the arguments it needs, so that a user's decoder may accept the latent alone.
 
-    The size is omitted where the latent determines it, and the context where it has neither mask nor
-    noise.
+    The size is omitted where the latent determines it, and the context where it has neither mask, noise nor text.
     """
     keywords: dict[str, Any] = {}
     if size is not None and tuple(size) != tuple(side * decoder.factor for side in latent.shape[-2:]):
         keywords["size"] = tuple(size)
     if keep is not None:
         keywords["keep"] = keep
-    if context.mask is not None or context.noise is not None:
+    if any(own is not None for own in (context.mask, context.noise, context.text)):
         keywords["context"] = context
     return decoder(latent, **keywords)

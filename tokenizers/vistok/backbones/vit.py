@@ -222,8 +222,9 @@ class Block(nn.Module):
         self.mlp_out = nn.Linear(round(dim * mlp_ratio), dim)
         self.activation = ACTIVATIONS[activation]
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attention(self.norm1(x))
+    def forward(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
+        """Maps tokens; ``visible`` (b, 1, 1, n) bool hides the others from all."""
+        x = x + self.attention(self.norm1(x), visible)
         return x + self.mlp_out(self.activation(self.mlp_in(self.norm2(x))))
 
 
@@ -234,9 +235,9 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(dim, 3 * num_heads * head_dim, bias=qkv_bias)
         self.out = nn.Linear(num_heads * head_dim, dim)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
         q, k, v = rearrange(self.qkv(x), "b n (three heads d) -> three b heads n d", three=3, heads=self.num_heads)
-        return self.out(rearrange(F.scaled_dot_product_attention(q, k, v), "b heads n d -> b n (heads d)"))
+        return self.out(rearrange(F.scaled_dot_product_attention(q, k, v, visible), "b heads n d -> b n (heads d)"))
 
 
 def make_positions(kind: str, dim: int, image_size: int, patch: int) -> nn.Module:

@@ -55,7 +55,7 @@ def _public(
 
 HEADS, BACKBONES = _public(quantizers, kinds=(Quantizer,)), _public(backbones, kinds=(Encoder, Decoder))
 ESTIMATORS, ROUTERS = tuple(_public(quantizers, estimators)), _public(quantizers, routers)
-PIXELS = (LogitLaplaceMap, PixelMap)
+PIXELS = (LogitLaplaceMap, PixelMap, backbones.ProxyPixels)
 CLASSES = {c.__name__: c for c in (Tokenizer, *PIXELS, *BACKBONES, *HEADS, *ESTIMATORS, *ROUTERS, nn.Conv2d)}
 REGISTERED: set[type] = set()  # classes of the user
 ATTRIBUTE_NAMES = {(BranchedEncoder, "grid"): "side"}  # attributes whose names differ from their arguments

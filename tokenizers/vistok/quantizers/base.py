@@ -71,6 +71,7 @@ class Context(NamedTuple):
     progress: int | None = None  # updates applied so far, which a schedule inside the head reads
     unused: tuple[str, ...] = ()  # loss terms that are not needed, so that costly ones are not computed
     noise: Tensor | torch.Generator | None = None  # (b, d, h, w) of a generative decoder, or what draws it
+    text: Tensor | None = None  # (b, n, d) features of a text, for a decoder that reads them
 
 
 class Layout(NamedTuple):
