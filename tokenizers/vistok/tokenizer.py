@@ -85,6 +85,19 @@ class Tokenizer(nn.Module):
         """Pixels along each side of a latent position."""
         return self.encoder.factor
 
+    @property
+    def num_tokens(self) -> int | None:
+        """Number of 1-D tokens of an image, which have no places in it; None for a grid."""
+        return getattr(self.encoder, "num_tokens", None)
+
+    @property
+    def only_size(self) -> tuple[int, int] | None:
+        """The one size (H, W) of images in pixels that is accepted; None if there are several."""
+        if self.num_tokens is not None:
+            return self.encoder.image_size, self.encoder.image_size
+        only = self.quantizer.fixed_grid
+        return None if only is None else (only[0] * self.factor, only[1] * self.factor)
+
     def grid(self, height: int, width: int, name: str | None = None) -> tuple[int, int]:
         """Grid (h, w) of the latent of images of a given size.
 

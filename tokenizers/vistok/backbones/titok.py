@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from einops import rearrange, repeat
+from einops import rearrange
 from torch import Tensor, nn
 
 from vistok.backbones.interface import Decoder, Encoder, Sizes
@@ -112,15 +112,15 @@ class TiTokEncoder(Encoder):
 
     def forward(self, images: Tensor) -> Tensor:
         patches = rearrange(self.conv_in(images), "b d h w -> b (h w) d")
-        batch = len(patches)
-        first = torch.cat([repeat(self.class_token, "one d -> b one d", b=batch), patches], dim=1) + self.positions
-        x = torch.cat([first, repeat(self.latent_tokens + self.latent_positions, "n d -> b n d", b=batch)], dim=1)
+        batch = patches.shape[0]  # symbolic in graphs
+        first = torch.cat([self.class_token.expand(batch, -1, -1), patches], dim=1) + self.positions
+        x = torch.cat([first, (self.latent_tokens + self.latent_positions).expand(batch, -1, -1)], dim=1)
         x = self.norm_in(x)
         for block in self.blocks:
             x = block(x)
         x = self.norm_out(x[:, -self.num_tokens :])
         if self.legacy:
-            x = x.reshape(batch, self.sizes.width, 1, self.num_tokens)
+            x = x.reshape(-1, self.sizes.width, 1, self.num_tokens)
         else:
             x = rearrange(x, "b n d -> b d 1 n")
         return self.conv_out(x)
@@ -202,14 +202,14 @@ class TiTokDecoder(Decoder):
         keep: Tensor | None = None,
         context: Context = Context(),
     ) -> Tensor:
-        batch, count = len(latent), latent.shape[3]
+        batch, count = latent.shape[0], latent.shape[3]
         if latent.shape[2] != 1 or count > self.num_tokens:
             raise ValueError(f"the latent is {latent.shape[2]}x{count}, not 1x{self.num_tokens} or shorter")
         if size is not None:
             check_size(self.image_size, *size)
         side = self.sizes.side
         first = torch.cat([self.class_token, self.mask_token.expand(side**2, -1)]) + self.positions
-        parts = [repeat(first, "n d -> b n d", b=batch)]
+        parts = [first.expand(batch, -1, -1)]
         parts.append(self.linear_in(rearrange(latent, "b d 1 n -> b n d")) + self.latent_positions[:count])
         if self.text_dim is not None:
             parts.append(self.text_in(self.text_of(context, batch)) + self.text_positions)

@@ -113,6 +113,7 @@ class Scores(Accumulator):
         self.protocols, self.networks, self.unavailable = dict(protocols), networks, unavailable
         self.device, self.view = device, view
         self.factor, self.granularities = tokenizer.factor if tokenizer else None, granularities
+        self.num_tokens = tokenizer.num_tokens if tokenizer else None
         self.layout = partial(layout_of, tokenizer) if tokenizer else None
         self.references = dict(references or {})
         self.store, self.found = store, Found()
@@ -251,7 +252,7 @@ class Scores(Accumulator):
         if distance == BASELINE:
             images = pairs.levels(protocol)[1]
             even = padded(images, (-height % self.factor + height, -width % self.factor + width))
-            return psnr(bicubic_baseline(even, self.factor)[..., :height, :width], images)
+            return psnr(bicubic_baseline(even, self.factor, self.num_tokens)[..., :height, :width], images)
         key = (distance, protocol.pixels, protocol.rounding)
         sides = pairs.compared(protocol)
         if distance in OF_COLOURS:

@@ -88,10 +88,9 @@ def summary(tokenizer: Tokenizer) -> str:
 def codes(tokenizer: Tokenizer) -> str:
     """Number of codes of an image, by the head's layout."""
     try:
-        height, width = tokenizer.padded_size(SIZE, SIZE)
-    except ValueError:  # an encoder of another size alone
-        side = tokenizer.factor * (tokenizer.quantizer.fixed_grid or (16, 16))[0]
-        height, width = side, side
+        height, width = tokenizer.only_size or tokenizer.padded_size(SIZE, SIZE)
+    except ValueError:  # an encoder of other sizes
+        height, width = 16 * tokenizer.factor, 16 * tokenizer.factor
     try:
         layout = tokenizer.quantizer.layout(*tokenizer.grid(height, width))
     except ValueError as error:

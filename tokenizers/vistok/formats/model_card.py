@@ -96,7 +96,10 @@ def text(
 def _architecture(tokenizer: Tokenizer) -> dict[str, Any]:
     head, f = tokenizer.quantizer, tokenizer.factor
     sizes = " + ".join(f"{size:,}" for size in head.codebook_sizes)
-    each = f"{len(head.codebook_sizes)} of them" if len(head.codebook_sizes) > 1 else "one"
+    number = len(head.codebook_sizes)
+    each = f"{number} of them for each {f} x {f} pixels" if number > 1 else f"one for each {f} x {f} pixels"
+    if tokenizer.num_tokens is not None:
+        each = f"{tokenizer.num_tokens * number} for an image of {' x '.join(map(str, tokenizer.only_size))} pixels"
     layout = head.layout(*head.example_grid)
     kept = ", of which a dynamic part is kept" if layout.granularities > 1 else ""
     scales = " on the finest of several scales" if len(layout.grids) > 1 else ""
@@ -105,7 +108,7 @@ def _architecture(tokenizer: Tokenizer) -> dict[str, Any]:
         "encoder": _network(tokenizer.encoder),
         "decoder": _network(tokenizer.decoder),
         "head": f"{type(head).__name__}, {sizes} codewords, {head.dim} channels",
-        "codes": f"{each} for each {f} x {f} pixels{kept}{scales}",
+        "codes": f"{each}{kept}{scales}",
         **({} if pixels == PixelMap() else {"pixels of the networks": pixels}),
         **({} if tokenizer.value_range is None else {"values of black and white": list(tokenizer.value_range)}),
     }

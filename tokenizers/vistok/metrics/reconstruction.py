@@ -1,5 +1,6 @@
 """Metrics of held-out images during training, on 8-bit pixels: the cheap part of an evaluation."""
 
+import math
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -68,14 +69,15 @@ class ReconstructionMetrics(Accumulator):
         codebook_sizes: Number of codewords in each of the k codebooks.
         factor: Pixels along each side of a latent position.
         terms: Names of loss terms whose values are passed to ``update``.
+        num_tokens: Number of 1-D tokens of an image; None for a grid.
     """
 
     means: Means
     usage: CodebookUsage
 
-    def __init__(self, codebook_sizes: Sequence[int], factor: int, terms: Sequence[str] = ()):
+    def __init__(self, codebook_sizes: Sequence[int], factor: int, terms: Sequence[str] = (), num_tokens: int | None = None):
         super().__init__()
-        self.factor, self.terms = factor, tuple(terms)
+        self.factor, self.terms, self.num_tokens = factor, tuple(terms), num_tokens
         self.declare("means", Means((*self.terms, "psnr", "ssim", "psnr_bicubic")))
         self.declare("usage", CodebookUsage(codebook_sizes))
 
@@ -109,7 +111,7 @@ class ReconstructionMetrics(Accumulator):
             values = {
                 "psnr": psnr(reconstruction, images),
                 "ssim": ssim_gauss11(reconstruction, images),
-                "psnr_bicubic": psnr(bicubic_baseline(images, self.factor), images),
+                "psnr_bicubic": psnr(bicubic_baseline(images, self.factor, self.num_tokens), images),
             }
         sums = {name: value.double().sum() for name, value in values.items()}
         sums |= {name: term.double() * len(images) for name, term in (terms or {}).items() if name in self.terms}
@@ -121,12 +123,14 @@ class ReconstructionMetrics(Accumulator):
         return self.means.compute() | self.usage.compute() | {"images": self.means.count.clone()}
 
 
-def bicubic_baseline(images: Tensor, factor: int) -> Tensor:
+def bicubic_baseline(images: Tensor, factor: int, num_tokens: int | None = None) -> Tensor:
     """Images reduced to the token grid and enlarged again: block means, then bicubic interpolation. Nothing is learned.
 
     Args:
         images: (b, c, H, W) uint8; H and W are multiples of the factor.
         factor: Side of a block in pixels.
+        num_tokens: Number of 1-D tokens, which form no grid: the images are reduced to the largest square grid with at
+            most as many positions. None reduces them by ``factor``.
 
     Returns:
         The same shape, uint8.
@@ -137,8 +141,11 @@ def bicubic_baseline(images: Tensor, factor: int) -> Tensor:
     if images.dtype != torch.uint8:
         raise ValueError(f"the bicubic baseline is of uint8 images, not of {str(images.dtype).removeprefix('torch.')}")
     height, width = images.shape[-2:]
-    if height % factor or width % factor:
+    if num_tokens is not None:
+        means = F.adaptive_avg_pool2d(images.float(), math.isqrt(num_tokens))
+    elif height % factor or width % factor:
         raise ValueError(f"image size {height}x{width} is not a multiple of factor={factor}")
-    means = F.avg_pool2d(images.float(), factor)
+    else:
+        means = F.avg_pool2d(images.float(), factor)
     enlarged = F.interpolate(means, (height, width), mode="bicubic", align_corners=False)
     return (enlarged.clamp(0, 255) + 0.5).floor().to(torch.uint8)

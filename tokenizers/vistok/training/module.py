@@ -374,7 +374,7 @@ class LitTokenizer(pl.LightningModule):
 
     def _fresh_metrics(self) -> ReconstructionMetrics:
         return ReconstructionMetrics(
-            self.tokenizer.quantizer.codebook_sizes, self.tokenizer.factor, self.pixel_losses
+            self.tokenizer.quantizer.codebook_sizes, self.tokenizer.factor, self.pixel_losses, self.tokenizer.num_tokens
         ).to(self.device)
 
     def on_validation_start(self) -> None:

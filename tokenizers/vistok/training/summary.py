@@ -36,8 +36,9 @@ def open_run(config: DictConfig, run: Path, lit: LitTokenizer, data: Data) -> No
     for note in data.notes:
         say(note, "yellow")
     say(sizes, label="parameters  ")
-    factor = lit.tokenizer.factor
-    say(f"{codewords} codewords of {head.dim} channels, one for each {factor} x {factor} pixels", label="codes       ")
+    factor, tokens = lit.tokenizer.factor, lit.tokenizer.num_tokens
+    where = f"one for each {factor} x {factor} pixels" if tokens is None else f"{tokens} for each image"
+    say(f"{codewords} codewords of {head.dim} channels, {where}", label="codes       ")
     if lit.adversary and lit.adversary.start >= lit.schedule.updates:
         say(f"the discriminator starts at update {lit.adversary.start:,}, after the run's last", "yellow")
 

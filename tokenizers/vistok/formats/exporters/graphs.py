@@ -162,6 +162,8 @@ def programs(tokenizer: Tokenizer, image_size: int | None = None) -> dict[str, E
             f"a {type(tokenizer.decoder).__name__} that reads {' and '.join(sorted(tokenizer.decoder.context_fields))} "
             "beside the latent, as a generative decoder does, has no graph; the target folder takes it"
         )
+    if image_size is None and tokenizer.num_tokens is not None:
+        image_size = tokenizer.encoder.image_size  # of the only images that it accepts
     learned = [m for m in tokenizer.modules() if isinstance(m, LearnedPositions | PositionalDecoder)]
     if learned and image_size is None:  # read directly on their own grid, interpolated on others: two graphs
         raise ValueError("learned positions have no graph for images of any size; give one image_size")

@@ -115,9 +115,8 @@ def random_images(number: int, channels: int, size: tuple[int, int], generator: 
 
 def sizes_of(tokenizer: Tokenizer) -> tuple[tuple[int, int], ...]:
     """Small sizes (H, W) for a check, of different shapes, and the training size of a transformer."""
-    only = tokenizer.quantizer.fixed_grid
-    if only is not None:
-        return ((only[0] * tokenizer.factor, only[1] * tokenizer.factor),)
+    if tokenizer.only_size is not None:
+        return (tokenizer.only_size,)
     multiple = tokenizer.quantizer.grid_multiple  # a region of a dynamic head; graphs need two on each side
     side = tokenizer.factor * multiple * max(2, -(-4 // multiple))
     own = getattr(tokenizer.encoder, "image_size", None)
