@@ -1,4 +1,4 @@
-"""One-dimensional tokens: published sizes, and values by hand. Whole models are in formats/importers/test_from_titok."""
+"""One-dimensional tokens: published sizes, and values by hand. For whole models see formats/importers."""
 
 import pytest
 import torch

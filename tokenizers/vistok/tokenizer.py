@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from itertools import product
 from math import prod
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -94,7 +94,8 @@ class Tokenizer(nn.Module):
     def only_size(self) -> tuple[int, int] | None:
         """The one size (H, W) of images in pixels that is accepted; None if there are several."""
         if self.num_tokens is not None:
-            return self.encoder.image_size, self.encoder.image_size
+            side = cast(int, self.encoder.image_size)
+            return side, side
         only = self.quantizer.fixed_grid
         return None if only is None else (only[0] * self.factor, only[1] * self.factor)
 

@@ -62,6 +62,8 @@ GOLDEN = {  # golden file: the family as which it is written, and names of it th
     "enhancing_vitvqgan": ("enhancing", ""),
     "bsqvit": ("bsqvit", ""),
     "maskgit_vqgan": ("maskgit", ""),
+    "titok": ("titok", ""),
+    "titok_onestage": ("titok", ""),
 }
 ROOT = Path(__file__).parent.parent.parent.parent
 NOTES = runpy.run_path(str(ROOT / "docs" / "assets" / "families.py"))["NOTES"]

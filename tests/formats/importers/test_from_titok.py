@@ -4,10 +4,9 @@ import json
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 import vistok
-from vistok.backbones import ProxyPixels, TiTokDecoder
 from vistok.formats import families, native
 from vistok.formats.importers import from_titok
 from vistok.formats.importers.hyperparameters import Unknown
@@ -106,8 +105,6 @@ def test_what_names_do_not_tell(family, tmp_path):
         vistok.load(tmp_path / "model.safetensors", config=heads("titok_onestage"))
     with pytest.raises(Unknown, match=r"do not determine encoder.heads: give config=\{'encoder': \{'heads': ...\}\}"):
         vistok.load(tmp_path / "model.safetensors", config={"use_l2_norm": False})
-    tokenizer = vistok.load(
-        tmp_path / "model.safetensors", config=heads("titok_onestage") | {"use_l2_norm": False}
-    )
+    tokenizer = vistok.load(tmp_path / "model.safetensors", config=heads("titok_onestage") | {"use_l2_norm": False})
     with pytest.raises(ValueError, match="image size 48x48 is not 32x32: 1-D tokens are learned for one size"):
         tokenizer.tokenize(torch.zeros(1, 3, 48, 48))

@@ -34,13 +34,15 @@ class Encoder(nn.Module):
         dim: Channels of each latent.
         in_channels: Channels of images.
         num_tokens: Number of 1-D tokens of an image, which have no places in it; None for a grid. An encoder with 1-D
-            tokens has images of one size, and ``image_size`` as an attribute.
+            tokens has images of one size.
+        image_size: Side in pixels of the images that learned positions are for; None without such.
     """
 
     factor: int
     dim: int
     in_channels: int
     num_tokens: int | None = None
+    image_size: int | None = None
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Grid (h, w) of the latent of an image with this height and width in pixels; (1, n) for 1-D tokens.

@@ -119,11 +119,8 @@ class TiTokEncoder(Encoder):
         for block in self.blocks:
             x = block(x)
         x = self.norm_out(x[:, -self.num_tokens :])
-        if self.legacy:
-            x = x.reshape(-1, self.sizes.width, 1, self.num_tokens)
-        else:
-            x = rearrange(x, "b n d -> b d 1 n")
-        return self.conv_out(x)
+        shape = (-1, self.sizes.width, 1, self.num_tokens)
+        return self.conv_out(x.reshape(shape) if self.legacy else rearrange(x, "b n d -> b d 1 n"))
 
 
 class TiTokDecoder(Decoder):

@@ -44,8 +44,8 @@ class Family(NamedTuple):
 
     name: str
     has: tuple[str, ...]  # names that every file of the family has
-    rules: tuple[Rule, ...] = ()
-    build: Callable[..., Tokenizer] | None = None  # None if the family is detected but its head is not supported
+    rules: tuple[Rule, ...]
+    build: Callable[..., Tokenizer]
     ignored: tuple[str, ...] = ()  # patterns of names that are not read, besides LOSSES
     also: tuple[str, ...] = ()  # other names for ``family=``
     write: Callable[[Tokenizer], Published] | None = None  # the tokenizer in this layout; None if it is not written
@@ -65,7 +65,8 @@ FAMILIES = (
            from_infinity.build, from_infinity.IGNORED, ("infinity_bsq",), write=write_infinity.write,
            container=write_infinity.CONTAINER),
     Family("titok", ("encoder.latent_token_positional_embedding", "latent_tokens"), from_titok.RULES, from_titok.build,
-           from_titok.IGNORED, ("titok_onestage", "tatitok", "one_d_piece", "one_d_piece_stage1")),
+           from_titok.IGNORED, ("titok_onestage", "tatitok", "one_d_piece", "one_d_piece_stage1"),
+           from_titok.write, from_titok.CONTAINER),
     Family("var", ("encoder.mid.attn_1.qkv.weight", TABLE), from_var.RULES, from_var.build, also=("var_vqvae",),
            write=from_var.write, container=from_var.CONTAINER, prepare=from_var.prepare),
     Family("rqvae", ("quantizer.codebooks.0.weight",), from_rqvae.RULES, from_rqvae.build, write=from_rqvae.write,

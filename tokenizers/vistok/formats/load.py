@@ -96,8 +96,6 @@ def tokenizer_of(
     """
     tensors = unwrapped(tree, weights, get(config, "part")).tensors
     found = choose(tensors, family, config)
-    if found.build is None:
-        raise ValueError(f"recognised as {found.name}: its head is not in vistok yet")
     ignored = re.compile("|".join((LOSSES, *found.ignored)))
     read = {name: tensor for name, tensor in tensors.items() if not ignored.fullmatch(name)}
     wrong = [name for name, tensor in read.items() if not isinstance(tensor, Tensor) or tensor.dtype not in FLOATS]

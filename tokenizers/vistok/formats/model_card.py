@@ -99,7 +99,8 @@ def _architecture(tokenizer: Tokenizer) -> dict[str, Any]:
     number = len(head.codebook_sizes)
     each = f"{number} of them for each {f} x {f} pixels" if number > 1 else f"one for each {f} x {f} pixels"
     if tokenizer.num_tokens is not None:
-        each = f"{tokenizer.num_tokens * number} for an image of {' x '.join(map(str, tokenizer.only_size))} pixels"
+        side = tokenizer.encoder.image_size
+        each = f"{tokenizer.num_tokens * number} for an image of {side} x {side} pixels"
     layout = head.layout(*head.example_grid)
     kept = ", of which a dynamic part is kept" if layout.granularities > 1 else ""
     scales = " on the finest of several scales" if len(layout.grids) > 1 else ""

@@ -6,7 +6,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from vistok.backbones import CNNDecoder, CNNEncoder
+from vistok.backbones import CNNDecoder, CNNEncoder, ProxyPixels
 from vistok.backbones.cnn import CNNSizes
 from vistok.backbones.magvit import MagvitSizes
 from vistok.images.ranges import LogitLaplaceMap, PixelMap
@@ -62,7 +62,11 @@ def check_networks(tokenizer: Tokenizer, target: str) -> None:
 
 
 def check_kinds(
-    tokenizer: Tokenizer, target: str, encoder: type, decoder: type, pixels: PixelMap | LogitLaplaceMap = PixelMap()
+    tokenizer: Tokenizer,
+    target: str,
+    encoder: type,
+    decoder: type,
+    pixels: PixelMap | LogitLaplaceMap | ProxyPixels = PixelMap(),
 ) -> None:
     """Refuses networks of other classes, or on pixels of another range."""
     for part, wanted in ((tokenizer.encoder, encoder), (tokenizer.decoder, decoder)):

@@ -75,7 +75,9 @@ class ReconstructionMetrics(Accumulator):
     means: Means
     usage: CodebookUsage
 
-    def __init__(self, codebook_sizes: Sequence[int], factor: int, terms: Sequence[str] = (), num_tokens: int | None = None):
+    def __init__(
+        self, codebook_sizes: Sequence[int], factor: int, terms: Sequence[str] = (), num_tokens: int | None = None
+    ):
         super().__init__()
         self.factor, self.terms, self.num_tokens = factor, tuple(terms), num_tokens
         self.declare("means", Means((*self.terms, "psnr", "ssim", "psnr_bicubic")))

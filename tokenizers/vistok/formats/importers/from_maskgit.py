@@ -19,7 +19,6 @@ from vistok.quantizers import VectorQuantizer
 from vistok.tokenizer import Tokenizer
 
 
-
 def decoder_rules(theirs: str, ours: str) -> list[Rule]:
     """Rules of a decoder."""
     return [

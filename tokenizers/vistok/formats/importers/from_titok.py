@@ -2,13 +2,19 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
-from vistok.backbones import ProxyPixels, TiTokDecoder, TiTokEncoder
+from torch import nn
+
+from vistok.backbones import MaskGITDecoder, ProxyPixels, TiTokDecoder, TiTokEncoder
+from vistok.backbones.titok import TiTokSizes
+from vistok.formats import plain
 from vistok.formats.importers import from_maskgit, vqgan_rules
 from vistok.formats.importers.from_fqgan import TRANSFORMER
 from vistok.formats.importers.hyperparameters import get, need
 from vistok.formats.importers.key_map import Rule, under
+from vistok.formats.importers.learned_heads import as_learned
+from vistok.formats.importers.published import Container, Published
 from vistok.images.ranges import PixelMap
 from vistok.quantizers import VectorQuantizer
 from vistok.tokenizer import Tokenizer
@@ -124,3 +130,73 @@ def proxy(shapes: vqgan_rules.Shapes) -> ProxyPixels:
     return ProxyPixels(
         from_maskgit.decoder(shapes, "pixels.decoder."), vqgan_rules.shape(shapes, "pixels.codewords", 2)[0]
     )
+
+
+TARGET = "TiTok's layout"
+USAGE = """
+from modeling.tatitok import TATiTok  # for a decoder that reads text
+from modeling.titok import TiTok  # 1d-tokenizer's repository
+
+model = TiTok.from_pretrained("FOLDER")
+"""
+
+
+def write(tokenizer: Tokenizer) -> Published:
+    """TiTok's networks with any head that folds into one table."""
+    pixels = tokenizer.pixels
+    proxied = isinstance(pixels, ProxyPixels)
+    plain.check_kinds(tokenizer, TARGET, TiTokEncoder, TiTokDecoder, pixels if proxied else PixelMap(0.5, 0.5))
+    for name in ("to_latent", "from_latent"):
+        if not isinstance(getattr(tokenizer, name), nn.Identity):
+            raise plain.refuse(TARGET, f"a {name}: the head's channels must be those of both networks")
+    encoder, decoder = cast(TiTokEncoder, tokenizer.encoder), cast(TiTokDecoder, tokenizer.decoder)
+    if (encoder.legacy, decoder.head) != (proxied, "logits" if proxied else "pixels"):
+        raise plain.refuse(TARGET, "a legacy encoder without a decoder of logits, or the other way round")
+    if isinstance(pixels, ProxyPixels) and type(pixels.decoder) is not MaskGITDecoder:
+        raise plain.refuse(TARGET, f"images through a {type(pixels.decoder).__name__}")
+    for name in ("num_tokens", "patch", "image_size"):
+        if getattr(encoder, name) != getattr(decoder, name):
+            raise plain.refuse(TARGET, f"networks of different {name}")
+    own = plain.inference_copy(tokenizer, folded=False)
+    own.quantizer = as_learned(tokenizer.quantizer, TARGET)
+    config = {
+        "codebook_size": own.quantizer.codebook_size,
+        "token_size": own.quantizer.dim,
+        "use_l2_norm": own.quantizer.cosine,
+        "commitment_cost": 0.25,
+        "vit_enc_model_size": named(encoder.sizes),
+        "vit_dec_model_size": named(decoder.sizes),
+        "vit_enc_patch_size": encoder.patch,
+        "vit_dec_patch_size": decoder.patch,
+        "num_latent_tokens": encoder.num_tokens,
+        "finetune_decoder": proxied,
+        "is_legacy": proxied,
+        "quantize_mode": "vq",
+        "clustering_vq": False,
+        "encoder": {"heads": encoder.num_heads},
+        "decoder": {"heads": decoder.num_heads},
+        "crop_size": encoder.image_size,
+    }
+    if decoder.text_dim is not None:
+        config |= {"text_context_length": decoder.text_length, "text_embed_dim": decoder.text_dim}
+    return Published(own, config, rules=[rule for rule in RULES if rule is not (PIXELS if proxied else LOGITS)])
+
+
+def named(sizes: TiTokSizes) -> str:
+    """Published name of a transformer's size; of others those of its sizes, which the authors' code does not know."""
+    for name, heads in SIZES.items():
+        width = 64 * heads
+        if (sizes.width, sizes.num_heads, sizes.depth) == (width, heads, {8: 8, 12: 12, 16: 24}[heads]):
+            return name
+    return f"{sizes.width}x{sizes.depth}"
+
+
+def settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Configuration that 1d-tokenizer's ``from_pretrained`` reads."""
+    model = {name: value for name, value in config.items() if name not in ("encoder", "decoder", "crop_size")}
+    return {
+        "config.json": {"model": {"vq_model": model}, "dataset": {"preprocessing": {"crop_size": config["crop_size"]}}}
+    }
+
+
+CONTAINER = Container("model.safetensors", None, settings, USAGE)
