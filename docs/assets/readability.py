@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-import textstat
+from textstat import textstat
 
 FENCE = re.compile(r"^( *)```.*?^\1```$", re.DOTALL | re.MULTILINE)
 NOT_PROSE = (
@@ -68,7 +68,7 @@ def measure(markdown: str) -> Readability:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description="Readability of the prose of pages.")
     parser.add_argument("pages", nargs="+", type=Path)
     parser.add_argument("--worst", type=int, default=8, help="number of sentences to print, the longest first; 8")
     given = parser.parse_args(arguments)
