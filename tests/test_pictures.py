@@ -81,14 +81,12 @@ def test_the_figures_of_heads_are_drawn_again(head_figures):
 
 def test_drawn_regions_are_those_of_the_head(head_figures):
     """The middle of each region has the code of the region."""
-    from figures.drawing import regions
-    from figures.tables import spread, with_codewords
-
-    codewords = spread(12, (2, 1), seed=0)
+    tables = head_figures["tables"]
+    codewords = tables.spread(12, (2, 1), seed=0)
     box = np.array([(-3, -2), (3, -2), (3, 2), (-3, 2)], dtype=float)
     for head, bias in ((VectorQuantizer(12, 2), -(codewords**2).sum(1) / 2), (IBQ(12, 2), torch.zeros(12))):
-        head = with_codewords(head, codewords)
-        polygons = regions(codewords.double().numpy(), bias.double().numpy(), box)
+        head = tables.with_codewords(head, codewords)
+        polygons = tables.regions(codewords.double().numpy(), bias.double().numpy(), box)
         own = [(code, polygon.mean(0)) for code, polygon in enumerate(polygons) if len(polygon)]
         middles = torch.tensor(np.array([middle for _, middle in own]), dtype=torch.float32)
         codes = head.encode(middles.T[None, :, None]).codes.flatten()
