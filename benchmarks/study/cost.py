@@ -47,8 +47,8 @@ def counted(run: Run) -> dict[str, str]:
         gpu=False,
         precision="32-true",
     )
-    sizes = {name: count for name, (count, _) in found.parameters.items()}
-    trained = found.parameters.get("quantizer", (0, 0))[1]
+    sizes = {name: count.parameters for name, count in found.parameters.items()}
+    trained = found.parameters["quantizer"].trained if "quantizer" in found.parameters else 0
     return {
         "networks, parameters": f"{sum(sizes[name] for name in NETWORKS if name in sizes):,}",
         "head, trained by gradient": f"{trained:,}",

@@ -34,10 +34,10 @@ class Convolution(nn.Conv2d):
         return self.weight
 
 
-def tiny(**arguments):
+def tiny(ema=None, **arguments):
     """3 → 8 channels, 16 codewords, 8 → 3 channels."""
-    tokenizer = Tokenizer(Convolution(3, 8), VectorQuantizer(16, 8), Convolution(8, 3))
-    weights = {"l1": 1.0, "commitment": 0.25, "codebook": 1.0}
+    tokenizer = Tokenizer(Convolution(3, 8), VectorQuantizer(16, 8, ema_decay=ema), Convolution(8, 3))
+    weights = {"l1": 1.0, "commitment": 0.25} | ({} if ema else {"codebook": 1.0})
     weights |= {"adversarial": 1.0, "discriminator": 1.0} if "adversary" in arguments else {}
     return LitTokenizer(tokenizer, {"l1": nn.L1Loss()}, weights, ADAM, Schedule(updates=10), **arguments)
 
@@ -48,7 +48,7 @@ def of_tiny():
 
 
 def test_parameters_by_hand(of_tiny):
-    assert of_tiny.parameters == {"encoder": (224, 224), "quantizer": (128, 128), "decoder": (219, 219)}
+    assert of_tiny.parameters == {"encoder": (224, 224, 0), "quantizer": (128, 128, 0), "decoder": (219, 219, 0)}
 
 
 def test_flops_by_hand(of_tiny):
@@ -215,7 +215,8 @@ def test_what_a_run_adds():
     plain = run()
     averaged = run(ema_decay=0.9)
     assert averaged.memory == {**plain.memory, "weights": 2 * plain.memory["weights"]}
-    assert averaged.parameters["averaged weights"] == (571, 0)
+    assert averaged.parameters["averaged weights"] == (571, 0, 0)
+    assert run(ema=0.99).parameters["quantizer"] == (0, 0, 128 + 128 + 16)  # codewords, their sums and counts
     adversary = Adversary(PatchGAN(channels=8, num_layers=2), start=5, adaptive=True)
     judged = run(adversary=adversary)
     assert judged.peak > plain.peak and judged.flops["a training update"] > plain.flops["a training update"]

@@ -16,6 +16,7 @@ from vistok.images.padding import padded
 from vistok.images.ranges import LogitLaplaceMap, PixelMap
 from vistok.pretrained import tensor_hash
 from vistok.quantizers.base import Codes, Context, Quantized, Quantizer
+from vistok.structure import brief, tree
 from vistok.tiles import Tiles
 
 PADDINGS = 16  # sizes of each side that ``padded_size`` tries
@@ -310,6 +311,21 @@ class Tokenizer(nn.Module):
             self.pixels,
             self.value_range,
         ).train(self.training)
+
+    def tree(self) -> str:
+        """Every layer with its settings, where ``print`` shows the parts alone."""
+        return tree(self)
+
+    def extra_repr(self) -> str:
+        channels = f"{self.channels} channel{'s' * (self.channels > 1)}"
+        pixels = () if self.pixels == PixelMap() else (f"pixels={self.pixels}",)
+        values = () if self.value_range is None else (f"value_range={self.value_range}",)
+        return ", ".join((channels, f"factor {self.factor}", *pixels, *values))
+
+    def __repr__(self) -> str:
+        parts = {name: part for name, part in self.named_children() if not isinstance(part, nn.Identity)}
+        short = {name: repr(part) if isinstance(part, Quantizer) else brief(part) for name, part in parts.items()}
+        return brief(self, [f"({name}): {text}" for name, text in short.items()])
 
 
 def fingerprint(tokenizer: Tokenizer, beside: Mapping[str, Tensor] | None = None) -> str:

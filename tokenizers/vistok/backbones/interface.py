@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from vistok.quantizers.base import Context
+from vistok.structure import brief
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,12 @@ class Encoder(nn.Module):
             raise ValueError(f"image size {height}x{width} is not a multiple of the tokenizer's factor {self.factor}")
         return height // self.factor, width // self.factor
 
+    def extra_repr(self) -> str:
+        return f"from {self.in_channels} to {self.dim} channels, factor {self.factor}"
+
+    def __repr__(self) -> str:
+        return brief(self)
+
 
 class Decoder(nn.Module):
     """Maps a latent (b, dim, h, w) to unbounded images (b, out_channels, H, W).
@@ -87,6 +94,12 @@ class Decoder(nn.Module):
             keep: (b, h, w) bool, positions that were emitted; None for all.
             context: Further inputs, such as a mask of known pixels or the noise of a generative decoder.
         """
+
+    def extra_repr(self) -> str:
+        return f"from {self.dim} channels, factor {self.factor}"
+
+    def __repr__(self) -> str:
+        return brief(self)
 
 
 def decode(

@@ -13,6 +13,7 @@ from vistok.data.shards import Data
 from vistok.evaluation.preparation import Preparation
 from vistok.images.ranges import to_nearest_float
 from vistok.quantizers import Codes, Context
+from vistok.structure import WeightCount
 from vistok.tiles import Tiles
 from vistok.tokenizer import Tokenizer, fingerprint
 
@@ -120,7 +121,7 @@ class TokenizerReconstructions(Reconstructions):
                 self._check_size(name, *size)
 
     def key(self) -> list[Any]:
-        return [self.fingerprint, repr(self.tokenizer), self.rate, *self.tiling.values()]
+        return [self.fingerprint, self.tokenizer.tree(), self.rate, *self.tiling.values()]
 
     def _check_size(self, name: str, height: int, width: int) -> None:
         try:
@@ -137,7 +138,7 @@ class TokenizerReconstructions(Reconstructions):
         return {
             "tokenizer": self.path,
             "sha256": self.fingerprint,
-            "parameters": sum(parameter.numel() for parameter in self.tokenizer.parameters()),
+            "parameters": WeightCount.of(self.tokenizer.fold()).parameters,
             "codebook_sizes": list(self.tokenizer.quantizer.codebook_sizes),
             "factor": self.tokenizer.factor,
             **self.tiling,

@@ -9,6 +9,7 @@ from vistok.formats.containers import Unwrapped
 from vistok.formats.families import FAMILIES, guessed, unwrapped
 from vistok.formats.importers.hyperparameters import Unknown, Watched
 from vistok.formats.load import tokenizer_of
+from vistok.structure import WeightCount
 from vistok.tokenizer import Tokenizer
 from vistok.untrusted.bounded_json import one_line, short
 from vistok.untrusted.tensor_files import metadata_of
@@ -78,9 +79,8 @@ def concluded(watched: Watched) -> Iterator[str]:
 def summary(tokenizer: Tokenizer) -> str:
     """Parameters, head and codes of a tokenizer in one line."""
     sizes = " + ".join(f"{size:,}" for size in tokenizer.quantizer.codebook_sizes)
-    parameters = sum(parameter.numel() for parameter in tokenizer.parameters())
     return (
-        f"tokenizer: {parameters:,} parameters, {type(tokenizer.quantizer).__name__} of {sizes} codewords of "
+        f"tokenizer: {WeightCount.of(tokenizer)}, {type(tokenizer.quantizer).__name__} of {sizes} codewords of "
         f"{tokenizer.quantizer.dim} channels, {codes(tokenizer)}"
     )
 

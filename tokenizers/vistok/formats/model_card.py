@@ -9,6 +9,7 @@ from torch import nn
 import vistok
 from vistok.files import atomic_write
 from vistok.images.ranges import PixelMap
+from vistok.structure import WeightCount
 from vistok.tokenizer import Tokenizer
 
 README = "README.md"
@@ -116,7 +117,7 @@ def _architecture(tokenizer: Tokenizer) -> dict[str, Any]:
 
 
 def _network(part: nn.Module) -> str:
-    return f"{type(part).__name__}, {sum(p.numel() for p in part.parameters()):,} parameters"
+    return f"{type(part).__name__}, {WeightCount.of(part)}"
 
 
 def _evaluated(evaluation: Mapping[str, Any]) -> dict[str, Any]:

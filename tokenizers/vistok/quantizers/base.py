@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from itertools import chain
+from itertools import chain, groupby
 from typing import Any, NamedTuple
 
 import torch
@@ -20,6 +20,7 @@ from vistok.distributed.collectives import sums_over_ranks
 from vistok.kernels import largest_product, nearest_code
 from vistok.quantizers.code_statistics import is_sample
 from vistok.quantizers.estimators import Estimator, StraightThrough
+from vistok.structure import brief, settings
 
 TIE = 1e-5  # float32 error of a squared distance, as a share of the squared lengths of vector and codeword
 PATIENCE = 3  # training forwards without an update before the warning
@@ -293,6 +294,19 @@ class Quantizer(nn.Module, ABC):
             )
         return super().__call__(z, context)
 
+    def extra_repr(self) -> str:
+        sizes, codewords = self.codebook_sizes, "codewords"
+        if len(sizes) > 1 and len(set(sizes)) == 1:
+            codewords = f"{len(sizes)} x {sizes[0]:,} codewords"
+        else:
+            codewords = f"{' + '.join(f'{size:,}' for size in sizes)} codewords"
+        shown = ("codebook_size", "dim", "num_codebooks", "head", "heads")
+        return ", ".join((codewords, f"{self.dim} channels", *settings(self, shown)))
+
+    def __repr__(self) -> str:
+        alike = [(text, len(list(own))) for text, own in groupby(repr(head) for head in _inner_heads(self))]
+        return brief(self, [f"{number} x {text}" if number > 1 else text for text, number in alike])
+
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         for own, stored in self.stored_names.items():
@@ -309,6 +323,15 @@ def single_heads(quantizer: Quantizer) -> list[Quantizer]:
     """Heads in ``quantizer``, itself included, that contain no other heads, in order."""
     heads = [module for module in quantizer.modules() if isinstance(module, Quantizer)]
     return [head for head in heads if not any(part in heads for part in head.modules() if part is not head)]
+
+
+def _inner_heads(module: nn.Module) -> Iterator[Quantizer]:
+    """Heads directly inside a module, without the heads inside these."""
+    for part in module.children():
+        if isinstance(part, Quantizer):
+            yield part
+        else:
+            yield from _inner_heads(part)
 
 
 def owners(quantizer: Quantizer) -> list[Quantizer]:

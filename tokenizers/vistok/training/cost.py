@@ -24,6 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from vistok.kernels.group_norm import fused_everywhere
 from vistok.losses import Adversary
+from vistok.structure import WeightCount
 from vistok.terminal import say, visible
 from vistok.training.module import LitTokenizer, parameters_of
 
@@ -38,7 +39,7 @@ LARGE = (32, 64)
 class Estimate(NamedTuple):
     """Requirements of one process of a run, with the discriminator if the run reaches it. Memory is in bytes."""
 
-    parameters: dict[str, tuple[int, int]]  # for each part: all parameters, and the trained ones
+    parameters: dict[str, WeightCount]  # of each part
     flops: dict[str, float]  # of one image, by direction; a multiply-add is two
     memory: dict[str, int]  # independent of the batch
     batch: int  # images in a batch of the config
@@ -299,18 +300,13 @@ def _counted(function: Callable[[Tensor], Any], tensor: Tensor) -> tuple[int, An
     return counter.get_total_flops(), result
 
 
-def _parameters(lit: LitTokenizer) -> dict[str, tuple[int, int]]:
+def _parameters(lit: LitTokenizer) -> dict[str, WeightCount]:
     parts = dict(lit.tokenizer.named_children())
     parts |= {"discriminator": lit.adversary} if lit.adversary else {}
     parts |= {f"loss {name}": loss for losses in (lit.image_losses, lit.latent_losses) for name, loss in losses.items()}
     parts |= {"averaged weights": lit.average} if lit.average else {}
-    counts = {
-        name: tuple(
-            sum(p.numel() for p in part.parameters() if p.requires_grad >= trained) for trained in (False, True)
-        )
-        for name, part in parts.items()
-    }
-    return {name: count for name, count in counts.items() if count[0]}
+    counts = {name: WeightCount.of(part) for name, part in parts.items()}
+    return {name: count for name, count in counts.items() if count.parameters or count.buffers}
 
 
 def show(estimated: Estimate, memory: float | None, about: str) -> None:
@@ -322,10 +318,17 @@ def show(estimated: Estimate, memory: float | None, about: str) -> None:
         about: Description of the run, for the title.
     """
     table = Table(title=Text(visible(about), "bold"), title_justify="left", show_header=False)
-    total, trained = (sum(counts) for counts in zip(*estimated.parameters.values(), strict=True))
-    for name, counts in {**estimated.parameters, "all parameters": (total, trained)}.items():
-        note = "" if counts[0] == counts[1] else f"{counts[1]:,} trained" if counts[1] else "not trained"
-        table.add_row(name, f"{counts[0]:,}", note)
+    total = WeightCount(*map(sum, zip(*estimated.parameters.values(), strict=True)))
+    for name, count in {**estimated.parameters, "all parameters": total}.items():
+        few = (
+            ""
+            if count.parameters == count.trained
+            else f"{count.trained:,} trained"
+            if count.trained
+            else "not trained"
+        )
+        buffers = f"+ {count.buffers:,} in buffers" if count.buffers else ""
+        table.add_row(name, f"{count.parameters:,}", ", ".join(filter(None, (few, buffers))))
     table.add_section()
     for name, flops in estimated.flops.items():
         table.add_row(name, f"{flops / 1e9:,.2f} GFLOPs", "for each image")

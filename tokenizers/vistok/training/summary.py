@@ -12,6 +12,7 @@ from vistok.files import atomic_write, finite, write_json
 from vistok.formats.native import save
 from vistok.formats.tokenizer_paths import EXPORT, SLIM
 from vistok.metrics.units import _with_unit
+from vistok.structure import WeightCount
 from vistok.terminal import say
 from vistok.training import next_commands, run_folder, slim_checkpoint
 from vistok.training.module import LitTokenizer
@@ -29,7 +30,9 @@ def open_run(config: DictConfig, run: Path, lit: LitTokenizer, data: Data) -> No
     parts = {"encoder": lit.tokenizer.encoder, "quantizer": head, "decoder": lit.tokenizer.decoder}
     if lit.adversary:
         parts["adversary"] = lit.adversary
-    sizes = ", ".join(f"{name} {sum(p.numel() for p in part.parameters()):,}" for name, part in parts.items())
+    counts = {name: WeightCount.of(part) for name, part in parts.items()}
+    buffers = {name: f" (+ {count.buffers:,} in buffers)" if count.buffers else "" for name, count in counts.items()}
+    sizes = ", ".join(f"{name} {count.parameters:,}{buffers[name]}" for name, count in counts.items())
     codewords = " + ".join(f"{size:,}" for size in head.codebook_sizes)
     say(str(run), label="run folder  ")
     say(about, label="data        ")
