@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vistok.backbones.interface import Decoder, Encoder, decode
 from vistok.backbones.proxy_pixels import ProxyPixels
+from vistok.images.input_checks import check_device, check_range, check_shape, check_type
 from vistok.images.padding import padded
 from vistok.images.ranges import LogitLaplaceMap, PixelMap
 from vistok.pretrained import tensor_hash
@@ -184,8 +185,8 @@ class Tokenizer(nn.Module):
 
     def _maps(self, images: Tensor) -> tuple[Tensor, ...]:
         """All maps of the encoder, coarsest first, in the channels of the latent."""
-        if not images.is_floating_point():
-            raise ValueError(f"images are {str(images.dtype).removeprefix('torch.')}, not floats in [-1, 1]")
+        self._check_shape(images)
+        check_type(images, _device(self.encoder, images))
         height, width = images.shape[-2:]
         self.grid(height, width)
         maps = self.encoder(self.pixels.into(images).to(_dtype(self.encoder, images)))
@@ -246,6 +247,8 @@ class Tokenizer(nn.Module):
         Raises:
             ValueError: No size that they can be padded to is accepted, or tiles do not fit the tokenizer.
         """
+        self._check_shape(images)
+        check_range(images)
         if tile is not None:
             found = Tiles(self, tile, overlap).reconstruct(images, context)
             return found.images, Codes(found.codes)
@@ -266,6 +269,8 @@ class Tokenizer(nn.Module):
         Codes of a dynamic head do not determine the granularity of regions; ``to_codes`` also returns ``keep``, which
         does. Images in tiles may have any size. Arguments: see ``reconstruct``.
         """
+        self._check_shape(images)
+        check_range(images)
         if tile is not None:
             return Tiles(self, tile, overlap).tokenize(images, context)
         return self.to_codes(images, context).codes
@@ -296,8 +301,21 @@ class Tokenizer(nn.Module):
 
     def lookup(self, codes: Tensor, size: tuple[int, int] | None = None, keep: Tensor | None = None) -> Tensor:
         """Maps codes (b, k, *positions) to the quantized latent (b, d, h, w). Arguments as for ``detokenize``."""
-        layout = None if size is None else self.quantizer.layout(*self.grid(*size))
-        return self.quantizer.lookup(torch.as_tensor(codes), layout, keep)
+        codes = torch.as_tensor(codes)
+        check_device("codes", codes, _device(self.decoder, codes))
+        if size is None:
+            return self.quantizer.lookup(codes, None, keep)
+        layout = self.quantizer.layout(*self.grid(*size))
+        whole = len(layout.grids) == 1 and codes.ndim == 4 and not torch.compiler.is_compiling()
+        if whole and codes.shape[2:] != layout.positions:
+            (h, w), wanted = codes.shape[2:], layout.positions
+            raise ValueError(
+                f"codes have {h}x{w} positions, but images of {size[0]}x{size[1]} have {wanted[0]}x{wanted[1]}"
+            )
+        return self.quantizer.lookup(codes, layout, keep)
+
+    def _check_shape(self, images: Tensor) -> None:
+        check_shape(images, getattr(self.encoder, "in_channels", None))  # a user's encoder need not say it
 
     @torch.no_grad()
     def fold(self) -> "Tokenizer":
@@ -347,6 +365,11 @@ def fingerprint(tokenizer: Tokenizer, beside: Mapping[str, Tensor] | None = None
 def _dtype(network: nn.Module, fallback: Tensor) -> torch.dtype:
     """Dtype of a network's weights, which is that of its inputs; that of ``fallback`` for a network without weights."""
     return next((weight.dtype for weight in network.parameters() if weight.is_floating_point()), fallback.dtype)
+
+
+def _device(network: nn.Module, fallback: Tensor) -> torch.device:
+    """Device of a network's weights; that of ``fallback`` for a network without weights."""
+    return next((weight.device for weight in network.parameters()), fallback.device)
 
 
 def _check_widths(name: str, conv: nn.Conv2d | None, before: str, d_before: int, after: str, d_after: int) -> None:

@@ -464,9 +464,10 @@ def check_codes(codes: Tensor, codebook_sizes: tuple[int, ...]) -> Tensor:
     """
     if codes.is_floating_point() or codes.is_complex() or codes.dtype == torch.bool:
         raise ValueError(f"codes are {str(codes.dtype).removeprefix('torch.')}, not integers")
-    codes = codes.long()
-    if codes.ndim < 2 or codes.shape[1] != len(codebook_sizes):
-        raise ValueError(f"codes have the shape {tuple(codes.shape)}, not (b, {len(codebook_sizes)}, h, w)")
+    codes, k = codes.long(), len(codebook_sizes)
+    if codes.ndim != 4 or codes.shape[1] != k:
+        hint = " (codes[:, None] adds the axis of codebooks)" if codes.ndim == 3 and k == 1 else ""
+        raise ValueError(f"codes have the shape {tuple(codes.shape)}, not (b, {k}, h, w){hint}")
     if torch.compiler.is_compiling() or not CHECKED.get() or not codes.numel():
         return codes
     for i, size in enumerate(codebook_sizes):
