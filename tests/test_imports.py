@@ -1,12 +1,17 @@
 """Modules that are only sometimes needed are imported late."""
 
+import ast
+import inspect
 import json
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
+
+import vistok
 
 ROOT = Path(__file__).parent.parent
 HEAVY = ("pytorch_lightning", "torchmetrics", "torchvision", "matplotlib", "lpips", "skimage", "wandb", "timm",
@@ -28,16 +33,38 @@ def modules_after(program, *words, cwd=None):
 
 
 @pytest.mark.parametrize("program, unwanted", [
-    ("import vistok, vistok.tokens", (*HEAVY, "torch", "numpy")),
+    ("import vistok, vistok.tokens; dir(vistok), vistok.__all__, vistok.__version__", (*HEAVY, "torch", "numpy")),
     ("import vistok.training.run, vistok.commands.train", (*HEAVY[:-1], "torch", "numpy")),
     ("import vistok.evaluation, vistok.evaluation.config_check, vistok.commands.eval", (*HEAVY[:-1], "torch", "numpy")),
     ("from vistok.tokens import TokenDataset, TokenStore", (*FRAMEWORKS, "webdataset", "scipy")),
-    ("from vistok.codec import Codec", (*FRAMEWORKS, "webdataset", "scipy")),
-    ("import vistok; vistok.load, vistok.Tokenizer", FRAMEWORKS),
+    ("import vistok; vistok.codec.Codec, vistok.backbones, vistok.SimVQ", (*FRAMEWORKS, "webdataset", "scipy")),
+    ("import vistok; vistok.load, vistok.Tokenizer, vistok.show, vistok.save", FRAMEWORKS),
 ])  # fmt: skip
 def test_what_is_optional_is_not_imported(program, unwanted):
     _, modules = modules_after(program)
     assert modules & set(unwanted) == set()
+
+
+def test_public_names():
+    """The same ones for type checkers, for dir() and on use; all heads are among them."""
+    public, packages = set(vistok.__all__), set()
+    source = ast.parse(Path(vistok.__file__).read_text())
+    (checked,) = (node for node in source.body if isinstance(node, ast.If))
+    for node in checked.body:
+        if node.module == "vistok":
+            packages |= {alias.asname for alias in node.names}
+        else:
+            found = {alias.name: getattr(vistok, alias.name) for alias in node.names}
+            assert found == {name: getattr(import_module(node.module), name) for name in found}
+            public -= set(found)
+    assert not public
+    assert {name for name in dir(vistok) if not name.startswith("__")} == {*vistok.__all__, *packages}
+    assert all(getattr(vistok, name) is import_module(f"vistok.{name}") for name in packages)
+    heads = [getattr(vistok.quantizers, name) for name in vistok.quantizers.__all__]
+    heads = {own.__name__ for own in heads if inspect.isclass(own) and issubclass(own, vistok.Quantizer)}
+    assert heads - set(vistok.__all__) == {"MappedCodebook"}  # a base of heads
+    with pytest.raises(AttributeError, match="module 'vistok' has no attribute 'nonsense'"):
+        _ = vistok.nonsense
 
 
 RUN = "import runpy\nsys.argv = sys.argv[1:]\nrunpy.run_path(sys.argv[0], run_name='__main__')"

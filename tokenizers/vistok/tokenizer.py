@@ -24,9 +24,14 @@ PADDINGS = 16  # sizes of each side that ``padded_size`` tries
 
 
 class Autoencoded(NamedTuple):
-    """Result of a tokenizer's forward pass."""
+    """Result of a tokenizer's ``forward``.
 
-    reconstruction: Tensor  # (b, c, H, W), unclamped
+    Attributes:
+        reconstruction: (b, c, H, W), unclamped.
+        quantized: Result of the head: codes, codewords, losses and statistics.
+    """
+
+    reconstruction: Tensor
     quantized: Quantized
 
 
@@ -342,7 +347,7 @@ class Tokenizer(nn.Module):
 
     def __repr__(self) -> str:
         parts = {name: part for name, part in self.named_children() if not isinstance(part, nn.Identity)}
-        short = {name: repr(part) if isinstance(part, Quantizer) else brief(part) for name, part in parts.items()}
+        short = {name: repr(part) if name == "quantizer" else brief(part) for name, part in parts.items()}
         return brief(self, [f"({name}): {text}" for name, text in short.items()])
 
 

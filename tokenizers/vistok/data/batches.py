@@ -27,18 +27,31 @@ class Sample(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Batch of a loader and of a training step; only images are required."""
+    """Batch of a loader and of a training step; only images are required.
 
-    images: Tensor  # (b, 3, H, W) in [-1, 1]; uint8 from a loader. b is smaller if images are unreadable
-    labels: Tensor | None = None  # (b,) int64
+    Attributes:
+        images: (b, c, H, W) in [-1, 1], or uint8 from a loader. b is smaller if images are unreadable.
+        labels: (b,) int64; None without labels.
+        captions: Text of each image; None without captions.
+        mask: (b, 1, H, W) bool, True where a pixel is known; None if all are.
+        names: Name of each image.
+        skipped: Images that could not be read, with the reason.
+        place: Place of the last sample in a stream.
+        hashes: Hash of each decoded image, by ``pixel_hash``; empty text for one that was hashed before.
+        sizes: Height and width of each file's image, before the transforms.
+        passed_over: Members of tars that are no images, as in ``Sample``.
+    """
+
+    images: Tensor
+    labels: Tensor | None = None
     captions: Sequence[str] | None = None
-    mask: Tensor | None = None  # (b, 1, H, W) bool, True where a pixel is known
+    mask: Tensor | None = None
     names: Sequence[str] = ()
     skipped: Sequence[str] = ()
-    place: tuple[int, int, int] | None = None  # place of the last sample
-    hashes: Sequence[str] = ()  # of each decoded image, by pixel_hash; empty text for one that was hashed before
-    sizes: Sequence[tuple[int, int] | None] = ()  # height and width of each file's image, before the transforms
-    passed_over: Sequence[str] = ()  # as in Sample
+    place: tuple[int, int, int] | None = None
+    hashes: Sequence[str] = ()
+    sizes: Sequence[tuple[int, int] | None] = ()
+    passed_over: Sequence[str] = ()
 
     @classmethod
     def of(cls, images: "Batch | Tensor") -> "Batch":

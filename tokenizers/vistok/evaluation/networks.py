@@ -16,11 +16,17 @@ from vistok.pretrained import WeightHash, WeightsUnavailable, fixed_seed, tensor
 
 
 class ScoringNetworks(NamedTuple):
-    """Networks by which images are compared, as far as their weights are available."""
+    """Networks by which images are compared, as far as their weights are available.
+
+    Attributes:
+        feature_networks: Networks of the distances between sets of images.
+        lpips: LPIPS networks by the protocols' names, ``lpips_alex`` and ``lpips_vgg``.
+        clip: Network of CMMD; None if its weights are not available.
+    """
 
     feature_networks: tuple[FeatureNetwork, ...] = ()
-    lpips: Mapping[str, LPIPS] = {}  # by the protocols' names, lpips_alex and lpips_vgg
-    clip: FeatureNetwork | None = None  # of CMMD
+    lpips: Mapping[str, LPIPS] = {}
+    clip: FeatureNetwork | None = None
 
     def to(self, device: torch.device | str) -> "ScoringNetworks":
         for network in filter(None, (*self.feature_networks, *self.lpips.values(), self.clip)):

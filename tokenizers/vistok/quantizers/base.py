@@ -28,15 +28,25 @@ CHECKED = ContextVar("CHECKED", default=True)  # False within ``unchecked``
 
 
 class Quantized(NamedTuple):
-    """Result of a head in training: k codes at each position."""
+    """Result of a head in training: k codes at each position.
 
-    latent: Tensor  # (b, d, h, w) codewords; gradients reach z as the estimator says
-    codes: Tensor  # (b, k, *positions) int64
-    losses: dict[str, Tensor]  # unweighted scalars, named as they are weighted and logged
-    keep: Tensor | None = None  # (b, *positions) bool, positions that become tokens; None keeps all
-    stats: dict[str, Tensor] | None = None  # inputs of update(): counts, sums, samples; detached
-    codewords: Tensor | None = None  # latent before the estimator, differentiable to the table: a head that sums
-    #   the codewords of others applies one estimator to the sum (else D residual steps pass the gradient D times)
+    Attributes:
+        latent: (b, d, h, w) float32, the codewords. Gradients reach the head's input as its estimator says.
+        codes: (b, k, *positions) int64.
+        losses: Scalars without weights, by the names that weights and logs use.
+        keep: (b, *positions) bool, True at positions that become tokens; None for all.
+        stats: Input of ``update``: counts, sums and samples, without gradients; None if the head learns nothing from
+            them.
+        codewords: The latent before the estimator, differentiable to the table. A head that sums the codewords of
+            others applies one estimator to the sum; each of D residual steps would pass the gradient too.
+    """
+
+    latent: Tensor
+    codes: Tensor
+    losses: dict[str, Tensor]
+    keep: Tensor | None = None
+    stats: dict[str, Tensor] | None = None
+    codewords: Tensor | None = None
 
     def total(self, weights: Mapping[str, float] | None = None) -> Tensor:
         """Weighted sum of the losses.
@@ -55,32 +65,55 @@ class Quantized(NamedTuple):
 
 
 class Codes(NamedTuple):
-    """Codes alone: all that inference needs."""
+    """Codes alone: all that inference needs.
 
-    codes: Tensor  # (b, k, *positions) int64
-    keep: Tensor | None = None  # (b, *positions) bool, positions that become tokens; None keeps all
+    Attributes:
+        codes: (b, k, *positions) int64.
+        keep: (b, *positions) bool, True at positions that become tokens; None for all.
+    """
+
+    codes: Tensor
+    keep: Tensor | None = None
 
 
 class Context(NamedTuple):
-    """Optional inputs of a head or a decoder besides the latent; most need none."""
+    """Optional inputs of a head or a decoder besides the latent; most need none.
 
-    images: Tensor | None = None  # (b, c, H, W) in [-1, 1], for a router that reads the image
-    maps: tuple[Tensor, ...] | None = None  # coarser maps of a hierarchical encoder
-    weight: Tensor | None = None  # (b, h, w) weights for losses and statistics
-    rate: Tensor | None = None  # (b,) target share of fine positions; a tokenizer also takes one number for all images
-    mask: Tensor | None = None  # (b, 1, H, W) bool, True where a pixel is known
-    progress: int | None = None  # updates applied so far, which a schedule inside the head reads
-    unused: tuple[str, ...] = ()  # loss terms that are not needed, so that costly ones are not computed
-    noise: Tensor | torch.Generator | None = None  # (b, d, h, w) of a generative decoder, or what draws it
-    text: Tensor | None = None  # (b, n, d) features of a text, for a decoder that reads them
+    Attributes:
+        images: (b, c, H, W) in [-1, 1], for a router that reads the image.
+        maps: Coarser maps of a hierarchical encoder, coarsest first.
+        weight: (b, h, w) weights of positions in losses and statistics.
+        rate: (b,) target share of fine positions. A tokenizer also takes one number for all images.
+        mask: (b, 1, H, W) bool, True where a pixel is known.
+        progress: Updates applied so far, which a schedule inside the head reads.
+        unused: Names of loss terms that are not needed, so that costly ones are not computed.
+        noise: (b, d, h, w) noise of a generative decoder, or the generator that draws it.
+        text: (b, n, d) features of a text, for a decoder that reads them.
+    """
+
+    images: Tensor | None = None
+    maps: tuple[Tensor, ...] | None = None
+    weight: Tensor | None = None
+    rate: Tensor | None = None
+    mask: Tensor | None = None
+    progress: int | None = None
+    unused: tuple[str, ...] = ()
+    noise: Tensor | torch.Generator | None = None
+    text: Tensor | None = None
 
 
 class Layout(NamedTuple):
-    """Arrangement of the codes (b, k, *positions) of one image."""
+    """Arrangement of the codes (b, k, *positions) of one image.
 
-    grids: tuple[tuple[int, int], ...]  # (h, w) of each scale, in order; ((1, n),) for 1-D tokens
-    codebooks: int = 1  # k: side by side (product) or summed (residual)
-    granularities: int = 1  # number for a dynamic head: cells of 1, 4, 16, ... positions
+    Attributes:
+        grids: (h, w) of each scale, in order; ((1, n),) for 1-D tokens.
+        codebooks: Number k of codebooks: side by side, or summed by a residual head.
+        granularities: Number of granularities of a dynamic head: cells of 1, 4, 16, ... positions.
+    """
+
+    grids: tuple[tuple[int, int], ...]
+    codebooks: int = 1
+    granularities: int = 1
 
     @property
     def positions(self) -> tuple[int, int]:
@@ -116,12 +149,19 @@ class Layout(NamedTuple):
 
 
 class Table(NamedTuple):
-    """One codebook as exporters, codec and health statistics read it."""
+    """One codebook as exporters, codec and health statistics read it.
 
-    search: Tensor  # (n, d) rows that a latent is compared with
-    metric: str  # l2, cosine (then latent and search are of unit length) or dot
-    values: Tensor  # (n, d) rows that lookup returns; they differ from search in Janus
-    bias: Tensor | None = None  # (n,) added to the scores
+    Attributes:
+        search: (n, d) rows that a latent is compared with.
+        metric: ``l2``, ``cosine`` (latent and rows then have unit length) or ``dot``.
+        values: (n, d) rows that ``lookup`` returns; in Janus they differ from ``search``.
+        bias: (n,) numbers that are added to the scores; None for none.
+    """
+
+    search: Tensor
+    metric: str
+    values: Tensor
+    bias: Tensor | None = None
 
 
 class Quantizer(nn.Module, ABC):

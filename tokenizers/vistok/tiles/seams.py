@@ -9,11 +9,17 @@ GREY = 127.5  # grey levels in 1
 
 
 class Seams(NamedTuple):
-    """Differences between neighbouring tiles in pixels that both have and that are not close to their edges."""
+    """Differences between neighbouring tiles in pixels that both have and that are not close to their edges.
 
-    mean: float  # absolute, in grey levels of 256; 0 if there are no such pixels
-    largest: float  # in grey levels
-    pixels: int  # values that were compared
+    Attributes:
+        mean: Mean absolute difference in grey levels of 256; 0 if no pixels were compared.
+        largest: Largest difference in grey levels.
+        pixels: Number of values that were compared.
+    """
+
+    mean: float
+    largest: float
+    pixels: int
 
 
 class SeamDifferences:

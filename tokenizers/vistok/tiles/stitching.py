@@ -27,10 +27,16 @@ if TYPE_CHECKING:
 
 
 class Tiled(NamedTuple):
-    """Result of a reconstruction in tiles."""
+    """Result of a reconstruction in tiles.
 
-    images: Tensor  # (b, c, H, W) float32, unclamped
-    codes: Tensor  # (b, k, h, w) of the padded image
+    Attributes:
+        images: (b, c, H, W) float32, unclamped.
+        codes: (b, k, h, w) int64, codes of the padded images.
+        seams: Differences where tiles overlap.
+    """
+
+    images: Tensor
+    codes: Tensor
     seams: Seams
 
 

@@ -14,12 +14,19 @@ from vistok.tokens.store import TokenStore
 
 
 class TokenItem(NamedTuple):
-    """One view of one image; the default collate function batches it."""
+    """One view of one image; the default collate function batches it.
 
-    codes: Tensor  # (k, *positions) int64: (h, w), or (1, n) for several scales one after the other
-    label: int  # -1 if there is none
-    ids: Tensor  # (h·w·k,) or (n·k,) int64: the codes as one sequence over one vocabulary, position by position
-    keep: Tensor  # (*positions) bool, positions that are tokens; all of them unless the head is dynamic
+    Attributes:
+        codes: (k, *positions) int64: (h, w), or (1, n) for several scales one after the other.
+        label: Class of the image; -1 if there is none.
+        ids: (h·w·k,) or (n·k,) int64: the codes as one sequence over one vocabulary, position by position.
+        keep: (*positions) bool, True at positions that are tokens; all of them unless the head is dynamic.
+    """
+
+    codes: Tensor
+    label: int
+    ids: Tensor
+    keep: Tensor
 
 
 class TokenDataset(Dataset):
