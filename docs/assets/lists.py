@@ -30,6 +30,7 @@ BESIDE = {  # further names of a page, beside those in __all__ of its package, b
         "Sequences of a dynamic head": ("sequences.pack", "sequences.unpack"),
         "Parts of heads": ("base.quantize", "base.lookup", "base.check_codes", "code_statistics.entropy"),
     },
+    "data": {"Batches": ("batches.Batch",)},
     "evaluation": {"From a config": ("evaluate.evaluate",)},
     "formats": {"Our folder": ("native.save", "native.push_to_hub"), "Exports": ("exporters.*.save*",)},
     "training": {"The module": ("module.LitTokenizer", "schedules.Schedule")},
@@ -68,9 +69,26 @@ def api_pages() -> dict[str, str]:
         if own:
             pages[name] = f"# vistok.{name}\n\n{package.__doc__.strip()}\n{own}"
     rows = "".join(f"| [`vistok.{name}`]({name}.md) | {first_line(f'vistok.{name}')} |\n" for name in pages)
-    own = entries([f"vistok.{name}" for name in in_order(vistok)])
-    about = "What `import vistok` offers. Signatures and texts are the docstrings of the code."
-    return {"index": f"# vistok\n\n{about}\n\n| | |\n| --- | --- |\n{rows}{own}"} | pages
+    return {"index": f"# vistok\n\n{index_text()}\n\n| | |\n| --- | --- |\n{rows}{index_entries()}"} | pages
+
+
+def index_text() -> str:
+    """Introduction of the index, with the heads that have their place on another page."""
+    heads = ", ".join(f"[`{name}`](quantizers.md#vistok.quantizers.{name})" for name in sorted(heads_at_top()))
+    return (
+        "What `import vistok` offers: names such as `vistok.load`, and packages such as `vistok.losses`, each imported "
+        f"at its first use. The heads are names of `vistok` too: {heads}."
+    )
+
+
+def index_entries() -> str:
+    """Entries of the public names that no other page has, and of the result of a tokenizer's ``forward``."""
+    names = [f"vistok.{name}" for name in in_order(vistok) if name not in heads_at_top()]
+    return entries([*names, "vistok.tokenizer.Autoencoded"])
+
+
+def heads_at_top() -> set[str]:
+    return set(vistok.__all__) & set(vistok.quantizers.__all__)
 
 
 def entries(names: list[str]) -> str:
