@@ -311,8 +311,8 @@ class Tokenizer(nn.Module):
         if size is None:
             return self.quantizer.lookup(codes, None, keep)
         layout = self.quantizer.layout(*self.grid(*size))
-        whole = len(layout.grids) == 1 and codes.ndim == 4 and not torch.compiler.is_compiling()
-        if whole and codes.shape[2:] != layout.positions:
+        checked = len(layout.grids) == 1 and codes.ndim == 4 and not torch.compiler.is_compiling()
+        if checked and codes.shape[2:] != layout.positions:
             (h, w), wanted = codes.shape[2:], layout.positions
             raise ValueError(
                 f"codes have {h}x{w} positions, but images of {size[0]}x{size[1]} have {wanted[0]}x{wanted[1]}"

@@ -33,7 +33,7 @@ class PictureRow(NamedTuple):
 
 
 def stacked(rows: Sequence[PictureRow]) -> Image.Image:
-    """One picture of rows below each other. A column is as wide as its widest picture; longer names are cut."""
+    """One picture of rows below each other. A column is as wide as its widest picture; longer names are truncated."""
     columns = itertools.zip_longest(*(row.pictures for row in rows))
     widths = [max(picture.width for picture in column if picture) for column in columns]
     lefts = [GAP, *(GAP + right for right in itertools.accumulate(width + GAP for width in widths))]
@@ -62,11 +62,10 @@ def _least_width(row: PictureRow) -> int:
 def _write(draw: ImageDraw.ImageDraw, left: float, top: int, text: str, width: float) -> float:
     """Writes a text as far as it fits into a width; returns its right end."""
     font = ImageFont.load_default(size=TEXT)
-    shown = text
-    while shown and draw.textlength(shown, font=font) > width:
-        shown = shown.removesuffix("…")[:-1] + "…" if len(shown) > 1 else ""
-    draw.text((left, top + CAPTION // 2), shown, fill=INK, font=font, anchor="lm")
-    return left + draw.textlength(shown, font=font)
+    while text and draw.textlength(text, font=font) > width:
+        text = text.removesuffix("…")[:-1] + "…" if len(text) > 1 else ""
+    draw.text((left, top + CAPTION // 2), text, fill=INK, font=font, anchor="lm")
+    return left + draw.textlength(text, font=font)
 
 
 def _write_legend(

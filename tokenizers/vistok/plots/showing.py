@@ -130,10 +130,10 @@ def _code_rows(
             maps = [own[scale][0, k].numpy() for own in split]
             different, legend = frequent(maps)
             h, w = maps[0].shape
-            words = [caption] if caption else []
-            words += [f"scale {scale}"] if len(split[0]) > 1 else []
-            words += [f"codebook {k}"] if len(codes[0]) > 1 else []
-            text = f"{', '.join(words) or 'codes'} ({h} x {w}, {different} different)"
+            names = [caption] if caption else []
+            names += [f"scale {scale}"] if len(split[0]) > 1 else []
+            names += [f"codebook {k}"] if len(codes[0]) > 1 else []
+            text = f"{', '.join(names) or 'codes'} ({h} x {w}, {different} different)"
             rows.append(PictureRow([_map(own, size) for own, size in zip(maps, sizes, strict=True)], text, (), legend))
     return rows
 
@@ -142,5 +142,7 @@ def _map(codes: np.ndarray, size: tuple[int, int]) -> Image.Image:
     """Map of codes (h, w) as large as the image above it; a sequence, or one without an image, in whole squares."""
     drawn = token_map(codes)
     side = max(1, size[0] // drawn.width)
-    whole = len(codes) == 1 < codes.size or not size[1]
-    return drawn.resize((drawn.width * side, drawn.height * side) if whole else size, Image.Resampling.NEAREST)
+    sequence = len(codes) == 1 < codes.size
+    return drawn.resize(
+        (drawn.width * side, drawn.height * side) if sequence or not size[1] else size, Image.Resampling.NEAREST
+    )

@@ -340,8 +340,8 @@ class Quantizer(nn.Module, ABC):
             codewords = f"{len(sizes)} x {sizes[0]:,} codewords"
         else:
             codewords = f"{' + '.join(f'{size:,}' for size in sizes)} codewords"
-        shown = ("codebook_size", "dim", "num_codebooks", "head", "heads")
-        return ", ".join((codewords, f"{self.dim} channels", *settings(self, shown)))
+        known = ("codebook_size", "dim", "num_codebooks", "head", "heads")
+        return ", ".join((codewords, f"{self.dim} channels", *settings(self, known)))
 
     def __repr__(self) -> str:
         alike = [(text, len(list(own))) for text, own in groupby(repr(head) for head in _inner_heads(self))]
