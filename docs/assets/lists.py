@@ -33,7 +33,7 @@ BESIDE = {  # further names of a page, beside those in __all__ of its package, b
     "data": {"Batches": ("batches.Batch",)},
     "evaluation": {"From a config": ("evaluate.evaluate",)},
     "formats": {"Our folder": ("native.save", "native.push_to_hub"), "Exports": ("exporters.*.save*",)},
-    "training": {"The module": ("module.LitTokenizer", "schedules.Schedule")},
+    "training": {"From Python": ("from_python.train",), "The module": ("module.LitTokenizer", "schedules.Schedule")},
     "untrusted": {"Checkpoints": ("torch_files.read_tensors",)},
 }
 GROUPS = {  # in configs/: its name on the command line where it is another, and the part that it sets
