@@ -1,11 +1,19 @@
 """One-dimensional tokens: published sizes, and values by hand. For whole models see formats/importers."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
+import vistok
+from vistok import Tokenizer
+from vistok import __main__ as command_line
 from vistok.backbones import Decoder, ProxyPixels, TiTokDecoder, TiTokEncoder
-from vistok.quantizers import Context
+from vistok.quantizers import Context, VectorQuantizer
+from vistok.tokens import TokenStore
+from vistok.training import run
+
+from ..conftest import compose
 
 S, B, L = ({"width": w, "depth": d, "num_heads": h} for w, d, h in ((512, 8, 8), (768, 12, 12), (1024, 24, 16)))
 OLD = {"dim": 12, "legacy": True}
@@ -103,3 +111,47 @@ def test_proxy_pixels_by_hand():
     expected = torch.tensor([[-1.0, 0.0, 1.0], [0.0, 0.0, 0.0]]).T[None, :, None]
     torch.testing.assert_close(pixels.out(logits), expected)
     torch.testing.assert_close(pixels.into(torch.tensor([-1.0, 1.0])), torch.tensor([0.0, 1.0]))
+
+
+def test_a_decoder_of_a_grid_is_refused(make_tokenizer):
+    grid = make_tokenizer()
+    encoder = TiTokEncoder(16, 16, 1, 2, num_tokens=5, patch=4, image_size=8)
+    with pytest.raises(ValueError, match="the encoder gives 5 tokens in a row, but the decoder reads a grid"):
+        Tokenizer(encoder, grid.quantizer, grid.decoder, grid.to_latent, grid.from_latent)
+
+
+@pytest.mark.parametrize("head", ["vq_ema", "residual", "fsq"])
+def test_training_to_tokens(tmp_path, head):
+    """Train, validate, export, tokenize and read again, with the tokens of an image in a row."""
+    sizes = ("width=16", "depth=1", "num_heads=2", "num_tokens=5", "patch=8", "dim=8")
+    words = ["trainer=debug", "loss=l1", "data.image_size=32", "model.codebook_size=16", "model.latent_dim=4"]
+    words += ["backbone=titok_s128", f"quantizer={head}", *(f"backbone.encoder.{size}" for size in sizes)]
+    config = compose("train", *words)
+    config.run.dir = str(tmp_path / "run")
+    metrics = run.train(config, words)
+    assert metrics["tokens"] == 5 * metrics["images"]
+    tokenizer = vistok.load(tmp_path / "run")
+    images = torch.rand(2, 3, 32, 32) * 2 - 1
+    codes = tokenizer.tokenize(images)
+    assert codes.shape[2:] == (1, 5) == tokenizer.quantizer.layout(*tokenizer.grid(32, 32)).positions
+    assert tokenizer.detokenize(codes, (32, 32)).shape == images.shape
+    torch.testing.assert_close(tokenizer.reconstruct(images)[0].clamp(-1, 1), tokenizer.detokenize(codes))
+
+
+def test_tokens_on_disk(tmp_path, photos, capsys):
+    sizes = {"width": 16, "depth": 1, "num_heads": 2, "num_tokens": 5, "patch": 8, "image_size": 32}
+    torch.manual_seed(0)
+    tokenizer = Tokenizer(TiTokEncoder(8, **sizes), VectorQuantizer(16, 8), TiTokDecoder(8, **sizes)).eval()
+    vistok.save(tokenizer, tmp_path / "tokenizer")
+    words = ["--images", str(photos), "--image-size", "32", "--batch-size", "4", "--num-workers", "0"]
+    command_line.main(["tokenize", str(tmp_path / "tokenizer"), *words, "--out", str(tmp_path / "tokens")])
+    command_line.main(["tokens", "check", str(tmp_path / "tokens")])
+    store = TokenStore(tmp_path / "tokens")
+    assert len(store) == 12 and store.codes(0).shape == (1, 1, 5)
+    pixels = vistok.read_image(photos / store.names[0], size=32)
+    assert torch.equal(torch.from_numpy(store.codes(0).astype(np.int64))[None], tokenizer.tokenize(pixels))
+    decoded = store.decode(tokenizer, torch.from_numpy(store.codes(0).astype(np.int64))[None])
+    torch.testing.assert_close(decoded.clamp(-1, 1), tokenizer.reconstruct(pixels)[0].clamp(-1, 1))
+    command_line.main(
+        ["probe", str(tmp_path / "tokens"), *["--dim", "16", "--depth", "1", "--updates", "2", "--seeds", "1"]]
+    )

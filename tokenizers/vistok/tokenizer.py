@@ -72,6 +72,10 @@ class Tokenizer(nn.Module):
             raise ValueError(f"value_range must be two rising numbers, not {value_range}")
         _check_widths("to_latent", to_latent, "encoder.dim", encoder.dim, "quantizer.dim", into)
         _check_widths("from_latent", from_latent, "quantizer.dim", quantizer.dim, "decoder.dim", decoder.dim)
+        tokens = [getattr(part, "num_tokens", None) for part in (encoder, decoder)]  # a user's network may have none
+        if tokens[0] != tokens[1]:
+            gives, reads = ("a grid" if n is None else f"{n} tokens in a row" for n in tokens)
+            raise ValueError(f"the encoder gives {gives}, but the decoder reads {reads}")
         if encoder.factor != decoder.factor:
             raise ValueError(f"the encoder shrinks by {encoder.factor}, but the decoder enlarges by {decoder.factor}")
         self.encoder = encoder

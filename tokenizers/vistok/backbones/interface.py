@@ -70,11 +70,13 @@ class Decoder(nn.Module):
     Attributes:
         factor: Pixels along each side of a position.
         dim: Channels of the latent.
+        num_tokens: Number of 1-D tokens that it reads; None for a grid.
         context_fields: Fields of the context that images depend on; graphs, which lack them, refuse the decoder.
     """
 
     factor: int
     dim: int
+    num_tokens: int | None = None
     context_fields: frozenset[str] = frozenset()
 
     @abstractmethod
