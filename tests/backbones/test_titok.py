@@ -1,6 +1,5 @@
 """One-dimensional tokens: published sizes, and values by hand. For whole models see formats/importers."""
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -9,6 +8,7 @@ import vistok
 from vistok import Tokenizer
 from vistok import __main__ as command_line
 from vistok.backbones import Decoder, ProxyPixels, TiTokDecoder, TiTokEncoder
+from vistok.images.ranges import to_float, to_uint8
 from vistok.quantizers import Context, VectorQuantizer
 from vistok.tokens import TokenStore
 from vistok.training import run
@@ -138,20 +138,22 @@ def test_training_to_tokens(tmp_path, head):
     torch.testing.assert_close(tokenizer.reconstruct(images)[0].clamp(-1, 1), tokenizer.detokenize(codes))
 
 
-def test_tokens_on_disk(tmp_path, photos, capsys):
+def test_tokens_on_disk(tmp_path, capsys):
     sizes = {"width": 16, "depth": 1, "num_heads": 2, "num_tokens": 5, "patch": 8, "image_size": 32}
     torch.manual_seed(0)
     tokenizer = Tokenizer(TiTokEncoder(8, **sizes), VectorQuantizer(16, 8), TiTokDecoder(8, **sizes)).eval()
     vistok.save(tokenizer, tmp_path / "tokenizer")
-    words = ["--images", str(photos), "--image-size", "32", "--batch-size", "4", "--num-workers", "0"]
+    images = torch.rand(6, 3, 32, 32) * 2 - 1
+    (tmp_path / "images").mkdir()
+    for i, image in enumerate(images):
+        vistok.write_image(image[None], tmp_path / "images" / f"{i}.png")
+    words = ["--images", str(tmp_path / "images"), "--image-size", "32", "--batch-size", "4", "--num-workers", "0"]
     command_line.main(["tokenize", str(tmp_path / "tokenizer"), *words, "--out", str(tmp_path / "tokens")])
     command_line.main(["tokens", "check", str(tmp_path / "tokens")])
     store = TokenStore(tmp_path / "tokens")
-    assert len(store) == 12 and store.codes(0).shape == (1, 1, 5)
-    pixels = vistok.read_image(photos / store.names[0], size=32)
-    assert torch.equal(torch.from_numpy(store.codes(0).astype(np.int64))[None], tokenizer.tokenize(pixels))
-    decoded = store.decode(tokenizer, torch.from_numpy(store.codes(0).astype(np.int64))[None])
-    torch.testing.assert_close(decoded.clamp(-1, 1), tokenizer.reconstruct(pixels)[0].clamp(-1, 1))
-    command_line.main(
-        ["probe", str(tmp_path / "tokens"), *["--dim", "16", "--depth", "1", "--updates", "2", "--seeds", "1"]]
-    )
+    codes = torch.stack([torch.from_numpy(store.view(i)[0]) for i in range(len(store))])
+    assert codes.shape == (6, 1, 1, 5) and torch.equal(codes, tokenizer.tokenize(to_float(to_uint8(images))))
+    torch.testing.assert_close(store.decode(tokenizer, codes).clamp(-1, 1), tokenizer.detokenize(codes))
+    words = ["--size", "tiny", "--updates", "2", "--batch-size", "4", "--out", str(tmp_path / "probe.json")]
+    command_line.main(["probe", str(tmp_path / "tokens"), *words])
+    assert "bits" in capsys.readouterr().out
