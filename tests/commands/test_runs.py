@@ -1,8 +1,11 @@
 """The list of runs, finished, interrupted and damaged."""
 
+import csv
 import json
 import os
 import re
+
+import pytest
 
 from vistok.commands import runs
 
@@ -29,9 +32,19 @@ def test_a_finished_and_an_interrupted_run(train, tmp_path, capsys, monkeypatch)
     scores = f"{metrics['psnr']:.2f} {metrics['ssim']:.3f} {100 * metrics['usage']:.1f}"
     first, second = printed.index("sample/first"), printed.index(" second ")
     assert second < first and printed.count(scores) == 2
-    assert f" 2 of 5,000 {scores}" in printed and f" 2 {scores}" in printed
+    assert f" 2 of 5,000 {scores}" in printed and re.search(rf" 2 0:\d\d {scores}", printed)
     assert " sample " in printed and "32 px" in printed
     assert lines(capsys, run).count(scores) == 1
+    for kind in ("csv", "html"):
+        runs.main([str(tmp_path / "runs"), "--out", str(tmp_path / f"out.{kind}")])
+    table = list(csv.DictReader((tmp_path / "out.csv").open()))
+    assert [(row["run"], row["updates"], row["planned"]) for row in table] == [
+        ("second", "2", "5000"),
+        ("sample/first", "2", "2"),
+    ]
+    assert [float(row["psnr"]) for row in table] == pytest.approx([metrics["psnr"]] * 2)
+    page = (tmp_path / "out.html").read_text()
+    assert page.count("data:image/png;base64,") == 2 and "<td>2 of 5,000</td>" in page
 
 
 def test_damaged_files_are_empty_cells(tmp_path, capsys):

@@ -92,14 +92,14 @@ def test_a_preempted_submitit_job_of_two_ranks_goes_on_in_its_own_folder(python,
     sweep = [python, ROOT / "train.py", "-m", f"hydra.sweep.dir={tmp_path}/sweep"]
     sweep += ["hydra/launcher=submitit_local", "hydra.launcher.tasks_per_node=2"]
     process = start([*sweep, *WORDS, *TWO], tmp_path)
-    until(has_saved(tmp_path / "sweep" / "0"), process)
+    until(has_saved(tmp_path / "sweep" / "only"), process)
     tasks = processes_with(["submitit.core._submit", f"{tmp_path}/sweep/.submitit/%j"])
     assert len(tasks) == 2
     for task in tasks:
         os.kill(task, signal.SIGUSR2)
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
-    assert_went_on(tmp_path / "sweep" / "0")
+    assert_went_on(tmp_path / "sweep" / "only")
     log = next(tmp_path.glob("sweep/.submitit/*/*_0_log.out")).read_text()
     assert "MEMBER: 1/2" in log and "interrupted after" in log and "Requeued job" in log
 
@@ -112,13 +112,16 @@ def test_a_sweep_on_slurm(python, processes_with, tmp_path, slurm):
          "hydra.launcher.partition=any", *WORDS, *CPU, "run.seed=0,1"],
         tmp_path, **slurm,
     )  # fmt: skip
-    until(has_saved(tmp_path / "sweep" / "1"), process)
+    until(has_saved(tmp_path / "sweep" / "seed1"), process)
     os.kill(int((tmp_path / "slurm" / "1000_1.srun").read_text()), signal.SIGUSR2)
     until(lambda: all((tmp_path / "slurm" / f"1000_{i}.status").exists() for i in range(2)))
     until(lambda: processes_with([f"hydra.sweep.dir={tmp_path}/sweep"]) == [] or process.poll() is not None, seconds=5)
-    assert_went_on(tmp_path / "sweep" / "1")
-    assert updates_of(tmp_path / "sweep" / "0") == LAST and not (tmp_path / "sweep" / "0" / "metrics_1.csv").exists()
-    assert [OmegaConf.load(tmp_path / "sweep" / job / "config.yaml").run.seed for job in "01"] == [0, 1]
+    assert_went_on(tmp_path / "sweep" / "seed1")
+    assert (
+        updates_of(tmp_path / "sweep" / "seed0") == LAST
+        and not (tmp_path / "sweep" / "seed0" / "metrics_1.csv").exists()
+    )
+    assert [OmegaConf.load(tmp_path / "sweep" / f"seed{i}" / "config.yaml").run.seed for i in "01"] == [0, 1]
 
 
 @pytest.mark.slow

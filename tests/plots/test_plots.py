@@ -9,7 +9,7 @@ import torch
 from vistok.plots.figures import COLOURS, Curve, figure_bytes, rate_distortion_plot
 from vistok.plots.picture_rows import reconstruction_grid
 from vistok.training import codebook_plot as use
-from vistok.training.callbacks.progress import numbers
+from vistok.training.callbacks.progress import history, numbers
 from vistok.training.codebook_plot import codebook_plot
 
 
@@ -112,6 +112,9 @@ def test_numbers_with_their_units():
     metrics = {name: torch.tensor(value) for name, value in metrics.items()}
     use = "usage 80% of at most 99% (10,240 tokens) · perplexity 512"
     assert numbers("train", metrics) == f"train: l1 0.1235 · psnr 19.88 dB · entropy 0.5 · {use}"
+    more = {"train/lr": 0.001, "train/accuracy_real": 0.9, "train/adversarial_scale": 2.0}
+    more = metrics | {name: torch.tensor(value) for name, value in more.items()}
+    assert history("train", more) == "psnr 19.88 dB · usage 80% of at most 99% · l1 0.1235 · entropy 0.5 · lr 0.001"
     metrics["codebook/collapsed"] += 1
     assert numbers("train", metrics).endswith(f"{use} · CODEBOOK COLLAPSED")
     use = "usage 80%/10% of at most 99% (4,480 tokens) · perplexity 100/7.25"

@@ -1,7 +1,7 @@
-// Faults of the layout, one string each: `faultsOf(width, whole)`. Each element of class "page" is one; without any, all is.
-// The checks: nothing is wider than the window or cut off; with `whole`, lines of code need no scrolling; no word of a
-// table's head is broken; the copy button is beside the code; pictures have loaded.
-function faultsOf(width, whole) {
+// Faults of the layout, one string each: `faultsOf(width, scrolled)`. Each element of class "page" is one; without any, all is.
+// The checks: nothing is wider than the window or cut off; lines of code need no scrolling, except on the pages named in
+// `scrolled` (null: all); no word of a table's head is broken; the copy button is beside the code; pictures have loaded.
+function faultsOf(width, scrolled) {
   const faults = [];
   const main = document.querySelector("article") || document.body;
   const page = document.documentElement;
@@ -24,7 +24,7 @@ function faultsOf(width, whole) {
     if (box.right > page.clientWidth + 1 && !scroller(e)) add(e, `ends at ${Math.round(box.right)}`);
     if (wide && ["hidden", "clip"].includes(overflowX)) add(e, "is cut off at the right");
     if (e.scrollHeight > e.clientHeight + 1 && ["hidden", "clip"].includes(overflowY)) add(e, "is cut off below");
-    if (wide && whole && e.matches("pre > code")) add(e, "has lines that are too long");
+    if (wide && e.matches("pre > code") && scrolled && !scrolled.includes(home(e))) add(e, "has lines that are too long");
     if (e.tagName === "IMG" && e.complete && !e.naturalWidth) add(e, "has not loaded");
   }
   for (const button of main.querySelectorAll("pre .md-code__nav")) {

@@ -13,8 +13,9 @@ import torch
 from safetensors.torch import load_file
 
 import vistok
+from vistok.commands import runs
 from vistok.training import run as training_run
-from vistok.training import slim_checkpoint
+from vistok.training import run_folder, slim_checkpoint
 from vistok.training.checkpoint_io import older
 
 from ..conftest import TINY
@@ -130,11 +131,40 @@ def test_auto_goes_on_from_the_newest(train, tmp_path, capsys):
 def test_auto_without_a_folder_takes_the_newest_of_that_name(train, compose, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("first", "second"):
-        train(tmp_path / "runs" / "sample" / name, "schedule.decay=constant")
+        train(tmp_path / "runs" / "sample-debug" / name, "schedule.decay=constant")
         time.sleep(0.01)
     training_run.train(compose("train", *TINY, "schedule.decay=constant", "optim.updates=4", "run.resume=auto"), [])
     found = {path.parts[-3]: torch.load(path, weights_only=True)["updates"] for path in tmp_path.rglob("last.ckpt")}
     assert found == {"first": 2, "second": 4}
+
+
+def test_auto_leaves_a_run_on_another_folder_of_that_name(compose, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for root, run in (("here/photos", "1"), ("there/photos", "2"), ("moved/photos", "3")):
+        (tmp_path / root).mkdir(parents=True)
+        checkpoint = tmp_path / "runs" / "photos" / run / "checkpoints" / "last.ckpt"
+        checkpoint.parent.mkdir(parents=True)
+        checkpoint.touch()
+        os.utime(checkpoint.parent, (int(run), int(run)))
+        (checkpoint.parents[1] / "config.yaml").write_text(f"data: {{root: {root}}}\n")
+    shutil.rmtree("moved")
+    config = compose("train", "data=folder", "data.root=here/photos", "run.name=photos")
+    assert run_folder.newest_run(config) == Path("runs/photos/3")  # its images may be those that are here now
+    shutil.rmtree("runs/photos/3")
+    assert run_folder.newest_run(config) == Path("runs/photos/1")
+
+
+def test_the_time_of_all_attempts(train, tmp_path, capsys):
+    run = train(tmp_path / "run", "schedule.decay=constant")
+    last = run / "checkpoints" / "last.ckpt"
+    first = json.loads((run / "metrics.json").read_text())["seconds"]
+    assert 0 < saved(run)["seconds"] <= first + 0.1
+    torch.save(saved(run) | {"seconds": 5000.0}, last)
+    train(run, "schedule.decay=constant", "optim.updates=4", "run.resume=auto")
+    assert 5000 < json.loads((run / "metrics.json").read_text())["seconds"] < 6000
+    runs.main([str(run)])
+    printed = capsys.readouterr().out
+    assert "after 4 updates and 50" in printed and "1:23:" in printed
 
 
 def test_auto_begins_again_what_was_killed_before_its_first_checkpoint(train, tmp_path):

@@ -312,8 +312,9 @@ def test_the_command_line(python, tmp_path):
 
     done = completed(sys.executable, ROOT / "train.py", *tiny, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert "psnr bicubic" in done.stdout and "python eval.py tokenizer=runs/sample/" in done.stdout
-    (run,) = (tmp_path / "runs" / "sample").iterdir()
+    name = "sample-encoder.channels8-image_size32-quantizer.codebook_size16-debug"
+    assert "psnr bicubic" in done.stdout and f"python eval.py tokenizer=runs/{name}/" in done.stdout
+    (run,) = (tmp_path / "runs" / name).iterdir()
     assert (run / "tokenizer" / "model.safetensors").is_file()
     assert {path.name for path in tmp_path.iterdir()} == {"runs"}
 
@@ -391,7 +392,7 @@ def test_two_processes_share_one_run_folder(tmp_path):
         OMP_NUM_THREADS="1",
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    (run,) = (tmp_path / "runs" / "sample").iterdir()
+    (run,) = (tmp_path / "runs").glob("sample-*/*")
     metrics = json.loads((run / "metrics.json").read_text())["metrics"]
     assert metrics["images"] == len(sample(32, batch_size=1).val)
     assert metrics["tokens"] == metrics["images"] * 16

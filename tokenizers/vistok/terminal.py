@@ -23,6 +23,13 @@ def lines(text: str) -> str:
     return "\n".join(visible(line) for line in text.split("\n"))
 
 
+def duration(seconds: float) -> str:
+    """Time as 0:45, 12:03 or 3:00:09: hours only where there are any."""
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
 def say(text: str, style: str = "", label: str = "", console: Console | None = None) -> None:
     """Prints a message literally: no markup, no highlighting of numbers, no added line ends.
 

@@ -35,6 +35,18 @@ def _run(name: str, action: Callable[[DictConfig], None], arguments: Sequence[st
         sys.argv = command_line
 
 
+def _sweep(main: Callable[[], None], name: str) -> None:
+    """Runs all jobs of ``-m``; a sweep of trainings ends with a table of its runs."""
+    if name != "train":
+        main()
+        return
+    from vistok.training import sweep
+
+    with sweep.summarized(sys.argv[1:]) as arguments:
+        sys.argv = [sys.argv[0], *arguments]
+        main()
+
+
 class _Buffer(io.StringIO):
     """Collects Hydra's messages before the work begins, so that they can be printed as one line."""
 
@@ -62,7 +74,7 @@ def start(main: Callable[[], None], arguments: Sequence[str], name: str, verb: s
     except ValueError as error:
         stop(str(error))
     if {"-m", "--multirun"} & set(arguments):  # jobs may be elsewhere
-        main()
+        _sweep(main, name)
         return
     sys.stderr = buffer = _Buffer(sys.stderr)
     try:

@@ -1,7 +1,8 @@
-"""Prints the contents of a checkpoint without running code in it."""
+"""Prints the contents of a checkpoint without running code in it; of a run its settings, state and scores."""
 
 import argparse
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -13,13 +14,14 @@ from vistok.commands.arguments import Parser, at_least
 from vistok.commands.failures import guard
 from vistok.formats import native
 from vistok.formats.inspection import conclusions, licence, summary
-from vistok.formats.tokenizer_paths import find
+from vistok.formats.tokenizer_paths import CONFIG, EXPORT, find
 from vistok.formats.weight_files import read_weights
 from vistok.terminal import say, visible
 from vistok.untrusted.bounded_json import short
 from vistok.untrusted.safe_pickle import MAX_NAME, Stub
 from vistok.untrusted.torch_files import Contents
 
+WIDTH = 12  # characters of a label of a run
 MAX_LENGTH = 80  # characters of a value or of a list of names
 
 
@@ -30,6 +32,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def run(asked: argparse.Namespace) -> None:
     """Reads the file or folder and prints its contents."""
+    folder = Path(asked.file)
+    if (folder / "config.yaml").is_file():
+        from vistok.training.run_report import report_lines
+
+        for label, text in report_lines(folder):
+            indented = text.replace("\n", "\n" + " " * WIDTH)
+            say(indented, label=f"{label:<{WIDTH}}", console=Console())
+        if not (folder / EXPORT / CONFIG).is_file():
+            return
     found = find(asked.file)
     if found.config is None:
         say(summary(native.load(found.path)), console=Console())
@@ -43,7 +54,11 @@ def run(asked: argparse.Namespace) -> None:
 def parser() -> argparse.ArgumentParser:
     """The arguments of the command."""
     parser = Parser("inspect", __doc__)
-    parser.add_argument("file", metavar="FILE", help="checkpoint or its folder: .ckpt, .pt, .pth, .bin or .safetensors")
+    parser.add_argument(
+        "file",
+        metavar="FILE",
+        help="run folder, or a checkpoint or its folder: .ckpt, .pt, .pth, .bin or .safetensors",
+    )
     parser.flag("--depth", type=at_least(1), metavar="N", default=2, help="parts of a key by which tensors are grouped")
     return parser
 

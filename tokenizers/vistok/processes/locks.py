@@ -93,6 +93,21 @@ def held_for_all_ranks(path: Path, what: str, take_over: bool = False, option: s
         yield
 
 
+def holder(path: Path) -> str | None:
+    """Process that holds a lock, for a message; None if no process does. The lock is not taken."""
+    found = _read(path)
+    if not found:
+        return None
+    who = "pid {pid} on {host} since {since}".format(**found)
+    if found["machine"] != machine():
+        return who if time.time() - path.stat().st_mtime < STALE else None
+    descriptor = os.open(path, os.O_RDWR)
+    try:
+        return who if _lock(descriptor) is False else None
+    finally:
+        os.close(descriptor)
+
+
 def machine() -> str:
     """Identifier of this machine since its last boot; containers share it, as they share kernel locks."""
     try:

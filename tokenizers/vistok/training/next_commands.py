@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -12,9 +13,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from vistok.data import split_record
+from vistok.formats.tokenizer_paths import CONFIG, EXPORT
+from vistok.training.run_facts import RunFacts
 
 SAMPLE, SHARDS = "vistok.data.sample", "vistok.data.shards"
 SPECIAL = set('"$`\\!')  # characters with a meaning between double quotes
+PLAIN = re.compile(r"[\w./-]+", re.ASCII)  # paths that a list of Hydra's takes without quotes
 FOLLOWED = ("columns", "labels")  # keys of shards that decide which images are read, and how they are named
 
 
@@ -42,9 +46,20 @@ def to_resume(checkpoint: Path, overrides: Sequence[str]) -> str:
 
 def to_evaluate(run: Path, config: DictConfig) -> str:
     """Command that scores a run on the images that it held out."""
-    arguments = [f"tokenizer={run}"]
-    if not (run / split_record.FILE).is_file():
-        arguments += _data_arguments(OmegaConf.to_container(config.data, resolve=True))
+    arguments = [f"tokenizer={run}", *_needed(run, OmegaConf.to_container(config.data, resolve=True))]
+    return f"{program('eval')} {shlex.join(arguments)}"
+
+
+def to_compare(runs: Sequence[RunFacts]) -> str:
+    """Command that scores several runs on the images that the first of them held out; empty for fewer than two.
+
+    Runs that have not been exported are left out.
+    """
+    exported = [own for own in runs if (own.folder / EXPORT / CONFIG).is_file()]
+    if len(exported) < 2:
+        return ""
+    paths = [path if PLAIN.fullmatch(path) else json.dumps(path) for path in (str(own.folder) for own in exported)]
+    arguments = [f"tokenizer=[{','.join(paths)}]", *_needed(exported[0].folder, exported[0].config.get("data") or {})]
     return f"{program('eval')} {shlex.join(arguments)}"
 
 
@@ -53,6 +68,11 @@ def to_load(tokenizer: Path) -> str:
     code = f"import vistok; print(vistok.load({str(tokenizer)!r}).factor)"
     quoted = shlex.quote(code) if set(code) & SPECIAL else f'"{code}"'  # more readable with 'PATH' inside
     return f"{interpreter()} -c {quoted}"
+
+
+def _needed(run: Path, data: Any) -> list[str]:
+    """Arguments for the data of a run that ``eval`` does not find in its folder."""
+    return [] if (run / split_record.FILE).is_file() else _data_arguments(data)
 
 
 def _data_arguments(data: Any) -> list[str]:

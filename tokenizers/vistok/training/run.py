@@ -1,7 +1,7 @@
 """Training run from a config: check, build, train, export."""
 
+import os
 import sys
-import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,6 +20,7 @@ from vistok.configuration import (
     refuse_below,
     refuse_missing,
 )
+from vistok.training.run_name import run_name
 
 if TYPE_CHECKING:
     import pytorch_lightning as pl
@@ -35,7 +36,7 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, float]:
 
     Args:
         config: The composed config.
-        overrides: Arguments of the command line, for the advice on resuming.
+        overrides: Arguments of the command line, for the run's name and the advice on resuming.
 
     Returns:
         Metrics of the last validation, by name.
@@ -44,6 +45,7 @@ def train(config: DictConfig, overrides: list[str]) -> dict[str, float]:
         ValueError: The config is inconsistent, or a checkpoint, data or hardware does not fit it.
     """
     _check_config(config)
+    config = OmegaConf.merge(config, {"run": {"name": run_name(config, overrides)}})
     if config.run.gpu_memory is not None:
         raise ValueError(
             f"run.gpu_memory={config.run.gpu_memory} is for python -m vistok estimate, which trains nothing"
@@ -115,10 +117,10 @@ def _fit(
     from vistok.distributed import launchers
     from vistok.processes.signals import Interrupted
     from vistok.training import fsdp, summary
+    from vistok.training.callbacks.run_time import RunTime
 
     if trainer.is_global_zero:
-        summary.open_run(config, folder, lit, data)
-    started = time.monotonic()
+        summary.open_run(config, folder, lit, data, overrides)
     try:
         trainer.fit(lit, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except Interrupted as interrupted:
@@ -134,8 +136,13 @@ def _fit(
         if name.startswith("val/")
     }
     if trainer.is_global_zero:
-        summary.close_run(config, folder, lit, data, metrics, time.monotonic() - started)
+        summary.close_run(config, folder, lit, data, metrics, _own(trainer, RunTime).seconds)
     return metrics
+
+
+def _own(trainer: "pl.Trainer", kind: type) -> Any:
+    """The trainer's callback of a class."""
+    return next(callback for callback in trainer.callbacks if isinstance(callback, kind))
 
 
 def job_of_sweep(config: DictConfig, folder: str) -> DictConfig:
@@ -145,7 +152,9 @@ def job_of_sweep(config: DictConfig, folder: str) -> DictConfig:
         config: The composed config.
         folder: Folder of the job in the folder of the sweep.
     """
-    return OmegaConf.merge(config, {"run": {"dir": config.run.dir or folder, "resume": config.run.resume or "auto"}})
+    near = os.path.relpath(folder)
+    own = folder if near.startswith(os.pardir) else near
+    return OmegaConf.merge(config, {"run": {"dir": config.run.dir or own, "resume": config.run.resume or "auto"}})
 
 
 def build(config: DictConfig) -> tuple["ImageDataModule", "LitTokenizer"]:
@@ -213,7 +222,7 @@ def estimate(config: DictConfig) -> None:
     memory = config.run.gpu_memory
     if memory is not None and (isinstance(memory, bool | str) or not memory > 0):
         raise ValueError(f"run.gpu_memory is the memory of a GPU in GiB, above 0, not {memory!r}")
-    config = OmegaConf.merge(config)
+    config, name = OmegaConf.merge(config), run_name(config, [])
     kept = ("image_size", "batch_size", "channels", "rgb_bands", "buckets")
     config.data = {name: config.data[name] for name in kept if name in config.data}
     _check_config(config)
@@ -236,7 +245,7 @@ def estimate(config: DictConfig) -> None:
     shape, last = largest_shape(buckets, size), config.speed.channels_last
     estimated = cost.estimate(build, shape, config.data.batch_size, gpu, precision, ddp, channels, last, shards)
     pixels = size if buckets is None else f"{shape[0]} x {shape[1]}"
-    about = f"{config.run.name}: {pixels} pixels, {precision} on {'a GPU' if gpu else 'the CPU'}"
+    about = f"{name}: {pixels} pixels, {precision} on {'a GPU' if gpu else 'the CPU'}"
     about += ", a process of several with DDP" if ddp else f", a process of {shards} with FSDP" if shards > 1 else ""
     cost.show(estimated, None if memory is None else memory * cost.GIB, about)
 
@@ -255,7 +264,7 @@ def _processes(config: DictConfig) -> tuple[bool, int]:
 
 # Annotations of the keys that are read here, beside those that are handed on to a _target_.
 KEYS = {
-    "run.name": str | int | float,
+    "run.name": str | int | float | None,
     "run.frozen_weights": str,
     "run.gpu_memory": Any,
     **dict.fromkeys(("run.dir", "run.resume"), str | None),
@@ -361,16 +370,18 @@ def _trainer(
     from vistok.training.callbacks.metrics_file import MetricsFile, MissedValidation
     from vistok.training.callbacks.pictures import Pictures
     from vistok.training.callbacks.progress import ProgressLine
+    from vistok.training.callbacks.run_time import RunTime
     from vistok.training.callbacks.stability import StabilityMonitor
     from vistok.training.checkpoint_io import SafeCheckpointIO
     from vistok.training.run_folder import LAST
 
     _quiet_lightning()
-    metrics = MetricsFile(run / "metrics.csv")
+    metrics, run_time = MetricsFile(run / "metrics.csv"), RunTime()
     return pl.Trainer(
         **instantiate(config.trainer),
         logger=instantiate(config.logger) if config.get("logger") else False,
         callbacks=[
+            run_time,
             health,
             FiniteMonitor(run),
             StabilityMonitor(config.log.loss_band),
@@ -380,7 +391,7 @@ def _trainer(
             LastCheckpoint(
                 run / LAST, config.log.save_every
             ),  # after what belongs to an update, before what only shows it
-            ProgressLine(),
+            ProgressLine(run_time=run_time),
             MissedValidation(metrics),
         ],
         plugins=[SafeCheckpointIO(config.log.keep_checkpoints), *environment],

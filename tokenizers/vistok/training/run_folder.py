@@ -6,8 +6,9 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.utilities import rank_zero_only
+from yaml import YAMLError
 
 from vistok.processes import locks
 from vistok.terminal import say
@@ -27,14 +28,33 @@ def checkpoint_of(config: DictConfig) -> Path | None:
     """
     if config.run.resume != "auto":
         return Path(config.run.resume) if config.run.resume else None
-    folder = Path(config.run.dir) if config.run.dir else newest_run(Path("runs") / str(config.run.name))
+    folder = existing_folder(config)
+    if folder is None and config.run.dir is None:
+        _say(f"run.resume=auto: there is no run in {_parent(config)} to resume; a new one begins")
     return checkpoint_io.newest_valid(folder / LAST, _say) if folder else None
 
 
-def newest_run(parent: Path) -> Path | None:
-    """Newest run below a folder that has a checkpoint."""
-    found = [run for run in parent.glob("*") if any((run / LAST.parent).glob("*.ckpt"))]
+def _parent(config: DictConfig) -> Path:
+    return Path("runs") / str(config.run.name)
+
+
+def newest_run(config: DictConfig) -> Path | None:
+    """Newest run of this name that has a checkpoint and was not trained on another folder of images."""
+    runs = _parent(config).glob("*")
+    found = [run for run in runs if any((run / LAST.parent).glob("*.ckpt")) and not _has_other_images(run, config)]
     return max(found, key=lambda run: (run / LAST.parent).stat().st_mtime) if found else None
+
+
+def _has_other_images(run: Path, config: DictConfig) -> bool:
+    """True if a run's ``data.root`` still exists and is another one; folders of one name may be in several places."""
+    try:
+        theirs = OmegaConf.select(OmegaConf.load(run / "config.yaml"), "data.root")
+    except (OSError, YAMLError):
+        return False
+    ours = OmegaConf.select(config, "data.root", throw_on_missing=False)
+    if not isinstance(theirs, str) or not isinstance(ours, str) or not Path(theirs).exists():
+        return False
+    return Path(theirs).resolve() != Path(ours).resolve()
 
 
 def existing_folder(config: DictConfig) -> Path | None:
@@ -42,7 +62,7 @@ def existing_folder(config: DictConfig) -> Path | None:
     if config.run.dir is not None:
         folder = Path(config.run.dir)
     elif config.run.resume == "auto":
-        folder = newest_run(Path("runs") / str(config.run.name))
+        folder = newest_run(config)
     else:
         folder = run_of_checkpoint(Path(config.run.resume)) if config.run.resume else None
     return folder if folder and folder.is_dir() else None
@@ -70,7 +90,7 @@ def folder_of(config: DictConfig, checkpoint: Path | None) -> tuple[Path, bool]:
     own = run_of_checkpoint(checkpoint) if checkpoint else None
     if config.run.dir is None and own:
         return own, False
-    run = Path(config.run.dir or Path("runs") / str(config.run.name) / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+    run = Path(config.run.dir or _parent(config) / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
     if rank_zero_only.rank != 0 or (own and run.resolve() == own.resolve()):
         return run, False
     if config.run.dir is not None and _has_files(run) and not (config.run.resume == "auto" and _was_killed_early(run)):

@@ -1,5 +1,7 @@
 """Messages and files about a run at its start, its end, and an interruption."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -16,15 +18,16 @@ from vistok.structure import WeightCount
 from vistok.terminal import say
 from vistok.training import next_commands, run_folder, slim_checkpoint
 from vistok.training.module import LitTokenizer
+from vistok.training.run_facts import ARGUMENTS
 from vistok.versions import versions
 
 
-def open_run(config: DictConfig, run: Path, lit: LitTokenizer, data: Data) -> None:
+def open_run(config: DictConfig, run: Path, lit: LitTokenizer, data: Data, overrides: Sequence[str] = ()) -> None:
     """Creates the first contents of the folder and prints what the run will do."""
     about = f"{data.about}: {data.sizes}"  # refuses data without images to train on
     (run / "checkpoints").mkdir(parents=True, exist_ok=True)
     with atomic_write(run / "config.yaml") as file:
-        file.write(OmegaConf.to_yaml(config, resolve=True).encode())
+        file.write(f"{ARGUMENTS}{json.dumps(list(overrides))}\n{OmegaConf.to_yaml(config, resolve=True)}".encode())
     split_record.write(run, data)
     head = lit.tokenizer.quantizer
     parts = {"encoder": lit.tokenizer.encoder, "quantizer": head, "decoder": lit.tokenizer.decoder}

@@ -31,6 +31,7 @@ def wandb_logger(offline: bool = False, **arguments: Any) -> WandbLogger:
         arguments: Further arguments of Lightning's ``WandbLogger``.
     """
     import wandb
+    from wandb.errors import Error
 
     if rank_zero_only.rank != 0:  # only rank 0 logs
         return WandbLogger(offline=True, **arguments)
@@ -43,7 +44,7 @@ def wandb_logger(offline: bool = False, **arguments: Any) -> WandbLogger:
             logger = WandbLogger(**arguments)
             _ = logger.experiment  # connects
             return logger
-        except wandb.errors.Error as error:
+        except Error as error:
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
             wandb.teardown()  # forgets the refused login
     logger = WandbLogger(offline=True, settings=wandb.Settings(mode="offline", silent=True), **arguments)
