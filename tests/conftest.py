@@ -237,6 +237,7 @@ def loaded(name: str, text: str) -> DictConfig:
 
 
 TINY = [
+    "backbone=cnn_f8_small",
     "trainer=debug",
     "backbone.encoder.channels=8",
     "model.codebook_size=16",

@@ -28,7 +28,7 @@ class Pictures(pl.Callback):
         columns: Number of images.
     """
 
-    def __init__(self, folder: Path, columns: int = 8):
+    def __init__(self, folder: Path, columns: int = 6):
         self.folder, self.columns = folder, columns
         self.pairs: list[tuple[Tensor, Tensor]] = []  # original and reconstruction, uint8
         self.keep: list[Tensor] = []  # for a dynamic head: positions of these that are tokens
@@ -61,7 +61,8 @@ class Pictures(pl.Callback):
             return
         images, reconstructions = zip(*self.pairs, strict=True)
         metrics = trainer.callback_metrics
-        caption = f"after {pl_module.updates:,} updates: PSNR {metrics['val/psnr']:.2f} dB over the validation images"
+        psnr, baseline = metrics["val/psnr"], metrics["val/psnr_bicubic"]
+        caption = f"after {pl_module.updates:,} updates: PSNR {psnr:.2f} dB (bicubic baseline {baseline:.2f} dB)"
         pictures = {
             "reconstructions": reconstruction_grid(images, reconstructions, caption, self.keep),
             "codebook": codebook_plot(counts, [part.name for part in pl_module.metrics.usage.parts]),
