@@ -111,7 +111,7 @@ def weights(name: str, file: str) -> str:
 
 def main(arguments: argparse.Namespace, words: Sequence[str] = (), folder: Path = FOLDER) -> None:
     """All of it; ``words`` are further overrides of every run."""
-    words = [*arguments.set, *words]
+    words = ["backbone=cnn_f8_small", *arguments.set, *words]
     if arguments.data:
         words = ["data=folder", f"data.root={arguments.data}", *words]
     files = dict(pair.split("=", 1) for pair in arguments.weights)

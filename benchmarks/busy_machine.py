@@ -1,4 +1,4 @@
-"""The default run on a quiet and on a busy machine, with several settings of OpenMP.
+"""A small run on a quiet and on a busy machine, with several settings of OpenMP.
 
 ``vistok.processes.openmp`` rests on it.
 
@@ -52,11 +52,11 @@ def main() -> None:
 
 
 def train(variables: dict[str, str], updates: int) -> float:
-    """The seconds that the training of the default run takes."""
+    """The seconds that the training takes."""
     own = {name: value for name, value in os.environ.items() if not name.startswith(VARIABLES)}
     with tempfile.TemporaryDirectory() as folder:
-        words = [f"optim.updates={updates}", f"log.val_every={updates}", f"run.dir={folder}/run"]
-        command = [sys.executable, ROOT / "train.py", *words]
+        budget = [f"optim.updates={updates}", f"log.val_every={updates}"]
+        command = [sys.executable, ROOT / "train.py", "backbone=cnn_f8_small", *budget, f"run.dir={folder}/run"]
         subprocess.run(command, env=own | variables, check=True, capture_output=True, cwd=folder)
         return json.loads(Path(folder, "run", "metrics.json").read_text())["seconds"]
 

@@ -37,6 +37,7 @@ class Injury(pl.Callback):
 def train_synthetic(run: Path) -> None:
     with hydra.initialize_config_dir(str(ROOT / "configs"), version_base="1.3"):
         words = [
+            "backbone=cnn_f8_small",
             "optim.updates=600",
             "quantizer=vq_ema",
             "quantizer.restart=null",

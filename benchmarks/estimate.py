@@ -26,10 +26,11 @@ from vistok.training.cost import Step, estimate, size_of
 ROOT = Path(__file__).parent.parent
 PIXELS = 128
 BATCHES = (1, 4)
+SMALL = ["backbone=cnn_f8_small"]
 NARROW = ["backbone=cnn_f16", "backbone.encoder.channels=32"]
 RUNS = {
-    "small CNN, L1": ["loss=l1"],
-    "small CNN, L2 and GAN": ["loss=l2_gan"],
+    "small CNN, L1": [*SMALL, "loss=l1"],
+    "small CNN, L2 and GAN": [*SMALL, "loss=l2_gan"],
     "VQGAN of 32 channels, L1": [*NARROW, "loss=l1", "quantizer=vq"],
     "VQGAN of 32 channels, L1, LPIPS and GAN": [*NARROW, "loss=vqgan", "quantizer=vq", "optim.ema_decay=0.999"],
 }

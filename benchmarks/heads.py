@@ -1,4 +1,4 @@
-"""Every head, and heads in heads, trained for about two minutes on the default data: a table and a picture.
+"""Every head, and heads in heads, trained for about two minutes on data=sample at f8: a table and a picture.
 
     python benchmarks/heads.py [NAME ...]
 
@@ -18,7 +18,12 @@ from vistok.data import sample
 
 FOLDER = ROOT / "runs" / "heads"
 UPDATES = 1800
-BUDGET = [f"optim.updates={UPDATES}", f"log.val_every={UPDATES}", f"optim.adversarial_start={UPDATES * 8 // 10}"]
+BUDGET = [
+    "backbone=cnn_f8_small",
+    f"optim.updates={UPDATES}",
+    f"log.val_every={UPDATES}",
+    f"optim.adversarial_start={UPDATES * 8 // 10}",
+]
 RUNS = {
     "vq": ["quantizer=vq"],
     "vq, k-means and restarts": ["quantizer=vq", "quantizer.kmeans_updates=20", "quantizer.restart=0.1"],

@@ -49,6 +49,7 @@ from vistok.training.module import LitTokenizer
 ROOT = Path(__file__).parent.parent
 UPDATES, SAVE_EVERY, VAL_EVERY, LOG_EVERY = 36, 5, 8, 4
 WORDS = [
+    "backbone=cnn_f8_small",
     "backbone.encoder.channels=8", "data.image_size=32", "model.latent_dim=4", "model.codebook_size=64",
     "data.batch_size=2", "optim.adversarial_start=9", "schedule.warmup=0", "++data.flip=true",
     "trainer.limit_val_batches=3",

@@ -177,11 +177,12 @@ def compare(rounds: int) -> bool:
 
 
 def scaling(path: Path) -> None:
-    """The step of the default run's small network against batch and image size: a table, and a plot of it."""
+    """The step of the network of ``backbone=cnn_f8_small`` against batch and image size: a table, and a plot of it."""
     steps, times = {}, {}
     for name, fast in (("speed=exact", False), ("speed=fast", True)):
         with hydra.initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            lit = training_run.build_module(hydra.compose("train", ["optim.adversarial_start=0"]))
+            config = hydra.compose("train", ["backbone=cnn_f8_small", "optim.adversarial_start=0"])
+            lit = training_run.build_module(config)
         if fast:
             speed.prepare(*lit.networks, channels_last=True)
         steps[name] = Step(lit, gpu=False, mixed=fast)

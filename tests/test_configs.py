@@ -32,7 +32,11 @@ PAIRS = sorted({(HEADS[i % len(HEADS)], LOSSES[i % len(LOSSES)]) for i in range(
 @pytest.mark.parametrize("quantizer, loss", PAIRS)  # each with some of the others: all pairs would take minutes
 def test_heads_go_with_losses(compose, quantizer, loss):
     """Composing them leaves no term without a weight and no weight without a term."""
-    tiny = ["backbone.encoder.channels=8", "model.latent_dim=24"]  # channels that two and three sub-codebooks can share
+    tiny = [
+        "backbone=cnn_f8_small",
+        "backbone.encoder.channels=8",
+        "model.latent_dim=24",
+    ]  # channels that two and three sub-codebooks can share
     config = compose("train", "trainer=debug", f"quantizer={quantizer}", f"loss={loss}", *tiny)
     for latent_loss in config.loss.latent_losses.values():
         latent_loss.teacher.model = "test_vit"
@@ -122,3 +126,17 @@ def test_published_sizes(compose, experiment, head):
 
 def test_no_file_name_upsets_hydra():
     assert not [path for path in CONFIGS.rglob("*") if "=" in path.name]
+
+
+def test_the_default_run_is_what_the_docs_say(compose):
+    """A small f4 tokenizer of 1,024 codewords for crops of 64 pixels, whose adversary has the last fifth."""
+    config = compose("train")
+    assert (config.optim.updates, config.optim.adversarial_start, config.speed.precision) == (2500, 2000, "32-true")
+    assert (config.data.image_size, config.data.batch_size, config.trainer.accelerator) == (64, 8, "cpu")
+    with torch.device("meta"):
+        tokenizer = configuration.instantiate(config.tokenizer)
+    assert tokenizer.grid(64, 64) == (16, 16) and tokenizer.quantizer.codebook_sizes == (1024,)
+    sizes = [sum(p.numel() for p in part.parameters()) for part in (tokenizer.encoder, tokenizer.decoder)]
+    assert sizes == [377_984, 452_080]
+    quickstart = (CONFIGS.parent / "docs" / "quickstart.md").read_text()
+    assert "after 2,500 updates" in quickstart and "256 codes each" in quickstart

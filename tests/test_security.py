@@ -47,6 +47,7 @@ def test_a_run_connects_to_nothing(tmp_path):
     strace, which sees what is not Python's.)"""
     words = [
         "trainer=debug",
+        "backbone=cnn_f8_small",
         "backbone.encoder.channels=8",
         "model.codebook_size=16",
         "model.latent_dim=4",

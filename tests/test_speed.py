@@ -73,7 +73,9 @@ def test_a_cpu_that_emulates_bfloat16_is_named(compose, monkeypatch, capsys, wor
 def test_modes_of_compile(make_tokenizer, compose):
     with pytest.raises(ValueError, match="speed.compile must be null or one of default, reduce-overhead"):
         speed.prepare(make_tokenizer(), compile="fastest")
-    _, lit = training_run.build(compose("train", "trainer=debug", "backbone.encoder.channels=8"))
+    _, lit = training_run.build(
+        compose("train", "trainer=debug", "backbone=cnn_f8_small", "backbone.encoder.channels=8")
+    )
     names = set(lit.state_dict())
     speed.prepare(*lit.networks, channels_last=True, compile="default")
     assert set(lit.state_dict()) == names

@@ -150,7 +150,14 @@ def agrees_in(dtype, tokenizer, size=32):
 ])  # fmt: skip
 def test_every_head_in_half_precision(compose, head, dtype):
     torch.manual_seed(0)
-    words = ("trainer=debug", "backbone.encoder.channels=8", "model.latent_dim=4", "model.codebook_size=16", head)
+    words = (
+        "trainer=debug",
+        "backbone=cnn_f8_small",
+        "backbone.encoder.channels=8",
+        "model.latent_dim=4",
+        "model.codebook_size=16",
+        head,
+    )
     agrees_in(dtype, configuration.instantiate(compose("train", *words).tokenizer))
 
 
@@ -177,6 +184,7 @@ def test_codes_of_any_whole_numbers(compose, head):
     """Token files hold uint16."""
     words = (
         "trainer=debug",
+        "backbone=cnn_f8_small",
         "backbone.encoder.channels=8",
         "model.latent_dim=4",
         "model.codebook_size=16",

@@ -428,6 +428,7 @@ def start(python, run, *words):
     """``train.py`` in two processes."""
     words = ["trainer=debug", "trainer.devices=2", "trainer.strategy=ddp_find_unused_parameters_true", *words]
     words += [
+        "backbone=cnn_f8_small",
         "backbone.encoder.channels=8",
         "model.codebook_size=16",
         "model.latent_dim=4",

@@ -127,6 +127,7 @@ def test_ranks_without_an_image_and_uneven_last_batches(python, tmp_path, photos
     """Three ranks validate on one image, and on five, of which one rank has a batch less: none waits for another."""
     run = tmp_path / "run"
     words = [
+        "backbone=cnn_f8_small",
         "backbone.encoder.channels=8",
         "model.codebook_size=16",
         "model.latent_dim=4",

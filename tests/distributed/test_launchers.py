@@ -19,6 +19,7 @@ from vistok.training import run as training_run
 ROOT = Path(__file__).parent.parent.parent
 LAST = 120  # update: far enough that no run is over before it is preempted
 WORDS = [
+    "backbone=cnn_f8_small",
     "backbone.encoder.channels=8",
     "model.codebook_size=16",
     "model.latent_dim=4",

@@ -106,8 +106,9 @@ def test_refusals(tmp_path, train, kind, overrides, message):
 
 
 def test_a_perceptual_loss_sees_grey_three_times_and_chosen_bands(compose, shrink_losses):
-    config = compose("train", "trainer=debug", "loss=vqgan", "data.channels=1", "backbone.encoder.channels=8",
-                     "data.image_size=32", "model.codebook_size=16", "model.latent_dim=4")  # fmt: skip
+    config = compose("train", "trainer=debug", "loss=vqgan", "data.channels=1", "backbone=cnn_f8_small",
+                     "backbone.encoder.channels=8", "data.image_size=32", "model.codebook_size=16",
+                     "model.latent_dim=4")  # fmt: skip
     shrink_losses(config.loss, 32)
     lit = training_run.build_module(config)
     grey = torch.rand(2, 1, 32, 32) * 2 - 1

@@ -184,7 +184,13 @@ def test_attention_flops():
     assert counter.get_total_flops() == 2 * 4 * 64**2 * 16
 
 
-SMALL = ["backbone.encoder.channels=8", "model.codebook_size=16", "model.latent_dim=4", "data.image_size=32"]
+SMALL = [
+    "backbone=cnn_f8_small",
+    "backbone.encoder.channels=8",
+    "model.codebook_size=16",
+    "model.latent_dim=4",
+    "data.image_size=32",
+]
 
 
 def test_the_command_prints_and_trains_nothing(compose, capsys, tmp_path, monkeypatch):

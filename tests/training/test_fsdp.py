@@ -15,6 +15,7 @@ from vistok.training import run as training_run
 
 ROOT = Path(__file__).parent.parent.parent
 WORDS = [
+    "backbone=cnn_f8_small",
     "backbone.encoder.channels=8",
     "model.codebook_size=16",
     "model.latent_dim=4",

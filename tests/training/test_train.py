@@ -303,7 +303,13 @@ def test_files_that_are_no_checkpoints(train, trained, tmp_path):
 
 def test_the_command_line(python, tmp_path):
     """In a folder of its own: messages instead of tracebacks, and runs that never share a folder."""
-    tiny = ["trainer=debug", "backbone.encoder.channels=8", "data.image_size=32", "quantizer.codebook_size=16"]
+    tiny = [
+        "trainer=debug",
+        "backbone=cnn_f8_small",
+        "backbone.encoder.channels=8",
+        "data.image_size=32",
+        "quantizer.codebook_size=16",
+    ]
     refused = completed(python, ROOT / "train.py", "data=folder", "data.root=nowhere", cwd=tmp_path)
     assert refused.returncode == 1 and "error: data.root=nowhere is not a folder" in refused.stderr
     assert "Traceback" not in refused.stderr and not list(tmp_path.iterdir())
@@ -336,6 +342,7 @@ def test_the_command_line(python, tmp_path):
 def test_ctrl_c_saves_and_says_how_to_go_on(python, tmp_path):
     words = [
         "trainer=debug",
+        "backbone=cnn_f8_small",
         "backbone.encoder.channels=8",
         "data.image_size=32",
         "optim.updates=2000",
@@ -384,6 +391,7 @@ def test_two_processes_share_one_run_folder(tmp_path):
             "optim.adversarial_start=1",
             "data.image_size=32",
             "data.batch_size=2",
+            "backbone=cnn_f8_small",
             "backbone.encoder.channels=8",
             "log.val_every=3",
         ),
@@ -409,7 +417,13 @@ def test_tensorboard_gets_pictures(train, tmp_path):
 @pytest.mark.slow
 def test_wandb_without_a_login_is_offline(python, tmp_path):
     """It keeps pictures and histograms, and prints the command that uploads them."""
-    words = ["trainer=debug", "backbone.encoder.channels=8", "data.image_size=32", "logger=wandb"]
+    words = [
+        "trainer=debug",
+        "backbone=cnn_f8_small",
+        "backbone.encoder.channels=8",
+        "data.image_size=32",
+        "logger=wandb",
+    ]
     left = {"HOME": str(tmp_path), "WANDB_API_KEY": "", "WANDB_BASE_URL": "https://wandb.invalid"}
     done = completed(python, ROOT / "train.py", *words, "run.dir=run", cwd=tmp_path, **left)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -112,6 +112,7 @@ def test_the_script_records_and_draws(python, tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "executable", python)
     words = [
         "trainer=debug",
+        "backbone=cnn_f8_small",
         "backbone.encoder.channels=8",
         "model.codebook_size=16",
         "model.latent_dim=4",

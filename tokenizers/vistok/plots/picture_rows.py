@@ -9,9 +9,10 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-CELL, GAP, CAPTION = 192, 6, 28  # pixels: about the width of an image, space between two, height of a caption
+CELL, GAP, CAPTION = 160, 6, 28  # pixels: least width of an image, space between two, height of a caption
 TEXT, SQUARE = 16, 12  # pixels: height of the text, side of a colour in a legend
 ENTRIES = 3  # entries of a legend for which there is always space
+TYPICAL = 192  # about the width of a reconstruction in pixels
 SMALLEST = 96  # smallest width of a labelled image in pixels
 WHITE, INK = (255, 255, 255), (40, 40, 40)
 
@@ -102,7 +103,7 @@ def reconstruction_grid(
         keep: For each image the positions that are tokens, (h, w) bool, chosen by a dynamic head. They add a row that
             outlines the region of each token. Empty adds no row.
     """
-    factor = max(1, round(CELL / max(image.shape[2] for image in images)))
+    factor = max(1, round(TYPICAL / max(image.shape[2] for image in images)))
     sizes = [(image.shape[2] * factor, image.shape[1] * factor) for image in images]
     rows = [("originals", tiles(images, sizes)), (caption, tiles(reconstructions, sizes))]
     if keep:
