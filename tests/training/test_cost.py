@@ -249,7 +249,7 @@ def test_refuses_a_memory_that_is_none(compose, wrong):
 
 def test_refuses_what_training_would_refuse(compose):
     with pytest.raises(ValueError, match="data.image_size=36 is not a multiple"):
-        training_run.estimate(compose("train", "run.gpu_memory=8", "data.image_size=36"))
+        training_run.estimate(compose("train", "backbone=cnn_f8_small", "run.gpu_memory=8", "data.image_size=36"))
     with pytest.raises(ValueError, match="batch_size must be at least 1"):
         training_run.estimate(compose("train", "run.gpu_memory=8", "data.batch_size=0"))
     with pytest.raises(ValueError, match="precision=64-true cannot be estimated"):
