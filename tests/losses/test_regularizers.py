@@ -4,13 +4,14 @@ import pytest
 import torch
 from torch import nn
 
-from vistok.losses import R1, Adversary, DiffAug, DINODiscriminator, LeCam, PatchGAN, StyleGAN
+from vistok.losses import R1, Adversary, BlurPoolDiscriminator, DiffAug, DINODiscriminator, LeCam, PatchGAN, StyleGAN
 from vistok.losses.diffaug import change_colour, mask_square, translate
 
 DISCRIMINATORS = {
     "patchgan": lambda: PatchGAN(channels=4, num_layers=2),
     "patchgan, group": lambda: PatchGAN(channels=4, num_layers=2, norm="group"),
     "patchgan, none": lambda: PatchGAN(channels=4, num_layers=2, norm="none"),
+    "blurpool": lambda: BlurPoolDiscriminator(channels=8, num_stages=2),
     "stylegan2": lambda: StyleGAN(16, [4, 4, 4]),
     "llamagen": lambda: StyleGAN(16, [4, 4, 4], "llamagen"),
     "dino": lambda: DINODiscriminator("vit_tiny_patch16_224", "random", blocks=(1,), size=32),

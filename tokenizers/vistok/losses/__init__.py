@@ -2,6 +2,7 @@
 
 from vistok.losses.adversarial import Adversary
 from vistok.losses.alignment import ContrastiveAlignment, FeaturePrediction, PatchAlignment, info_nce
+from vistok.losses.blurpool import BlurPoolDiscriminator
 from vistok.losses.diffaug import DiffAug
 from vistok.losses.dino_discriminator import DINODiscriminator
 from vistok.losses.feature_loss import FeatureLoss
@@ -19,6 +20,7 @@ __all__ = [
     "R1",
     "STLPIPS",
     "Adversary",
+    "BlurPoolDiscriminator",
     "ContrastiveAlignment",
     "DINODiscriminator",
     "DiffAug",

@@ -19,23 +19,30 @@ class LeCam(Regularizer):
 
     Args:
         decay: Decay of the averages for each update, in [0, 1).
+        batch_means: True is the form of MaskBit and TiTok: the means of the batch's logits, over all ranks, in place of
+            the single logits, and averages of the earlier updates only.
     """
 
     every = 1
     real: Tensor
     fake: Tensor
 
-    def __init__(self, decay: float = 0.999):
+    def __init__(self, decay: float = 0.999, batch_means: bool = False):
         super().__init__()
         if not 0 <= decay < 1:
             raise ValueError(f"decay must be in [0, 1), not {decay}")
-        self.decay = decay
+        self.decay, self.batch_means = decay, batch_means
         self.register_buffer("real", torch.zeros(()))
         self.register_buffer("fake", torch.zeros(()))
 
     def forward(self, discriminate: Callable[[Tensor], Tensor], images: Tensor, real: Tensor, fake: Tensor) -> Tensor:
         means = mean_over_ranks(torch.stack([real.detach().mean(), fake.detach().mean()]))
-        mean_real, mean_fake = self._follow(self.real, means[0]), self._follow(self.fake, means[1])
+        mean_real, mean_fake = self.real, self.fake
+        if self.batch_means:  # values of all ranks, gradients of this one: ranks average them to those of one process
+            own = torch.stack([real.mean(), fake.mean()])
+            real, fake = own - own.detach() + means
+        else:
+            mean_real, mean_fake = self._follow(mean_real, means[0]), self._follow(mean_fake, means[1])
         return F.relu(real - mean_fake).square().mean() + F.relu(mean_real - fake).square().mean()
 
     def update(self, real: Tensor, fake: Tensor) -> None:

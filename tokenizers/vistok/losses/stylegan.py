@@ -150,20 +150,22 @@ class Blur(nn.Module):
         taps: Row and column of the kernel.
         padding: Padding on each side in pixels.
         mode: Padding mode, as in ``torch.nn.functional.pad``.
+        stride: Distance in pixels between outputs.
     """
 
     kernel: Tensor  # (h, w)
 
-    def __init__(self, taps: Sequence[float], padding: int, mode: str = "constant"):
+    def __init__(self, taps: Sequence[float], padding: int, mode: str = "constant", stride: int = 1):
         super().__init__()
         row = torch.tensor(taps, dtype=torch.float32)
         self.register_buffer("kernel", torch.outer(row, row) / row.sum() ** 2, persistent=False)
-        self.padding, self.mode = padding, mode
+        self.padding, self.mode, self.stride = padding, mode, stride
 
     def forward(self, x: Tensor) -> Tensor:
         padded = rearrange(F.pad(x, [self.padding] * 4, mode=self.mode), "b c h w -> (b c) 1 h w")
         # Channels as images, not as groups: R1's second derivative of a convolution in groups loops over them.
-        return rearrange(F.conv2d(padded, self.kernel.to(x.dtype)[None, None]), "(b c) 1 h w -> b c h w", b=len(x))
+        blurred = F.conv2d(padded, self.kernel.to(x.dtype)[None, None], stride=self.stride)
+        return rearrange(blurred, "(b c) 1 h w -> b c h w", b=len(x))
 
 
 class MinibatchSpread(nn.Module):
