@@ -297,6 +297,7 @@ def untrained_lpips(net: str) -> nn.Module:
 SMALLER = {  # networks beside the tokenizer, by class: arguments that make them small
     "vistok.losses.BlurPoolDiscriminator": {"channels": 16},
     "vistok.losses.DINODiscriminator": {"model": "vit_tiny_patch16_224", "size": 64},
+    "vistok.losses.LayerAlignment": {"layer": "from_latent"},  # of any tokenizer
     "vistok.losses.Teacher": {"model": "test_vit.r160_in1k"},
 }
 SMALLER_MODELS = {  # of feature losses

@@ -40,6 +40,8 @@ def test_heads_go_with_losses(compose, quantizer, loss):
     config = compose("train", "trainer=debug", f"quantizer={quantizer}", f"loss={loss}", *tiny)
     for latent_loss in config.loss.latent_losses.values():
         latent_loss.teacher.model = "test_vit"
+    for layer_loss in config.loss.get("layer_losses", {}).values():
+        layer_loss.teacher.model, layer_loss.layer = "test_vit", "from_latent"  # every tokenizer has this layer
     config.loss.image_losses = {name: {"_target_": "torch.nn.L1Loss"} for name in config.loss.image_losses}
     _, lit = run.build(config)
     assert set(lit.loss_weights) == {*config.loss.loss_weights, *lit.tokenizer.quantizer.loss_names}

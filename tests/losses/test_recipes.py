@@ -41,9 +41,11 @@ def assert_fits(monkeypatch):
             reconstruction = torch.empty_like(images, requires_grad=True)
             latent = torch.empty(4, latent_dim, grid, grid, requires_grad=True)
         losses = {"images": parts["image_losses"], "latent": parts["latent_losses"]}
+        losses["layers"] = parts.get("layer_losses", {})
         networks = [loss.to("meta") for own in losses.values() for loss in own.values()]
         terms = [loss(reconstruction, images) for loss in losses["images"].values()]
         terms += [loss(latent, images) for loss in losses["latent"].values()]
+        terms += [loss(torch.empty(4, grid**2, loss.dim, device="meta"), images) for loss in losses["layers"].values()]
         if parts["adversary"]:
             networks.append(parts["adversary"].discriminator.to("meta"))
             logits = networks[-1](reconstruction)

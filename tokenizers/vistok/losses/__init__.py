@@ -6,6 +6,7 @@ from vistok.losses.blurpool import BlurPoolDiscriminator
 from vistok.losses.diffaug import DiffAug
 from vistok.losses.dino_discriminator import DINODiscriminator
 from vistok.losses.feature_loss import FeatureLoss
+from vistok.losses.layer_alignment import LayerAlignment
 from vistok.losses.lecam import LeCam
 from vistok.losses.logit_laplace import LogitLaplace
 from vistok.losses.patchgan import PatchGAN
@@ -26,6 +27,7 @@ __all__ = [
     "DiffAug",
     "FeatureLoss",
     "FeaturePrediction",
+    "LayerAlignment",
     "LeCam",
     "LogitLaplace",
     "PatchAlignment",

@@ -77,12 +77,22 @@ class PatchAlignment(nn.Module):
         self.predictor = nn.Sequential(nn.Conv2d(before, hidden, 1), nn.SiLU(), nn.Conv2d(hidden, teacher.dim, 1))
 
     def forward(self, latent: Tensor, images: Tensor) -> Tensor:
-        features = self.teacher(images).float()
-        side = math.isqrt(features.shape[1])
-        predicted = self.predictor(latent.chunk(self.num_parts, dim=1)[self.part]).float()
-        if predicted.shape[2:] != (side, side):
-            predicted = F.interpolate(predicted, (side, side), mode="bilinear", antialias=True)
-        return 1 - F.cosine_similarity(rearrange(predicted, "b d h w -> b (h w) d"), features, dim=2).mean()
+        features = self.teacher(images)
+        return patch_distance(self.predictor(latent.chunk(self.num_parts, dim=1)[self.part]), features)
+
+
+def patch_distance(predicted: Tensor, features: Tensor) -> Tensor:
+    """One minus the mean cosine of the channels of a map and a teacher's patch features, a float32 scalar.
+
+    Args:
+        predicted: (b, d, h, w), resized to the teacher's grid where that is another one.
+        features: (b, n, d) on a square grid, row by row.
+    """
+    predicted, features = predicted.float(), features.float()
+    side = math.isqrt(features.shape[1])
+    if predicted.shape[2:] != (side, side):
+        predicted = F.interpolate(predicted, (side, side), mode="bilinear", antialias=True)
+    return 1 - F.cosine_similarity(rearrange(predicted, "b d h w -> b (h w) d"), features, dim=2).mean()
 
 
 def width_of(dim: int, num_parts: int, part: int) -> int:

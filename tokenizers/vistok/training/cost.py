@@ -303,7 +303,8 @@ def _counted(function: Callable[[Tensor], Any], tensor: Tensor) -> tuple[int, An
 def _parameters(lit: LitTokenizer) -> dict[str, WeightCount]:
     parts = dict(lit.tokenizer.named_children())
     parts |= {"discriminator": lit.adversary} if lit.adversary else {}
-    parts |= {f"loss {name}": loss for losses in (lit.image_losses, lit.latent_losses) for name, loss in losses.items()}
+    groups = (lit.image_losses, lit.latent_losses, lit.layer_losses)
+    parts |= {f"loss {name}": loss for losses in groups for name, loss in losses.items()}
     parts |= {"averaged weights": lit.average} if lit.average else {}
     counts = {name: WeightCount.of(part) for name, part in parts.items()}
     return {name: count for name, count in counts.items() if count.parameters or count.buffers}

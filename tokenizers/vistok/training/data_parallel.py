@@ -88,11 +88,13 @@ class Passed(nn.Module):
 def is_steady(lit: LitTokenizer) -> bool:
     """True if each backward pass is known to reach the same parameters, which need not be all.
 
-    The adversary's start and R1 change no set: the generator gets every gradient through the decoder's output or the
-    latent, and R1 differentiates the same discriminator. Any module may declare ``steady_gradients``. Of those that do
-    not, the parts of this package and torch's own layers are steady, and others are not.
+    The adversary's start and R1 change no set: the generator gets every gradient through the decoder's output, the
+    latent or a layer with a loss, and R1 differentiates the same discriminator. Any module may declare
+    ``steady_gradients``. Of those that do not, the parts of this package and torch's own layers are steady, and others
+    are not.
     """
-    losses = (*lit.image_losses.values(), *lit.latent_losses.values(), *lit.output_losses.values())
+    groups = (lit.image_losses, lit.latent_losses, lit.output_losses, lit.layer_losses)
+    losses = [loss for group in groups for loss in group.values()]
     discriminating = (lit.adversary.discriminator, *lit.adversary.regularizers.values()) if lit.adversary else ()
     parts = [
         p for p in (*lit.tokenizer.children(), *losses, *discriminating) if any(w.requires_grad for w in p.parameters())

@@ -21,6 +21,7 @@ from vistok.tokenizer import Tokenizer
 from vistok.training import fsdp
 from vistok.training.balance import BalancedBackward
 from vistok.training.ema import AveragedTokenizer
+from vistok.training.layer_features import LayerFeatures
 from vistok.training.schedules import Schedule
 from vistok.training.updates import Contributions, Decisions, Outcome, match_layouts, step, undone_unless
 
@@ -41,12 +42,15 @@ class LitTokenizer(pl.LightningModule):
         tokenizer: The tokenizer to train.
         image_losses: Losses ``loss(reconstruction, images)`` by name. A loss with an argument ``mask`` also gets the
             mask of the batch, (b, 1, H, W) bool or None; the same holds for output losses.
-        loss_weights: Weight of every term by name: terms of the head, of image, output and latent losses, and with an
-            adversary ``adversarial``, ``discriminator`` and its regularizers.
+        loss_weights: Weight of every term by name: terms of the head, of image, output, latent and layer losses, and
+            with an adversary ``adversarial``, ``discriminator`` and its regularizers.
         optimizer: Function from parameters to an optimizer; it makes those of the generator and the discriminator.
         schedule: Factor of both learning rates for each update.
         adversary: Discriminator and its losses; None trains without adversarial loss.
         latent_losses: Losses ``loss(latent, images)`` by name.
+        layer_losses: Losses ``loss(feature, images)`` by name, on the output of a layer of the tokenizer that the
+            loss's attribute ``layer`` names, such as ``decoder.transformer.blocks.2``. Layers behind it get no
+            gradient of the loss.
         output_losses: Losses ``loss(output, images)`` by name, on the decoder's output before the pixel map, such as
             ``LogitLaplace``. Like the image losses they enter the adaptive adversarial weight.
         ema_decay: Decay in [0, 1) of the average of the weights that is validated and exported; None uses the weights
@@ -73,6 +77,7 @@ class LitTokenizer(pl.LightningModule):
         clip: float | None = None,
         accumulate: int = 1,
         view: RGBView = RGBView(),
+        layer_losses: Mapping[str, nn.Module] | None = None,
     ):
         super().__init__()
         self.automatic_optimization = False  # two optimizers
@@ -82,6 +87,7 @@ class LitTokenizer(pl.LightningModule):
         self.image_losses = nn.ModuleDict(image_losses)
         self.latent_losses = nn.ModuleDict(latent_losses or {})
         self.output_losses = nn.ModuleDict(output_losses or {})
+        self.layer_losses = nn.ModuleDict(layer_losses or {})
         self.adversary, self.view = adversary, view
         for name, network in self.named_modules():
             if isinstance(network, FrozenNetwork):
@@ -99,6 +105,7 @@ class LitTokenizer(pl.LightningModule):
         self.make_optimizer = optimizer
         self.schedule, self.clip, self.accumulate = schedule, clip, accumulate
         self.average = None if ema_decay is None else AveragedTokenizer(tokenizer, ema_decay)
+        self.features = LayerFeatures(tokenizer, dict(self.layer_losses.items()))  # after the copy: it has no hooks
         self.metrics = self._fresh_metrics()
         self.updates = 0
         self.batches = 0
@@ -111,7 +118,7 @@ class LitTokenizer(pl.LightningModule):
         self._folded: list[Tokenizer] = []  # the tokenizer that validation runs; in a list, so that it is no submodule
         self.reducers: Sequence[nn.Module] = []  # with trainer=ddp one for each optimizer: see data_parallel.py
 
-        terms = {*tokenizer.quantizer.loss_names, *self.pixel_losses, *self.latent_losses}
+        terms = {*tokenizer.quantizer.loss_names, *self.pixel_losses, *self.latent_losses, *self.layer_losses}
         terms |= set(adversary.loss_names) if adversary else set()
         if terms != set(self.loss_weights):
             raise ValueError(
@@ -134,7 +141,7 @@ class LitTokenizer(pl.LightningModule):
     def networks(self) -> tuple[nn.Module, ...]:
         """Networks that can be accelerated, each called separately."""
         discriminator = (self.adversary.discriminator,) if self.adversary else ()
-        losses = (*self.image_losses.values(), *self.latent_losses.values())
+        losses = (*self.image_losses.values(), *self.latent_losses.values(), *self.layer_losses.values())
         return self.tokenizer.encoder, self.tokenizer.decoder, *discriminator, *losses
 
     def compare(
@@ -164,7 +171,7 @@ class LitTokenizer(pl.LightningModule):
         """Parameters of each optimizer: the generator's, then the discriminator's if there is one."""
         generator = [
             parameter
-            for part in (self.tokenizer, self.image_losses, self.latent_losses, self.output_losses)
+            for part in (self.tokenizer, self.image_losses, self.latent_losses, self.output_losses, self.layer_losses)
             for parameter in part.parameters()
             if parameter.requires_grad
         ]
@@ -205,13 +212,14 @@ class LitTokenizer(pl.LightningModule):
         adversarial = self.adversary is not None and self.updates >= self.adversary.start
 
         context = Context(mask=batch.mask, progress=self.updates, unused=self.unused)
-        quantized = self.tokenizer.quantize(images, context=context)
-        output = self.tokenizer.decoder_output(quantized.latent, images.shape[-2:], quantized.keep, context)
+        with self.features.recorded():
+            quantized = self.tokenizer.quantize(images, context=context)
+            output = self.tokenizer.decoder_output(quantized.latent, images.shape[-2:], quantized.keep, context)
         balance = BalancedBackward(output, self.tokenizer.pixels.out)
         pixel_terms = self.compare(balance.detached, balance.reconstruction, images, batch.mask)
         balance.compare(weighted_sum(pixel_terms, self.loss_weights), self._loss_parameters())
         latent_terms = {name: loss(quantized.latent, images) for name, loss in self.latent_losses.items()}
-        latent_terms = quantized.losses | latent_terms
+        latent_terms = quantized.losses | latent_terms | self.features.terms(images)
         terms, scales, discriminated = latent_terms | pixel_terms, {}, None
         if adversarial:
             generated, scales = self._add_adversarial(balance, quantized.latent)
@@ -416,7 +424,8 @@ class LitTokenizer(pl.LightningModule):
 
     def saved(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Part of a state dict that checkpoints save: all but the frozen networks of losses."""
-        losses = {name: getattr(self, name) for name in ("image_losses", "latent_losses", "output_losses")}
+        groups = ("image_losses", "latent_losses", "output_losses", "layer_losses")
+        losses = {name: getattr(self, name) for name in groups}
         excluded = [f"{group}.{name}." for group, members in losses.items() for name in frozen(members)]
         excluded += [f"adversary.{name}." for name in (self.adversary.frozen if self.adversary else ())]
         return {key: value for key, value in state.items() if not key.startswith(tuple(excluded))}
