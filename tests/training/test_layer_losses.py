@@ -10,9 +10,11 @@ from torch import nn
 from vistok import Tokenizer
 from vistok.backbones import ViTDecoder, ViTEncoder
 from vistok.quantizers import VectorQuantizer
+from vistok.training.data_parallel import is_steady
 from vistok.training.layer_features import LayerFeatures
 from vistok.training.module import LitTokenizer
 from vistok.training.run import train as train_of
+from vistok.training.schedules import Schedule
 
 WORDS = [
     "trainer=debug", "backbone=vit_s8", "loss=gigatok", "data.image_size=32", "model.codebook_size=16",
@@ -128,8 +130,19 @@ def test_a_compiled_block_gives_its_feature():
 
 def test_without_layer_losses_there_are_no_hooks():
     weights = {"l1": 1.0, "commitment": 1.0, "codebook": 1.0}
-    lit = LitTokenizer(tokenizer_of(), {"l1": nn.L1Loss()}, weights, torch.optim.Adam, lambda _: 1.0)
+    lit = LitTokenizer(tokenizer_of(), {"l1": nn.L1Loss()}, weights, torch.optim.Adam, Schedule(1))
     assert not any(module._forward_hooks for module in lit.modules())
+
+
+def test_a_strangers_parameters_may_change_from_step_to_step():
+    """So DDP looks for those without a gradient in each step."""
+    weights = {"l1": 1.0, "size": 1.0, "commitment": 1.0, "codebook": 1.0}
+    loss = MeanSquare("from_latent")
+    losses = {"size": loss}
+    lit = LitTokenizer(tokenizer_of(), {"l1": nn.L1Loss()}, weights, torch.optim.Adam, Schedule(1), layer_losses=losses)
+    assert is_steady(lit)
+    loss.scale = nn.Parameter(torch.ones(()))
+    assert not is_steady(lit)
 
 
 @pytest.mark.parametrize("loss, message", [
