@@ -335,6 +335,7 @@ def differences(whole: Path, killed: Path) -> list[str]:
     ours, theirs = (torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (killed, whole))
     for checkpoint in (ours, theirs):
         del checkpoint["loops"]  # Lightning's counts of what it began and ended
+        checkpoint.pop("seconds", None)  # of all attempts, which differ
     found = unequal(ours, theirs, "last.ckpt")
     names = ["checkpoints/slim.safetensors", "tokenizer/model.safetensors", "metrics.csv", "reconstructions.png"]
     for name in [*names, "codebook.png"]:
