@@ -34,7 +34,7 @@ def test_a_finished_run(run, capsys):
     assert "VectorQuantizer" in found[""] and "16 codewords, 4 channels" in found[""]
     assert "learning rate 0.002" in found["training"] and "discriminator from update 1" in found["training"]
     assert re.search(r"psnr [0-9.]+ dB", found["held"]) and f"{run}/codebook.png" in found[""]
-    assert f"eval.py tokenizer={run}" in found["evaluate"] and "vistok.load" in found["load"]
+    assert f" -m vistok eval tokenizer={run}" in found["evaluate"] and "vistok.load" in found["load"]
     assert "one code for each 8 x 8 pixels" in found[""] and "resume" not in found
 
 

@@ -63,3 +63,18 @@ def test_a_run_that_recorded_its_images_needs_no_words_about_them(monkeypatch, t
     (tmp_path / "held_out.json").touch()
     config = OmegaConf.create({"data": {"_target_": "vistok.data.folder"}})
     assert next_commands.to_evaluate(tmp_path, config).endswith(f" eval.py tokenizer={tmp_path}")
+
+
+def test_commands_name_the_program_that_was_called(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    for called, program in (
+        ("train.py", "eval.py"),
+        (str(tmp_path / "eval.py"), "eval.py"),
+        ("/opt/my code/train.py", "'/opt/my code/eval.py'"),
+        ("../train.py", str(tmp_path.parent / "eval.py")),
+        ("/venv/bin/vistok", "-m vistok eval"),
+        ("/venv/vistok/__main__.py", "-m vistok eval"),
+        ("/venv/ipykernel_launcher.py", "-m vistok eval"),
+    ):
+        monkeypatch.setattr(sys, "argv", [called])
+        assert next_commands.program("eval") == f"{next_commands.interpreter()} {program}"

@@ -35,7 +35,7 @@ def test_a_sweep_ends_with_a_table_and_a_page(python, tmp_path):
     assert all(row["updates"] == "2" and f"optimizer.lr={row['run'][2:]}" in row["arguments"] for row in rows)
     page = (sweep / "sweep.html").read_text()
     assert page.count("data:image/png;base64,") == 4 and page.count("<strong>") >= 2 and "lr0.002</h2>" in page
-    assert "best PSNR first" in done.stdout and "eval.py 'tokenizer=[runs/sample-" in done.stdout
+    assert "best PSNR first" in done.stdout and f"{ROOT}/eval.py 'tokenizer=[runs/sample-" in done.stdout
     folder = f"hydra.sweep.dir={sweep.relative_to(tmp_path)}"
     assert folder in done.stdout
     again = swept(python, tmp_path, "optimizer.lr=0.001,0.003", folder)

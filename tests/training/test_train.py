@@ -319,7 +319,7 @@ def test_the_command_line(python, tmp_path):
     done = completed(sys.executable, ROOT / "train.py", *tiny, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     name = "sample-encoder.channels8-image_size32-quantizer.codebook_size16-debug"
-    assert "psnr bicubic" in done.stdout and f"python eval.py tokenizer=runs/{name}/" in done.stdout
+    assert "psnr bicubic" in done.stdout and f"python {ROOT}/eval.py tokenizer=runs/{name}/" in done.stdout
     (run,) = (tmp_path / "runs" / name).iterdir()
     assert (run / "tokenizer" / "model.safetensors").is_file()
     assert {path.name for path in tmp_path.iterdir()} == {"runs"}
@@ -368,7 +368,7 @@ def test_ctrl_c_saves_and_says_how_to_go_on(python, tmp_path):
     assert f"run.resume={folder}/checkpoints/last.ckpt" in rest and "Traceback" not in rest
     saved = torch.load(folder / "checkpoints" / "last.ckpt", weights_only=True)
     assert 1 <= saved["updates"] < 2000
-    command = re.search(r"python train.py (.*)", rest)[1].split()
+    command = re.search(rf"python {ROOT}/train.py (.*)", rest)[1].split()
     command = [word for word in command if not word.startswith("optim.updates=")]
     resumed = completed(python, ROOT / "train.py", *command, f"optim.updates={saved['updates'] + 2}", cwd=tmp_path)
     assert resumed.returncode == 0, resumed.stderr

@@ -17,6 +17,7 @@ from vistok.formats.tokenizer_paths import CONFIG, EXPORT
 from vistok.training.run_facts import RunFacts
 
 SAMPLE, SHARDS = "vistok.data.sample", "vistok.data.shards"
+SCRIPTS = ("train.py", "eval.py")
 SPECIAL = set('"$`\\!')  # characters with a meaning between double quotes
 PLAIN = re.compile(r"[\w./-]+", re.ASCII)  # paths that a list of Hydra's takes without quotes
 FOLLOWED = ("columns", "labels")  # keys of shards that decide which images are read, and how they are named
@@ -34,8 +35,10 @@ def interpreter() -> str:
 def program(name: str) -> str:
     """Command that calls ``train`` or ``eval`` as this process was called: the repository's script, or the package."""
     called = Path(sys.argv[0])
-    packaged = called.name == "vistok" or called.parts[-2:] == ("vistok", "__main__.py")
-    return f"{interpreter()} -m vistok {name}" if packaged else f"{interpreter()} {name}.py"
+    if called.name not in SCRIPTS:
+        return f"{interpreter()} -m vistok {name}"
+    script = os.path.abspath(called.with_name(f"{name}.py"))
+    return f"{interpreter()} {shlex.quote(script.removeprefix(os.getcwd() + os.sep))}"
 
 
 def to_resume(checkpoint: Path, overrides: Sequence[str]) -> str:
