@@ -64,3 +64,30 @@ def test_damaged_files_are_empty_cells(tmp_path, capsys):
 def _empty(tmp_path):
     (tmp_path / "a" / "nothing").mkdir()
     return tmp_path / "a" / "nothing"
+
+
+def test_in_a_narrow_terminal_a_name_is_a_line_of_its_own(tmp_path, capsys, monkeypatch):
+    name = "photos-simvq-" + "lr0.001-" * 12 + "end"
+    report = {"updates": 12, "seconds": 75.0, "metrics": {"psnr": 24.5678, "ssim": 0.71234, "usage": 0.915}}
+    for run, values in ((name, report), ("other", report | {"updates": 2500})):
+        (tmp_path / run).mkdir()
+        (tmp_path / run / "config.yaml").write_text(
+            "data: {root: '[red]', image_size: 64}\nmodel: {codebook_size: 16}\n"
+        )
+        (tmp_path / run / "metrics.json").write_text(json.dumps(values))
+        os.utime(tmp_path / run / "config.yaml", (len(run), len(run)))
+    monkeypatch.setenv("COLUMNS", "80")
+    runs.main([str(tmp_path)])
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[2:] == [
+        "  updates  time  PSNR   SSIM   used, %",
+        "",
+        name,
+        "  12       1:15  24.57  0.712  91.5      16, 64 px  [red]",
+        "other",
+        "  2,500    1:15  24.57  0.712  91.5      16, 64 px  [red]",
+    ]
+    monkeypatch.setenv("COLUMNS", "240")
+    runs.main([str(tmp_path)])
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if name in line]
+    assert row.split() == [name, "[red]", "16,", "64", "px", "12", "1:15", "24.57", "0.712", "91.5"]

@@ -53,7 +53,7 @@ def run(asked: argparse.Namespace) -> None:
         say(f"no runs in {folder}", console=console)
         return
     say(f"runs in {folder}", console=console)
-    console.print(runs_table.terminal_table(folder, found))
+    runs_table.print_table(console, folder, found)
     for path in map(Path, asked.out):
         if path.suffix == ".csv":
             text = runs_table.csv_text(folder, found)

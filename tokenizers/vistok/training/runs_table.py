@@ -8,14 +8,17 @@ from html import escape
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape as escape_markup
 from rich.table import Table
 
-from vistok.terminal import duration, visible
+from vistok.terminal import duration, say, visible
 from vistok.training.run_facts import MOST_BYTES, RunFacts
 
 SCORES = {"psnr": ("PSNR", 1, 2), "ssim": ("SSIM", 1, 3), "usage": ("used, %", 100, 1)}  # label, factor, digits
 PICTURES = ("reconstructions.png", "curves.png", "codebook.png")
 EXCLUDED = ("images", "tokens")  # what is counted, not scored
+MOST_COLUMNS = 10_000  # of a terminal: as wide as any table
 
 
 def name_in(folder: Path, run: RunFacts) -> str:
@@ -28,18 +31,34 @@ def updates_of(run: RunFacts) -> str:
     return f"{run.updates:,}" if run.updates >= run.planned else f"{run.updates:,} of {run.planned:,}"
 
 
-def terminal_table(folder: Path, runs: Sequence[RunFacts], columns: Sequence[str] = ("data", "tokenizer")) -> Table:
-    """A row for each run; ``columns`` are those of its settings that are shown."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    for name in ("run", *columns, "updates", "time", *(label for label, _, _ in SCORES.values())):
-        table.add_column(name, overflow="fold")
+def print_table(console: Console, folder: Path, runs: Sequence[RunFacts], settings: bool = True) -> None:
+    """Prints a row for each run; in a narrow terminal a line for its name, complete, and one for its values.
+
+    Args:
+        console: Where to print.
+        folder: Folder of the runs.
+        runs: The runs.
+        settings: True adds their data and tokenizers.
+    """
+    table = Table("run", box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    values = ("updates", "time", *(label for label, _, _ in SCORES.values()))
+    for name in (*(("data", "tokenizer") if settings else ()), *values):
+        table.add_column(name)
+    names, facts, rows = [], [], [values]
     for own in runs:
-        settings = {"data": own.data, "tokenizer": own.settings}
-        scores = [_score(own, name) for name in SCORES]
+        names.append(visible(name_in(folder, own)))
+        facts.append([visible(own.data), visible(own.settings)] if settings else [])
         time = "" if own.seconds is None else duration(own.seconds)
-        cells = [visible(name_in(folder, own)), *(visible(settings[name]) for name in columns)]
-        table.add_row(*cells, updates_of(own), time, *scores)
-    return table
+        rows.append((updates_of(own), time, *(_score(own, name) for name in SCORES)))
+        table.add_row(*map(escape_markup, (names[-1], *facts[-1], *rows[-1])))
+    if console.measure(table, options=console.options.update_width(MOST_COLUMNS)).maximum <= console.width:
+        console.print(table)
+        return
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)) for row in rows]
+    say(f"\n  {lines[0]}\n", console=console)
+    for name, line, own in zip(names, lines[1:], facts, strict=True):
+        say(f"{name}\n  {'  '.join([line, *reversed(own)]).rstrip()}", console=console)
 
 
 def _score(run: RunFacts, name: str) -> str:

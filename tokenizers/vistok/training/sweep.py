@@ -95,7 +95,7 @@ def report(folder: Path) -> bool:
             file.write(encodable(text).encode())
     console = Console()
     say(f"\nruns in {folder}, best PSNR first", console=console)
-    console.print(runs_table.terminal_table(folder, runs, ()))
+    runs_table.print_table(console, folder, runs, settings=False)
     say(f"{folder / PAGE}\n          {folder / TABLE}", label="written   ", console=console)
     if command:
         say(command, label="compare   ", console=console)
