@@ -1,6 +1,9 @@
 """``python -m vistok``: one vocabulary of flags, complete help, and one line for whatever is not understood."""
 
 import argparse
+import os
+import subprocess
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -126,3 +129,12 @@ def test_help_lists_every_command(capsys):
     said = capsys.readouterr().out
     assert "codec build" in said and "tokens check" not in said
     program.main(["--version"])
+
+
+@pytest.mark.parametrize("words", [["-m", "vistok", "env"], ["-m", "vistok", "--help"], ["train.py", "--help"]])
+def test_a_reader_that_ends_first_as_head_does_ends_a_command_quietly(words):
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run([sys.executable, *words], cwd=ROOT, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (141, "")

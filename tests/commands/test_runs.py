@@ -69,11 +69,10 @@ def _empty(tmp_path):
 def test_in_a_narrow_terminal_a_name_is_a_line_of_its_own(tmp_path, capsys, monkeypatch):
     name = "photos-simvq-" + "lr0.001-" * 12 + "end"
     report = {"updates": 12, "seconds": 75.0, "metrics": {"psnr": 24.5678, "ssim": 0.71234, "usage": 0.915}}
+    config = "data: {root: '[red]', image_size: 64}\nmodel: {codebook_size: 16}\n"
     for run, values in ((name, report), ("other", report | {"updates": 2500})):
         (tmp_path / run).mkdir()
-        (tmp_path / run / "config.yaml").write_text(
-            "data: {root: '[red]', image_size: 64}\nmodel: {codebook_size: 16}\n"
-        )
+        (tmp_path / run / "config.yaml").write_text(config)
         (tmp_path / run / "metrics.json").write_text(json.dumps(values))
         os.utime(tmp_path / run / "config.yaml", (len(run), len(run)))
     monkeypatch.setenv("COLUMNS", "80")

@@ -371,3 +371,11 @@ def test_the_legend_of_rates_names_what_is_drawn():
     report = {"protocols": {"canonical": {}}, "tokenizers": [{"tokenizer": name} for name in metrics], "scores": scores}
     drawn = rate_distortion(report)
     assert "first</li>" in drawn and "second</li>" in drawn and "written" not in drawn
+
+
+def test_columns_are_named_by_the_part_of_the_path_that_differs():
+    named = labels.without_common_folders
+    assert named(["runs/photos-sweep/now/vq", "runs/photos-sweep/now/fsq"]) == ["vq", "fsq"]
+    assert named(["runs/vq/first", "/data/vq"]) == ["runs/vq/first", "/data/vq"]
+    assert named(["runs/a", "runs/a/tokenizer"]) == ["a", "a/tokenizer"]
+    assert named(["runs/a/now"]) == ["runs/a/now"] and named(["x", "x"]) == ["x", "x"] and named([]) == []

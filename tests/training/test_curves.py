@@ -34,6 +34,16 @@ def test_labels():
     ]  # fmt: skip
 
 
+def test_no_label_is_cut_off():
+    """Not even those of losses within one power of ten; nothing but the margin is in the outermost pixels."""
+    rows = [{"updates": f"{i}", "train/l2": f"{0.000311 + 1e-6 * i}", "train/lr": f"{1e-9 * i}"} for i in range(1, 9)]
+    for range_of in (1, 1e4):
+        scaled = [row | {"train/l1": f"{0.0005 * range_of}"} for row in rows]
+        picture = np.asarray(curves_plot(scaled))
+        assert (picture[:, :3] == 255).all() and (picture[:, -3:] == 255).all()
+        assert (picture[:3] == 255).all() and (picture[-3:] == 255).all()
+
+
 def test_the_start_of_the_discriminator_is_a_line_within_the_run():
     pictures = [np.asarray(curves_plot(ROWS, start)) for start in (None, 15, 10_000)]
     assert np.array_equal(pictures[0], pictures[2]) and not np.array_equal(pictures[0], pictures[1])

@@ -69,7 +69,13 @@ def usage(noun: str = "") -> str:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Hands the arguments after the verb to the verb's module, which is imported only then."""
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    from vistok.commands.failures import output_may_be_closed
+
+    with output_may_be_closed():
+        _call(sys.argv[1:] if arguments is None else list(arguments))
+
+
+def _call(arguments: list[str]) -> None:
     first = arguments[0] if arguments else ""
     if first in ("-h", "--help") or (first in NOUNS and arguments[1:2] in (["-h"], ["--help"])):
         sys.stdout.write(usage(first if first in NOUNS else "") + "\n")

@@ -14,7 +14,7 @@ import hydra
 from omegaconf import DictConfig
 
 from vistok.commands import config_help, keys, overrides
-from vistok.commands.failures import guard
+from vistok.commands.failures import guard, output_may_be_closed
 from vistok.terminal import say, stop
 
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")  # variables that launchers set; 0 is the process that prints
@@ -66,7 +66,8 @@ def start(main: Callable[[], None], arguments: Sequence[str], name: str, verb: s
     """
     if {"-h", "--help"} & set(arguments):
         program = f"python -m vistok {verb}" if verb else f"python {name}.py"
-        sys.stdout.write(config_help.text(program, verb or name, name, CONFIGS) + "\n")
+        with output_may_be_closed():
+            sys.stdout.write(config_help.text(program, verb or name, name, CONFIGS) + "\n")
         return
     try:
         keys.refuse_renamed(name, arguments)

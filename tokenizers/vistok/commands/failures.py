@@ -4,9 +4,11 @@ import errno
 import multiprocessing
 import os
 import re
+import select
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from vistok.processes import signals
@@ -21,6 +23,7 @@ MEMORY = (
 FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # Messages of gloo and NCCL, whose errors are RuntimeErrors or, under NCCL, of classes of torch.distributed.
 LOST = re.compile(r"gloo|NCCL|Connection (closed|reset) by peer|Socket Timeout|Broken pipe", re.IGNORECASE)
+CLOSED = 128 + signal.SIGPIPE  # status that a shell reports for a program that such a pipe ended
 LATE = re.compile(r"Timed out waiting|Watchdog caught collective operation timeout|Socket Timeout", re.IGNORECASE)
 # Libraries whose errors are about what the user gave them: a config, an account, a name on a server.
 OF_LIBRARIES = {"omegaconf", "hydra", "lightning_fabric", "wandb", "huggingface_hub", "httpx", "requests", "urllib3"}
@@ -51,11 +54,40 @@ def guard(action: Callable[..., Any], *arguments: Any, again: str | None = None)
         sys.stderr.write(f"interrupted by {interrupted}; {again}\n")
         raise SystemExit(interrupted.status) from None
     except Exception as error:
+        if isinstance(error, BrokenPipeError):
+            _end_without_output(error)
         message = message_of(error, AGAIN if again is None else again)
         _end_workers()
         if message is None or os.environ.get("HYDRA_FULL_ERROR") == "1":
             raise
         stop(f"{message} (HYDRA_FULL_ERROR=1 shows where)")
+
+
+@contextmanager
+def output_may_be_closed() -> Iterator[None]:
+    """Ends the process quietly, with status 141, if the program that reads its output (``head``) ends in the block."""
+    try:
+        try:
+            yield
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError as error:
+        _end_without_output(error)
+        raise
+
+
+def _end_without_output(error: BrokenPipeError) -> None:
+    """Ends the process if nobody reads its standard output; the pipe of the error may be another one."""
+    try:
+        output = sys.stdout.fileno()
+    except (AttributeError, OSError, ValueError):
+        return
+    poll = select.poll()
+    poll.register(output, 0)
+    if any(event & select.POLLERR for _, event in poll.poll(0)):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), output)  # Python writes what is left when it ends
+        _end_workers()
+        raise SystemExit(CLOSED) from error
 
 
 def _end_workers() -> None:

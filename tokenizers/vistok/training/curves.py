@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, LogLocator, NullFormatter
 from PIL import Image
 
 from vistok.plots.figures import COLOURS
@@ -14,6 +15,7 @@ from vistok.plots.figures import COLOURS
 USAGE, PSNR, RATE = ("codebook/usage", "val/usage"), ("train/psnr", "val/psnr", "val/psnr_bicubic"), ("train/lr",)
 NO_LOSSES = ("psnr", "lr", "accuracy_", "adversarial_scale", "ssim", "images", "tokens", "rate", "grad_norm")
 MOST_LOSSES = 6  # curves in the panel of losses, the largest ones
+MOST_DOTS = 50  # validations of a run that are drawn as dots; more are a line only
 WINDOW = 40  # parts of a run over which noisy curves are averaged
 Points = tuple[np.ndarray, np.ndarray]  # updates, values
 
@@ -21,7 +23,8 @@ Points = tuple[np.ndarray, np.ndarray]  # updates, values
 def curves_plot(rows: Sequence[Mapping[str, Any]], adversary_start: int | None = None) -> Image.Image:
     """Four panels over the updates of a run.
 
-    Curves of training batches are pale, with their running mean over a fortieth of the run; validations are dots.
+    Curves of training batches are pale, with their running mean over a fortieth of the run; validations are dots, or a
+    line if they are many.
 
     Args:
         rows: Rows of ``metrics.csv``: numbers or texts by column; an empty text is no value.
@@ -47,10 +50,10 @@ def curves_plot(rows: Sequence[Mapping[str, Any]], adversary_start: int | None =
             _draw_curve(axes, name, curves[name], COLOURS[i % len(COLOURS)], scale)
         _dress(axes, label, adversary_start, len(names))
         if label == "losses" and names and all((curves[name][1] > 0).all() for name in names):
-            axes.set_yscale("log")
+            _scale_by_logarithms(axes)
         if scale == 100:
             axes.set_ylim(0, 105)
-    figure.subplots_adjust(left=0.07, right=0.985, bottom=0.08, top=0.98, wspace=0.18, hspace=0.24)
+    figure.subplots_adjust(left=0.078, right=0.985, bottom=0.08, top=0.955, wspace=0.18, hspace=0.33)
     figure.canvas.draw()
     return Image.fromarray(np.asarray(figure.canvas.buffer_rgba())).convert("RGB")
 
@@ -92,7 +95,8 @@ def _draw_curve(axes: Axes, name: str, points: Points, colour: str, scale: float
     updates, values = points[0], points[1] * scale
     label = label_of(name)
     if name.startswith("val/"):
-        axes.plot(updates, values, "o-", color=colour, markersize=4, linewidth=1, label=label)
+        marker = "o" if len(values) <= MOST_DOTS else ""
+        axes.plot(updates, values, color=colour, marker=marker, markersize=4, linewidth=1, label=label)
         return
     width = 1 if name in RATE else max(1, len(values) // WINDOW)
     if width > 1:
@@ -100,8 +104,17 @@ def _draw_curve(axes: Axes, name: str, points: Points, colour: str, scale: float
     axes.plot(updates, running_mean(values, width), color=colour, linewidth=1.6, label=label)
 
 
+def _scale_by_logarithms(axes: Axes) -> None:
+    """Makes the y axis logarithmic, with labels such as 0.05 at 1, 2 and 5 times powers of ten, or only at these."""
+    axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 50 * low else (1,)))
+    axes.yaxis.set_major_formatter(FormatStrFormatter("%.3g"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
+
+
 def _dress(axes: Axes, label: str, adversary_start: int | None, curves: int) -> None:
-    axes.set_ylabel(label)
+    axes.set_title(label, loc="left", fontsize=10)
     axes.set_xlabel("updates")
     axes.xaxis.set_tick_params(labelbottom=True)
     axes.grid(color="#e2e2e2", linewidth=0.7)
@@ -110,5 +123,5 @@ def _dress(axes: Axes, label: str, adversary_start: int | None, curves: int) -> 
     if adversary_start is not None and adversary_start <= axes.get_xlim()[1]:
         name = "discriminator starts" if label == "losses" else None
         axes.axvline(adversary_start, color="#888888", linestyle="--", linewidth=1, label=name)
-    if curves:
+    if curves and label != "learning rate":
         axes.legend(frameon=False, fontsize=8, ncols=2)

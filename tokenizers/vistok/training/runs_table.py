@@ -44,7 +44,9 @@ def print_table(console: Console, folder: Path, runs: Sequence[RunFacts], settin
     values = ("updates", "time", *(label for label, _, _ in SCORES.values()))
     for name in (*(("data", "tokenizer") if settings else ()), *values):
         table.add_column(name)
-    names, facts, rows = [], [], [values]
+    names: list[str] = []
+    facts: list[list[str]] = []
+    rows: list[tuple[str, ...]] = [values]
     for own in runs:
         names.append(visible(name_in(folder, own)))
         facts.append([visible(own.data), visible(own.settings)] if settings else [])

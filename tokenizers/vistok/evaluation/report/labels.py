@@ -20,6 +20,14 @@ def distinct(paths: Sequence[str]) -> list[str]:
     return [f"{i + 1}: {name}" for i, name in enumerate(names)]
 
 
+def without_common_folders(paths: Sequence[str]) -> list[str]:
+    """Paths without the leading folders that all of them share; one path is complete."""
+    parts = [path.split("/") for path in paths]
+    shortest = min(map(len, parts), default=1)
+    shared = next((i for i in range(shortest) if len({own[i] for own in parts}) > 1), shortest - 1)
+    return ["/".join(own[shared:]) for own in parts] if len(parts) > 1 else list(paths)
+
+
 def arrow(metric: str) -> str:
     """Arrow in the direction in which a metric is better; empty if in none."""
     return {"higher": "↑", "lower": "↓"}.get(better(metric), "")

@@ -6,6 +6,7 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
+from vistok.evaluation.report.labels import without_common_folders
 from vistok.metrics.units import INTERVALS, _with_unit, rounded
 from vistok.terminal import lines, visible
 
@@ -43,14 +44,15 @@ def scores_table(report: Mapping[str, Any], caption: str | None = None) -> Table
     single = len(report["protocols"]) == 1
     if single:
         table.add_column("{protocol}\n{hash}".format(**scores[0]), no_wrap=True)
-        columns, sections = [Text(visible(score["tokenizer"])) for score in scores], {"": scores}
+        names = without_common_folders([score["tokenizer"] for score in scores])
+        columns, sections = [Text(visible(name)) for name in names], {"": scores}
     else:
         table.add_column("", no_wrap=True)
         columns = [f"{name}\n{protocol['hash']}" for name, protocol in report["protocols"].items()]
         paths = [own["tokenizer"] for own in report["tokenizers"]]
         sections = {path: [score for score in scores if score["tokenizer"] == path] for path in paths}
     for column in columns:
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", overflow="fold")
     table.add_column("", no_wrap=True)
     for path, section in sections.items():
         if path:
