@@ -1,5 +1,6 @@
 """Pixel ranges: [-1, 1] inside the framework, 8 bits on disk, and the range of each network's training."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,21 +11,57 @@ from torch import Tensor
 class PixelMap:
     """Maps images in [-1, 1] to the pixel range of a network, and back: ``pixels = scale * images + shift``.
 
-    ``PixelMap(0.5, 0.5)`` is for networks with pixels in [0, 1].
+    ``PixelMap(0.5, 0.5)`` is for networks with pixels in [0, 1]. For a network that normalises pixels in [0, 1] with a
+    mean and a standard deviation for each channel, scale is 0.5 / std and shift is (0.5 - mean) / std.
+
+    Attributes:
+        scale: One number, or one for each channel; not 0.
+        shift: One number, or one for each channel.
     """
 
-    scale: float = 1.0
-    shift: float = 0.0
+    scale: float | Sequence[float] = 1.0
+    shift: float | Sequence[float] = 0.0
+
+    def __post_init__(self):
+        for name in ("scale", "shift"):
+            if isinstance(value := getattr(self, name), Sequence):
+                object.__setattr__(self, name, tuple(value))  # a list of YAML or JSON: equal and hashable
+        if len(self._lengths()) > 1 or 0 in self._lengths():
+            raise ValueError(
+                f"scale={self.scale} and shift={self.shift} need one number for each channel, or one number"
+            )
+        if 0 in (self.scale if isinstance(self.scale, tuple) else (self.scale,)):
+            raise ValueError(f"scale={self.scale} cannot be inverted: it must not be 0")
 
     def into(self, images: Tensor) -> Tensor:
-        return images if self == PixelMap() else images * self.scale + self.shift
+        if self == PixelMap():
+            return images
+        self.channels(images.shape[-3])
+        return images * _by_channel(self.scale, images) + _by_channel(self.shift, images)
 
     def out(self, pixels: Tensor) -> Tensor:
-        return pixels if self == PixelMap() else (pixels - self.shift) / self.scale
+        if self == PixelMap():
+            return pixels
+        self.channels(pixels.shape[-3])
+        return (pixels - _by_channel(self.shift, pixels)) / _by_channel(self.scale, pixels)
 
     def channels(self, outputs: int) -> int:
-        """Number of channels of the images that a decoder's outputs are."""
+        """Number of channels of the images that a decoder's outputs are.
+
+        Raises:
+            ValueError: The map has numbers for another number of channels.
+        """
+        if self._lengths() - {outputs}:
+            raise ValueError(f"{self} has numbers for {self._lengths().pop()} channels, not for {outputs}")
         return outputs
+
+    def _lengths(self) -> set[int]:
+        return {len(value) for value in (self.scale, self.shift) if isinstance(value, tuple)}
+
+
+def _by_channel(value: float | Sequence[float], images: Tensor) -> Tensor | float:
+    """A number, or the numbers of the channels as (c, 1, 1)."""
+    return images.new_tensor(value).view(-1, 1, 1) if isinstance(value, Sequence) else value
 
 
 EPSILON = 0.1  # DALL-E's and BSQ-ViT's
