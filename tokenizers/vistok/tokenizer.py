@@ -20,6 +20,7 @@ from vistok.quantizers.base import Codes, Context, Quantized, Quantizer
 from vistok.structure import brief, tree
 from vistok.tiles import Tiles
 
+BLACK = -1.0  # value of a hidden pixel
 PADDINGS = 16  # sizes of each side that ``padded_size`` tries
 
 
@@ -168,6 +169,7 @@ class Tokenizer(nn.Module):
         """Maps images (b, c, H, W) in [-1, 1] to their reconstruction and codes, with gradients."""
         quantized = self.quantize(images, rate, context)
         height, width = images.shape[-2:]
+        context = context._replace(images=images)
         return Autoencoded(self.decode(quantized.latent, (height, width), quantized.keep, context), quantized)
 
     def quantize(self, images: Tensor, rate: float | Tensor | None = None, context: Context = Context()) -> Quantized:
@@ -224,9 +226,20 @@ class Tokenizer(nn.Module):
             latent: The latent.
             size: Size (H, W) of the images in pixels; None where the latent determines it.
             keep: (b, h, w) bool, positions that were emitted.
-            context: Further inputs of the decoder, such as a mask.
+            context: Further inputs of the decoder, such as a mask. Of the images in it the decoder sees the pixels that
+                the mask says are known; the others are black.
         """
-        return decode(self.decoder, self.from_latent(latent.to(_dtype(self.decoder, latent))), size, keep, context)
+        latent = self.from_latent(latent.to(_dtype(self.decoder, latent)))
+        return decode(self.decoder, latent, size, keep, self._visible(context))
+
+    def _visible(self, context: Context) -> Context:
+        """Context whose images are on the network's scale and black where the mask says that pixels are not known."""
+        if context.mask is None or context.images is None:
+            return context
+        if context.mask.shape[-2:] != context.images.shape[-2:]:
+            sizes = [f"{own.shape[-2]}x{own.shape[-1]}" for own in (context.mask, context.images)]
+            raise ValueError(f"the context's mask of {sizes[0]} is not of the size of its images, {sizes[1]}")
+        return context._replace(images=self.pixels.into(torch.where(context.mask.bool(), context.images, BLACK)))
 
     @torch.no_grad()
     def to_codes(self, images: Tensor, context: Context = Context()) -> Codes:
@@ -264,7 +277,7 @@ class Tokenizer(nn.Module):
         height, width = images.shape[-2:]
         size = self.padded_size(height, width)
         if context.mask is not None:
-            context = context._replace(mask=padded(context.mask, size))
+            context = context._replace(images=padded(images, size), mask=padded(context.mask, size))
         emitted = self.to_codes(padded(images, size), context)
         full = self.decode(self.lookup(emitted.codes, size, emitted.keep), size, emitted.keep, context)
         return full[..., :height, :width], emitted

@@ -9,6 +9,7 @@ from vistok.backbones.magvit import MagvitDecoder, MagvitEncoder
 from vistok.backbones.maskgit import MaskGITDecoder, MaskGITEncoder
 from vistok.backbones.positional import PositionalDecoder
 from vistok.backbones.proxy_pixels import ProxyPixels
+from vistok.backbones.put import PUTDecoder, PUTEncoder
 from vistok.backbones.titok import TiTokDecoder, TiTokEncoder
 from vistok.backbones.vit import ViTDecoder, ViTEncoder
 
@@ -25,6 +26,8 @@ __all__ = [
     "MagvitEncoder",
     "MaskGITDecoder",
     "MaskGITEncoder",
+    "PUTDecoder",
+    "PUTEncoder",
     "PositionalDecoder",
     "ProxyPixels",
     "TiTokDecoder",

@@ -211,7 +211,7 @@ class LitTokenizer(pl.LightningModule):
         self.logged = set()
         adversarial = self.adversary is not None and self.updates >= self.adversary.start
 
-        context = Context(mask=batch.mask, progress=self.updates, unused=self.unused)
+        context = Context(images=images, mask=batch.mask, progress=self.updates, unused=self.unused)
         with self.features.recorded():
             quantized = self.tokenizer.quantize(images, context=context)
             output = self.tokenizer.decoder_output(quantized.latent, images.shape[-2:], quantized.keep, context)
@@ -392,7 +392,7 @@ class LitTokenizer(pl.LightningModule):
 
     def validation_step(self, batch: Batch | Tensor, batch_idx: int) -> dict[str, Tensor] | None:
         batch = Batch.of(batch)
-        images, context = batch.images, Context(mask=batch.mask)
+        images, context = batch.images, Context(images=batch.images, mask=batch.mask)
         if not len(images):  # none of the images could be read
             return None
         tokenizer = self._folded[0]
