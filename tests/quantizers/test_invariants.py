@@ -22,6 +22,7 @@ from vistok.quantizers import (
     FeatureRouter,
     GumbelQuantizer,
     MappedCodebook,
+    MaskedQuantizer,
     MultiScaleQuantizer,
     ResidualQuantizer,
     RotationTrick,
@@ -106,6 +107,9 @@ COMPOSED = {
     "dqvae_ibq": lambda: dynamic(IBQ(32, 8)),
     "dqvae_fsq": lambda: dynamic(FSQ(5, 8)),
     "dqvae_fq": lambda: dynamic(factorized(partial(SimVQ, 32), 2, 8)),
+    "masked": lambda: MaskedQuantizer(
+        vq(8, ema_decay=0.9, restart=0.1), VectorQuantizer(16, 8, ema_decay=0.9, restart=0.1)
+    ),
     "residual_separate": lambda: in_depths(partial(vq, ema_decay=0.9, restart=0.1), 3, 8, shared=False),
     "residual_cosine": lambda: ResidualQuantizer([vq(8, cosine=True)], 2, losses="steps"),
     "residual_vqbridge": lambda: ResidualQuantizer([bridge(8)], 3, estimator=RotationTrick()),

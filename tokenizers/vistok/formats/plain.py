@@ -98,6 +98,8 @@ def check_table(head: Quantizer, target: str) -> None:
     if len(head.codebook_sizes) > 1:
         joined = "a sum" if head.summed else "a product"
         raise refuse(target, f"a {name}: {joined} of {len(head.codebook_sizes)} codebooks is not a single table")
+    if head.context_fields:
+        raise refuse(target, f"a {name}: its codes depend on the {' and '.join(sorted(head.context_fields))}")
     table = head.table(0)
     if table is None:
         raise refuse(target, f"a {name}: its codewords are computed, not read from a table")

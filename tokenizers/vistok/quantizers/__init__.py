@@ -10,6 +10,7 @@ from vistok.quantizers.gumbel import GumbelQuantizer
 from vistok.quantizers.ibq import IBQ
 from vistok.quantizers.janus import JanusQuantizer
 from vistok.quantizers.mapped import MappedCodebook
+from vistok.quantizers.masked import MaskedQuantizer
 from vistok.quantizers.multiscale import MultiScaleQuantizer
 from vistok.quantizers.residual import ResidualQuantizer, in_depths
 from vistok.quantizers.routers import EntropyRouter, FeatureRouter
@@ -34,6 +35,7 @@ __all__ = [
     "JanusQuantizer",
     "Layout",
     "MappedCodebook",
+    "MaskedQuantizer",
     "MultiScaleQuantizer",
     "Quantized",
     "Quantizer",

@@ -80,7 +80,7 @@ class Context(NamedTuple):
     """Optional inputs of a head or a decoder besides the latent; most need none.
 
     Attributes:
-        images: (b, c, H, W) in [-1, 1], for a router that reads the image.
+        images: (b, c, H, W) in [-1, 1], for a router that reads the image, or a decoder that reads its known pixels.
         maps: Coarser maps of a hierarchical encoder, coarsest first.
         weight: (b, h, w) weights of positions in losses and statistics.
         rate: (b,) target share of fine positions. A tokenizer also takes one number for all images.
