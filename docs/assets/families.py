@@ -32,6 +32,7 @@ NOTES = {
     "diffusers": ("diffusers' VQModel", "vq", '"FOLDER"'),
     "janus": ("transformers' Janus", "vq_cosine", '"FOLDER"'),
     "titok": ("TiTok, TA-TiTok, One-D-Piece", "vq_cosine", '"titok_l32.bin"'),
+    "put": ("PUT's P-VQVAE, of 2022 and of 2024", "masked", '"put_ffhq.pth"'),
     "maskgit": ("MaskGIT's VQGAN, open-muse", "vq", '"maskgit-vqgan-imagenet-f16-256.bin"'),
 }
 

@@ -22,6 +22,7 @@ from vistok.formats.importers import (
     from_llamagen,
     from_maskgit,
     from_openmagvit2,
+    from_put,
     from_rqvae,
     from_simvq,
     from_taming,
@@ -50,8 +51,8 @@ class Family(NamedTuple):
     also: tuple[str, ...] = ()  # other names for ``family=``
     write: Callable[[Tokenizer], Published] | None = None  # the tokenizer in this layout; None if it is not written
     container: Container | None = None  # files that are written
-    prepare: Callable[[dict[str, Tensor]], dict[str, Any]] | None = None  # removes tensors that are none of ours, and
-    #   returns further arguments of ``build``
+    prepare: Callable[[dict[str, Tensor], Mapping[str, Any]], dict[str, Any]] | None = None  # removes tensors that are
+    #   none of ours, or splits them, and returns further arguments of ``build``; also gets the caller's settings
 
 
 FIRST_BLOCK = "encoder.down.0.block.0.norm1.weight"
@@ -78,6 +79,9 @@ FAMILIES = (
     Family("bitdance", ("decoder.adaptive.0.gamma.weight",), from_wetok.RULES, from_wetok.build, from_wetok.IGNORED,
            ("bitdance_ae", "bitdance_ae_gan"), write=from_wetok.write_bitdance,
            container=from_wetok.BITDANCE_CONTAINER),  # the same
+    Family("put", ("quantize.embedding", "decoder.encoder.layers.0.weight"), from_put.RULES, from_put.build,
+           also=("put_pvqvae", "put_pvqvae_tpami"), prepare=from_put.prepare, write=from_put.write,
+           container=from_put.CONTAINER),
     Family("maskgit", ("decoder.up.1.upsample_conv.weight", TABLE), from_maskgit.RULES, from_maskgit.build,
            also=("maskgit_vqgan",), write=from_maskgit.write, container=from_maskgit.CONTAINER),
     Family("gumbel", ("quantize.proj.weight", "quantize.embed.weight"), from_gumbel.RULES, from_gumbel.build,

@@ -106,7 +106,7 @@ def tokenizer_of(
         hint = ": ZeRO-3 of DeepSpeed leaves them out, its zero_to_fp32.py gathers them" if len(empty) > 1 else ""
         raise ValueError(f"{one_line(empty[0], 80)} has no values{hint}")
     bounded = Bounded(read.values())
-    extra = found.prepare(read) if found.prepare else {}
+    extra = found.prepare(read, config) if found.prepare else {}
     refuse_shared(read)
     levels = [int(match[1]) for name in read if (match := re.match(r"(?:pixel_)?decoder\.up\.(\d{1,5})\.", name))]
     try:

@@ -67,7 +67,7 @@ def image_size(positions: Tensor, patch: int) -> int:
     return side * patch
 
 
-def prepare(tensors: dict[str, Tensor]) -> dict[str, Any]:
+def prepare(tensors: dict[str, Tensor], config: Mapping[str, Any]) -> dict[str, Any]:
     """Takes the positions out of a file, and returns them."""
     missing = [name for name in POSITIONS if name not in tensors]
     if missing:

@@ -29,7 +29,7 @@ RULES = (
 )
 
 
-def prepare(tensors: dict[str, Tensor]) -> dict[str, Any]:
+def prepare(tensors: dict[str, Tensor], config: Mapping[str, Any]) -> dict[str, Any]:
     """Takes the repeated codebooks out of a file whose depths share one; returns the number of depths."""
     codebooks: dict[str, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():

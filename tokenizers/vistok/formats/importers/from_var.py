@@ -28,7 +28,7 @@ RULES = (
 COUNTS = "quantize.ema_vocab_hit_SV"  # moving counts of the codewords at each scale
 
 
-def prepare(tensors: dict[str, Tensor]) -> dict[str, Any]:
+def prepare(tensors: dict[str, Tensor], config: Mapping[str, Any]) -> dict[str, Any]:
     """Takes the counts of codewords out of a file; returns the number of scales, None without counts."""
     counts = tensors.pop(COUNTS, None)
     return {"scales": None if counts is None else counts.shape[0] if counts.ndim else 0}
