@@ -82,7 +82,7 @@ RUN = "import runpy\nsys.argv = sys.argv[1:]\nrunpy.run_path(sys.argv[0], run_na
     (["train.py", "optimizer.lr=abc"], "optimizer.lr=abc must be a number or Tensor"),
     (["train.py", "trainer.precision=17"], "trainer.precision=17 must be"),
     (["train.py", "+quantizer.cosin=true"], "quantizer.cosin: vistok.quantizers.VectorQuantizer has no such argument"),
-    (["train.py", "model.trainable=codebook"], "model.trainable=codebook needs trained networks"),
+    (["train.py", "model.trainable=codebook"], "model.trainable=codebook needs trained weights of the other parts"),
     (["train.py", "a=b=c"], "a=b=c cannot be read"),
     (["eval.py"], "missing on the command line: data.root=... tokenizer=..."),
     (["eval.py", "tokenizer=x", "data=sample", "data.batch_size=abc"], "data.batch_size=abc must be a whole number"),

@@ -224,7 +224,7 @@ def test_statistics_of_native_images_are_no_crops(compose, trained, sizes, tmp_p
 
 def test_no_image_has_a_distance():
     class Nothing:
-        factor, quantizer = 4, torch.nn.Identity()
+        factor, num_tokens, quantizer = 4, None, torch.nn.Identity()
 
     Nothing.quantizer.codebook_sizes = (4,)
     scores = Scores({"p": Protocol(crop="native", distances=["psnr", "ms_ssim"])}, Nothing())

@@ -41,7 +41,7 @@ class Grid(FeatureNetwork):
 class Identity(nn.Module):
     """A tokenizer that loses nothing, of so many codewords."""
 
-    factor = 4
+    factor, num_tokens = 4, None
 
     def __init__(self, *codebook_sizes: int):
         super().__init__()

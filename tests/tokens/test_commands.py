@@ -32,7 +32,7 @@ def test_check_verifies_and_draws(tokens, saved, tmp_path, capsys):
     main(["tokens", "check", str(tokens), "--tokenizer", str(saved), "--out", str(picture), "--num-images", "5"])
     assert "7 images in 2 views, 7 with a label; grid 8 x 8, 32 codewords" in capsys.readouterr().out
     with Image.open(picture) as image:
-        assert image.width == 8 * (96 + 6) + 6 and image.height == 2 * (28 + 96) + 6  # four images a row, both views
+        assert image.width == 8 * (96 + 6) + 6 and image.height == 2 * (28 + 96 + 6)  # four images a row, both views
 
 
 def test_check_refuses_another_tokenizer(stores, saved, tmp_path):

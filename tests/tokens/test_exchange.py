@@ -127,7 +127,7 @@ def test_webdataset_decodes_samples(stores, tmp_path):
         ("dq", "llamagen", "interleaved", "these are of a dynamic head"),
         ("dq", "fqgan", "paired", "these are of a dynamic head"),
         ("vq", "fqgan", "paired", "these tokens have 1"),
-        ("fq", "llamagen", "paired", "fqgan has a file for each codebook"),
+        ("fq", "llamagen", "paired", "or fqgan, with a file for each codebook"),
         ("fq", "jsonl", "side by side", "layout='side by side' must be one of"),
     ],
 )

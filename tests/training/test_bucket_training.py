@@ -119,7 +119,7 @@ def test_a_transformer_of_one_size_is_refused(compose, words, monkeypatch):
 
 def test_estimates_are_of_the_largest_bucket(compose, capsys):
     training_run.estimate(compose("train", "data=folder", "loss=l1", *TINY, "data.buckets=[[32,32],[24,48]]"))
-    assert "sample: 24 x 48 pixels, 32-true on the CPU" in capsys.readouterr().out
+    assert "folder-debug: 24 x 48 pixels, 32-true on the CPU" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("data", ["sample", "shards"])

@@ -318,7 +318,7 @@ def test_the_command_line(python, tmp_path):
 
     done = completed(sys.executable, ROOT / "train.py", *tiny, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    name = "sample-encoder.channels8-image_size32-quantizer.codebook_size16-debug"
+    name = "sample-cnn_f8_small-encoder.channels8-image_size32-e8cc25"  # too long without a hash
     assert "psnr bicubic" in done.stdout and f"python {ROOT}/eval.py tokenizer=runs/{name}/" in done.stdout
     (run,) = (tmp_path / "runs" / name).iterdir()
     assert (run / "tokenizer" / "model.safetensors").is_file()
