@@ -9,7 +9,9 @@ from torch.nn import functional as F
 from vistok import PixelMap, Tokenizer
 from vistok.backbones import PUTDecoder, PUTEncoder
 from vistok.backbones.put import RectifiedBlock
-from vistok.quantizers import Context, VectorQuantizer
+from vistok.formats import plain
+from vistok.formats.exporters import graphs
+from vistok.quantizers import Context, MaskedQuantizer, VectorQuantizer
 
 SMALL: dict[str, Any] = {"dim": 6, "width": 8, "num_blocks": 1}
 B: dict[str, Any] = {"num_blocks": 2, "level_blocks": 2, "upsample": "nearest"}
@@ -123,3 +125,18 @@ def test_errors():
     tokenizer = Tokenizer(PUTEncoder(**SMALL, patch=2), VectorQuantizer(16, 6), decoder)
     with pytest.raises(ValueError, match="mask of 4x2 is not of the size of its images, 4x4"):
         tokenizer(torch.zeros(1, 3, 4, 4), context=Context(mask=mask[..., :2]))
+
+
+def test_parts_that_lack_the_mask_refuse_them():
+    codebook = {"codebook_size": 8, "dim": 6}
+    head = MaskedQuantizer(VectorQuantizer(**codebook), VectorQuantizer(**codebook))
+    tokenizer = Tokenizer(PUTEncoder(**SMALL, patch=2), head, PUTDecoder(**SMALL, channels=4, num_levels=1)).eval()
+    with pytest.raises(ValueError, match="a MaskedQuantizer reads mask beside the latent"):
+        tokenizer.tokenize(torch.zeros(1, 3, 64, 64), tile=32)
+    with pytest.raises(ValueError, match="MaskedQuantizer.* mask"):
+        graphs.programs(tokenizer, 16)
+    tokenizer.quantizer = head.known
+    with pytest.raises(ValueError, match="a PUTDecoder that reads mask"):
+        graphs.programs(tokenizer, 16)
+    with pytest.raises(ValueError, match="a MaskedQuantizer: its codes depend on the mask"):
+        plain.check_table(head, "VQGAN's layout")
