@@ -128,8 +128,7 @@ def test_errors():
 
 
 def test_parts_that_lack_the_mask_refuse_them():
-    codebook = {"codebook_size": 8, "dim": 6}
-    head = MaskedQuantizer(VectorQuantizer(**codebook), VectorQuantizer(**codebook))
+    head = MaskedQuantizer(VectorQuantizer(8, 6), VectorQuantizer(8, 6))
     tokenizer = Tokenizer(PUTEncoder(**SMALL, patch=2), head, PUTDecoder(**SMALL, channels=4, num_levels=1)).eval()
     with pytest.raises(ValueError, match="a MaskedQuantizer reads mask beside the latent"):
         tokenizer.tokenize(torch.zeros(1, 3, 64, 64), tile=32)
