@@ -108,6 +108,21 @@ def test_codes(tokenizer, change, message):
     assert tokenizer.detokenize(codes.numpy().astype(np.uint16), (16, 8)).shape == (1, 3, 16, 8)
 
 
+@pytest.mark.parametrize("size, message", [
+    (16, "size=16 is one number, not (H, W) in pixels: size=(16, 16) for square images"),
+    ((16,), "size=(16,) is not (H, W), two positive integers in pixels"),
+    ((16.0, 8), "size=(16.0, 8) is not (H, W), two positive integers in pixels"),
+    ((0, 8), "size=(0, 8) is not (H, W), two positive integers in pixels"),
+    ("16x8", "size='16x8' is not (H, W), two positive integers in pixels"),
+])  # fmt: skip
+def test_sizes(tokenizer, size, message):
+    codes = torch.zeros(1, 1, 4, 2, dtype=torch.int64)
+    refused(lambda: tokenizer.detokenize(codes, size), message)
+    refused(lambda: tokenizer.lookup(codes, size), message)
+    for pair in ([16, 8], torch.Size((16, 8))):
+        assert tokenizer.detokenize(codes, pair).shape == (1, 3, 16, 8)
+
+
 def test_graphs_have_no_checks(tokenizer, images):
     class Codes(torch.nn.Module):
         def __init__(self):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vistok.backbones.interface import Decoder, Encoder, decode
 from vistok.backbones.proxy_pixels import ProxyPixels
-from vistok.images.input_checks import check_device, check_range, check_shape, check_type
+from vistok.images.input_checks import check_device, check_range, check_shape, check_size, check_type
 from vistok.images.padding import padded
 from vistok.images.ranges import LogitLaplaceMap, PixelMap
 from vistok.pretrained import tensor_hash
@@ -327,6 +327,7 @@ class Tokenizer(nn.Module):
         check_device("codes", codes, _device(self.decoder, codes))
         if size is None:
             return self.quantizer.lookup(codes, None, keep)
+        check_size(size)
         layout = self.quantizer.layout(*self.grid(*size))
         checked = len(layout.grids) == 1 and codes.ndim == 4 and not torch.compiler.is_compiling()
         if checked and codes.shape[2:] != layout.positions:

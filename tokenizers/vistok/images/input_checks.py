@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -60,6 +61,17 @@ def check_device(name: str, tensor: Tensor, device: torch.device) -> None:
     """Refuses a tensor that is on another device than the tokenizer; ``name`` is the user's argument."""
     if not torch.compiler.is_compiling() and tensor.device != device:
         raise ValueError(f"{name} are on {tensor.device}, but the tokenizer is on {device}: {name}.to({str(device)!r})")
+
+
+def check_size(size: Any) -> None:
+    """Refuses a size of images that is not a pair of positive integers (H, W)."""
+    if torch.compiler.is_compiling():
+        return
+    if isinstance(size, int):
+        raise ValueError(f"size={size} is one number, not (H, W) in pixels: size=({size}, {size}) for square images")
+    sides = tuple(size) if isinstance(size, Sequence) else ()
+    if len(sides) != 2 or not all(isinstance(side, int | torch.SymInt) and side > 0 for side in sides):
+        raise ValueError(f"size={size!r} is not (H, W), two positive integers in pixels")
 
 
 def check_range(images: Tensor) -> None:

@@ -1,10 +1,11 @@
 """Training from Python code or a notebook, with the arguments of ``train.py``."""
 
-from datetime import datetime
+import copy
 from pathlib import Path
 
 from vistok.configuration import composed
 from vistok.training import run, run_folder
+from vistok.training.run_name import run_name
 
 
 def train(*overrides: str) -> Path:
@@ -15,15 +16,17 @@ def train(*overrides: str) -> Path:
 
     Returns:
         Folder of the run, which ``vistok.load`` reads: ``run.dir``, that of a resumed run, or a new
-        ``runs/python/TIME``.
+        ``runs/NAME/TIME``, named as by ``train.py``.
 
     Raises:
         ValueError: As for ``train.py``; the message names the argument.
     """
     config = composed("train", *overrides)
-    if config.run.dir is None and not config.run.resume:
-        time = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-        config.run.dir = str(Path("runs") / "python" / time)
-    folder = run_folder.existing_folder(config) or Path(str(config.run.dir))
+    named = copy.deepcopy(config)
+    named.run.name = run_name(config, overrides)
+    folder = run_folder.existing_folder(named)
+    if folder is None:
+        folder = Path(config.run.dir or run_folder.new_folder(named))
+        config.run.dir = str(folder)
     run.train(config, list(overrides))
     return folder

@@ -38,6 +38,20 @@ def _parent(config: DictConfig) -> Path:
     return Path("runs") / str(config.run.name)
 
 
+def _time() -> str:
+    return datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+
+
+def new_folder(config: DictConfig) -> Path:
+    """Folder ``runs/NAME/TIME`` that does not exist yet; it is not created."""
+    first = run = _parent(config) / _time()
+    n = 1
+    while run.exists():  # a run of the same second
+        n += 1
+        run = first.with_name(f"{first.name}_{n}")
+    return run
+
+
 def newest_run(config: DictConfig) -> Path | None:
     """Newest run of this name that has a checkpoint and was not trained on another folder of images."""
     runs = _parent(config).glob("*")
@@ -90,7 +104,7 @@ def folder_of(config: DictConfig, checkpoint: Path | None) -> tuple[Path, bool]:
     own = run_of_checkpoint(checkpoint) if checkpoint else None
     if config.run.dir is None and own:
         return own, False
-    run = Path(config.run.dir or _parent(config) / datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+    run = Path(config.run.dir or _parent(config) / _time())
     if rank_zero_only.rank != 0 or (own and run.resolve() == own.resolve()):
         return run, False
     if config.run.dir is not None and _has_files(run) and not (config.run.resume == "auto" and _was_killed_early(run)):

@@ -73,7 +73,7 @@ def close_run(
     write_json(report, run / run_folder.METRICS)
     if lit.updates < lit.schedule.updates:
         say(f"stopped after {lit.updates:,} of {lit.schedule.updates:,} updates", "yellow")
-    say(f"\nafter {lit.updates:,} updates and {seconds:.0f} s, on the held-out images:")
+    say(f"\nafter {lit.updates:,} update{'s' * (lit.updates != 1)} and {seconds:.0f} s, on the held-out images:")
     get_console().print(metrics_table(metrics))
     paths = [run / name for name in ("reconstructions.png", "codebook.png", "curves.png")]
     pictures = [str(path) for path in paths if path.is_file()]
