@@ -6,7 +6,9 @@
 Outputs are kept small: warnings, colours of a terminal and second forms of pictures are left away.
 """
 
+import base64
 import hashlib
+import io
 import json
 import re
 import sys
@@ -14,6 +16,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+QUALITY = 65  # of the JPEG files in a notebook
 FOLDER = Path(__file__).parent.parent / "notebooks"
 
 
@@ -46,10 +49,15 @@ def execute(path: Path) -> None:
 
 
 def stored(output: dict) -> dict:
-    """An output without colours of a terminal, and with one form of each picture."""
+    """An output without colours of a terminal, and with one small form of each picture."""
+    from PIL import Image
+
     data = output.get("data", {})
     if "image/jpeg" in data:
         data.pop("image/png", None)
+        picture = Image.open(io.BytesIO(base64.b64decode(data["image/jpeg"])))
+        picture.save(small := io.BytesIO(), "JPEG", quality=QUALITY)
+        data["image/jpeg"] = base64.b64encode(small.getvalue()).decode()
     if "text/plain" in data:
         data["text/plain"] = [re.sub(r"\x1b\[[\d;]*m", "", line) for line in data["text/plain"]]
     return output
