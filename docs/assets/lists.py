@@ -128,11 +128,17 @@ def navigation() -> str:
 def groups() -> str:
     """Table of the groups of ``configs/train.yaml`` and their choices."""
     lines = ["| group | choices | sets |", "| --- | --- | --- |"]
+    defaults = {
+        k: v
+        for own in OmegaConf.load(ROOT / "configs" / "train.yaml").defaults
+        if own != "_self_"
+        for k, v in own.items()
+    }
     for name, (called, about) in GROUPS.items():
         choices = sorted(path.stem for path in (ROOT / "configs" / name).glob("*.yaml"))
         shown = ", ".join(f"`{choice}`" for choice in choices)
         if len(choices) > MOST:
-            shown = f"`{choices[-1]}` and {len(choices) - 1} more"
+            shown = f"`{defaults.get(name) or choices[-1]}` and {len(choices) - 1} more"
         lines.append(f"| `{called or name}` | {shown} | {about} |")
     return "\n".join(lines)
 
