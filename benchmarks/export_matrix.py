@@ -25,7 +25,7 @@ from vistok.quantizers import JanusQuantizer
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "export.md"
 BEGIN, END = "<!-- made by benchmarks/export_matrix.py -->", "<!-- end -->"
-COMPOSITES = ("fq", "dqvae", "dqvae_entropy", "dqvae_triple", "residual", "multiscale", "multiscale_bsq")
+COMPOSITES = ("fq", "dqvae", "dqvae_entropy", "dqvae_triple", "residual", "multiscale", "multiscale_bsq", "masked")
 NESTED = (("fq", "residual"), ("dqvae", "residual"), ("multiscale", "residual"), ("residual", "simvq"))
 SMALL = ("model.codebook_size=64", "model.latent_dim=8")
 OWN = {  # what makes them small
@@ -43,6 +43,8 @@ EXPECTED = {  # of targets with one table: what the reason for a refusal says, i
     "unit length": "unit codewords only",
     "two kinds": "two tables",
     "decodes another": "two tables",
+    "depend on the mask": "reads the mask",
+    "reads mask beside": "reads the mask",
     "beside the latent": "reads the image",
 }
 

@@ -37,7 +37,8 @@ def test_targets(name, tmp_path):
         assert matrix.in_words(works, said) == documented[target], (target, said)
         assert works or "the targets onnx, torch and folder take it" in said
         assert works == (tmp_path / target).exists()
-    graph = "yes" if tokenizer.quantizer.context_fields <= PROVIDED else "no: reads the image"
+    lacking = tokenizer.quantizer.context_fields - PROVIDED
+    graph = f"no: reads the {'mask' if 'mask' in lacking else 'image'}" if lacking else "yes"
     graph += ", for one size" if matrix.several_scales(tokenizer) else ""
     assert all(documented[target] == graph for target in GRAPHS)
 
