@@ -359,6 +359,10 @@ def test_bars_have_the_heights_of_their_counts():
 def test_names_that_end_alike_are_told_apart():
     assert labels.distinct(["runs/a/tokenizer", "runs/b"]) == ["a", "b"]
     assert labels.distinct(["x/a", "y/a"]) == ["1: a", "2: a"]
+    simvq = [f"runs/photos-simvq/2026-12-0{day}_05-13-11" for day in (1, 2)]
+    assert labels.distinct([simvq[0], "runs/sample/2026-12-01_05-06-37/tokenizer"]) == ["photos-simvq", "sample"]
+    assert labels.distinct(simvq) == ["photos-simvq/2026-12-01_05-13-11", "photos-simvq/2026-12-02_05-13-11"]
+    assert labels.short("2026-12-01_05-13-11") == "2026-12-01_05-13-11"
 
 
 def test_the_legend_of_rates_names_what_is_drawn():

@@ -1,23 +1,31 @@
 """Short names of tokenizers and metrics in a report."""
 
+import re
 from collections.abc import Sequence
 
 from vistok.formats.tokenizer_paths import EXPORT
 from vistok.metrics.units import better
 
+TIME = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d(_\d+)?")  # of a run, the last folder of runs/NAME/TIME
 
-def short(path: str) -> str:
-    """Last part of a path; for the export of a run, the name of the run's folder."""
-    parts = [part for part in path.rstrip("/").split("/") if part]
-    return (parts[-2] if len(parts) > 1 and parts[-1] == EXPORT else parts[-1]) if parts else path
+
+def short(path: str, timed: bool = False) -> str:
+    """Last part of a path; for a run in ``runs/NAME/TIME`` its name, and with ``timed`` also its time."""
+    parts = [part for part in path.split("/") if part]
+    if len(parts) > 1 and parts[-1] == EXPORT:
+        parts.pop()
+    if len(parts) > 1 and TIME.fullmatch(parts[-1]):
+        return "/".join(parts[-2:]) if timed else parts[-2]
+    return parts[-1] if parts else path
 
 
 def distinct(paths: Sequence[str]) -> list[str]:
-    """Short names that distinguish the paths; numbered if their last parts are equal."""
-    names = [short(path) for path in paths]
-    if len(set(names)) == len(names):
-        return names
-    return [f"{i + 1}: {name}" for i, name in enumerate(names)]
+    """Short names that distinguish the paths: with times if runs have equal names, numbered if these are equal too."""
+    for timed in (False, True):
+        names = [short(path, timed) for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{i + 1}: {short(path)}" for i, path in enumerate(paths)]
 
 
 def without_common_folders(paths: Sequence[str]) -> list[str]:
