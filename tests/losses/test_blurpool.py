@@ -37,7 +37,7 @@ def check_gradients(discriminator, values, close):
 
 @pytest.mark.parametrize("group, taps", [("titok_disc_k3", (1, 2, 1)), ("titok_disc_avgpool", None)])
 def test_three_taps_and_averages(golden, close, group, taps):
-    values = golden("blurpool", group)
+    values = golden("blurpool_variants", group)
     discriminator = from_authors(values, num_stages=2, taps=taps)
     images = values["real"].requires_grad_()
     logits = discriminator(images)

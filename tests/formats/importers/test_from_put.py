@@ -73,7 +73,7 @@ def test_codes_of_patches_that_touch_the_mask_are_the_last(model):
     assert known.any() and (io["token_type_erase"] == 2).any() and (io["token_type_erase"] == 0).any()
 
 
-def test_gradients_and_the_moving_averages(family, tmp_path):
+def test_losses_and_moving_averages_of_a_step(family, tmp_path):
     """One step of training, with the two losses that need no other network."""
     weights, io = family("put_pvqvae")
     save_file(weights, tmp_path / "put.safetensors")
